@@ -1,0 +1,54 @@
+"""Threads, devices and random numbers of torch, set in one place."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from rhoselect.errors import ConfigError
+from rhoselect.plan import key64
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def resolve_device(name: str, key: str) -> torch.device:
+    """The device of a config value. On CUDA also asks for repeatable kernels (docs: the law)."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"{key}: got {name!r}, allowed auto, cpu, cuda or cuda:N") from None
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"{key}: got {name!r}, allowed auto, cpu, cuda or cuda:N")
+    if device.type == "cuda":
+        if (device.index or 0) >= torch.cuda.device_count():
+            raise ConfigError(
+                f"{key}: got {name!r}, but this process sees {torch.cuda.device_count()} CUDA"
+                " devices; choose cpu or install a CUDA build of torch"
+            )
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+    return device
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Run with ``count`` CPU threads: results differ bit for bit between thread counts."""
+    before = torch.get_num_threads()
+    if before != count:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        if before != count:
+            torch.set_num_threads(before)
+
+
+def seed_step(seed: int, step: int) -> None:
+    """Reseed torch from (seed, step), so that a step's dropout never depends on the past."""
+    torch.manual_seed(int(key64(seed, 0x73746570, step)) >> 1)

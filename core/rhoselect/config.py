@@ -1,0 +1,273 @@
+"""The configuration: one TOML file, one tree of frozen models, every key checked before a run.
+
+Keys are named as in ``--set section.key=value``. Unknown keys are errors. Numbers that the result
+depends on (seed, chunk, threads, precision, lag, …) are fixed here, never taken from the machine,
+so that a run means the same wherever it runs.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import tomlkit
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from rhoselect.errors import ConfigError
+
+Precision = Literal["fp32", "bf16", "fp16"]
+Scalar = bool | int | float | str
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class DataConfig(Section):
+    """Where the points are: a folder made by ``rhoctl data import``, or a torch Dataset."""
+
+    path: str | None = Field(None, description="folder of Arrow shards and manifest.json")
+    dataset: str | None = Field(
+        None, description="'module:factory' of a map-style torch Dataset, called with split=…"
+    )
+    args: dict[str, Scalar] = Field(default_factory=dict, description="keywords for dataset")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.path is None) == (self.dataset is None):
+            raise ValueError("set exactly one of data.path and data.dataset")
+        return self
+
+
+class ModelConfig(Section):
+    """The target model: a factory called as factory(input_shape=…, classes=…, **args)."""
+
+    factory: str = Field("rhoselect.models:mlp", description="'module:factory'")
+    args: dict[str, Scalar] = Field(default_factory=dict, description="keywords for factory")
+
+
+class IlConfig(Section):
+    """The irreducible-loss table, made by ``rhoctl il fit``."""
+
+    table: str | None = Field(None, description="Parquet file; needed by functions that use IL")
+    overlap: Literal["forbid", "allow"] = Field(
+        "forbid", description="'allow' accepts an IL model trained on points of the train split"
+    )
+
+
+class SelectionConfig(Section):
+    """Which candidates become a batch (Algorithm 1)."""
+
+    function: str = Field("reducible_loss", description="a built-in name or 'module:object'")
+    n_b: int = Field(32, ge=1, description="points trained on per step")
+    n_B: int = Field(320, ge=1, description="candidates drawn per step")
+    chunk: int = Field(32, ge=1, description="candidates scored at once; divides n_B")
+    lag: int = Field(0, ge=0, description="age in steps of the weights that score; 0 is exact")
+    shortlist: int = Field(
+        0, ge=0, description="k: re-score the best k n_b afresh; 0 means 1 at lag 0, else 5"
+    )
+    temperature: float = Field(
+        1.0, ge=0, description="Gumbel noise on stale scores when shortlist > 1"
+    )
+    bn: Literal["running", "batch"] = Field(
+        "running", description="BatchNorm statistics when scoring: running, or of the chunk"
+    )
+
+    @model_validator(mode="after")
+    def _sizes(self) -> Self:
+        if self.n_b > self.n_B:
+            raise ValueError(
+                f"selection.n_b: got {self.n_b}, allowed at most selection.n_B = {self.n_B};"
+                " lower n_b or raise n_B"
+            )
+        if self.n_B % self.chunk:
+            raise ValueError(
+                f"selection.chunk: got {self.chunk}, allowed a divisor of selection.n_B ="
+                f" {self.n_B}; change one of the two"
+            )
+        if self.k * self.n_b > self.n_B:
+            raise ValueError(
+                f"selection.shortlist: got {self.k}, allowed at most n_B / n_b ="
+                f" {self.n_B // self.n_b}; a shortlist cannot exceed its window"
+            )
+        return self
+
+    @property
+    def k(self) -> int:
+        """Shortlist factor in force."""
+        return self.shortlist or (1 if self.lag == 0 else min(5, self.n_B // self.n_b))
+
+
+class ScorerConfig(Section):
+    """How scores are computed. Part of the result: the same on every worker."""
+
+    precision: Precision = Field("bf16", description="autocast dtype of the scoring forward")
+    threads: int = Field(1, ge=1, description="CPU threads of one scorer")
+    device: str = Field("auto", description="'auto', 'cpu', 'cuda' or 'cuda:N'")
+
+
+class TrainerConfig(Section):
+    """The optimizer steps."""
+
+    steps: int = Field(1000, ge=1, description="optimizer steps")
+    lr: float = Field(1e-3, gt=0, description="AdamW's learning rate at its peak")
+    weight_decay: float = Field(0.01, ge=0, description="AdamW's decoupled weight decay")
+    schedule: Literal["constant", "cosine"] = Field("constant", description="learning rate")
+    warmup_steps: int = Field(0, ge=0, description="steps of linear warm-up")
+    clip_norm: float = Field(0.0, ge=0, description="gradient norm limit; 0 is off")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="autocast of training")
+    threads: int = Field(1, ge=1, description="CPU threads of the trainer")
+    device: str = Field("auto", description="'auto', 'cpu', 'cuda' or 'cuda:N'")
+    publish_every: int = Field(1, ge=1, description="steps between snapshots")
+    eval_every: int = Field(50, ge=1, description="steps between evaluations on the test split")
+    eval_batch: int = Field(1000, ge=1, description="points per evaluation forward")
+    checkpoint_every: int = Field(500, ge=1, description="steps between checkpoints")
+    keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints kept")
+    targets: list[float] = Field(
+        default_factory=lambda: [0.8, 0.85, 0.86, 0.87, 0.88, 0.89, 0.9],
+        description="test accuracies whose first step goes into summary.json",
+    )
+
+
+class QueueConfig(Section):
+    """The Redis-protocol server between scorers and trainer (unused at --workers 0)."""
+
+    url: str = Field(
+        "embedded", description="'embedded', or redis://, rediss:// or unix:// of a server"
+    )
+    password_file: str | None = Field(None, description="file with the server's password")
+    lease_s: float = Field(30.0, gt=0, description="seconds before a claimed chunk is re-issued")
+    timeout_s: float = Field(600.0, gt=0, description="longest wait for a window before failing")
+
+
+class SnapshotConfig(Section):
+    """How weights travel from the trainer to the scorers."""
+
+    transport: Literal["auto", "shm", "ray"] = Field(
+        "auto", description="'shm' on one machine, 'ray' across machines; auto chooses"
+    )
+
+
+class ClusterConfig(Section):
+    """The Ray cluster (unused at --workers 0)."""
+
+    address: str = Field("local", description="'local' starts one here; else a cluster's address")
+
+
+class MetricsConfig(Section):
+    """The Prometheus endpoints, one a process, on loopback."""
+
+    port: int = Field(
+        0, ge=-1, le=65535, description="the trainer's port; 0 picks a free one; -1 is off"
+    )
+
+
+class Config(Section):
+    """A whole run."""
+
+    seed: int = Field(0, ge=0, lt=2**63, description="seed of everything")
+    data: DataConfig
+    model: ModelConfig = ModelConfig()
+    il: IlConfig = IlConfig()
+    selection: SelectionConfig = SelectionConfig()
+    scorer: ScorerConfig = ScorerConfig()
+    trainer: TrainerConfig = TrainerConfig()
+    queue: QueueConfig = QueueConfig()
+    snapshots: SnapshotConfig = SnapshotConfig()
+    cluster: ClusterConfig = ClusterConfig()
+    metrics: MetricsConfig = MetricsConfig()
+
+    def to_toml(self) -> str:
+        """The resolved configuration as TOML, every key present that has a value."""
+        return tomlkit.dumps(self.model_dump(exclude_none=True))
+
+    def changed_keys(self, other: Config) -> list[str]:
+        """Dotted names of the keys in which ``other`` would give another result.
+
+        Where servers are, how often things are shown and how long waits last may change on resume.
+        """
+        free = {"queue", "snapshots", "cluster", "metrics"}
+        mine, theirs = _flat(self.model_dump()), _flat(other.model_dump())
+        names = sorted(mine.keys() | theirs.keys())
+        return [n for n in names if mine.get(n) != theirs.get(n) and n.split(".")[0] not in free]
+
+
+def load(path: Path | None, overrides: Iterable[str] = ()) -> Config:
+    """Read a TOML file, apply ``section.key=value`` overrides (values in TOML), check it all.
+
+    Raises ConfigError with one line.
+    """
+    tree: dict[str, Any] = {}
+    if path is not None:
+        try:
+            tree = tomllib.loads(path.read_text())
+        except FileNotFoundError:
+            raise ConfigError(
+                f"configuration {path}: no such file; examples/ has one to copy"
+            ) from None
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise ConfigError(f"configuration {path}: cannot be read as TOML: {error}") from None
+    for override in overrides:
+        _apply(tree, override)
+    return parse(tree)
+
+
+def parse(tree: Mapping[str, Any]) -> Config:
+    """Check a tree of plain values. Raises ConfigError naming the first offending key."""
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(_one_line(error)) from None
+
+
+def from_json(text: str) -> Config:
+    """The configuration back from ``model_dump_json`` (crossing a process)."""
+    return parse(json.loads(text))
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    name, equals, text = override.partition("=")
+    keys = name.strip().split(".")
+    if not equals or not all(keys):
+        raise ConfigError(f"--set: got {override!r}, allowed section.key=value")
+    try:
+        value: Any = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text  # a bare word is a string, as a shell user expects
+    for key in keys[:-1]:
+        tree = tree.setdefault(key, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"--set {name}: got a path through {key!r}, which is not a section")
+    tree[keys[-1]] = value
+
+
+def _one_line(error: ValidationError) -> str:
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "value_error":
+        return str(first["ctx"]["error"])
+    if first["type"] == "extra_forbidden":
+        return f"{name}: unknown key; allowed in its section: {_siblings(first['loc'])}"
+    if first["type"] == "missing":
+        return f"{name}: missing; set it in the file or with --set {name}.…"
+    return f"{name}: got {first['input']!r}; {first['msg'].lower()}"
+
+
+def _siblings(loc: tuple[int | str, ...]) -> str:
+    section: Any = Config
+    for part in loc[:-1]:
+        section = section.model_fields[str(part)].annotation
+    return ", ".join(section.model_fields)
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and key != "args":
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

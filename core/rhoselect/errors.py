@@ -1,0 +1,79 @@
+"""The exceptions of rhoselect, drawn.
+
+    RhoError
+    ├── UserError (ValueError)      bad input: exit code 2, one line: what, got, allowed, what to do
+    │   ├── ConfigError             a key of the configuration, or a flag
+    │   ├── DataError               a data set: folder, manifest, shard, label
+    │   ├── IrreducibleLossError    an irreducible-loss table
+    │   ├── ModelError              a model factory, or what its model returns
+    │   ├── QueueConfigError        a queue server that cannot be used as it is set up
+    │   ├── RunFolderError          a run folder: exists, missing, changed configuration
+    │   └── NonFiniteLossError      training diverged: the settings do not train
+    └── RunError (RuntimeError)     a run that could not go on: exit code 1
+        ├── FencedError             a newer trainer owns this run folder
+        ├── WindowError             a window with fewer than n_b usable scores
+        ├── SnapshotGoneError       a snapshot that no open window needs any more
+        └── WaitError               a wait passed its deadline: names what never came
+
+Broken invariants of our own are ``assert``; they are bugs, not errors of this tree.
+"""
+
+
+class RhoError(Exception):
+    """Everything that rhoselect raises on purpose."""
+
+    exit_code = 1
+
+
+class UserError(RhoError, ValueError):
+    """Bad input. The message is one line: what, got, allowed, what to do."""
+
+    exit_code = 2
+
+
+class ConfigError(UserError):
+    """A configuration key or a flag has a value that cannot be used."""
+
+
+class DataError(UserError):
+    """A data set on disk (or a source to import) cannot be used."""
+
+
+class IrreducibleLossError(UserError):
+    """An irreducible-loss table is missing, foreign or incomplete."""
+
+
+class ModelError(UserError):
+    """A model factory cannot be imported, or its model breaks the [C, K] contract."""
+
+
+class QueueConfigError(UserError):
+    """The queue server is unreachable, refuses us, or is set up to lose data."""
+
+
+class RunFolderError(UserError):
+    """A run folder exists, is missing, or was made with another configuration."""
+
+
+class NonFiniteLossError(UserError):
+    """The training loss became NaN or infinite."""
+
+
+class RunError(RhoError, RuntimeError):
+    """A run that was set up well could not go on."""
+
+
+class FencedError(RunError):
+    """A newer trainer generation owns the run folder; this one must stop."""
+
+
+class WindowError(RunError):
+    """A window has fewer than n_b points with a finite score."""
+
+
+class SnapshotGoneError(RunError):
+    """The snapshot asked for is older than the oldest one kept."""
+
+
+class WaitError(RunError):
+    """A wait passed its deadline."""

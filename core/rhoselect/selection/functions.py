@@ -1,0 +1,79 @@
+"""The built-in score functions (Mindermann et al. 2022, section 3 and table 2)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rhoselect.errors import ConfigError
+from rhoselect.importing import load_object
+from rhoselect.selection.interface import Needs, ScoreFunction, ScoreInputs
+
+
+class ReducibleLoss(ScoreFunction):
+    """RHO-LOSS, eq. 3: the loss under the current weights minus the irreducible loss."""
+
+    needs = Needs(il=True)
+
+    def score(self, inputs: ScoreInputs) -> Tensor:
+        return inputs.forward.losses - inputs.irreducible_losses
+
+
+class Loss(ScoreFunction):
+    """The loss under the current weights (Kawaguchi & Lu 2020): prefers noise and outliers."""
+
+    def score(self, inputs: ScoreInputs) -> Tensor:
+        return inputs.forward.losses
+
+
+class IrreducibleLoss(ScoreFunction):
+    """The negative irreducible loss: prefers points that are easy after holdout training."""
+
+    needs = Needs(forward=False, il=True)
+
+    def score(self, inputs: ScoreInputs) -> Tensor:
+        return -inputs.irreducible_losses
+
+
+class Uniform(ScoreFunction):
+    """All alike. Ties go to the lower plan position and the plan is a random permutation, so the
+    first n_b of a window are a uniform sample of it."""
+
+    needs = Needs(forward=False)
+
+    def score(self, inputs: ScoreInputs) -> Tensor:
+        return torch.zeros(len(inputs.indices))
+
+
+BUILT_IN: dict[str, type[ScoreFunction]] = {
+    "reducible_loss": ReducibleLoss,
+    "loss": Loss,
+    "irreducible_loss": IrreducibleLoss,
+    "uniform": Uniform,
+}
+
+
+def get_function(name: str) -> ScoreFunction:
+    """A built-in by name, or the class (or factory) at 'module:object', called without arguments.
+
+    Raises ConfigError.
+    """
+    if name in BUILT_IN:
+        return BUILT_IN[name]()
+    if ":" not in name:
+        raise ConfigError(
+            f"selection.function: got {name!r}, allowed {', '.join(BUILT_IN)} or 'module:object'"
+        )
+    function = load_object(name, "selection.function")()
+    if not isinstance(function, ScoreFunction):
+        raise ConfigError(
+            f"selection.function {name}: gave a {type(function).__name__}, allowed a"
+            " rhoselect.selection.ScoreFunction; subclass it"
+        )
+    needs = function.needs
+    if needs.features or needs.passes or needs.reference:
+        raise ConfigError(
+            f"selection.function {name}: needs features, stochastic passes or a second network,"
+            " which this version's workers do not compute; allowed Needs(forward, il)"
+        )
+    return function

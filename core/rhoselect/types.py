@@ -1,0 +1,125 @@
+"""The few types that cross a process or a package border."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+Positions = npt.NDArray[np.uint64]
+"""Plan positions [C], uint64: a candidate's identity in the queue."""
+Indices = npt.NDArray[np.int64]
+"""Data-set indices [C], int64, stable within a data set."""
+Scores = npt.NDArray[np.float64]
+"""Scores [C], float64, greater = sooner."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """One unit of scoring work: chunk ``chunk`` of window ``window`` at weights ``version``."""
+
+    window: int
+    chunk: int
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkScores:
+    """What a scorer pushes for one ticket.
+
+    ``positions`` [C] and ``scores`` [C] hold finite scores only; ``rejected`` holds the positions
+    whose score was NaN or infinite. ``features`` [C, F] float32 is the per-point payload of
+    selectors that pick jointly (DivBS, JEST); None for the others.
+    """
+
+    positions: Positions
+    scores: Scores
+    rejected: Positions = field(default_factory=lambda: np.empty(0, np.uint64))
+    features: npt.NDArray[np.float32] | None = None
+
+    def __post_init__(self) -> None:
+        assert self.positions.shape == self.scores.shape and self.positions.ndim == 1
+        assert np.isfinite(self.scores).all(), "non-finite scores belong in `rejected`"
+        assert self.features is None or len(self.features) == len(self.positions)
+
+
+@dataclass(frozen=True, slots=True)
+class Popped:
+    """The best of one complete window: score descending, then position ascending."""
+
+    window: int
+    version: int
+    positions: Positions
+    scores: Scores
+    features: npt.NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStats:
+    """A look at a run's queue: windows open, tickets waiting and leased, points held."""
+
+    windows: int
+    waiting: int
+    leased: int
+    points: int
+    oldest_version: int | None
+    accepted: int = 0
+    repeated: int = 0
+    late: int = 0
+    rejected: int = 0
+    reclaimed: int = 0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Points ready for a model: ``inputs`` [C, ...] on the device, ``labels`` [C] int64."""
+
+    indices: Indices
+    inputs: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The weights of one version, cast to the scoring dtype, and the selector's small state.
+
+    ``tensors`` maps parameter (and buffer) names to tensors; a second network of a score function
+    lives under the prefix ``reference.``. ``state`` maps names to small tensors, such as the class
+    weights of REDUCR.
+    """
+
+    version: int
+    tensors: Mapping[str, Tensor]
+    state: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ForwardOutput:
+    """What a replica computed for C points (K classes), on its device, without gradients.
+
+    ``losses`` [C] float32 in nats; ``logits`` [C, K] float32; ``labels`` [C] int64. On request:
+    ``features`` [C, F] last-layer inputs, ``passes`` [S, C, K] logits of S stochastic passes
+    (dropout on), ``reference_losses`` [C] of the second network in the snapshot.
+    """
+
+    losses: Tensor
+    logits: Tensor
+    labels: Tensor
+    features: Tensor | None = None
+    passes: Tensor | None = None
+    reference_losses: Tensor | None = None
+
+
+class Points(Protocol):
+    """Where points come from, by data-set index."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, indices: Indices, device: torch.device) -> Batch:
+        """The points of ``indices`` [C], ready for the model on ``device``."""
+        ...
