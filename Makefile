@@ -1,0 +1,82 @@
+# make train    the demonstration on Fashion-MNIST: data, irreducible losses, two runs, table, plot
+# make test     the tests (PYTEST_ARGS="-k queue" for some of them)
+# make check    lint, format, types, floors
+# make clean    removes what the tools and the demonstration's runs left; distclean: everything made
+#
+# Each sets up what it needs first: a virtual environment in .venv, data in data/, a Redis server
+# for the tests. Nothing needs root; what cannot be had without it is named with its command.
+#
+# Settings, as in `make train WORKERS=4`:
+PYTHON ?= python3
+WORKERS ?= 2
+PYTEST_ARGS ?=
+# Which torch. The index that pip is set up with decides which build; for the small CPU-only one on
+# Linux: make TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH ?= $(shell grep '^torch==' constraints.txt)
+TORCH_INDEX ?=
+
+VENV := .venv/installed
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+RHOCTL := $(BIN)/rhoctl
+
+DATA := data/fashion-mnist
+IL := data/fashion-mnist-il.parquet
+DEMO := examples/fashion-mnist.toml
+RUNS := runs/demo-uniform runs/demo-rho
+
+.PHONY: train test check format clean distclean help
+.DELETE_ON_ERROR:
+
+help:
+	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
+
+train: $(RUNS:=/summary.json)
+	$(RHOCTL) report $(RUNS) --out runs/demo.png
+
+test: $(VENV)
+	REDIS_SERVER="$$(scripts/servers.sh)" $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(VENV)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# The environment is remade when what it is made from changes. torch goes first, so that it can come
+# from another index and be another release than the one in constraints.txt.
+$(VENV): pyproject.toml constraints.txt
+	scripts/venv.sh $(PYTHON) .venv
+	$(PIP) install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) '$(TORCH)'
+	grep -v '^torch==' constraints.txt > .venv/constraints.txt
+	$(PIP) freeze | grep '^torch==' >> .venv/constraints.txt
+	$(PIP) install -c .venv/constraints.txt -e '.[dev]'
+	touch $@
+
+# The demonstration's products: each is made once; an interrupted run goes on where it was.
+$(DATA)/manifest.json: | $(VENV)
+	$(RHOCTL) data import fashion-mnist auto $(DATA) \
+		--label-noise 0.1 --noise-seed 0 --holdout 0.5
+
+$(IL): | $(DATA)/manifest.json
+	$(RHOCTL) il fit --data $(DATA) --model rhoselect.models:small_cnn --out $@
+
+runs/demo-uniform/summary.json: | $(IL)
+	$(RHOCTL) train $(DEMO) --set selection.function=uniform --workers 0 \
+		--run-dir $(@D) $$(test -d $(@D) && echo --resume)
+
+runs/demo-rho/summary.json: | $(IL)
+	$(RHOCTL) train $(DEMO) --workers $(WORKERS) \
+		--run-dir $(@D) $$(test -d $(@D) && echo --resume)
+
+clean:
+	rm -rf build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(RUNS) runs/demo.png
+	find core scorer trainer launch tests -name __pycache__ -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf .venv .cache $(DATA) $(IL)
