@@ -1,0 +1,96 @@
+"""The Prometheus metrics of one process (trainer or scorer), prefix ``rho_``, base units.
+
+Each process keeps a registry of its own and serves it on loopback; nothing is labelled by index or
+version. ``worker`` is the slot number as text, "trainer" for the trainer.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, start_http_server
+
+STALENESS_STEPS = (0, 1, 2, 4, 8, 16, 32, 64, 128)
+
+
+class Metrics:
+    """Every metric, by attribute. Cheap to hold when nobody serves it."""
+
+    def __init__(self) -> None:
+        registry = self.registry = CollectorRegistry()
+        build = Info("rho_build", "Versions of this process.", registry=registry)
+        build.info({"version": version("rhoselect"), "torch": torch.__version__})
+        self.scored_points = Counter(
+            "rho_scored_points", "Candidates scored by a forward.", registry=registry
+        )
+        self.rejected_points = Counter(
+            "rho_rejected_points", "Candidates whose score was NaN or infinite.", registry=registry
+        )
+        self.claims = Counter("rho_claims", "Tickets claimed.", registry=registry)
+        self.reclaimed = Counter(
+            "rho_expired_leases", "Tickets handed out again by the trainer.", registry=registry
+        )
+        self.pushes = Counter("rho_pushes", "Chunks pushed.", ["outcome"], registry=registry)
+        self.busy_seconds = Counter(
+            "rho_busy_seconds", "Seconds at work, by phase.", ["phase"], registry=registry
+        )
+        self.wait_seconds = Counter(
+            "rho_wait_seconds", "Seconds of waiting, by reason.", ["reason"], registry=registry
+        )
+        self.queue_points = Gauge("rho_queue_points", "Points held by the queue.", registry=registry)
+        self.queue_oldest_version = Gauge(
+            "rho_queue_oldest_version", "Oldest weights an open window waits for.", registry=registry
+        )
+        self.staleness = Histogram(
+            "rho_selected_staleness_steps",
+            "Age of the weights that scored a selected point, when it was consumed.",
+            buckets=STALENESS_STEPS,
+            registry=registry,
+        )
+        self.step_seconds = Histogram(
+            "rho_step_seconds",
+            "Seconds a step, waits included.",
+            buckets=[0.001 * 2**i for i in range(15)],
+            registry=registry,
+        )
+        self.snapshot_bytes = Counter(
+            "rho_snapshot_publish_bytes", "Bytes of weights published.", registry=registry
+        )
+        self.last_step = Gauge("rho_last_step", "Optimizer steps completed.", registry=registry)
+        self.last_step_time = Gauge(
+            "rho_last_step_timestamp_seconds", "When the last step ended.", registry=registry
+        )
+        self.last_checkpoint_time = Gauge(
+            "rho_last_checkpoint_timestamp_seconds", "When it was written.", registry=registry
+        )
+        self.accuracy = Gauge("rho_test_accuracy", "At the last evaluation.", registry=registry)
+        self.selection_ratio = Gauge(
+            "rho_selection_ratio", "Points trained on per candidate drawn.", registry=registry
+        )
+
+    @contextmanager
+    def busy(self, phase: str) -> Iterator[None]:
+        """Count the seconds of a block as work of ``phase``."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.busy_seconds.labels(phase).inc(time.perf_counter() - started)
+
+    def serve(self, port: int, worker: str, folder: Path) -> str:
+        """Serve on 127.0.0.1 (``port`` 0: a free one) and return the address.
+
+        Also writes ``folder/<worker>.json`` for Prometheus' file service discovery.
+        """
+        server, _ = start_http_server(port, "127.0.0.1", self.registry)
+        address = f"127.0.0.1:{server.server_port}"
+        folder.mkdir(parents=True, exist_ok=True)
+        targets = [{"targets": [address], "labels": {"worker": worker}}]
+        (folder / f"{worker}.json").write_text(json.dumps(targets))
+        return address

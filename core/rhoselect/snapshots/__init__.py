@@ -1,0 +1,9 @@
+"""Weights on their way from the trainer to the scorers. Contract in ``base``.
+
+``local`` keeps them in this process, ``shm`` in the shared memory of one machine, ``ray`` in the
+object store of a Ray cluster.
+"""
+
+from rhoselect.snapshots.base import SnapshotStore
+
+__all__ = ["SnapshotStore"]

@@ -1,0 +1,1 @@
+"""The scorer: claims tickets, computes scores under the named weights, pushes them."""

@@ -1,0 +1,57 @@
+"""A replica of the model that scores: precision, BatchNorm mode, and nothing of any transport."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from rhoselect.compute import DTYPES
+from rhoselect.types import Batch, ForwardOutput, Snapshot
+
+CAST_MODULES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+class Replica:
+    """Implements ``rhoselect.selection.Forward``.
+
+    Linear and convolution weights are held in the scoring dtype and everything else in float32,
+    under autocast: bit for bit what autocast computes from float32 weights, without casting them at
+    every forward. With ``bn="batch"`` BatchNorm uses the statistics of the scored chunk and owns no
+    running statistics at all, so scoring cannot touch them.
+    """
+
+    def __init__(self, model: nn.Module, precision: str, bn: str, device: torch.device) -> None:
+        self._model = model.eval().requires_grad_(False)
+        self._dtype = DTYPES[precision]
+        self.device = device
+        for module in model.modules():
+            if isinstance(module, CAST_MODULES):
+                module.to(self._dtype)
+            if isinstance(module, _BatchNorm) and bn == "batch":
+                module.running_mean = module.running_var = module.num_batches_tracked = None
+                module.track_running_stats = False
+        model.to(device)
+
+    @property
+    def layout(self) -> dict[str, torch.dtype]:
+        """Names and dtypes of the tensors that a snapshot for this replica holds."""
+        return {name: t.dtype for name, t in self._model.state_dict().items()}
+
+    def load(self, snapshot: Snapshot) -> None:
+        """Copy a snapshot's weights into the replica's own tensors."""
+        with torch.no_grad():
+            for name, own in self._model.state_dict().items():
+                own.copy_(snapshot.tensors[name], non_blocking=True)
+
+    def __call__(self, batch: Batch) -> ForwardOutput:
+        """The forward output of C points, without gradients."""
+        with torch.inference_mode(), self._autocast():
+            logits: Tensor = self._model(batch.inputs).float()
+            losses = F.cross_entropy(logits, batch.labels, reduction="none")
+        return ForwardOutput(losses, logits, batch.labels)
+
+    def _autocast(self) -> torch.autocast:
+        enabled = self._dtype is not torch.float32
+        return torch.autocast(self.device.type, self._dtype, enabled=enabled)
