@@ -1,0 +1,96 @@
+"""The learner: model, optimizer and schedule. It knows nothing of queues or transports."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rhoselect.compute import seed_step
+from rhoselect.config import TrainerConfig
+from rhoselect.types import Batch, Snapshot
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """One step on n_b points: mean ``loss`` (nats), ``losses`` [n_b] and ``correct`` [n_b] before it."""
+
+    loss: float
+    losses: Tensor
+    correct: Tensor
+
+
+def learning_rate(config: TrainerConfig, step: int) -> float:
+    """The learning rate of step ``step`` (from 0): linear warm-up, then constant or cosine to 0."""
+    if step < config.warmup_steps:
+        return config.lr * (step + 1) / config.warmup_steps
+    if config.schedule == "constant":
+        return config.lr
+    progress = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
+    return config.lr * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+class Learner:
+    """AdamW (fused) on one device. Every step is a pure function of (weights, batch, seed, step)."""
+
+    def __init__(
+        self, model: nn.Module, config: TrainerConfig, seed: int, device: torch.device
+    ) -> None:
+        self.model = model.to(device).train()
+        self.device = device
+        self._config = config
+        self._seed = seed
+        self._optimizer = torch.optim.AdamW(
+            model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
+        )
+
+    def update(self, batch: Batch, weights: Tensor | None, step: int) -> StepResult:
+        """One optimizer step on ``batch``; ``weights`` [n_b] multiply its losses if given."""
+        seed_step(self._seed, step)
+        bf16 = self._config.precision == "bf16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+            logits: Tensor = self.model(batch.inputs).float()
+        losses = F.cross_entropy(logits, batch.labels, reduction="none")
+        loss = (losses if weights is None else losses * weights).mean()
+        self._optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self._config.clip_norm:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self._config.clip_norm)
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate(self._config, step)
+        self._optimizer.step()
+        correct = logits.detach().argmax(1) == batch.labels
+        return StepResult(loss.item(), losses.detach(), correct)
+
+    def snapshot(
+        self, version: int, layout: Mapping[str, torch.dtype], state: Mapping[str, Tensor]
+    ) -> Snapshot:
+        """A copy of the weights in a replica's layout; cast once, here, for all who score."""
+        own = self.model.state_dict()
+        tensors = {name: own[name].detach().to(dtype, copy=True) for name, dtype in layout.items()}
+        return Snapshot(version, tensors, dict(state))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Parameters, buffers and optimizer moments as one flat mapping of tensors."""
+        flat = {f"model.{name}": t for name, t in self.model.state_dict().items()}
+        for slot, moments in self._optimizer.state_dict()["state"].items():
+            flat |= {f"optimizer.{slot}.{name}": t for name, t in moments.items()}
+        return flat
+
+    def load_state_dict(self, flat: Mapping[str, Tensor]) -> None:
+        """Restore what ``state_dict`` gave."""
+        self.model.load_state_dict(
+            {n.removeprefix("model."): t for n, t in flat.items() if n.startswith("model.")}
+        )
+        moments: dict[int, dict[str, Any]] = {}
+        for name, tensor in flat.items():
+            if name.startswith("optimizer."):
+                _, slot, moment = name.split(".")
+                moments.setdefault(int(slot), {})[moment] = tensor
+        stored = self._optimizer.state_dict()
+        self._optimizer.load_state_dict({**stored, "state": moments})

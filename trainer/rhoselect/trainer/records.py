@@ -1,0 +1,150 @@
+"""The run's logs: a row a step, a line an evaluation, and the summary at the end.
+
+Rows are written in part files that end with each checkpoint and are cut back on resume, so that the
+logs always tell of exactly the steps that the weights have taken.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from torch import nn
+
+from rhoselect.trainer.evaluate import Evaluation
+from rhoselect.trainer.runfolder import RunFolder
+from rhoselect.types import Indices
+
+SCHEMA = pa.schema(
+    [
+        ("step", pa.int64()),
+        ("window", pa.int64()),
+        ("indices", pa.list_(pa.int64())),
+        ("scores", pa.list_(pa.float64())),
+        ("loss", pa.float64()),
+        ("staleness", pa.int64()),
+        ("candidates", pa.int64()),
+        ("wait_ms", pa.float64()),
+        ("step_ms", pa.float64()),
+        ("corrupted_share", pa.float64()),
+        ("correct_share", pa.float64()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One row of steps.parquet; the contract's columns in its order."""
+
+    step: int
+    window: int
+    indices: Indices
+    scores: Sequence[float]
+    loss: float
+    staleness: int
+    candidates: int
+    wait_ms: float
+    step_ms: float
+    corrupted_share: float | None
+    correct_share: float
+
+
+class Records:
+    """The logs of one run folder, from ``step`` on: whatever an earlier life wrote later is cut."""
+
+    def __init__(self, folder: RunFolder, step: int) -> None:
+        self._folder = folder
+        self._rows: list[StepRecord] = []
+        for part in part_paths(folder.path):
+            if _end_of(part) > step:
+                part.unlink()
+        self.evaluations = [e for e in read_evaluations(folder.path) if e["step"] <= step]
+        beside = folder.path / ".eval.jsonl"
+        beside.write_text("".join(json.dumps(e) + "\n" for e in self.evaluations))
+        beside.rename(folder.path / "eval.jsonl")
+
+    def append(self, record: StepRecord) -> None:
+        """Add a row; it reaches the disk with ``flush``."""
+        self._rows.append(record)
+
+    def add_evaluation(self, step: int, seconds: float, evaluation: Evaluation) -> None:
+        """Add a line to eval.jsonl."""
+        self._folder.check_fence()
+        line = {"step": step, "seconds": round(seconds, 3), **asdict(evaluation)}
+        self.evaluations.append(line)
+        with (self._folder.path / "eval.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def flush(self) -> None:
+        """Write the rows since the last flush as one part, atomically. Raises FencedError."""
+        if not self._rows:
+            return
+        columns = {name: [getattr(row, name) for row in self._rows] for name in SCHEMA.names}
+        path = self._folder.path / "steps" / f"part-{self._rows[-1].step + 1:09d}.parquet"
+        self._folder.check_fence()
+        _write_parquet(pa.table(columns, schema=SCHEMA), path)
+        self._rows.clear()
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Merge the parts into steps.parquet and write summary.json."""
+        self._folder.check_fence()
+        _write_parquet(read_steps(self._folder.path), self._folder.path / "steps.parquet")
+        beside = self._folder.path / ".summary.json"
+        beside.write_text(json.dumps(summary, indent=2) + "\n")
+        beside.rename(self._folder.path / "summary.json")
+
+
+def read_steps(folder: Path) -> pa.Table:
+    """All rows of a run, finished or not, in step order."""
+    parts = part_paths(folder)
+    return pa.concat_tables([pq.read_table(p) for p in parts]) if parts else SCHEMA.empty_table()
+
+
+def read_evaluations(folder: Path) -> list[dict[str, Any]]:
+    """The lines of eval.jsonl; a line cut short by a crash is left out."""
+    path = folder / "eval.jsonl"
+    if not path.exists():
+        return []
+    lines = path.read_text().split("\n")[:-1]
+    return [json.loads(line) for line in lines]
+
+
+def part_paths(folder: Path) -> list[Path]:
+    """The part files of a run in step order."""
+    return sorted((folder / "steps").glob("part-*.parquet"))
+
+
+def selected_sha256(indices: Iterable[Indices]) -> str:
+    """Hash of the selected indices as little-endian int64 in training order."""
+    digest = hashlib.sha256()
+    for row in indices:
+        digest.update(np.asarray(row, dtype="<i8").tobytes())
+    return digest.hexdigest()
+
+
+def weights_sha256(model: nn.Module) -> str:
+    """Hash of the parameters' bytes in name order."""
+    digest = hashlib.sha256()
+    for _, parameter in sorted(model.named_parameters()):
+        digest.update(parameter.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _end_of(part: Path) -> int:
+    return int(part.stem.removeprefix("part-"))
+
+
+def _write_parquet(table: pa.Table, path: Path) -> None:
+    beside = path.with_name(f".{path.name}")
+    pq.write_table(table, beside)
+    with beside.open("rb") as file:
+        os.fsync(file.fileno())
+    beside.rename(path)

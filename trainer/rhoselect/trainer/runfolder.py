@@ -1,0 +1,96 @@
+"""The run folder: what a run leaves on disk, and the fence that keeps an old trainer out of it.
+
+    config.toml       the resolved configuration
+    run_id            a random name: the run's keys on a shared queue server
+    generations/      one empty file a trainer generation; the highest owns the folder
+    checkpoints/      step-000000500.safetensors …
+    steps/            parts of steps.parquet that end with each checkpoint
+    eval.jsonl, steps.parquet, summary.json, logs/
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from rhoselect import config as configuration
+from rhoselect.config import Config
+from rhoselect.errors import FencedError, RunFolderError
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run folder as seen by one trainer generation."""
+
+    path: Path
+    run_id: str
+    generation: int
+
+    @staticmethod
+    def create(path: Path, config: Config) -> RunFolder:
+        """Make a new run folder. Raises RunFolderError if ``path`` exists."""
+        check_absent(path)
+        beside = path.with_name(f".{path.name}.{os.getpid()}")
+        for name in ("generations", "checkpoints", "steps", "logs"):
+            (beside / name).mkdir(parents=True)
+        (beside / "config.toml").write_text(config.to_toml())
+        (beside / "run_id").write_text(secrets.token_hex(8))
+        beside.rename(path)
+        return RunFolder._own(path)
+
+    @staticmethod
+    def resume(path: Path) -> RunFolder:
+        """Own an existing run folder as its next generation; ``check_resume`` comes first."""
+        return RunFolder._own(path)
+
+    @staticmethod
+    def _own(path: Path) -> RunFolder:
+        generation = 1 + max((int(p.name) for p in (path / "generations").iterdir()), default=0)
+        while True:
+            try:
+                (path / "generations" / str(generation)).touch(exist_ok=False)
+                return RunFolder(path, (path / "run_id").read_text(), generation)
+            except FileExistsError:
+                generation += 1
+
+    def check_fence(self) -> None:
+        """Raise FencedError if a newer trainer owns this folder."""
+        if (self.path / "generations" / str(self.generation + 1)).exists():
+            raise FencedError(
+                f"run folder {self.path}: a newer trainer than generation {self.generation} owns"
+                " it; this one stops without touching it"
+            )
+
+
+def check_absent(path: Path) -> None:
+    """Raise RunFolderError if a new run cannot be made at ``path``."""
+    if path.exists():
+        raise RunFolderError(
+            f"run folder {path}: exists; allowed a new one; continue it with --resume or choose"
+            " another --run-dir"
+        )
+
+
+def check_resume(path: Path, config: Config | None) -> Config:
+    """The configuration to resume ``path`` with.
+
+    ``config`` is what the user gave now, None to take the stored one. Raises RunFolderError if the
+    folder is not a run's, if it is finished, or if keys changed that the result depends on.
+    """
+    stored_path = path / "config.toml"
+    if not stored_path.is_file():
+        raise RunFolderError(f"run folder {path}: has no config.toml; allowed a folder of a run")
+    if (path / "summary.json").exists():
+        raise RunFolderError(f"run folder {path}: the run is finished; nothing to resume")
+    stored = configuration.load(stored_path)
+    if config is None:
+        return stored
+    changed = stored.changed_keys(config)
+    if changed:
+        raise RunFolderError(
+            f"run folder {path}: --resume with a changed configuration: {', '.join(changed)};"
+            " allowed the values in its config.toml"
+        )
+    return config
