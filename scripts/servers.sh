@@ -36,7 +36,7 @@ echo "servers: no redis-server on the PATH; unpacking the Debian package into $d
 rm -rf "$dir"
 debian_fetch redis-server redis-tools "$dir" >&2 || how_to "the package could not be downloaded"
 for package in "$dir"/*.deb; do
-    dpkg-deb -x "$package" "$dir/root"
+    dpkg-deb -x "$package" "$dir/root" && rm "$package"
 done
 cat >"$server" <<'END'
 #!/bin/sh

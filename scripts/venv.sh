@@ -37,7 +37,7 @@ if has_apt; then
             dpkg-deb -x "$package" "$wheels"
         done
         wheel="$(find "$PWD/$wheels" -name 'pip-*.whl')"
-        "$dir/bin/python" "$wheel/pip" install -q --no-index "$wheel" && exit 0
+        "$dir/bin/python" "$wheel/pip" install -q --no-index "$wheel" && rm -rf "$wheels" && exit 0
     fi
 fi
 rm -rf "$dir"

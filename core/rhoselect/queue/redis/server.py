@@ -1,0 +1,157 @@
+"""Reaching a Redis-protocol server, and refusing one that would lose data.
+
+No message ever holds a password: servers are named by `server_name`, and the text of an error
+that was raised while a URL was parsed is dropped.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+from urllib.parse import unquote, urlsplit
+
+import redis
+from redis.backoff import NoBackoff
+from redis.exceptions import NoPermissionError
+from redis.retry import Retry
+
+from rhoselect.errors import QueueConfigError, RunError, WaitError
+
+OLDEST = (6, 2)
+CHECK_TIMEOUT_S = 5.0
+_T = TypeVar("_T")
+
+
+def server_name(url: str) -> str:
+    """The URL without user name, password and options. Raises QueueConfigError if malformed."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or 6379
+    except ValueError:
+        raise _malformed() from None
+    # An unescaped "/", "#" or "@" of a password moves its tail into the parts that we would show.
+    if parts.scheme not in ("redis", "rediss", "unix") or parts.fragment or "@" in parts.path:
+        raise _malformed()
+    if parts.scheme == "unix":
+        if not parts.path:
+            raise _malformed()
+        return f"unix://{unquote(parts.path)}"
+    if parts.path.strip("/") and not parts.path.strip("/").isdecimal():
+        raise _malformed()
+    return f"{parts.scheme}://{parts.hostname or 'localhost'}:{port}{parts.path.rstrip('/')}"
+
+
+def _malformed() -> QueueConfigError:
+    return QueueConfigError(
+        "queue.url: got a malformed URL (not shown, it may hold a password), allowed"
+        " redis[s]://[[user]:password@]host[:port][/db] or unix://[[user]:password@]/path;"
+        " percent-encode special characters of the password"
+    )
+
+
+def connect(url: str, timeout_s: float) -> redis.Redis:
+    """A client that connects when first used; a server silent for ``timeout_s`` counts as lost.
+
+    It does not retry by itself: `patiently` does, by the clock.
+    """
+    server_name(url)
+    try:
+        return redis.Redis.from_url(
+            url,
+            protocol=2,
+            socket_timeout=timeout_s,
+            socket_connect_timeout=timeout_s,
+            retry=Retry(NoBackoff(), 0),
+        )
+    except ValueError:
+        raise _malformed() from None
+
+
+def patiently(call: Callable[[], _T], name: str, timeout_s: float) -> _T:
+    """``call()``, repeated for up to ``timeout_s`` while the server ``name`` cannot be reached.
+
+    Every call here is idempotent or, like a claim whose answer was lost, made good by a reap.
+    Raises WaitError when the server stays away, RunError when it answers with an error.
+    """
+    deadline = time.monotonic() + timeout_s
+    pause = 0.01
+    while True:
+        try:
+            return call()
+        except redis.AuthenticationError as error:
+            raise RunError(f"queue server {name} refuses us: {_line(error)}") from None
+        except redis.TimeoutError:
+            raise WaitError(f"queue server {name}: no answer for {timeout_s:g} s") from None
+        except redis.ConnectionError as error:
+            if time.monotonic() + pause > deadline:
+                raise WaitError(
+                    f"queue server {name}: lost for {timeout_s:g} s ({_line(error)})"
+                ) from None
+            time.sleep(pause)
+            pause = min(2 * pause, 1.0)
+        except redis.RedisError as error:
+            raise RunError(f"queue server {name}: {_line(error)}") from None
+
+
+def ping(url: str, timeout_s: float = CHECK_TIMEOUT_S) -> bool:
+    """Whether the server answers within ``timeout_s``."""
+    client = connect(url, timeout_s)
+    try:
+        return bool(client.ping())
+    except redis.RedisError:
+        return False
+    finally:
+        client.close()
+
+
+def check_server(url: str) -> None:
+    """Raise QueueConfigError, one line, unless the server can hold a queue without losing data."""
+    name = server_name(url)
+    client = connect(url, CHECK_TIMEOUT_S)
+    try:
+        client.ping()
+        info = client.info()
+    except TypeError:  # an unknown option after "?" reaches the connection as an argument
+        raise QueueConfigError(
+            f"queue.url: {name} has an unknown option after '?'; see the options of redis-py"
+        ) from None
+    except redis.AuthenticationError:
+        raise QueueConfigError(
+            f"queue.url: {name} refuses the user name or password (or asks for one and got none);"
+            " write redis://[user]:password@host, percent-encoded"
+        ) from None
+    except NoPermissionError as error:
+        raise QueueConfigError(
+            f"queue.url: {name} forbids what the queue needs ({_line(error)});"
+            " grant the user +@all -@dangerous +info ~rho:*"
+        ) from None
+    except redis.RedisError as error:
+        raise QueueConfigError(
+            f"queue.url: {name} cannot be reached ({_line(error)}); start the server,"
+            " or leave queue.url empty for an embedded one"
+        ) from None
+    finally:
+        client.close()
+    _check_info(name, info)
+
+
+def _check_info(name: str, info: dict[str, Any]) -> None:
+    """Judge the answer to INFO, which, unlike CONFIG, hosted servers and plain users may ask."""
+    version = str(info["redis_version"])
+    if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
+        raise QueueConfigError(
+            f"queue.url: {name} is version {version}, allowed Redis >= 6.2 or Valkey >= 8"
+        )
+    policy = info["maxmemory_policy"]
+    if policy != "noeviction":
+        raise QueueConfigError(
+            f"queue.url: {name} has maxmemory-policy {policy}, allowed noeviction (another would"
+            " drop scores); run CONFIG SET maxmemory-policy noeviction"
+        )
+    if info.get("role") != "master":
+        raise QueueConfigError(f"queue.url: {name} is a read-only replica, allowed its primary")
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
