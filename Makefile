@@ -47,10 +47,10 @@ format: $(VENV)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# The environment is remade when what it is made from changes. torch goes first, so that it can come
-# from another index and be another release than the one in constraints.txt.
+# The environment is brought up to date when what it is made from changes. torch goes first, so that
+# it can come from another index and be another release than the one in constraints.txt.
 $(VENV): pyproject.toml constraints.txt
-	scripts/venv.sh $(PYTHON) .venv
+	@$(PIP) --version >/dev/null 2>&1 || scripts/venv.sh $(PYTHON) .venv
 	$(PIP) install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) '$(TORCH)'
 	grep -v '^torch==' constraints.txt > .venv/constraints.txt
 	$(PIP) freeze | grep '^torch==' >> .venv/constraints.txt
