@@ -74,6 +74,17 @@ class Metrics:
             "rho_selection_ratio", "Points trained on per candidate drawn.", registry=registry
         )
 
+    def observe_step(
+        self, steps: int, seconds: float, staleness: int, n_b: int, n_B: int
+    ) -> None:
+        """Count one step: ``steps`` are completed now, it took ``seconds`` with its waits."""
+        for _ in range(n_b):
+            self.staleness.observe(staleness)
+        self.step_seconds.observe(seconds)
+        self.last_step.set(steps)
+        self.last_step_time.set_to_current_time()
+        self.selection_ratio.set(n_b / n_B)
+
     @contextmanager
     def busy(self, phase: str) -> Iterator[None]:
         """Count the seconds of a block as work of ``phase``."""

@@ -1,0 +1,28 @@
+"""``--workers 0``: the same trainer and scorer in one process, with memory backends and no Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from rhoselect.launch.wiring import Prepared, build_scorer, build_trainer, run_trainer
+from rhoselect.metrics import Metrics
+from rhoselect.queue.memory import MemoryQueue
+from rhoselect.snapshots.local import LocalStore
+from rhoselect.trainer.ground import Status
+from rhoselect.trainer.runfolder import RunFolder
+
+Watch = Callable[[Callable[[], Status]], None]
+"""Given, once, the function that tells the run's status at any time from any thread."""
+
+
+def run_serial(prepared: Prepared, folder: RunFolder, watch: Watch) -> dict[str, Any]:
+    """Run to the end and return the summary. While the trainer would wait, it scores."""
+    config = prepared.config
+    queue, snapshots, metrics = MemoryQueue(config.queue.lease_s), LocalStore(), Metrics()
+    if config.metrics.port >= 0:
+        metrics.serve(config.metrics.port, "trainer", folder.path / "logs" / "metrics")
+    scorer = build_scorer(prepared, 0, queue, snapshots, metrics)
+    trainer = build_trainer(prepared, folder, queue, snapshots, metrics, idle=scorer.step)
+    watch(lambda: trainer.status)
+    return run_trainer(prepared, folder, trainer, workers=0)

@@ -1,0 +1,162 @@
+"""From a configuration to the parts of a run: checked inputs, then trainer and scorers.
+
+``prepare`` reads and checks everything that a run stands on and touches nothing; it is all that
+``--dry-run`` does. The trainer's process and every scorer's call it with the same configuration, so
+every replica anywhere is built by the same code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from rhoselect.compute import resolve_device
+from rhoselect.config import Config
+from rhoselect.data import Dataset, open_data
+from rhoselect.errors import ConfigError, DataError
+from rhoselect.il import read_table
+from rhoselect.metrics import Metrics
+from rhoselect.models.build import build_model, check_output
+from rhoselect.plan import Plan
+from rhoselect.queue import SelectionQueue
+from rhoselect.scorer.forward import Replica
+from rhoselect.scorer.loop import Scorer
+from rhoselect.selection import Scoring, get_function
+from rhoselect.snapshots import SnapshotStore
+from rhoselect.trainer.ground import Ground, Split
+from rhoselect.trainer.learner import Learner
+from rhoselect.trainer.loop import Trainer
+from rhoselect.trainer.runfolder import RunFolder
+from rhoselect.trainer.summary import summarise
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run's checked inputs."""
+
+    config: Config
+    dataset: Dataset
+    train: Split
+    test: Split
+    plan: Plan
+    scoring: Scoring
+
+
+def prepare(config: Config) -> Prepared:
+    """Open and check data, irreducible losses, score function and model. Raises UserError."""
+    dataset = open_data(config.data)
+    for split in ("train", "test"):
+        if split not in dataset.splits:
+            raise DataError(
+                f"data: split {split!r} is missing, got {', '.join(dataset.splits)}; a run trains"
+                " on 'train' and evaluates on 'test'"
+            )
+    train, test = dataset.split("train"), dataset.split("test")
+    selection = config.selection
+    plan = Plan(config.seed, len(train), selection.n_B, selection.chunk)
+    function = get_function(selection.function)
+    table = None
+    if function.needs.il:
+        if config.il.table is None:
+            raise ConfigError(
+                f"il.table: missing, selection.function {selection.function!r} needs it; make one"
+                " with 'rhoctl il fit' and set il.table"
+            )
+        table = read_table(
+            Path(config.il.table), dataset.fingerprint, dataset.splits["train"], config.il.overlap
+        )
+    prepared = Prepared(config, dataset, train, test, plan, Scoring(function, table))
+    resolve_device(config.scorer.device, "scorer.device")
+    resolve_device(config.trainer.device, "trainer.device")
+    sample = train.read(train.indices[:2], torch.device("cpu"))
+    check_output(config.model.factory, _model(prepared), sample.inputs, dataset.classes)
+    return prepared
+
+
+def build_scorer(
+    prepared: Prepared,
+    slot: int,
+    queue: SelectionQueue,
+    snapshots: SnapshotStore,
+    metrics: Metrics,
+) -> Scorer:
+    """The scorer of a slot."""
+    config = prepared.config
+    device = resolve_device(config.scorer.device, "scorer.device")
+    return Scorer(
+        slot,
+        config,
+        prepared.plan,
+        prepared.train,
+        prepared.train.start,
+        prepared.scoring,
+        _replica(prepared, config.selection.bn, device),
+        queue,
+        snapshots,
+        metrics,
+    )
+
+
+def build_trainer(
+    prepared: Prepared,
+    folder: RunFolder,
+    queue: SelectionQueue,
+    snapshots: SnapshotStore,
+    metrics: Metrics,
+    idle: Callable[[], bool],
+) -> Trainer:
+    """The trainer of a run folder; ``idle`` scores a chunk in this process, or returns False."""
+    config = prepared.config
+    device = resolve_device(config.trainer.device, "trainer.device")
+    rescorer = _replica(prepared, config.selection.bn, device)
+    evaluator = _replica(prepared, "running", device)
+    ground = Ground(
+        prepared.train,
+        prepared.test,
+        prepared.dataset.classes,
+        rescorer,
+        rescorer.layout,
+        evaluator,
+        evaluator.layout,
+    )
+    learner = Learner(_model(prepared), config.trainer, config.seed, device)
+    return Trainer(
+        config,
+        folder,
+        prepared.plan,
+        ground,
+        prepared.scoring,
+        learner,
+        queue,
+        snapshots,
+        metrics,
+        idle,
+    )
+
+
+def run_trainer(prepared: Prepared, folder: RunFolder, trainer: Trainer, workers: int) -> dict[str, Any]:
+    """Train to the end, write the summary, return it."""
+    progress = trainer.run()
+    sample_indices = prepared.train.indices[: prepared.config.selection.n_b].astype(np.int64)
+    sample = prepared.train.read(sample_indices, trainer.learner.device)
+    summary = summarise(
+        prepared.config, folder, workers, progress, trainer.learner.model, prepared.scoring, sample
+    )
+    trainer.records.finish(summary)
+    return summary
+
+
+def _model(prepared: Prepared) -> torch.nn.Module:
+    config, dataset = prepared.config, prepared.dataset
+    return build_model(
+        config.model.factory, config.model.args, dataset.input_shape, dataset.classes, config.seed
+    )
+
+
+def _replica(prepared: Prepared, bn: str, device: torch.device) -> Replica:
+    return Replica(_model(prepared), prepared.config.scorer.precision, bn, device)

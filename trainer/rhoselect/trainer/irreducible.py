@@ -1,0 +1,93 @@
+"""The irreducible-loss model (Appendix B): trained on the holdout split with AdamW; of its epochs
+the one with the lowest loss on the training set D is kept, and it scores D's points un-augmented."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib.metadata import version
+
+import numpy as np
+import torch
+from torch import nn
+
+from rhoselect.compute import threads
+from rhoselect.config import TrainerConfig
+from rhoselect.il import IlMetadata, IlTable
+from rhoselect.plan import Plan
+from rhoselect.selection import Forward
+from rhoselect.trainer.flops import forward_flops, step_flops
+from rhoselect.trainer.ground import Split
+from rhoselect.trainer.learner import Learner
+from rhoselect.trainer.records import weights_sha256
+from rhoselect.types import Indices
+
+SCORE_BATCH = 1000
+OnEpoch = Callable[[int, int, float], None]
+"""Called after each epoch with (epoch from 1, epochs, mean loss on the train split in nats)."""
+
+
+def fit(
+    model: nn.Module,
+    replica: Forward,
+    layout: dict[str, torch.dtype],
+    holdout: Split,
+    train: Split,
+    *,
+    settings: TrainerConfig,
+    batch: int,
+    epochs: int,
+    seed: int,
+    metadata: dict[str, str],
+    on_epoch: OnEpoch,
+) -> IlTable:
+    """Fit an irreducible-loss table for ``train``.
+
+    ``model`` is trained on ``holdout`` in place; ``replica``, of the same architecture, scores.
+    ``metadata`` gives fingerprint, model, split and precision. Raises NonFiniteLossError.
+    """
+    started = time.monotonic()
+    learner = Learner(model, settings, seed, torch.device("cpu"))
+    plan = Plan(seed, len(holdout), batch, batch)
+    steps_per_epoch = len(holdout) // batch
+    best_loss, losses, best_model = float("inf"), np.empty(0, np.float32), model
+    with threads(settings.threads):
+        for epoch in range(epochs):
+            for step in range(epoch * steps_per_epoch, (epoch + 1) * steps_per_epoch):
+                indices = holdout.start + plan.indices(plan.window(step))
+                learner.update(holdout.read(indices, learner.device), None, step)
+            replica.load(learner.snapshot(epoch, layout, {}))
+            scored = score(replica, train, train.indices)
+            mean_loss = float(scored.mean(dtype=np.float64))
+            if mean_loss < best_loss:
+                best_loss, losses, best_model = mean_loss, scored, copy.deepcopy(learner.model)
+            on_epoch(epoch + 1, epochs, mean_loss)
+        sample = train.read(train.indices[:batch], learner.device)
+        trained = epochs * steps_per_epoch * batch * step_flops(model, sample)
+        flops = trained + epochs * len(train) * forward_flops(model, sample)
+    span = (int(holdout.indices[0]), int(holdout.indices[-1]) + 1)
+    described = IlMetadata(
+        fingerprint=metadata["fingerprint"],
+        model=metadata["model"],
+        weights_sha256=weights_sha256(best_model),
+        split=metadata["split"],
+        holdout=span,
+        precision=metadata["precision"],
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        tool=f"rhoselect {version('rhoselect')}",
+        seconds=time.monotonic() - started,
+        flops=flops,
+    )
+    return IlTable(train.start, losses, described)
+
+
+def score(replica: Forward, points: Split, indices: Indices) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    """Losses [N] float32 in nats of the points of ``indices`` [N] under the loaded weights."""
+    device = torch.device("cpu")
+    parts = [
+        replica(points.read(indices[start : start + SCORE_BATCH], device)).losses.numpy()
+        for start in range(0, len(indices), SCORE_BATCH)
+    ]
+    return np.concatenate(parts)

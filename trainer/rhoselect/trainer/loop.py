@@ -1,0 +1,239 @@
+"""The trainer's loop: pop top → [refine] → step → publish. The only arrow back is weights.
+
+It waits for one thing, the scores of its window: scorers push them once they have the snapshot that
+the window's tickets name, which this loop publishes right after the step that made it. While it
+waits it calls ``idle``, with which a process that holds a scorer too scores a chunk itself. After a
+second without news it re-sends ``open`` (a flushed queue starts over) and after the lease it hands
+out again what a dead scorer held.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from rhoselect.compute import threads
+from rhoselect.config import Config
+from rhoselect.errors import NonFiniteLossError, WaitError
+from rhoselect.metrics import Metrics
+from rhoselect.plan import Plan
+from rhoselect.queue import SelectionQueue
+from rhoselect.selection import Scoring
+from rhoselect.selection.interface import State
+from rhoselect.snapshots import SnapshotStore
+from rhoselect.trainer import checkpoint as checkpoints
+from rhoselect.trainer.checkpoint import Checkpoint, Progress
+from rhoselect.trainer.evaluate import evaluate
+from rhoselect.trainer.ground import Ground, Status
+from rhoselect.trainer.learner import Learner, StepResult
+from rhoselect.trainer.picker import PickedBatch, Picker
+from rhoselect.trainer.records import Records, StepRecord
+from rhoselect.trainer.runfolder import RunFolder
+from rhoselect.types import Popped, Snapshot
+
+RESEND_S = 1.0
+
+
+class Trainer:
+    """One trainer generation. Everything it needs is given; it knows no transport."""
+
+    def __init__(
+        self,
+        config: Config,
+        folder: RunFolder,
+        plan: Plan,
+        ground: Ground,
+        scoring: Scoring,
+        learner: Learner,
+        queue: SelectionQueue,
+        snapshots: SnapshotStore,
+        metrics: Metrics,
+        idle: Callable[[], bool],
+    ) -> None:
+        self._config, self._folder, self._plan, self._ground = config, folder, plan, ground
+        self._scoring, self.learner = scoring, learner
+        self._queue, self._snapshots = queue, snapshots
+        self._metrics, self._idle = metrics, idle
+        self._picker = Picker(config, plan, ground, scoring, learner, queue, metrics)
+        self._live: dict[int, Snapshot] = {}
+        self._state: State = scoring.function.initial_state(ground.classes)
+        self._clock_start = time.monotonic()
+        self._waited_s = 0.0
+        self.status = Status(0)
+
+    def run(self) -> Progress:
+        """Train to the last step, from the newest checkpoint if there is one."""
+        with threads(self._config.trainer.threads):
+            step = self._restore()
+            self.records = Records(self._folder, step)
+            self._publish(step)
+            for window in range(step, step + self._ahead):
+                self._open(window)
+            while step < self._config.trainer.steps:
+                started = time.perf_counter()
+                popped = self._await_window(step)
+                waited_s = time.perf_counter() - started
+                picked = self._picker.pick(popped, self._state)
+                result = self._update(step, picked)
+                step += 1
+                self._publish(step)
+                self._open(step + self._ahead - 1)
+                self._queue.close(step - 1)
+                self._record(popped, picked, result, waited_s, started)
+                self._chores(step)
+        return self._progress(step)
+
+    @property
+    def _ahead(self) -> int:
+        """Windows open at once: scorers claim and read the next ones before their weights exist."""
+        return self._config.selection.lag + 2
+
+    def _version(self, window: int) -> int:
+        """The one version that may score ``window``."""
+        every = self._config.trainer.publish_every
+        return max(0, window - self._config.selection.lag) // every * every
+
+    def _open(self, window: int) -> None:
+        if window < self._config.trainer.steps:
+            self._queue.open(window, self._version(window), self._plan.chunks)
+
+    def _publish(self, step: int) -> None:
+        """Publish the weights after ``step`` steps if a window will use them; retire the unused."""
+        if not self._scoring.needs.forward or step >= self._config.trainer.steps:
+            return
+        if step % self._config.trainer.publish_every == 0 and step not in self._live:
+            with self._metrics.busy("publish"):
+                layout = self._ground.rescorer_layout
+                self._live[step] = self.learner.snapshot(step, layout, self._state)
+                self._folder.check_fence()
+                self._snapshots.publish(self._live[step])
+            size = sum(t.nbytes for t in self._live[step].tensors.values())
+            self._metrics.snapshot_bytes.inc(size)
+        oldest = self._version(step)
+        self._live = {v: s for v, s in self._live.items() if v >= oldest}
+        self._snapshots.retire(oldest)
+
+    def _await_window(self, window: int) -> Popped:
+        queue, k = self._config.queue, self._picker.wanted
+        started = time.monotonic()
+        while (popped := self._queue.pop(window, k, timeout_s=0)) is None:
+            if self._idle():
+                continue
+            popped = self._queue.pop(window, k, RESEND_S)
+            if popped is not None:
+                break
+            self._folder.check_fence()
+            for ahead in range(window, window + self._ahead):
+                self._open(ahead)
+            waited_s = time.monotonic() - started
+            if waited_s > queue.lease_s:
+                self._metrics.reclaimed.inc(self._queue.reap())
+            if waited_s > queue.timeout_s:
+                raise WaitError(
+                    f"step {window}: no scores for {waited_s:.0f} s (queue.timeout_s); queue:"
+                    f" {self._queue.stats()}; see logs/ for the scorers"
+                )
+        waited_s = time.monotonic() - started
+        self._waited_s += waited_s
+        self._metrics.wait_seconds.labels("window").inc(waited_s)
+        assert popped.version == self._version(window), "a window is scored by exactly its version"
+        return popped
+
+    def _update(self, step: int, picked: PickedBatch) -> StepResult:
+        with self._metrics.busy("train"):
+            batch = self._ground.train.read(picked.indices, self.learner.device)
+            result = self.learner.update(batch, picked.weights, step)
+        if not math.isfinite(result.loss):
+            kept = checkpoints.checkpoint_paths(self._folder.path)
+            raise NonFiniteLossError(
+                f"training loss at step {step}: got {result.loss}, allowed a finite one; last good"
+                f" checkpoint: {kept[-1] if kept else 'none yet'}; lower trainer.lr or set"
+                " trainer.clip_norm"
+            )
+        self._state = self._scoring.function.next_state(self._state, batch.labels, result.losses)
+        return result
+
+    def _record(
+        self,
+        popped: Popped,
+        picked: PickedBatch,
+        result: StepResult,
+        waited_s: float,
+        started: float,
+    ) -> None:
+        step, train = popped.window, self._ground.train
+        clean, labels = train.clean_labels(picked.indices), train.labels(picked.indices)
+        record = StepRecord(
+            step=step,
+            window=popped.window,
+            indices=picked.indices,
+            scores=picked.scores,
+            loss=result.loss,
+            staleness=step - popped.version,
+            candidates=self._plan.n_B,
+            wait_ms=1e3 * waited_s,
+            step_ms=1e3 * (time.perf_counter() - started),
+            corrupted_share=None if clean is None else float((clean != labels).mean()),
+            correct_share=float(result.correct.float().mean()),
+        )
+        self.records.append(record)
+        self._metrics.observe_step(
+            record.step + 1, record.step_ms / 1e3, record.staleness, len(labels), self._plan.n_B
+        )
+        self._metrics.queue_oldest_version.set(self._version(step + 1))
+        progress = vars(self._progress(step + 1))
+        self.status = replace(
+            self.status, loss=result.loss, staleness=record.staleness, **progress
+        )
+
+    def _chores(self, step: int) -> None:
+        """Evaluate and checkpoint when due; at the last step both."""
+        trainer, last = self._config.trainer, step == self._config.trainer.steps
+        if step % trainer.eval_every == 0 or last:
+            self._evaluate(step)
+        if step % trainer.checkpoint_every == 0 or last:
+            self.records.flush()
+            in_use = [s for v, s in sorted(self._live.items()) if v != step]
+            learner, state = self.learner.state_dict(), dict(self._state)
+            done = Checkpoint(self._progress(step), learner, state, in_use)
+            with self._metrics.busy("checkpoint"):
+                checkpoints.save(self._folder, done, trainer.keep_checkpoints)
+            self._metrics.last_checkpoint_time.set_to_current_time()
+
+    def _evaluate(self, step: int) -> None:
+        ground = self._ground
+        with self._metrics.busy("evaluate"):
+            layout = ground.evaluator_layout
+            ground.evaluator.load(self.learner.snapshot(step, layout, self._state))
+            result = evaluate(
+                ground.evaluator,
+                ground.test,
+                ground.test.indices,
+                ground.classes,
+                self._config.trainer.eval_batch,
+                self.learner.device,
+            )
+        self.records.add_evaluation(step, self._progress(step).wall_seconds, result)
+        self._metrics.accuracy.set(result.accuracy)
+        self.status = replace(self.status, accuracy=result.accuracy)
+
+    def _restore(self) -> int:
+        """Take up the newest checkpoint; returns the steps completed."""
+        found = checkpoints.load_newest(self._folder.path)
+        if found is None:
+            return 0
+        self.learner.load_state_dict(found.learner)
+        self._state = found.state
+        for snapshot in found.snapshots:
+            self._live[snapshot.version] = snapshot
+            self._snapshots.publish(snapshot)
+        self._clock_start = time.monotonic() - found.progress.wall_seconds
+        self._waited_s = found.progress.wait_seconds
+        self.status = Status(**vars(found.progress))
+        return found.progress.step
+
+    def _progress(self, step: int) -> Progress:
+        scored = step * self._plan.n_B if self._scoring.needs.forward else 0
+        return Progress(step, time.monotonic() - self._clock_start, self._waited_s, scored)
