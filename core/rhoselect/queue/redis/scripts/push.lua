@@ -10,6 +10,7 @@ local function push()
   local entry = redis.call('HGET', KEYS[1], window)
   local open_version, chunks = string.match(entry or '', '(%S+) (%d+)')
   if open_version ~= version then return 'late' end
+  -- The first write: a server at maxmemory refuses this one or none, never half a push.
   if redis.call('SADD', KEYS[6], chunk) == 0 then return 'repeated' end
 
   -- Lua's stack holds a few thousand values: long lists go in slices (of whole pairs).

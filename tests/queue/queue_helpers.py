@@ -1,0 +1,44 @@
+"""What the tests of the queue share: chunks of scores, and the order that they must come out in."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from rhoselect.queue import SelectionQueue
+from rhoselect.types import ChunkScores, Ticket
+
+
+def chunk_scores(
+    points: dict[int, float],
+    rejected: Sequence[int] = (),
+    features: Sequence[Sequence[float]] | None = None,
+) -> ChunkScores:
+    """The scores of one chunk, by position."""
+    return ChunkScores(
+        np.array(list(points), np.uint64),
+        np.array(list(points.values()), np.float64),
+        np.array(rejected, np.uint64),
+        None if features is None else np.array(features, np.float32),
+    )
+
+
+def expected_order(points: dict[int, float]) -> list[int]:
+    """Positions by score descending, then position ascending."""
+    return sorted(points, key=lambda position: (-points[position], position))
+
+
+def fill(queue: SelectionQueue, window: int, version: int, chunks: Sequence[ChunkScores]) -> None:
+    """Open a window and push all its chunks, last one first."""
+    queue.open(window, version, len(chunks))
+    for number in reversed(range(len(chunks))):
+        assert queue.push(Ticket(window, number, version), chunks[number])
+
+
+def until(condition: Callable[[], bool], what: str, timeout_s: float = 20.0) -> None:
+    """Ask again and again until it holds; fail with ``what`` otherwise."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"never: {what}"

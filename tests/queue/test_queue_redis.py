@@ -1,0 +1,347 @@
+"""What only a server can do wrong: lose data, forget scripts, mix runs, go away."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+import redis
+from conftest import PASSWORD, tcp_server
+from queue_helpers import chunk_scores, fill, until
+
+from rhoselect.errors import QueueConfigError, RunError, WaitError
+from rhoselect.launch.server import EmbeddedServer
+from rhoselect.queue.redis import RedisQueue, backend, check_server, server_name
+from rhoselect.types import QueueStats, Ticket
+
+CHUNKS = [chunk_scores({1: 0.5, 2: 2.5}, rejected=[3]), chunk_scores({5: 1.5})]
+New = Callable[..., RedisQueue]
+
+
+@pytest.fixture
+def new(server_url: str, admin: redis.Redis) -> Iterator[New]:
+    made: list[RedisQueue] = []
+
+    def make(run_id: str = "run", generation: int = 1, timeout_s: float = 20.0) -> RedisQueue:
+        made.append(RedisQueue(server_url, run_id, generation, 60.0, 600.0, timeout_s))
+        return made[-1]
+
+    yield make
+    for queue in made:
+        queue.disconnect()
+
+
+def test_a_flush_in_mid_window_costs_time_only(new: New, admin: redis.Redis) -> None:
+    queue = new()
+    fill(queue, 0, 0, CHUNKS)
+    undisturbed = queue.pop(0, 2, 0.0)
+    queue.close(0)
+    queue.open(1, 1, 2)
+    ticket = queue.claim(0, 0.0)
+    assert ticket is not None and queue.push(ticket, CHUNKS[0])
+    held = queue.claim(0, 0.0)
+    assert held is not None
+    admin.flushall()
+    assert not queue.push(held, CHUNKS[1])
+    assert queue.pop(1, 2, 0.0) is None
+    queue.open(1, 1, 2)
+    for chunk in range(2):
+        assert queue.claim(0, 0.0) == Ticket(1, chunk, 1)
+        assert queue.push(Ticket(1, chunk, 1), CHUNKS[chunk])
+    again = queue.pop(1, 2, 0.0)
+    assert undisturbed is not None and again is not None
+    assert again.positions.tolist() == undisturbed.positions.tolist() == [2, 5]
+    assert again.scores.tolist() == undisturbed.scores.tolist()
+
+
+def test_open_makes_up_for_keys_that_were_lost(new: New, admin: redis.Redis) -> None:
+    queue = new()
+    queue.open(0, 0, 2)
+    assert queue.claim(0, 0.0) is not None
+    names = [key for key in admin.scan_iter() if key.endswith((b":todo", b":leases", b":owners"))]
+    assert len(names) == 3
+    admin.delete(*names)
+    assert queue.claim(0, 0.0) is None
+    queue.open(0, 0, 2)
+    assert [queue.claim(0, 0.0) for _ in range(2)] == [Ticket(0, 0, 0), Ticket(0, 1, 0)]
+
+
+def test_scripts_are_loaded_again(new: New, admin: redis.Redis) -> None:
+    queue = new()
+    steps: list[Callable[[], object]] = [
+        lambda: queue.open(0, 0, 1),
+        lambda: queue.claim(0, 0.0),
+        lambda: queue.reap(0),
+        lambda: queue.push(Ticket(0, 0, 0), CHUNKS[0]),
+        lambda: queue.pop(0, 1, 0.0),
+        lambda: queue.close(0),
+    ]
+    for step in steps:
+        admin.script_flush()
+        step()
+    assert queue.stats() == QueueStats(0, 0, 0, 0, None, 1, 0, 0, 1, 1)
+
+
+def test_runs_and_generations_do_not_see_each_other(new: New, admin: redis.Redis) -> None:
+    queues = [new("a", 1), new("a", 2), new("b", 1), new("a:1", 2)]
+    for number, queue in enumerate(queues):
+        fill(queue, number, number, [chunk_scores({number: float(number)})])
+        queue.open(10 + number, number, 1)
+    for number, queue in enumerate(queues):
+        assert queue.stats().windows == 2
+        popped = queue.pop(number, 9, 0.0)
+        assert popped is not None and popped.positions.tolist() == [number]
+        assert queue.claim(0, 0.0) == Ticket(10 + number, 0, number)
+    queues[0].close(100)
+    queues[1].destroy()
+    assert [queue.stats().windows for queue in queues] == [0, 0, 2, 2]
+    left = {bytes(key).split(b"}")[0] for key in admin.scan_iter()}
+    assert left == {b"rho:{a:1", b"rho:{b:1", b"rho:{a:1:2"}
+
+
+def test_every_key_expires_and_every_touch_renews(new: New, admin: redis.Redis) -> None:
+    queue = new()
+    features = chunk_scores({1: 1.0}, rejected=[2], features=[[1.0]])
+    queue.open(0, 0, 3)
+    queue.claim(0, 0.0)
+    queue.claim(0, 0.0)
+    queue.push(Ticket(0, 0, 0), features)
+    queue.close(0)
+    fill(queue, 1, 1, [features])
+    queue.open(2, 2, 3)
+    queue.claim(0, 0.0)
+    keys = list(admin.scan_iter())
+    assert len(keys) == 7 + 5, keys  # those of the run, and window 1's; window 2 has none yet
+    assert all(0 < admin.pttl(key) <= 600_000 for key in keys)
+    for key in keys:
+        admin.pexpire(key, 100_000)
+    queue.open(1, 1, 1)
+    queue.open(2, 2, 3)
+    queue.push(Ticket(1, 0, 1), features)
+    queue.reap()
+    assert all(admin.pttl(key) > 100_000 for key in keys)
+
+
+def test_keys_stay_bounded_and_destroy_leaves_none(new: New, admin: redis.Redis) -> None:
+    queue = new()
+    most = 0
+    for window in range(200):
+        fill(queue, window, window, CHUNKS)
+        queue.pop(window, 1, 0.0)
+        most = max(most, admin.dbsize())
+        queue.close(window)
+    assert most <= 12
+    queue.open(500, 0, 2)
+    queue.destroy()
+    assert admin.dbsize() == 0
+
+
+def test_no_tokens_pile_up(new: New, admin: redis.Redis) -> None:
+    queue = new()
+    queue.open(0, 0, 3000)
+    bell = next(key for key in admin.scan_iter() if key.endswith(b":bell"))
+    assert admin.llen(bell) == backend.MAX_TOKENS
+    for _ in range(5):
+        assert queue.reap(0) == 0
+        assert queue.claim(0, 0.0) is not None
+        assert queue.reap(0) == 1
+    assert admin.llen(bell) == backend.MAX_TOKENS
+    for _ in range(3000):
+        assert queue.claim(0, 0.0) is not None
+    assert not admin.exists(bell)
+
+
+def blocked(admin: redis.Redis, count: int) -> Callable[[], bool]:
+    return lambda: admin.info("clients")["blocked_clients"] == count
+
+
+def test_tokens_wake_everyone_who_waits(
+    new: New, admin: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend, "SLICE_S", 60.0)  # no one looks again without a token
+    queue = new(timeout_s=200.0)
+    with ThreadPoolExecutor(8) as pool:
+        claims = [pool.submit(queue.claim, worker, 90.0) for worker in range(5)]
+        pops = [pool.submit(queue.pop, 0, 9, 90.0) for _ in range(3)]
+        until(blocked(admin, 8), "all eight wait")
+        queue.open(0, 0, 4)
+        until(lambda: sum(claim.done() for claim in claims) == 4, "four tickets are claimed")
+        for chunk in range(4):
+            queue.push(Ticket(0, chunk, 0), chunk_scores({chunk: 1.0}))
+        until(lambda: all(pop.done() for pop in pops), "all poppers have the window")
+        assert all(pop.result() is not None for pop in pops)
+        queue.open(1, 0, 1)
+        until(lambda: all(claim.done() for claim in claims), "the fifth has a ticket")
+
+
+def test_a_dropped_connection_is_made_again(new: New, admin: redis.Redis) -> None:
+    queue = new()
+    queue.open(0, 0, 1)
+    admin.client_kill_filter(_type="normal", skipme=True)
+    assert queue.claim(0, 0.0) == Ticket(0, 0, 0)
+
+
+def test_a_server_that_comes_back_is_used_again(
+    tmp_path: Path, free_port: Callable[[], int]
+) -> None:
+    port = free_port()
+    with tcp_server(tmp_path, port) as url:
+        queue = RedisQueue(url, "run", 1, 60.0, 600.0, 30.0)
+        queue.open(0, 0, 1)
+    with ThreadPoolExecutor(1) as pool:
+        reopened = pool.submit(queue.open, 0, 0, 1)
+        with tcp_server(tmp_path, port):
+            reopened.result(30.0)
+            assert queue.claim(0, 0.0) == Ticket(0, 0, 0)
+            queue.disconnect()
+
+
+@pytest.mark.parametrize("call", ["claim", "pop", "stats"])
+def test_a_server_lost_in_mid_run_is_named_without_its_password(
+    tmp_path: Path, free_port: Callable[[], int], call: str
+) -> None:
+    port = free_port()
+    with tcp_server(tmp_path, port) as url:
+        queue = RedisQueue(url, "run", 1, 60.0, 600.0, 0.1)
+        queue.open(0, 0, 1)
+    args = {"claim": (0, 5.0), "pop": (0, 1, 5.0), "stats": ()}[call]
+    with pytest.raises(WaitError) as caught:
+        getattr(queue, call)(*args)
+    queue.disconnect()
+    message = str(caught.value)
+    assert f"127.0.0.1:{port}" in message and "s3cret" not in message and "\n" not in message
+
+
+def test_a_silent_server_is_lost(tmp_path: Path) -> None:
+    with EmbeddedServer(tmp_path / "log") as server:
+        queue = RedisQueue(server.url, "run", 1, 60.0, 600.0, 0.1)
+        queue.open(0, 0, 1)
+        os.kill(server.pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(WaitError, match=r"no answer for 0\.1 s"):
+                queue.stats()
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+        queue.disconnect()
+
+
+def test_a_full_server_says_so_takes_no_half_push_and_can_be_emptied(tmp_path: Path) -> None:
+    with EmbeddedServer(tmp_path / "log") as server, redis.Redis.from_url(server.url) as admin:
+        queue = RedisQueue(server.url, "run", 1, 60.0, 600.0, 5.0)
+        queue.open(0, 0, 1)
+        admin.config_set("maxmemory", "1")
+        with pytest.raises(RunError, match="maxmemory"):
+            queue.push(Ticket(0, 0, 0), CHUNKS[0])
+        assert queue.stats() == QueueStats(1, 1, 0, 0, 0)
+        queue.close(0)
+        assert queue.stats() == QueueStats(0, 0, 0, 0, None)
+        queue.disconnect()
+
+
+def config_error(url: str) -> str:
+    with pytest.raises(QueueConfigError) as caught:
+        check_server(url)
+    message = str(caught.value)
+    assert "\n" not in message and "s3cret" not in message and "hunter2" not in message
+    return message
+
+
+def test_check_accepts_good_servers(server_url: str) -> None:
+    check_server(server_url)
+
+
+def test_check_refuses_a_wrong_or_missing_password(tcp_url: str) -> None:
+    address = tcp_url.rpartition("@")[2]
+    for credentials in ("", ":hunter2@", "someone:hunter2@"):
+        message = config_error(f"redis://{credentials}{address}")
+        assert f"redis://{address} refuses the user name or password" in message
+    queue = RedisQueue(f"redis://:hunter2@{address}", "run", 1, 60.0, 600.0, 5.0)
+    with pytest.raises(RunError, match="refuses us") as caught:
+        queue.stats()
+    queue.disconnect()
+    assert "hunter2" not in str(caught.value)
+
+
+def test_check_refuses_an_unreachable_server(tmp_path: Path, free_port: Callable[[], int]) -> None:
+    port = free_port()
+    assert "cannot be reached" in config_error(f"redis://:hunter2@127.0.0.1:{port}")
+    assert "cannot be reached" in config_error(f"rediss://:hunter2@127.0.0.1:{port}")
+    assert "cannot be reached" in config_error(f"unix://:hunter2@{tmp_path}/none.sock")
+
+
+def test_check_refuses_a_server_that_evicts(tmp_path: Path) -> None:
+    with EmbeddedServer(tmp_path / "log") as server, redis.Redis.from_url(server.url) as admin:
+        admin.config_set("maxmemory-policy", "allkeys-lru")
+        assert "maxmemory-policy allkeys-lru, allowed noeviction" in config_error(server.url)
+
+
+def test_check_refuses_a_replica(tmp_path: Path, free_port: Callable[[], int]) -> None:
+    with EmbeddedServer(tmp_path / "log") as server, redis.Redis.from_url(server.url) as admin:
+        admin.replicaof("127.0.0.1", free_port())
+        assert "replica" in config_error(server.url)
+
+
+def test_check_refuses_an_old_server(tcp_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rhoselect.queue.redis.server.OLDEST", (99, 0))
+    assert "allowed Redis >= 6.2 or Valkey >= 8" in config_error(tcp_url)
+
+
+def test_a_user_without_dangerous_commands_suffices(server_url: str, admin: redis.Redis) -> None:
+    rights = ["+@all", "-@dangerous"]
+    grant = ["ACL", "SETUSER", "plain", "reset", "on", f">{PASSWORD}", "~rho:*", *rights]
+    url = f"redis://plain:{quote(PASSWORD, safe='')}@" + server_url.rpartition("@")[2]
+    if server_url.startswith("unix"):
+        url = server_url.replace("unix://", f"unix://plain:{quote(PASSWORD, safe='')}@")
+    admin.execute_command(*grant)
+    assert "+info" in config_error(url)
+    admin.execute_command(*grant, "+info")
+    check_server(url)
+    queue = RedisQueue(url, "run", 1, 60.0, 600.0, 5.0)
+    fill(queue, 0, 0, CHUNKS)
+    assert queue.pop(0, 1, 0.0) is not None
+    assert queue.claim(0, 0.01) is None
+    queue.close(0)
+    queue.destroy()
+    queue.disconnect()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:s3cret/x@host:6379",
+        "redis://:s3cret#x@host:6379",
+        "redis://:12#s3cret@host:6379",
+        "redis://:12/s3cret@host:6379",
+        "redis://host/s3cret",
+        "unix://:s3cret/x@/run/queue.sock",
+        "unix://",
+        "redis://host:port",
+        "http://:s3cret@host",
+        "s3cret",
+        "redis://host?db=s3cret",
+    ],
+)
+def test_check_refuses_a_malformed_url(url: str) -> None:
+    assert "malformed" in config_error(url)
+
+
+def test_check_refuses_an_unknown_option(tcp_url: str) -> None:
+    assert "unknown option" in config_error(f"{tcp_url}?pasword=s3cret")
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("redis://user:s3cret@host/3?password=s3cret", "redis://host:6379/3"),
+        ("rediss://:s3cret@host:1/", "rediss://host:1"),
+        ("redis://", "redis://localhost:6379"),
+        ("unix://:s3cret@/run/a%20b.sock?db=1", "unix:///run/a b.sock"),
+    ],
+)
+def test_servers_are_named_without_secrets(url: str, name: str) -> None:
+    assert server_name(url) == name
