@@ -210,8 +210,13 @@ def load(path: Path | None, overrides: Iterable[str] = ()) -> Config:
             ) from None
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise ConfigError(f"configuration {path}: cannot be read as TOML: {error}") from None
+    return apply(tree, overrides)
+
+
+def apply(tree: dict[str, Any], overrides: Iterable[str]) -> Config:
+    """Apply ``section.key=value`` overrides to a tree in place and check it. Raises ConfigError."""
     for override in overrides:
-        _apply(tree, override)
+        _override(tree, override)
     return parse(tree)
 
 
@@ -228,7 +233,7 @@ def from_json(text: str) -> Config:
     return parse(json.loads(text))
 
 
-def _apply(tree: dict[str, Any], override: str) -> None:
+def _override(tree: dict[str, Any], override: str) -> None:
     name, equals, text = override.partition("=")
     keys = name.strip().split(".")
     if not equals or not all(keys):

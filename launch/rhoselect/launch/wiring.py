@@ -17,7 +17,7 @@ import torch
 
 from rhoselect.compute import resolve_device
 from rhoselect.config import Config
-from rhoselect.data import Dataset, open_data
+from rhoselect.data import Dataset, SplitPoints, open_data
 from rhoselect.errors import ConfigError, DataError
 from rhoselect.il import read_table
 from rhoselect.metrics import Metrics
@@ -28,7 +28,7 @@ from rhoselect.scorer.forward import Replica
 from rhoselect.scorer.loop import Scorer
 from rhoselect.selection import Scoring, get_function
 from rhoselect.snapshots import SnapshotStore
-from rhoselect.trainer.ground import Ground, Split
+from rhoselect.trainer.ground import Ground
 from rhoselect.trainer.learner import Learner
 from rhoselect.trainer.loop import Trainer
 from rhoselect.trainer.runfolder import RunFolder
@@ -41,8 +41,8 @@ class Prepared:
 
     config: Config
     dataset: Dataset
-    train: Split
-    test: Split
+    train: SplitPoints
+    test: SplitPoints
     plan: Plan
     scoring: Scoring
 

@@ -4,34 +4,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 
+from rhoselect.data import SplitPoints
 from rhoselect.selection import Forward
-from rhoselect.types import Indices, Points
-
-
-class Split(Points, Protocol):
-    """A split of a data set: points, and where it starts among the data set's indices."""
-
-    @property
-    def start(self) -> int: ...
-
-    @property
-    def indices(self) -> Indices: ...
-
-    def labels(self, indices: Indices) -> Indices: ...
-
-    def clean_labels(self, indices: Indices) -> Indices | None: ...
 
 
 @dataclass(frozen=True)
 class Ground:
     """What a run stands on: splits, classes, the replicas that re-score and that evaluate."""
 
-    train: Split
-    test: Split
+    train: SplitPoints
+    test: SplitPoints
     classes: int
     rescorer: Forward
     rescorer_layout: dict[str, torch.dtype]

@@ -15,11 +15,11 @@ from torch import nn
 
 from rhoselect.compute import threads
 from rhoselect.config import TrainerConfig
+from rhoselect.data import SplitPoints
 from rhoselect.il import IlMetadata, IlTable
 from rhoselect.plan import Plan
 from rhoselect.selection import Forward
 from rhoselect.trainer.flops import forward_flops, step_flops
-from rhoselect.trainer.ground import Split
 from rhoselect.trainer.learner import Learner
 from rhoselect.trainer.records import weights_sha256
 from rhoselect.types import Indices
@@ -33,8 +33,8 @@ def fit(
     model: nn.Module,
     replica: Forward,
     layout: dict[str, torch.dtype],
-    holdout: Split,
-    train: Split,
+    holdout: SplitPoints,
+    train: SplitPoints,
     *,
     settings: TrainerConfig,
     batch: int,
@@ -83,7 +83,7 @@ def fit(
     return IlTable(train.start, losses, described)
 
 
-def score(replica: Forward, points: Split, indices: Indices) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+def score(replica: Forward, points: SplitPoints, indices: Indices) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
     """Losses [N] float32 in nats of the points of ``indices`` [N] under the loaded weights."""
     device = torch.device("cpu")
     parts = [

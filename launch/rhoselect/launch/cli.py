@@ -1,0 +1,50 @@
+"""The command ``rhoctl``. Exit codes: 0 ok, 1 failure, 2 bad input (one line: what, got, allowed)."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+from rich.console import Console
+
+from rhoselect.errors import RhoError
+from rhoselect.launch.commands import data, il, report, train
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    help="Train on the points worth learning: RHO-LOSS data selection, exact and parallel.",
+)
+app.add_typer(data.app, name="data")
+app.add_typer(il.app, name="il")
+app.command("train")(train.train)
+app.command("report")(report.report)
+
+
+def main() -> None:
+    """Entry point: runs a command and turns errors into one line and an exit code."""
+    sys.path.insert(0, os.getcwd())  # import paths in configurations may name files right here
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run a command line and return its exit code."""
+    stderr = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+    try:
+        code = app(arguments, prog_name="rhoctl", standalone_mode=False)
+    except RhoError as error:
+        stderr.print(f"rhoctl: {' '.join(str(error).split())}")
+        return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        stderr.print("rhoctl: interrupted; a run goes on from its last checkpoint with --resume")
+        return 130
+    except typer.Exit as stop:
+        return stop.exit_code
+    except Exception as error:
+        if not hasattr(error, "format_message"):
+            raise
+        stderr.print(f"rhoctl: {' '.join(error.format_message().split())} See 'rhoctl --help'.")
+        return 2
+    return code if isinstance(code, int) else 0

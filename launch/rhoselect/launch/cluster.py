@@ -1,0 +1,217 @@
+"""``--workers N``: one trainer actor and N scorer actors on Ray, a Redis-protocol server between.
+
+The process of ``rhoctl`` starts the server and the actors and watches them. Scorers restart by
+themselves, in the same slot; the trainer does not: its run goes on with ``--resume``.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# Ray reads these when it is imported.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+from rhoselect import config as configuration
+from rhoselect.config import Config
+from rhoselect.errors import ConfigError, RhoError, RunError
+from rhoselect.launch.endpoints import queue_url
+from rhoselect.launch.serial import Watch
+from rhoselect.launch.server import EmbeddedServer
+from rhoselect.launch.wiring import Prepared, build_scorer, build_trainer, prepare, run_trainer
+from rhoselect.metrics import Metrics
+from rhoselect.queue.redis import RedisQueue
+from rhoselect.snapshots import SnapshotStore
+from rhoselect.snapshots.ray import RayStore, start_board
+from rhoselect.snapshots.shm import SharedMemoryStore
+from rhoselect.trainer.ground import Status
+from rhoselect.trainer.loop import Trainer
+from rhoselect.trainer.runfolder import RunFolder
+
+POLL_S = 0.2
+EXPIRY_S = 24 * 3600.0  # what an abandoned run leaves on a shared server is gone after a day
+
+
+@dataclass(frozen=True)
+class Endpoints:
+    """How an actor reaches queue and snapshots: ``board`` is None for shared memory."""
+
+    queue_url: str
+    board: Any
+    folder: Path
+
+    def queue(self, config: Config, run: RunFolder) -> RedisQueue:
+        return RedisQueue(
+            self.queue_url,
+            run.run_id,
+            run.generation,
+            lease_s=config.queue.lease_s,
+            expiry_s=EXPIRY_S,
+            timeout_s=config.queue.timeout_s,
+        )
+
+    def snapshots(self, writer: bool) -> SnapshotStore:
+        if self.board is not None:
+            return RayStore(self.board)
+        return SharedMemoryStore(self.folder, writer)
+
+
+class ScorerActor:
+    """A scorer in a process of its own."""
+
+    def __init__(self, slot: int, config: str, run: RunFolder, endpoints: Endpoints) -> None:
+        self._stop = threading.Event()
+        self._slot, self._run, self._endpoints = slot, run, endpoints
+        self._config = configuration.from_json(config)
+
+    def run(self) -> None:
+        """Score until stopped."""
+        config, metrics = self._config, Metrics()
+        _log_to(self._run.path / "logs" / f"scorer-{self._slot}.log")
+        logging.info("scorer %d of process %d starts", self._slot, os.getpid())
+        if config.metrics.port >= 0:
+            metrics.serve(0, str(self._slot), self._run.path / "logs" / "metrics")
+        queue = self._endpoints.queue(config, self._run)
+        snapshots = self._endpoints.snapshots(writer=False)
+        build_scorer(prepare(config), self._slot, queue, snapshots, metrics).run(self._stop)
+        snapshots.close()
+
+    def stop(self) -> None:
+        """Let ``run`` return after its present ticket."""
+        self._stop.set()
+
+
+class TrainerActor:
+    """The trainer in a process of its own; ``status`` answers while ``run`` runs."""
+
+    def __init__(self, config: str, run: RunFolder, endpoints: Endpoints, workers: int) -> None:
+        self._config = configuration.from_json(config)
+        self._run, self._endpoints, self._workers = run, endpoints, workers
+        self._trainer: Trainer | None = None
+
+    def run(self) -> dict[str, Any]:
+        """Train to the end and return the summary."""
+        config, metrics = self._config, Metrics()
+        _log_to(self._run.path / "logs" / "trainer.log")
+        logging.info("trainer of process %d starts", os.getpid())
+        if config.metrics.port >= 0:
+            metrics.serve(config.metrics.port, "trainer", self._run.path / "logs" / "metrics")
+        queue = self._endpoints.queue(config, self._run)
+        snapshots = self._endpoints.snapshots(writer=True)
+        prepared = prepare(config)
+        try:
+            self._trainer = build_trainer(
+                prepared, self._run, queue, snapshots, metrics, idle=lambda: False
+            )
+            return run_trainer(prepared, self._run, self._trainer, self._workers)
+        finally:
+            queue.destroy()
+            snapshots.close()
+
+    def status(self) -> Status:
+        """A look at the run."""
+        return self._trainer.status if self._trainer else Status(0)
+
+
+def run_cluster(prepared: Prepared, folder: RunFolder, workers: int, watch: Watch) -> dict[str, Any]:
+    """Run to the end and return the summary. Raises RunError if the trainer dies."""
+    config = prepared.config
+    with ExitStack() as stack:
+        url = queue_url(config.queue)
+        if url is None:
+            log = folder.path / "logs" / "queue-server.log"
+            url = stack.enter_context(EmbeddedServer(log)).url
+        stack.enter_context(_ray(config, workers))
+        endpoints = _endpoints(config, folder, url)
+        stack.callback(shutil.rmtree, endpoints.folder, ignore_errors=True)
+        return _run_actors(config, folder, endpoints, workers, watch)
+
+
+def _run_actors(
+    config: Config, folder: RunFolder, endpoints: Endpoints, workers: int, watch: Watch
+) -> dict[str, Any]:
+    text = config.model_dump_json()
+    trainer = (
+        ray.remote(TrainerActor)
+        .options(num_cpus=1, max_concurrency=2)
+        .remote(text, folder, endpoints, workers)
+    )
+    scorer_class = ray.remote(ScorerActor).options(
+        num_cpus=1, max_concurrency=2, max_restarts=-1, max_task_retries=-1
+    )
+    scorers = [scorer_class.remote(slot, text, folder, endpoints) for slot in range(workers)]
+    done, working = trainer.run.remote(), [s.run.remote() for s in scorers]
+    latest = [Status(0)]
+    watch(lambda: latest[0])
+    try:
+        while True:
+            ready, _ = ray.wait([done, *working], timeout=POLL_S)
+            if ready:  # the summary, or the error of whoever failed first
+                summary: dict[str, Any] = ray.get(ready[0])
+                return summary
+            latest[0] = ray.get(trainer.status.remote())
+    except RayTaskError as error:
+        if isinstance(error.cause, RhoError):
+            raise error.cause from None
+        raise RunError(f"an actor failed: {error.cause!r}; see {folder.path}/logs") from error
+    except RayActorError as error:
+        reason = str(error).splitlines()[0]
+        raise RunError(
+            f"the trainer died ({reason}); continue with: rhoctl train --resume --run-dir"
+            f" {folder.path}"
+        ) from None
+    finally:
+        for scorer in scorers:
+            scorer.stop.remote()
+        for actor in (trainer, *scorers):
+            ray.kill(actor)
+
+
+def _endpoints(config: Config, folder: RunFolder, url: str) -> Endpoints:
+    transport = config.snapshots.transport
+    if transport == "auto":
+        transport = "shm" if config.cluster.address == "local" else "ray"
+    board = start_board() if transport == "ray" else None
+    return Endpoints(url, board, SharedMemoryStore.new_folder())
+
+
+@contextmanager
+def _ray(config: Config, workers: int) -> Iterator[None]:
+    """A Ray cluster: the one already joined, one started here, or the one at an address."""
+    if ray.is_initialized():
+        yield
+        return
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if config.cluster.address == "local":
+        # Logical CPUs: N scorers on fewer cores run slowly but do start.
+        cpus = max(os.cpu_count() or 1, workers + 1)
+        options |= {"num_cpus": cpus, "include_dashboard": False}
+    try:
+        ray.init(address=config.cluster.address, **options)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"cluster.address: cannot join {config.cluster.address!r}: {reason}; allowed 'local'"
+            " or the address of a running cluster"
+        ) from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _log_to(path: Path) -> None:
+    logging.basicConfig(
+        filename=path, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
+    )

@@ -1,0 +1,33 @@
+"""``rhoctl report``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from rhoselect.launch import report as reports
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs.")],
+    out: Annotated[Path | None, typer.Option(help="Also draw accuracy curves into this PNG.")] = None,
+    as_json: Annotated[Path | None, typer.Option("--json", help="Write the table as JSON.")] = None,
+) -> None:
+    """Compare finished runs: steps and seconds to the best accuracy of the uniform run.
+
+    Example:
+
+      rhoctl report runs/demo-uniform runs/demo-rho --out runs/demo.png
+    """
+    loaded = [reports.load_run(path) for path in runs]
+    rows = reports.comparison(loaded)
+    Console().print(reports.table(rows))
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_bytes(reports.figure(loaded))
+    if as_json is not None:
+        as_json.write_text(json.dumps(rows, indent=2) + "\n")

@@ -1,0 +1,107 @@
+"""``rhoctl train``."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from rhoselect import config as configuration
+from rhoselect.config import Config
+from rhoselect.errors import ConfigError
+from rhoselect.launch.display import display
+from rhoselect.launch.endpoints import queue_url
+from rhoselect.launch.report import write_page
+from rhoselect.launch.serial import run_serial
+from rhoselect.launch.wiring import Prepared, prepare
+from rhoselect.queue.redis import check_server
+from rhoselect.trainer.runfolder import RunFolder, check_absent, check_resume
+
+
+def train(
+    config: Annotated[Path | None, typer.Argument(help="TOML file of the run.")] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Scorer actors; 0: one process.")] = 0,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a key (repeatable)."),
+    ] = None,
+    run_dir: Annotated[Path | None, typer.Option(help="Folder of the run to make.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on in --run-dir.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, run nothing.")] = False,
+) -> None:
+    """Train a model on the candidates most worth learning.
+
+    The points selected and the final weights do not depend on --workers.
+
+    Examples:
+
+      rhoctl train examples/fashion-mnist.toml --workers 4
+
+      rhoctl train examples/fashion-mnist.toml --set selection.function=uniform --run-dir runs/u
+
+      rhoctl train --resume --run-dir runs/u --workers 2
+    """
+    path = _run_dir(run_dir, config, resume)
+    if resume:
+        given = configuration.load(config, sets or []) if config or sets else None
+        settings = check_resume(path, given)
+    else:
+        settings = configuration.load(config, sets or [])
+        check_absent(path)
+    prepared = prepare(settings)
+    _check_queue(settings, workers)
+    console = Console()
+    if dry_run:
+        console.print(_plan(prepared, workers), highlight=False, markup=False, end="")
+        return
+    folder = RunFolder.resume(path) if resume else RunFolder.create(path, settings)
+    summary = _run(prepared, folder, workers, console)
+    write_page(path)
+    console.print(
+        f"{path}: {summary['steps']} steps in {summary['wall_seconds']:.1f} s, best accuracy"
+        f" {summary['best_accuracy']:.4f}, final {summary['final_accuracy']:.4f}",
+        highlight=False,
+        markup=False,
+    )
+
+
+def _run(prepared: Prepared, folder: RunFolder, workers: int, console: Console) -> dict[str, Any]:
+    with display(console, folder.path.name, prepared.config.trainer.steps) as watch:
+        # Nothing to share out when a function needs no forward, such as uniform.
+        if workers == 0 or not prepared.scoring.needs.forward:
+            return run_serial(prepared, folder, watch)
+        from rhoselect.launch.cluster import run_cluster  # Ray takes a second to import
+
+        return run_cluster(prepared, folder, workers, watch)
+
+
+def _run_dir(run_dir: Path | None, config: Path | None, resume: bool) -> Path:
+    if run_dir is not None:
+        return run_dir
+    if resume:
+        raise ConfigError("--resume: needs --run-dir DIR, the folder of the run to go on with")
+    name = config.stem if config is not None else "run"
+    return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def _check_queue(settings: Config, workers: int) -> None:
+    url = queue_url(settings.queue)
+    if workers > 0 and url is not None:
+        check_server(url)
+
+
+def _plan(prepared: Prepared, workers: int) -> str:
+    """The resolved configuration and what it amounts to, as commented TOML."""
+    plan, settings = prepared.plan, prepared.config
+    function = prepared.scoring.function
+    return (
+        f"# {plan.n} points, {plan.n // plan.n_B} windows of {plan.n_B} an epoch,"
+        f" {plan.chunks} chunks of {plan.chunk} a window\n"
+        f"# {settings.trainer.steps} steps = {settings.trainer.steps * plan.n_B / plan.n:.2f}"
+        f" epochs of candidates; {workers} workers; scoring forward:"
+        f" {'yes' if function.needs.forward else 'no'}\n"
+        f"{settings.to_toml()}"
+    )

@@ -1,0 +1,81 @@
+"""A running train command on the terminal: one live line; plain lines now and then elsewhere."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from rhoselect.launch.serial import Watch
+from rhoselect.trainer.ground import Status
+
+REFRESH_HZ = 4
+PLAIN_EVERY_S = 10.0
+
+
+@contextmanager
+def display(console: Console, name: str, steps: int) -> Iterator[Watch]:
+    """Show a run of ``steps`` steps while the block runs; yields what a runner calls with its status."""
+    status: list[Callable[[], Status]] = [lambda: Status(0)]
+
+    def watch(source: Callable[[], Status]) -> None:
+        status[0] = source
+
+    if not console.is_terminal:
+        with _plain_lines(console, name, steps, lambda: status[0]()):
+            yield watch
+        return
+    progress = Progress(
+        TextColumn(f"[bold]{name}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[facts]}"),
+        TimeRemainingColumn(),
+        console=console,
+    )
+    task = progress.add_task(name, total=steps, facts="starting")
+
+    def render() -> Progress:
+        now = status[0]()
+        progress.update(task, completed=now.step, facts=facts(now) if now.step else "starting")
+        return progress
+
+    with Live(console=console, get_renderable=render, refresh_per_second=REFRESH_HZ):
+        yield watch
+
+
+def facts(status: Status) -> str:
+    """Accuracy, candidates scored per second, staleness and the share of time spent waiting."""
+    seconds = max(status.wall_seconds, 1e-9)
+    return (
+        f"accuracy {status.accuracy:.4f}  loss {status.loss:.3f}"
+        f"  {status.scored_points / seconds:,.0f} points/s"
+        f"  staleness {status.staleness}  waiting {status.wait_seconds / seconds:.0%}"
+    )
+
+
+@contextmanager
+def _plain_lines(
+    console: Console, name: str, steps: int, status: Callable[[], Status]
+) -> Iterator[None]:
+    stop = threading.Event()
+
+    def speak() -> None:
+        started = time.monotonic()
+        while not stop.wait(PLAIN_EVERY_S):
+            now = status()
+            elapsed_s = time.monotonic() - started
+            console.print(f"{name}: step {now.step}/{steps}  {facts(now)}  {elapsed_s:.0f} s")
+
+    speaker = threading.Thread(target=speak, daemon=True)
+    speaker.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        speaker.join()

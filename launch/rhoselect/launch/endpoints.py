@@ -1,0 +1,45 @@
+"""The queue server that a configuration names, with its password from where it is kept."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from urllib.parse import quote, urlsplit, urlunsplit
+
+from rhoselect.config import QueueConfig
+from rhoselect.errors import ConfigError
+
+PASSWORD_VARIABLE = "RHOSELECT_QUEUE_PASSWORD"
+
+
+def queue_url(config: QueueConfig) -> str | None:
+    """The URL with its password, or None for the embedded server.
+
+    The password comes from queue.password_file or the environment, never from the configuration,
+    which is copied into the run folder. Raises ConfigError.
+    """
+    if config.url == "embedded":
+        return None
+    parts = urlsplit(config.url)
+    if parts.scheme not in ("redis", "rediss", "unix"):
+        raise ConfigError(
+            f"queue.url: got scheme {parts.scheme!r}, allowed 'embedded', redis://, rediss:// or"
+            " unix://"
+        )
+    if parts.password is not None:
+        raise ConfigError(
+            "queue.url: holds a password, which would be copied into the run folder; put it into"
+            f" queue.password_file or the environment variable {PASSWORD_VARIABLE}"
+        )
+    password = os.environ.get(PASSWORD_VARIABLE)
+    if config.password_file is not None:
+        try:
+            password = Path(config.password_file).read_text().strip()
+        except OSError as error:
+            raise ConfigError(
+                f"queue.password_file {config.password_file}: cannot be read: {error.strerror}"
+            ) from None
+    if not password:
+        return config.url
+    user = f"{parts.username or ''}:{quote(password, safe='')}@"
+    return urlunsplit(parts._replace(netloc=user + parts.netloc.rpartition("@")[2]))
