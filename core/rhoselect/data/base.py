@@ -1,0 +1,77 @@
+"""What a data set is to the loops: named splits of points, each point with a global index."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from rhoselect.errors import DataError
+from rhoselect.types import Batch, Indices
+
+Labels = npt.NDArray[np.int64]
+Span = tuple[int, int]
+"""[start, stop) of global indices."""
+
+
+class SplitPoints(ABC):
+    """The points start … stop - 1 of a data set. Satisfies ``rhoselect.types.Points``.
+
+    Indices are global (a point keeps its index whichever split it is read through) and must lie in
+    the split.
+    """
+
+    def __init__(self, span: Span) -> None:
+        self.start, self.stop = span
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    @property
+    def indices(self) -> Indices:
+        """All indices [len], ascending."""
+        return np.arange(self.start, self.stop, dtype=np.int64)
+
+    def index_of(self, ranks: npt.NDArray[np.integer[Any]]) -> Indices:
+        """Indices [C] of ``ranks`` [C] within the split (0 … len - 1), as a plan yields them."""
+        return ranks.astype(np.int64) + self.start
+
+    @abstractmethod
+    def read(self, indices: Indices, device: torch.device) -> Batch:
+        """The points of ``indices`` [C], ready for the model on ``device``."""
+
+    @abstractmethod
+    def labels(self, indices: Indices) -> Labels:
+        """Labels [C] int64, as trained on."""
+
+    @abstractmethod
+    def clean_labels(self, indices: Indices) -> Labels | None:
+        """Labels [C] int64 before noise was put in, or None where nobody knows."""
+
+
+class Dataset(Protocol):
+    """A data set. ``input_shape`` is that of one input as the model gets it."""
+
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def classes(self) -> int: ...
+    @property
+    def input_shape(self) -> tuple[int, ...]: ...
+    @property
+    def splits(self) -> Mapping[str, Span]: ...
+    def split(self, name: str) -> SplitPoints:
+        """The points of a split. Raises DataError for a name that is not in ``splits``."""
+        ...
+
+
+def span_of(name: str, splits: Mapping[str, Span]) -> Span:
+    """[start, stop) of a split. Raises DataError for an unknown name."""
+    if name not in splits:
+        advice = "; make one with `data import --holdout FRACTION`" if name == "holdout" else ""
+        raise DataError(f"split: got {name!r}, allowed one of {', '.join(splits)}{advice}")
+    return splits[name]

@@ -1,0 +1,130 @@
+"""Splits in memory on their way to disk: checked, with label noise and a holdout put in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from rhoselect.data.base import Labels
+from rhoselect.data.manifest import DTYPES, Array, Kind
+from rhoselect.errors import DataError
+
+ORDER = ("train", "holdout", "test")
+Splits = Mapping[str, tuple[Array, Array]]
+"""{split: (inputs [R, ...], labels [R])}"""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """A split: inputs [R, ...], labels [R] int64, clean labels [R] int64 if there is noise."""
+
+    inputs: Array
+    labels: Labels
+    clean: Labels | None = None
+
+    def rows(self, which: Array | slice) -> Columns:
+        """The rows that a mask or a slice picks."""
+        clean = None if self.clean is None else self.clean[which]
+        return Columns(self.inputs[which], self.labels[which], clean)
+
+
+def checked_columns(kind: Kind, splits: Splits) -> dict[str, Columns]:
+    """The splits in the order of rows on disk. Raises DataError for what ``kind`` cannot hold."""
+    return {name: _columns(kind, name, *splits[name]) for name in _names(splits)}
+
+
+def _names(splits: Splits) -> list[str]:
+    unknown = sorted(splits.keys() - set(ORDER))
+    missing = sorted({"train", "test"} - splits.keys())
+    if unknown or missing:
+        raise DataError(
+            f"splits: got {', '.join(splits) or 'none'}, allowed train, test and, if you like,"
+            " holdout"
+        )
+    return [name for name in ORDER if name in splits]
+
+
+def _columns(kind: Kind, name: str, inputs: Array, labels: Array) -> Columns:
+    if len(inputs) != len(labels) or len(labels) == 0:
+        raise DataError(
+            f"{name}: got {len(inputs)} inputs and {len(labels)} labels, allowed as many of one as"
+            " of the other, at least 1"
+        )
+    ndim = {"image": (4,), "tokens": (2,), "float": range(2, 33)}[kind]
+    if inputs.dtype != DTYPES[kind] or inputs.ndim not in ndim or 0 in inputs.shape:
+        raise DataError(
+            f"{name}: got inputs {list(inputs.shape)} {inputs.dtype}, allowed for kind {kind}:"
+            f" {np.dtype(DTYPES[kind])} in {ndim[0]}{' or more' if len(ndim) > 1 else ''}"
+            " dimensions, none of them 0"
+        )
+    if kind == "float" and not np.isfinite(inputs).all():
+        row = int(np.argmin(np.isfinite(inputs.reshape(len(inputs), -1)).all(axis=1)))
+        raise DataError(f"{name}: got a NaN or infinite input in row {row}, allowed finite floats")
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise DataError(
+            f"{name}: got labels {list(labels.shape)} {labels.dtype}, allowed integers [R]"
+        )
+    labels = labels.astype(np.int64)
+    if (low := int(labels.min())) < 0:
+        raise DataError(f"{name}: got label {low}, allowed 0 and up; number the classes from 0")
+    return Columns(np.ascontiguousarray(inputs), labels)
+
+
+def class_count(parts: Mapping[str, Columns], classes: int | None) -> int:
+    """Classes: as given, or the greatest label + 1. Raises DataError for a label beyond."""
+    greatest = max(int(part.labels.max()) for part in parts.values())
+    if classes is not None and greatest >= classes:
+        raise DataError(
+            f"labels: got {greatest}, allowed 0 to {classes - 1} with {classes} classes"
+        )
+    return greatest + 1 if classes is None else classes
+
+
+def input_shape(parts: Mapping[str, Columns]) -> tuple[int, ...]:
+    """Shape of one input. Raises DataError if the splits differ."""
+    shapes = {name: part.inputs.shape[1:] for name, part in parts.items()}
+    for name, shape in shapes.items():
+        if shape != shapes["train"]:
+            raise DataError(
+                f"{name}: got inputs of shape {list(shape)}, allowed {list(shapes['train'])} as in"
+                " train"
+            )
+    return shapes["train"]
+
+
+def with_noise(
+    parts: Mapping[str, Columns], classes: int, probability: float, seed: int
+) -> dict[str, Columns]:
+    """Labels of train and holdout replaced, each with ``probability``, by one of the others."""
+    if classes < 2:
+        raise DataError("label noise: got 1 class, allowed 2 or more, to have another one to take")
+    random = np.random.default_rng([seed, 0])
+    noisy = {}
+    for name, part in parts.items():
+        labels = part.labels
+        if name != "test":
+            wrong = random.random(len(labels)) < probability
+            step = random.integers(1, classes, len(labels))
+            labels = np.where(wrong, (labels + step) % classes, labels)
+        noisy[name] = replace(part, labels=labels, clean=part.labels)
+    return noisy
+
+
+def with_holdout(parts: Mapping[str, Columns], fraction: float, seed: int) -> dict[str, Columns]:
+    """A random ``fraction`` of train moved to holdout; both keep their order."""
+    if "holdout" in parts:
+        raise DataError(
+            "holdout: got a fraction, but the source has a holdout split; drop the flag"
+        )
+    train = parts["train"]
+    total = len(train.labels)
+    count = round(fraction * total)
+    if not 0 < count < total:
+        raise DataError(
+            f"holdout: got {fraction} of {total} training points, which leaves one side empty"
+        )
+    held = np.zeros(total, bool)
+    held[np.random.default_rng([seed, 1]).permutation(total)[:count]] = True
+    return {"train": train.rows(~held), "holdout": train.rows(held), "test": parts["test"]}

@@ -1,0 +1,163 @@
+"""manifest.json of a data set on disk: what is in the folder, and the hash that names it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from rhoselect.data.base import Span
+from rhoselect.errors import DataError
+
+FILE_NAME = "manifest.json"
+Kind = Literal["image", "tokens", "float"]
+Array = npt.NDArray[Any]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Size = Annotated[int, Field(ge=1)]
+Row = Annotated[int, Field(ge=0)]
+DTYPES: Mapping[Kind, type[np.generic]] = {
+    "image": np.uint8,
+    "tokens": np.int64,
+    "float": np.float32,
+}
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Inputs(Part):
+    """One input: "image" [C, H, W] uint8, "tokens" [T] int64, or "float" [D…] float32."""
+
+    kind: Kind
+    shape: Annotated[tuple[Size, ...], Field(min_length=1)]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Element type on disk."""
+        return np.dtype(DTYPES[self.kind])
+
+    @property
+    def size(self) -> int:
+        """Elements of one input."""
+        return math.prod(self.shape)
+
+    def column_type(self) -> pa.DataType:
+        """Arrow type of the column ``inputs``."""
+        if self.kind == "image":
+            return pa.binary(self.size)
+        return pa.list_(pa.from_numpy_dtype(self.dtype), self.size)
+
+
+class Shard(Part):
+    """One Arrow IPC file in the folder."""
+
+    file: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
+    rows: Size
+    bytes: Size
+    sha256: Sha256
+
+
+class Manifest(Part):
+    """The whole of manifest.json. Rows count over the shards in order: row = index of a point.
+
+    ``mean`` and ``std`` hold one number a channel, of the train split's images scaled to [0, 1].
+    """
+
+    format: Literal[1] = 1
+    inputs: Inputs
+    classes: Size
+    fingerprint: Sha256
+    splits: dict[str, tuple[Row, Row]]
+    shards: Annotated[tuple[Shard, ...], Field(min_length=1)]
+    clean_label: bool
+    mean: tuple[float, ...] | None = None
+    std: tuple[Annotated[float, Field(gt=0)], ...] | None = None
+    label_noise: float
+    noise_seed: int
+    source: str
+
+    @property
+    def rows(self) -> int:
+        """Points in the data set."""
+        return sum(shard.rows for shard in self.shards)
+
+    def arrow_schema(self) -> pa.Schema:
+        """Columns of every shard."""
+        columns = {"inputs": self.inputs.column_type(), "label": pa.int64()}
+        return pa.schema(columns | ({"clean_label": pa.int64()} if self.clean_label else {}))
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and check manifest.json. Raises DataError when missing, malformed or inconsistent."""
+    path = folder / FILE_NAME
+    if not folder.is_dir():
+        raise DataError(f"data set {folder}: no such folder; make one with `rhoctl data import`")
+    try:
+        manifest = Manifest.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise DataError(
+            f"data set {folder}: has no {FILE_NAME}; allowed a folder made by `rhoctl data import`"
+        ) from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise DataError(
+            f"{path}: malformed at {where}: {first['msg'].lower()}; import the data again"
+        ) from None
+    _check_splits(path, manifest)
+    channels = manifest.inputs.shape[0] if manifest.inputs.kind == "image" else 0
+    if not channels == len(manifest.mean or ()) == len(manifest.std or ()):
+        raise DataError(
+            f"{path}: mean and std: got {len(manifest.mean or ())} and {len(manifest.std or ())}"
+            f" numbers, allowed {channels}, one a channel; import the data again"
+        )
+    return manifest
+
+
+def _check_splits(path: Path, manifest: Manifest) -> None:
+    for name, (start, stop) in manifest.splits.items():
+        if not start < stop <= manifest.rows:
+            raise DataError(
+                f"{path}: splits.{name}: got [{start}, {stop}), allowed a non-empty range within"
+                f" [0, {manifest.rows}); import the data again"
+            )
+
+
+def content_hash(
+    inputs: Inputs,
+    classes: int,
+    splits: Mapping[str, Span],
+    blocks: Iterable[tuple[Array, Array, Array | None]],
+) -> str:
+    """The fingerprint: sha256 over the header and each column's bytes, in row order.
+
+    ``blocks`` yields (inputs, labels, clean labels or None) of successive rows. How the rows are
+    cut into blocks does not matter, since each column is hashed by itself.
+    """
+    columns = [hashlib.sha256() for _ in range(3)]
+    for block in blocks:
+        for column, values in zip(columns, block, strict=True):
+            if values is not None:
+                column.update(np.ascontiguousarray(values).reshape(-1).data)
+    header = {"inputs": inputs.model_dump(), "classes": classes, "splits": dict(splits)}
+    total = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    for column in columns:
+        total.update(column.digest())
+    return total.hexdigest()
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

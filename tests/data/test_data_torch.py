@@ -1,0 +1,177 @@
+"""Torch data sets by import path, and objects by import path."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from data_helpers import CPU, refused
+from torch.utils.data import Dataset as TorchData
+from torch.utils.data import IterableDataset
+
+from rhoselect.config import DataConfig
+from rhoselect.data import open_data
+from rhoselect.errors import ConfigError, DataError
+from rhoselect.importing import load_object
+
+SIZES = {"train": 200, "holdout": 30, "test": 40}
+
+
+class Squares(TorchData[Any]):
+    """Point i of a split is [i, i²]; what ``broken`` names is wrong with it."""
+
+    def __init__(self, split: str, broken: str = "", scale: float = 1.0) -> None:
+        self.size, self.broken, self.scale = SIZES[split], broken, scale
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, place: int) -> Any:
+        value = torch.tensor([place, place**2], dtype=torch.float32) * self.scale
+        label: Any = place % 7
+        match self.broken:
+            case "dtype":
+                value = value.to(torch.uint8)
+            case "label":
+                label = "cat"
+            case "beyond" if place == 5:
+                label = 99
+            case "shape" if place == 5:
+                value = value[:1]
+            case "item":
+                raise RuntimeError("disk\ngone")
+            case "no pair":
+                return value
+            case "scalar":
+                value = value[0]
+            case "array":
+                return value.numpy().astype(np.int64), np.int64(label)
+        return value, label
+
+
+class Named(Squares):
+    classes = tuple("abcdefghi")
+
+
+class Endless(IterableDataset[Any]):
+    def __iter__(self) -> Any:
+        return iter(())
+
+
+def squares(**arguments: Any) -> Any:
+    return Squares(**arguments)
+
+
+def named(**arguments: Any) -> Any:
+    return Named(**arguments)
+
+
+def without_holdout(split: str) -> Any:
+    if split == "holdout":
+        raise ValueError("no such split")
+    return Squares(split)
+
+
+def without_test(split: str) -> Any:
+    if split == "test":
+        raise ValueError("no such\nsplit")
+    return Squares(split)
+
+
+def endless(split: str) -> Any:
+    return Endless()
+
+
+NOT_CALLABLE = 3
+
+
+def opened(name: str, **args: Any) -> Any:
+    return open_data(DataConfig(dataset=f"{__name__}:{name}", args=args))
+
+
+def test_points_are_read_by_global_index() -> None:
+    dataset = opened("squares")
+    assert dataset.splits == {"train": (0, 200), "holdout": (200, 230), "test": (230, 270)}
+    assert (dataset.input_shape, dataset.classes) == ((2,), 7)
+    points = dataset.split("holdout")
+    batch = points.read(np.array([229, 200, 203]), CPU)
+    assert batch.inputs.tolist() == [[29, 841], [0, 0], [3, 9]]
+    assert batch.labels.tolist() == [1, 0, 3]
+    assert points.labels(np.array([203])).tolist() == [3]
+    assert points.clean_labels(points.indices) is None
+    assert points.index_of(np.array([0, 2], np.uint64)).tolist() == [200, 202]
+    with pytest.raises(AssertionError):
+        points.read(np.array([199]), CPU)
+
+
+def test_classes_by_name_absent_holdout_and_arrays() -> None:
+    assert opened("named").classes == 9
+    dataset = opened("without_holdout")
+    assert dataset.splits == {"train": (0, 200), "test": (200, 240)}
+    with refused("got 'holdout', allowed one of train, test", DataError):
+        dataset.split("holdout")
+    tokens = opened("squares", broken="array").split("test")
+    assert tokens.read(tokens.indices, CPU).inputs.dtype == torch.int64
+
+
+def test_the_fingerprint_follows_path_arguments_lengths_and_content() -> None:
+    base = opened("named").fingerprint
+    assert opened("named").fingerprint == base
+    others = [opened("squares"), opened("named", scale=2.0), opened("without_holdout")]
+    assert len({base, *(other.fingerprint for other in others)}) == 4
+
+
+@pytest.mark.parametrize(
+    ("broken", "pattern"),
+    [
+        ("dtype", "got inputs torch.uint8"),
+        ("label", "got item 0: TypeError"),
+        ("item", "RuntimeError: disk gone"),
+        ("no pair", "got item 0: TypeError"),
+        ("scalar", "got a single number"),
+    ],
+)
+def test_bad_items_are_refused_at_open(broken: str, pattern: str) -> None:
+    with refused(pattern, DataError):
+        opened("squares", broken=broken)
+
+
+@pytest.mark.parametrize(("broken", "pattern"), [("beyond", "label 99"), ("shape", r"input \[1\]")])
+def test_bad_items_are_refused_when_read(broken: str, pattern: str) -> None:
+    points = opened("named", broken=broken).split("train")
+    with refused(pattern, DataError):
+        points.read(np.arange(10), CPU)
+
+
+def test_bad_factories_are_refused() -> None:
+    with refused("test: ValueError: no such split", DataError):
+        opened("without_test")
+    with refused("TypeError", DataError):
+        opened("squares", colour=1)
+    with refused("map-style", DataError):
+        opened("endless")
+    with refused("data.args: got 'split'", ConfigError):
+        opened("squares", split="train")
+
+
+@pytest.mark.parametrize(
+    ("path", "pattern"),
+    [
+        ("no_colon", "allowed 'module:name'"),
+        ("a:b:c", "allowed 'module:name'"),
+        ("../x:y", "allowed 'module:name'"),
+        (":f", "allowed 'module:name'"),
+        ("no_such_module_at_all:f", "cannot be imported"),
+        (f"{__name__}:nothing", "has no 'nothing'"),
+        (f"{__name__}:NOT_CALLABLE", "of type int, allowed a callable"),
+    ],
+)
+def test_bad_import_paths_are_refused(path: str, pattern: str) -> None:
+    with refused(f"some.key: got .*{pattern}", ConfigError):
+        load_object(path, "some.key")
+
+
+def test_dotted_names_are_found() -> None:
+    assert load_object(f"{__name__}:Named.__len__", "key") is Named.__len__
