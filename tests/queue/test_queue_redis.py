@@ -125,6 +125,10 @@ def test_every_key_expires_and_every_touch_renews(new: New, admin: redis.Redis) 
     queue.push(Ticket(1, 0, 1), features)
     queue.reap()
     assert all(admin.pttl(key) > 100_000 for key in keys)
+    while queue.claim(7, 0.0) is not None:
+        pass
+    assert queue.reap(7) == 2  # makes the keys of waiting tickets and of the bell anew
+    assert all(admin.pttl(key) > 0 for key in admin.scan_iter())
 
 
 def test_keys_stay_bounded_and_destroy_leaves_none(new: New, admin: redis.Redis) -> None:
