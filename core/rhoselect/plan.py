@@ -2,12 +2,14 @@
 
 A *plan position* p (unsigned 64 bit) names a candidate: epoch p // n, rank p % n. The index of rank
 r in an epoch is a keyed permutation of 0..n-1, computed point by point, so a billion points need
-no table: a Feistel network over the smallest even number of bits that holds n, walked along its
-cycle until it lands below n (Black & Rogaway, "Ciphers with arbitrary finite domains", 2002).
+no table: a generalised Feistel network over Z_a x Z_b with a, b near the square root of n, walked
+along its cycle until it lands below n, which it nearly always does at once (Black & Rogaway,
+"Ciphers with arbitrary finite domains", 2002).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +18,7 @@ import numpy.typing as npt
 from rhoselect.errors import ConfigError
 from rhoselect.types import Indices, Positions
 
-ROUNDS = 8
+ROUNDS = 6
 _U64 = npt.NDArray[np.uint64]
 
 
@@ -38,20 +40,28 @@ def key64(*parts: int) -> np.uint64:
 
 def permute(ranks: _U64, n: int, key: np.uint64) -> _U64:
     """The image of ``ranks`` [C] (each < n) under the keyed permutation of 0..n-1."""
-    half_bits = max(1, ((n - 1).bit_length() + 1) // 2)
-    shift, mask = np.uint64(half_bits), np.uint64((1 << half_bits) - 1)
+    columns = math.isqrt(n - 1) + 1
+    a, b = np.uint64(columns), np.uint64(-(-n // columns))
     round_keys = mix64(np.arange(ROUNDS, dtype=np.uint64) ^ key)
 
     def encrypt(x: _U64) -> _U64:
-        left, right = x >> shift, x & mask
-        for round_key in round_keys:
-            left, right = right, left ^ (mix64(right ^ round_key) & mask)
-        return (left << shift) | right
+        left, right = x % a, x // a
+        for even, odd in zip(round_keys[::2], round_keys[1::2], strict=True):
+            left = (left + _scramble(right ^ even)) % a
+            right = (right + _scramble(left ^ odd)) % b
+        return right * a + left
 
     image = encrypt(ranks)
     while (outside := image >= n).any():
         image[outside] = encrypt(image[outside])
     return image
+
+
+def _scramble(x: _U64) -> _U64:
+    """A round function: 31 well mixed bits of each x [C]. Cheaper than ``mix64``."""
+    x = x * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(32))) * np.uint64(0x94D049BB133111EB)
+    return x >> np.uint64(33)
 
 
 @dataclass(frozen=True)

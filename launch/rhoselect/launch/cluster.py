@@ -40,6 +40,7 @@ from rhoselect.trainer.loop import Trainer
 from rhoselect.trainer.runfolder import RunFolder
 
 POLL_S = 0.2
+STOP_S = 5.0  # for scorers to end by themselves: Ray reports killed ones as failures
 EXPIRY_S = 24 * 3600.0  # what an abandoned run leaves on a shared server is gone after a day
 
 
@@ -174,6 +175,7 @@ def _run_actors(
     finally:
         for scorer in scorers:
             scorer.stop.remote()
+        ray.wait(working, num_returns=len(working), timeout=STOP_S)
         for actor in (trainer, *scorers):
             ray.kill(actor)
 

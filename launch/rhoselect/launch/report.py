@@ -36,8 +36,8 @@ class Run:
     def smooth(self) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
         """Means [E] of three neighbouring evaluations (two at the ends)."""
         kernel = np.ones(3)
-        total = np.convolve(self.accuracy, kernel, "same")
-        counts = np.convolve(np.ones(len(self.accuracy)), kernel, "same")
+        total = np.convolve(self.accuracy, kernel)[1:-1]  # also of fewer than three
+        counts = np.convolve(np.ones(len(self.accuracy)), kernel)[1:-1]
         return np.asarray(total / counts)
 
     def first(self, accuracy: float) -> int | None:
