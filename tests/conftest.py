@@ -1,0 +1,62 @@
+"""A tiny data set, its irreducible losses and a configuration, made once a session. Read only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rhoselect.data import write_dataset
+from support import CLASSES, made, patches
+
+
+@pytest.fixture(scope="session")
+def dataset_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """400 train, 200 holdout and 100 test images [1, 16, 16] of 4 classes, 10% label noise."""
+    folder = tmp_path_factory.mktemp("data") / "patches"
+    write_dataset(folder, "image", patches(), CLASSES, label_noise=0.1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def il_table(dataset_dir: Path) -> Path:
+    """Irreducible losses of ``dataset_dir``."""
+    table = dataset_dir.with_name("il.parquet")
+    model = ("--model", "rhoselect.models:mlp", "--set", "model.args.width=16")
+    made("il", "fit", "--data", dataset_dir, "--out", table, *model, "--epochs", "1")
+    return table
+
+
+@pytest.fixture(scope="session")
+def tiny_config(dataset_dir: Path, il_table: Path) -> Path:
+    """A configuration of 20 steps on ``dataset_dir``."""
+    path = dataset_dir.with_name("tiny.toml")
+    path.write_text(
+        f"""
+seed = 0
+
+[data]
+path = "{dataset_dir}"
+
+[model]
+factory = "rhoselect.models:mlp"
+args = {{ width = 32 }}
+
+[il]
+table = "{il_table}"
+
+[selection]
+n_b = 8
+n_B = 64
+chunk = 16
+
+[trainer]
+steps = 20
+eval_every = 10
+checkpoint_every = 10
+
+[metrics]
+port = -1
+"""
+    )
+    return path

@@ -1,0 +1,54 @@
+"""What many tests share: the command line in this process, and a data set small enough to learn."""
+
+from __future__ import annotations
+
+import io
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rhoselect.launch import cli
+
+CLASSES = 4
+SIZES = {"train": 400, "holdout": 200, "test": 100}
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command line gave: exit code, standard output, standard error."""
+
+    code: int
+    out: str
+    err: str
+
+
+def rhoctl(*arguments: str | Path) -> Result:
+    """Run ``rhoctl`` with these arguments in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        code = cli.run([str(argument) for argument in arguments])
+    return Result(code, out.getvalue(), err.getvalue())
+
+
+def made(*arguments: str | Path) -> Result:
+    """Run ``rhoctl`` with arguments that must work."""
+    result = rhoctl(*arguments)
+    assert result.code == 0, result.err
+    return result
+
+
+def patches(seed: int = 0) -> dict[str, Any]:
+    """Splits of images [N, 1, 16, 16]: noise, and a brighter quarter that tells the class."""
+    random = np.random.default_rng(seed)
+    splits = {}
+    for name, size in SIZES.items():
+        labels = random.integers(0, CLASSES, size)
+        images = random.integers(0, 120, (size, 1, 16, 16), np.uint8)
+        for image, label in zip(images, labels, strict=True):
+            row, column = 8 * (label // 2), 8 * (label % 2)
+            image[0, row : row + 8, column : column + 8] += np.uint8(60)
+        splits[name] = (images, labels)
+    return splits
