@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -60,3 +61,12 @@ port = -1
 """
     )
     return path
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """One Ray cluster for all runs of the session in this process; runs join it."""
+    from rhoselect.launch.cluster import joined
+
+    with joined("local", workers=5):
+        yield

@@ -18,17 +18,14 @@ def algorithm_1(
     chunk: int,
     lr: float,
     autocast: torch.dtype | None,
+    batch_statistics: bool = False,
 ) -> list[Tensor]:
-    """Train ``model`` in place; returns the indices [n_b] of each step.
-
-    ``windows`` gives the candidates [n_B] of each step, ``read`` their inputs and labels, ``il`` the
-    irreducible loss of every index. Losses are computed ``chunk`` points at a time, as bits depend
-    on it.
-    """
+    """Train ``model`` in place on ``windows`` [n_B]; returns the indices [n_b] of each step.
+    Losses are computed ``chunk`` points at a time, as their bits depend on it."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, fused=True)
     selected = []
     for candidates in windows:
-        frozen = copy.deepcopy(model).eval()
+        frozen = copy.deepcopy(model).train(batch_statistics)
         losses = []
         with torch.no_grad(), torch.autocast("cpu", autocast, enabled=autocast is not None):
             for part in candidates.split(chunk):

@@ -1,7 +1,7 @@
 """The irreducible-loss table: one float32 a point, in Parquet, tied to its data set.
 
-Columns ``index`` int64 (data-set index) and ``irreducible_loss`` float32 (nats). The file's metadata
-names the data set's fingerprint, the model and its weights, and the split it learnt from.
+Columns ``index`` int64 (data-set index) and ``irreducible_loss`` float32 (nats). The file's
+metadata names the data set's fingerprint, the model and its weights, and the split it learnt from.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def read_table(
     if overlap != "allow" and max(start, metadata.holdout[0]) < min(stop, metadata.holdout[1]):
         raise IrreducibleLossError(
             f"il.table {path}: its model learnt from points {list(metadata.holdout)}, which overlap"
-            f" the train split {[start, stop]}; fit on a holdout or set il.overlap = \"allow\""
+            f' the train split {[start, stop]}; fit on a holdout or set il.overlap = "allow"'
         )
     index = rows["index"].to_numpy()
     losses = rows["irreducible_loss"].to_numpy().astype(np.float32)

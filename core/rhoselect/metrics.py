@@ -43,9 +43,13 @@ class Metrics:
         self.wait_seconds = Counter(
             "rho_wait_seconds", "Seconds of waiting, by reason.", ["reason"], registry=registry
         )
-        self.queue_points = Gauge("rho_queue_points", "Points held by the queue.", registry=registry)
+        self.queue_points = Gauge(
+            "rho_queue_points", "Points held by the queue.", registry=registry
+        )
         self.queue_oldest_version = Gauge(
-            "rho_queue_oldest_version", "Oldest weights an open window waits for.", registry=registry
+            "rho_queue_oldest_version",
+            "Oldest weights an open window waits for.",
+            registry=registry,
         )
         self.staleness = Histogram(
             "rho_selected_staleness_steps",
@@ -74,9 +78,7 @@ class Metrics:
             "rho_selection_ratio", "Points trained on per candidate drawn.", registry=registry
         )
 
-    def observe_step(
-        self, steps: int, seconds: float, staleness: int, n_b: int, n_B: int
-    ) -> None:
+    def observe_step(self, steps: int, seconds: float, staleness: int, n_b: int, n_B: int) -> None:
         """Count one step: ``steps`` are completed now, it took ``seconds`` with its waits."""
         for _ in range(n_b):
             self.staleness.observe(staleness)

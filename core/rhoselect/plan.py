@@ -23,7 +23,7 @@ _U64 = npt.NDArray[np.uint64]
 
 
 def mix64(x: _U64) -> _U64:
-    """SplitMix64's finaliser on an array [C] of uint64: a bijection whose output bits look random."""
+    """SplitMix64's finaliser on an array [C] of uint64: a bijection with random-looking output."""
     x = x + np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

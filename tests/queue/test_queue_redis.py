@@ -11,13 +11,13 @@ from urllib.parse import quote
 
 import pytest
 import redis
-from conftest import PASSWORD, tcp_server
 from queue_helpers import chunk_scores, fill, until
 
 from rhoselect.errors import QueueConfigError, RunError, WaitError
 from rhoselect.launch.server import EmbeddedServer
 from rhoselect.queue.redis import RedisQueue, backend, check_server, server_name
 from rhoselect.types import QueueStats, Ticket
+from servers import PASSWORD, free_port, tcp_server
 
 CHUNKS = [chunk_scores({1: 0.5, 2: 2.5}, rejected=[3]), chunk_scores({5: 1.5})]
 New = Callable[..., RedisQueue]
@@ -190,9 +190,7 @@ def test_a_dropped_connection_is_made_again(new: New, admin: redis.Redis) -> Non
     assert queue.claim(0, 0.0) == Ticket(0, 0, 0)
 
 
-def test_a_server_that_comes_back_is_used_again(
-    tmp_path: Path, free_port: Callable[[], int]
-) -> None:
+def test_a_server_that_comes_back_is_used_again(tmp_path: Path) -> None:
     port = free_port()
     with tcp_server(tmp_path, port) as url:
         queue = RedisQueue(url, "run", 1, 60.0, 600.0, 30.0)
@@ -206,9 +204,7 @@ def test_a_server_that_comes_back_is_used_again(
 
 
 @pytest.mark.parametrize("call", ["claim", "pop", "stats"])
-def test_a_server_lost_in_mid_run_is_named_without_its_password(
-    tmp_path: Path, free_port: Callable[[], int], call: str
-) -> None:
+def test_a_server_lost_in_mid_run_is_named_without_its_password(tmp_path: Path, call: str) -> None:
     port = free_port()
     with tcp_server(tmp_path, port) as url:
         queue = RedisQueue(url, "run", 1, 60.0, 600.0, 0.1)
@@ -271,7 +267,7 @@ def test_check_refuses_a_wrong_or_missing_password(tcp_url: str) -> None:
     assert "hunter2" not in str(caught.value)
 
 
-def test_check_refuses_an_unreachable_server(tmp_path: Path, free_port: Callable[[], int]) -> None:
+def test_check_refuses_an_unreachable_server(tmp_path: Path) -> None:
     port = free_port()
     assert "cannot be reached" in config_error(f"redis://:hunter2@127.0.0.1:{port}")
     assert "cannot be reached" in config_error(f"rediss://:hunter2@127.0.0.1:{port}")
@@ -284,7 +280,7 @@ def test_check_refuses_a_server_that_evicts(tmp_path: Path) -> None:
         assert "maxmemory-policy allkeys-lru, allowed noeviction" in config_error(server.url)
 
 
-def test_check_refuses_a_replica(tmp_path: Path, free_port: Callable[[], int]) -> None:
+def test_check_refuses_a_replica(tmp_path: Path) -> None:
     with EmbeddedServer(tmp_path / "log") as server, redis.Redis.from_url(server.url) as admin:
         admin.replicaof("127.0.0.1", free_port())
         assert "replica" in config_error(server.url)

@@ -75,5 +75,5 @@ class ResNet18Small(nn.Module):
 
 
 def resnet18_small(*, input_shape: tuple[int, ...], classes: int, width: int = 64) -> nn.Module:
-    """The paper's ResNet-18 for small images (Appendix B); ``width`` = channels of the first stage."""
+    """The paper's ResNet-18 for small images (Appendix B); ``width``: channels of stage 1."""
     return ResNet18Small(input_shape[0], classes, width)

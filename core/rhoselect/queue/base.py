@@ -27,7 +27,7 @@ class SelectionQueue(Protocol):
         ...
 
     def claim(self, worker: int, timeout_s: float) -> Ticket | None:
-        """Lease the next ticket (lowest window, then lowest chunk) to the worker in slot ``worker``.
+        """Lease the next ticket (lowest window, then lowest chunk) to slot ``worker``.
 
         Waits up to ``timeout_s`` (0: not at all); None when there was none.
         """

@@ -97,5 +97,5 @@ class ScoreFunction(ABC):
         return {}
 
     def next_state(self, state: State, labels: Tensor, losses: Tensor) -> State:
-        """The state after a step on points with ``labels`` [n_b] and ``losses`` [n_b] (before it)."""
+        """The state after a step on points with ``labels`` [n_b] that had ``losses`` [n_b]."""
         return state

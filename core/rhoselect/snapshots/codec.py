@@ -27,7 +27,7 @@ def encode(snapshot: Snapshot) -> bytes:
 
 
 def decode(data: bytes) -> Snapshot:
-    """The snapshot back, in fresh CPU tensors. Raises RunError for anything but ``encode``'s work."""
+    """The snapshot back, in fresh CPU tensors. Raises RunError for anything else."""
     try:
         tensors = load(data)
         header_bytes = int.from_bytes(data[:8], "little")
@@ -49,5 +49,5 @@ def _checksum(tensors: dict[str, Tensor]) -> int:
     checksum = 0
     for name in sorted(tensors):
         flat = tensors[name].reshape(-1).view(torch.uint8)
-        checksum = zlib.crc32(flat.numpy(), checksum)
+        checksum = zlib.crc32(flat.numpy().data, checksum)
     return checksum

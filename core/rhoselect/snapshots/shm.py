@@ -96,14 +96,14 @@ class SharedMemoryStore:
 
     def _sleep(self, timeout_s: float, awaited: Path) -> None:
         if self._bell is None:
+            bell = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
             try:
-                self._bell = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-                self._bell.bind(str(self._folder / f"{os.getpid()}-{secrets.token_hex(4)}.sock"))
-            except FileNotFoundError:  # the writer has closed the store
-                self._bell.close()
-                self._bell = None
+                bell.bind(str(self._folder / f"{os.getpid()}-{secrets.token_hex(4)}.sock"))
+            except FileNotFoundError:  # the writer has not opened the store yet, or has closed it
+                bell.close()
                 time.sleep(timeout_s)
                 return
+            self._bell = bell
         self._bell.settimeout(timeout_s)
         if not awaited.exists():  # it may have come before the socket did
             with contextlib.suppress(TimeoutError):

@@ -1,4 +1,4 @@
-"""The command ``rhoctl``. Exit codes: 0 ok, 1 failure, 2 bad input (one line: what, got, allowed)."""
+"""The command ``rhoctl``. Exit codes: 0 ok, 1 failure, 2 bad input (one line on stderr)."""
 
 from __future__ import annotations
 
@@ -48,3 +48,7 @@ def run(arguments: list[str]) -> int:
         stderr.print(f"rhoctl: {' '.join(error.format_message().split())} See 'rhoctl --help'.")
         return 2
     return code if isinstance(code, int) else 0
+
+
+if __name__ == "__main__":
+    main()

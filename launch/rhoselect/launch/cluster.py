@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 # Ray reads these when it is imported.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -125,7 +125,9 @@ class TrainerActor:
         return self._trainer.status if self._trainer else Status(0)
 
 
-def run_cluster(prepared: Prepared, folder: RunFolder, workers: int, watch: Watch) -> dict[str, Any]:
+def run_cluster(
+    prepared: Prepared, folder: RunFolder, workers: int, watch: Watch
+) -> dict[str, Any]:
     """Run to the end and return the summary. Raises RunError if the trainer dies."""
     config = prepared.config
     with ExitStack() as stack:
@@ -133,7 +135,7 @@ def run_cluster(prepared: Prepared, folder: RunFolder, workers: int, watch: Watc
         if url is None:
             log = folder.path / "logs" / "queue-server.log"
             url = stack.enter_context(EmbeddedServer(log)).url
-        stack.enter_context(_ray(config, workers))
+        stack.enter_context(joined(config.cluster.address, workers))
         endpoints = _endpoints(config, folder, url)
         stack.callback(shutil.rmtree, endpoints.folder, ignore_errors=True)
         return _run_actors(config, folder, endpoints, workers, watch)
@@ -142,13 +144,14 @@ def run_cluster(prepared: Prepared, folder: RunFolder, workers: int, watch: Watc
 def _run_actors(
     config: Config, folder: RunFolder, endpoints: Endpoints, workers: int, watch: Watch
 ) -> dict[str, Any]:
-    text = config.model_dump_json()
+    # Any: Ray's own types do not know the methods of an actor handle.
+    text, ray_any = config.model_dump_json(), cast(Any, ray)
     trainer = (
-        ray.remote(TrainerActor)
+        ray_any.remote(TrainerActor)
         .options(num_cpus=1, max_concurrency=2)
         .remote(text, folder, endpoints, workers)
     )
-    scorer_class = ray.remote(ScorerActor).options(
+    scorer_class = ray_any.remote(ScorerActor).options(
         num_cpus=1, max_concurrency=2, max_restarts=-1, max_task_retries=-1
     )
     scorers = [scorer_class.remote(slot, text, folder, endpoints) for slot in range(workers)]
@@ -189,23 +192,23 @@ def _endpoints(config: Config, folder: RunFolder, url: str) -> Endpoints:
 
 
 @contextmanager
-def _ray(config: Config, workers: int) -> Iterator[None]:
-    """A Ray cluster: the one already joined, one started here, or the one at an address."""
+def joined(address: str, workers: int) -> Iterator[None]:
+    """The Ray cluster already joined, one started here ("local"), or the one at an address."""
     if ray.is_initialized():
         yield
         return
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if config.cluster.address == "local":
+    if address == "local":
         # Logical CPUs: N scorers on fewer cores run slowly but do start.
         cpus = max(os.cpu_count() or 1, workers + 1)
         options |= {"num_cpus": cpus, "include_dashboard": False}
     try:
-        ray.init(address=config.cluster.address, **options)
+        ray.init(address=address, **options)
     except (ConnectionError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(
-            f"cluster.address: cannot join {config.cluster.address!r}: {reason}; allowed 'local'"
-            " or the address of a running cluster"
+            f"cluster.address: cannot join {address!r}: {reason}; allowed 'local' or the address of"
+            " a running cluster"
         ) from None
     try:
         yield

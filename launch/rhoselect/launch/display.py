@@ -20,7 +20,7 @@ PLAIN_EVERY_S = 10.0
 
 @contextmanager
 def display(console: Console, name: str, steps: int) -> Iterator[Watch]:
-    """Show a run of ``steps`` steps while the block runs; yields what a runner calls with its status."""
+    """Show a run of ``steps`` steps meanwhile; yields what a runner calls with its status."""
     status: list[Callable[[], Status]] = [lambda: Status(0)]
 
     def watch(source: Callable[[], Status]) -> None:

@@ -101,7 +101,18 @@ def comparison(runs: Sequence[Run]) -> list[dict[str, Any]]:
 def table(rows: Sequence[dict[str, Any]]) -> Table:
     """The comparison for a terminal."""
     result = Table(title=f"Reaching accuracy {rows[0]['target_accuracy']:.4f}")
-    heads = ("run", "method", "W", "best", "final", "steps", "seconds", "fewer steps", "noise", "IL s")
+    heads = (
+        "run",
+        "method",
+        "W",
+        "best",
+        "final",
+        "steps",
+        "seconds",
+        "fewer steps",
+        "noise",
+        "IL s",
+    )
     for head in heads:
         result.add_column(head, justify="left" if head in ("run", "method") else "right")
     for row in rows:

@@ -139,7 +139,9 @@ def build_trainer(
     )
 
 
-def run_trainer(prepared: Prepared, folder: RunFolder, trainer: Trainer, workers: int) -> dict[str, Any]:
+def run_trainer(
+    prepared: Prepared, folder: RunFolder, trainer: Trainer, workers: int
+) -> dict[str, Any]:
     """Train to the end, write the summary, return it."""
     progress = trainer.run()
     sample_indices = prepared.train.indices[: prepared.config.selection.n_b].astype(np.int64)

@@ -25,7 +25,16 @@ from rhoselect.scorer.forward import Replica
 from rhoselect.selection import Scoring
 from rhoselect.selection.scoring import gumbel, order
 from rhoselect.snapshots import SnapshotStore
-from rhoselect.types import Batch, ChunkScores, Indices, Points, Positions, Scores, Ticket
+from rhoselect.types import (
+    Batch,
+    ChunkScores,
+    Features,
+    Indices,
+    Points,
+    Positions,
+    Scores,
+    Ticket,
+)
 
 CLAIM_WAIT_S = 1.0  # how long a wait may outlive a stop
 
@@ -72,7 +81,8 @@ class Scorer:
     def run(self, stop: threading.Event) -> None:
         """Score until ``stop`` is set. Tickets that an earlier life of this slot held go back."""
         self._queue.reap(self._slot)
-        with ThreadPoolExecutor(1, "reader") as reader:
+        count = self._config.scorer.threads
+        with ThreadPoolExecutor(1, "reader", torch.set_num_threads, (count,)) as reader:
             ahead: Future[Work | None] = reader.submit(self.take, CLAIM_WAIT_S)
             while not stop.is_set():
                 work = ahead.result()
@@ -132,7 +142,10 @@ class Scorer:
         return True
 
     def _chunk(
-        self, work: Work, scores: Scores, features: np.ndarray[tuple[int, ...], np.dtype[np.float32]] | None
+        self,
+        work: Work,
+        scores: Scores,
+        features: Features | None,
     ) -> ChunkScores:
         """Reject non-finite scores, add the shortlist's noise, keep what can still be picked."""
         selection = self._config.selection

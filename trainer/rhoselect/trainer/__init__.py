@@ -1,1 +1,1 @@
-"""The trainer: pops the best candidates, takes optimizer steps, publishes weights, keeps records."""
+"""The trainer: pops the best candidates, takes steps, publishes weights, keeps records."""

@@ -16,7 +16,7 @@ def forward_flops(model: nn.Module, batch: Batch) -> int:
     """FLOPs per point of a forward, measured on ``batch`` (matmuls and convolutions; 2 a MAC)."""
     with _counting() as counter, torch.no_grad():
         copy.deepcopy(model).eval()(batch.inputs)
-    return counter.get_total_flops() // len(batch.labels)
+    return int(counter.get_total_flops()) // len(batch.labels)
 
 
 def step_flops(model: nn.Module, batch: Batch) -> int:
@@ -24,7 +24,7 @@ def step_flops(model: nn.Module, batch: Batch) -> int:
     twin = copy.deepcopy(model).train()
     with torch.random.fork_rng(devices=[]), _counting() as counter:
         F.cross_entropy(twin(batch.inputs), batch.labels).backward()  # type: ignore[no-untyped-call]
-    return counter.get_total_flops() // len(batch.labels)
+    return int(counter.get_total_flops()) // len(batch.labels)
 
 
 def _counting() -> FlopCounterMode:

@@ -1,5 +1,5 @@
 """The irreducible-loss model (Appendix B): trained on the holdout split with AdamW; of its epochs
-the one with the lowest loss on the training set D is kept, and it scores D's points un-augmented."""
+the one with the lowest loss on the training set D is kept, and scores D's points un-augmented."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -52,7 +53,8 @@ def fit(
     learner = Learner(model, settings, seed, torch.device("cpu"))
     plan = Plan(seed, len(holdout), batch, batch)
     steps_per_epoch = len(holdout) // batch
-    best_loss, losses, best_model = float("inf"), np.empty(0, np.float32), model
+    best_loss, best_model = float("inf"), model
+    losses: npt.NDArray[np.float32] = np.empty(0, np.float32)
     with threads(settings.threads):
         for epoch in range(epochs):
             for step in range(epoch * steps_per_epoch, (epoch + 1) * steps_per_epoch):
@@ -83,7 +85,7 @@ def fit(
     return IlTable(train.start, losses, described)
 
 
-def score(replica: Forward, points: SplitPoints, indices: Indices) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+def score(replica: Forward, points: SplitPoints, indices: Indices) -> npt.NDArray[np.float32]:
     """Losses [N] float32 in nats of the points of ``indices`` [N] under the loaded weights."""
     device = torch.device("cpu")
     parts = [

@@ -18,7 +18,7 @@ from rhoselect.types import Batch, Snapshot
 
 @dataclass(frozen=True)
 class StepResult:
-    """One step on n_b points: mean ``loss`` (nats), ``losses`` [n_b] and ``correct`` [n_b] before it."""
+    """One step on n_b points: mean ``loss`` in nats; ``losses``, ``correct`` [n_b] before it."""
 
     loss: float
     losses: Tensor
@@ -36,7 +36,7 @@ def learning_rate(config: TrainerConfig, step: int) -> float:
 
 
 class Learner:
-    """AdamW (fused) on one device. Every step is a pure function of (weights, batch, seed, step)."""
+    """AdamW (fused) on one device. A step is a pure function of (weights, batch, seed, step)."""
 
     def __init__(
         self, model: nn.Module, config: TrainerConfig, seed: int, device: torch.device

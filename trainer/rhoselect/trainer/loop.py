@@ -184,9 +184,7 @@ class Trainer:
         )
         self._metrics.queue_oldest_version.set(self._version(step + 1))
         progress = vars(self._progress(step + 1))
-        self.status = replace(
-            self.status, loss=result.loss, staleness=record.staleness, **progress
-        )
+        self.status = replace(self.status, loss=result.loss, staleness=record.staleness, **progress)
 
     def _chores(self, step: int) -> None:
         """Evaluate and checkpoint when due; at the last step both."""

@@ -17,7 +17,7 @@ from rhoselect.selection.interface import State
 from rhoselect.selection.scoring import order
 from rhoselect.trainer.ground import Ground
 from rhoselect.trainer.learner import Learner
-from rhoselect.types import Indices, Popped
+from rhoselect.types import Indices, Popped, Positions
 
 
 @dataclass(frozen=True)
@@ -82,9 +82,7 @@ class Picker:
             scores, features = self._scoring(indices, output, state)
         rows = np.flatnonzero(np.isfinite(scores))
         rows = rows[order(popped.positions[rows], scores[rows])]
-        return Shortlist(
-            indices[rows], scores[rows], None if features is None else features[rows]
-        )
+        return Shortlist(indices[rows], scores[rows], None if features is None else features[rows])
 
     def _too_few(self, window: int, got: int) -> WindowError:
         rejected = np.array(self._queue.rejected(window), np.uint64)
@@ -95,5 +93,5 @@ class Picker:
             f" {names}; look at these points, or at the irreducible losses"
         )
 
-    def _indices(self, positions: np.ndarray[tuple[int, ...], np.dtype[np.uint64]]) -> Indices:
+    def _indices(self, positions: Positions) -> Indices:
         return self._ground.train.start + self._plan.indices(positions)

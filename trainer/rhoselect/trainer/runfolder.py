@@ -1,11 +1,11 @@
 """The run folder: what a run leaves on disk, and the fence that keeps an old trainer out of it.
 
-    config.toml       the resolved configuration
-    run_id            a random name: the run's keys on a shared queue server
-    generations/      one empty file a trainer generation; the highest owns the folder
-    checkpoints/      step-000000500.safetensors …
-    steps/            parts of steps.parquet that end with each checkpoint
-    eval.jsonl, steps.parquet, summary.json, logs/
+config.toml       the resolved configuration
+run_id            a random name: the run's keys on a shared queue server
+generations/      one empty file a trainer generation; the highest owns the folder
+checkpoints/      step-000000500.safetensors …
+steps/            parts of steps.parquet that end with each checkpoint
+eval.jsonl, steps.parquet, summary.json, logs/
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ from typing import Any
 from torch import nn
 
 from rhoselect.config import Config
-from rhoselect.il import IlTable
 from rhoselect.selection import Scoring
 from rhoselect.trainer import records
 from rhoselect.trainer.checkpoint import Progress

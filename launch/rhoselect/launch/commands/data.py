@@ -53,7 +53,7 @@ def import_(
 @app.command()
 def info(
     path: Annotated[Path, typer.Argument(help="Folder of a data set.")],
-    verify: Annotated[bool, typer.Option("--verify", help="Also check every shard's hash.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Check every hash.")] = False,
 ) -> None:
     """Show a data set's splits, classes, noise and fingerprint.
 

@@ -30,7 +30,7 @@ def group() -> None:
 def fit(
     data: Annotated[str, typer.Option(help="Data folder, or 'module:factory' of a Dataset.")],
     out: Annotated[Path, typer.Option(help="Parquet file to write.")],
-    model: Annotated[str, typer.Option(help="Factory of the model.")] = "rhoselect.models:small_cnn",
+    model: Annotated[str, typer.Option(help="Model factory.")] = "rhoselect.models:small_cnn",
     sets: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="SECTION.KEY=VALUE", help="As in train (repeatable)."),

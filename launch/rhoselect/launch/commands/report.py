@@ -14,7 +14,7 @@ from rhoselect.launch import report as reports
 
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs.")],
-    out: Annotated[Path | None, typer.Option(help="Also draw accuracy curves into this PNG.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Draw the curves (PNG).")] = None,
     as_json: Annotated[Path | None, typer.Option("--json", help="Write the table as JSON.")] = None,
 ) -> None:
     """Compare finished runs: steps and seconds to the best accuracy of the uniform run.

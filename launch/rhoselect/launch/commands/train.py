@@ -30,7 +30,7 @@ def train(
     ] = None,
     run_dir: Annotated[Path | None, typer.Option(help="Folder of the run to make.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on in --run-dir.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, run nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check all, run nothing.")] = False,
 ) -> None:
     """Train a model on the candidates most worth learning.
 

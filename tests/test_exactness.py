@@ -1,0 +1,135 @@
+"""The law: selected points and final weights are Algorithm 1's, whatever the number of workers."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from oracle import algorithm_1
+from rhoselect.config import load
+from rhoselect.launch.wiring import prepare
+from rhoselect.models.build import build_model
+from rhoselect.trainer.records import selected_sha256, weights_sha256
+from support import rhoctl
+
+MODELS = {
+    "mlp": ["model.factory=rhoselect.models:mlp", "model.args={width = 32}"],
+    "resnet": [
+        "model.factory=rhoselect.models:resnet18_small",
+        "model.args={width = 4}",
+        "trainer.steps=8",
+    ],
+}
+COMBINATIONS = [(m, p, lag) for m in MODELS for p in ("fp32", "bf16") for lag in (0, 1)]
+
+
+def settings(model: str, precision: str, lag: int) -> list[str]:
+    return [*MODELS[model], f"scorer.precision={precision}", f"selection.lag={lag}"]
+
+
+def train(config: Path, run: Path, sets: list[str], workers: int) -> dict:
+    flags = [word for item in sets for word in ("--set", item)]
+    result = rhoctl("train", config, "--run-dir", run, "--workers", workers, *flags)
+    assert result.code == 0, result.err
+    return json.loads((run / "summary.json").read_text())
+
+
+def hashes(summary: dict) -> tuple[str, str]:
+    return summary["selected_sha256"], summary["weights_sha256"]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    ("model", "bn"), [("mlp", "running"), ("resnet", "running"), ("resnet", "batch")]
+)
+def test_lag_0_is_algorithm_1(
+    tiny_config: Path, tmp_path: Path, model: str, precision: str, bn: str
+) -> None:
+    sets = [*settings(model, precision, 0), f"selection.bn={bn}"]
+    summary = train(tiny_config, tmp_path / "run", sets, workers=0)
+
+    prepared = prepare(load(tiny_config, sets))
+    config, plan, points = prepared.config, prepared.plan, prepared.train
+    twin = build_model(
+        config.model.factory,
+        config.model.args,
+        prepared.dataset.input_shape,
+        prepared.dataset.classes,
+        config.seed,
+    )
+    torch.set_num_threads(config.trainer.threads)
+
+    def read(indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        batch = points.read(indices.numpy(), torch.device("cpu"))
+        return batch.inputs, batch.labels
+
+    windows = [
+        torch.from_numpy(points.index_of(plan.indices(plan.window(t))))
+        for t in range(config.trainer.steps)
+    ]
+    assert prepared.scoring.il is not None
+    selected = algorithm_1(
+        twin.train(),
+        windows,
+        read,
+        torch.from_numpy(prepared.scoring.il.values),
+        n_b=config.selection.n_b,
+        chunk=config.selection.chunk,
+        lr=config.trainer.lr,
+        autocast={"fp32": None, "bf16": torch.bfloat16}[precision],
+        batch_statistics=bn == "batch",
+    )
+    expected = selected_sha256(s.numpy() for s in selected), weights_sha256(twin)
+    assert hashes(summary) == expected
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize(("model", "precision", "lag"), COMBINATIONS)
+def test_any_number_of_workers(
+    ray_session: None, tiny_config: Path, tmp_path: Path, model: str, precision: str, lag: int
+) -> None:
+    sets = settings(model, precision, lag)
+    alone = train(tiny_config, tmp_path / "0", sets, workers=0)
+    assert alone["max_staleness_steps"] == lag
+    for workers in (1, 2, 5):
+        shared = train(tiny_config, tmp_path / str(workers), sets, workers)
+        assert hashes(shared) == hashes(alone), f"{workers} workers"
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["snapshots.transport=ray"],
+        ["trainer.publish_every=4", "selection.lag=2"],
+        ["selection.lag=1", "selection.shortlist=1"],
+        ["selection.function=irreducible_loss"],
+    ],
+    ids=lambda more: " ".join(more),
+)
+def test_other_ways_of_the_same_run(
+    ray_session: None, tiny_config: Path, tmp_path: Path, more: list[str]
+) -> None:
+    alone = train(tiny_config, tmp_path / "0", more, workers=0)
+    shared = train(tiny_config, tmp_path / "2", more, workers=2)
+    assert hashes(shared) == hashes(alone)
+
+
+def test_methods_see_the_same_windows(tiny_config: Path, tmp_path: Path) -> None:
+    prepared = prepare(load(tiny_config))
+    plan, first = prepared.plan, prepared.train.start
+    for function in ("uniform", "loss", "irreducible_loss", "reducible_loss"):
+        run = tmp_path / function
+        train(tiny_config, run, [f"selection.function={function}"], workers=0)
+        steps = pq.read_table(run / "steps.parquet")
+        for step, chosen in enumerate(steps["indices"].to_pylist()):
+            window = first + plan.indices(plan.window(step))
+            assert np.isin(chosen, window).all()
+
+
+def test_a_lagging_run_differs_from_a_fresh_one(tiny_config: Path, tmp_path: Path) -> None:
+    fresh = train(tiny_config, tmp_path / "0", [], workers=0)
+    stale = train(tiny_config, tmp_path / "1", ["selection.lag=1"], workers=0)
+    assert hashes(fresh) != hashes(stale)

@@ -1,0 +1,134 @@
+"""Real processes, killed for real: the run ends with the two hashes of the undisturbed one."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from support import made
+
+STEPS = 400
+DEADLINE_S = 90.0
+
+
+def sets(lag: int) -> list[str]:
+    values = [f"trainer.steps={STEPS}", "trainer.checkpoint_every=20", f"selection.lag={lag}"]
+    return [word for value in values for word in ("--set", value)]
+
+
+def start(*arguments: str | Path | int) -> subprocess.Popen[str]:
+    """``rhoctl`` in a process of its own."""
+    command = [sys.executable, "-m", "rhoselect.launch.cli", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def until(happened: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    """Look again and again until something happened in a run that goes on meanwhile."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not happened():
+        assert process.poll() is None, f"ended early: {process.communicate()}"
+        assert time.monotonic() < deadline, "never happened"
+        time.sleep(0.01)
+
+
+def checkpoints(run: Path) -> list[Path]:
+    return sorted((run / "checkpoints").glob("step-*"))
+
+
+def starts(run: Path, actor: str) -> list[int]:
+    """Process numbers that an actor has had, from its log."""
+    log = run / "logs" / f"{actor}.log"
+    return [int(n) for n in re.findall(r"process (\d+) starts", log.read_text())]
+
+
+def hashes(run: Path) -> tuple[str, str]:
+    summary = json.loads((run / "summary.json").read_text())
+    return summary["selected_sha256"], summary["weights_sha256"]
+
+
+@pytest.fixture(scope="module", params=[0, 1], ids=["lag 0", "lag 1"])
+def lag(request: pytest.FixtureRequest) -> int:
+    return int(request.param)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    tiny_config: Path, lag: int, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, str]:
+    run = tmp_path_factory.mktemp("undisturbed") / "run"
+    made("train", tiny_config, "--run-dir", run, *sets(lag))
+    return hashes(run)
+
+
+@pytest.mark.timeout(240)
+def test_scorer_killed(
+    tiny_config: Path, tmp_path: Path, lag: int, undisturbed: tuple[str, str]
+) -> None:
+    run = tmp_path / "run"
+    process = start("train", tiny_config, "--run-dir", run, "--workers", 2, *sets(lag))
+    until(lambda: bool(checkpoints(run)), process)
+    os.kill(starts(run, "scorer-1")[0], signal.SIGKILL)
+    _, errors = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 0, errors
+    assert hashes(run) == undisturbed
+
+
+@pytest.mark.timeout(240)
+def test_killed_scorer_comes_back_in_its_slot(
+    tiny_config: Path, tmp_path: Path, lag: int, undisturbed: tuple[str, str]
+) -> None:
+    """With a single scorer the run can only end if the slot is filled again."""
+    run = tmp_path / "run"
+    process = start("train", tiny_config, "--run-dir", run, "--workers", 1, *sets(lag))
+    until(lambda: bool(checkpoints(run)), process)
+    os.kill(starts(run, "scorer-0")[0], signal.SIGKILL)
+    _, errors = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 0, errors
+    assert len(starts(run, "scorer-0")) == 2
+    assert hashes(run) == undisturbed
+
+
+@pytest.mark.timeout(240)
+def test_trainer_killed_and_resumed(
+    tiny_config: Path, tmp_path: Path, lag: int, undisturbed: tuple[str, str]
+) -> None:
+    run = tmp_path / "run"
+    process = start("train", tiny_config, "--run-dir", run, "--workers", 2, *sets(lag))
+    until(lambda: len(checkpoints(run)) > 1, process)
+    os.kill(starts(run, "trainer")[0], signal.SIGKILL)
+    _, errors = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 1
+    assert "--resume" in errors
+    assert "Traceback" not in errors
+    assert not (run / "summary.json").exists()
+    assert checkpoints(run), "the last checkpoint survives"
+
+    resumed = start("train", "--resume", "--run-dir", run, "--workers", 1)
+    _, errors = resumed.communicate(timeout=DEADLINE_S)
+    assert resumed.returncode == 0, errors
+    assert hashes(run) == undisturbed
+
+
+@pytest.mark.timeout(240)
+def test_whole_command_killed_and_resumed(
+    tiny_config: Path, tmp_path: Path, lag: int, undisturbed: tuple[str, str]
+) -> None:
+    run = tmp_path / "run"
+    process = start("train", tiny_config, "--run-dir", run, *sets(lag))
+    until(lambda: bool(checkpoints(run)), process)
+    process.kill()
+    process.communicate(timeout=DEADLINE_S)
+    assert not (run / "summary.json").exists()
+    made("train", tiny_config, "--resume", "--run-dir", run, *sets(lag))
+    assert hashes(run) == undisturbed
+    rows = [json.loads(line)["step"] for line in (run / "eval.jsonl").read_text().splitlines()]
+    assert rows == list(range(10, STEPS + 1, 10)), "nothing twice, nothing missing"
