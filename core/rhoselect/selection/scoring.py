@@ -69,5 +69,6 @@ def gumbel(seed: int, window: int, indices: Indices) -> npt.NDArray[np.float64]:
     probabilities proportional to exp(score / T) (Kool et al. 2019, "Stochastic beams").
     """
     bits = mix64(indices.astype(np.uint64) ^ key64(seed, 0x67756D62656C, window))
-    uniform = ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+    # 52 bits and a half: exact in float64, never 0 or 1, so that the noise is finite.
+    uniform = ((bits >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
     return np.asarray(-np.log(-np.log(uniform)))
