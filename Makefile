@@ -10,8 +10,8 @@
 PYTHON ?= python3
 WORKERS ?= 2
 PYTEST_ARGS ?=
-# Which torch. The index that pip is set up with decides which build; for the small CPU-only one on
-# Linux: make TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# Which torch. The index that pip is set up with decides which build; TORCH_INDEX names another, such
+# as PyTorch's own index of the small CPU-only builds for Linux (see "Get started" on pytorch.org).
 TORCH ?= $(shell grep '^torch==' constraints.txt)
 TORCH_INDEX ?=
 

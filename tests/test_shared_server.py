@@ -1,0 +1,51 @@
+"""An external server over TCP with a password, shared by two runs at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+import redis
+from servers import PASSWORD, free_port, tcp_server
+from support import made
+
+
+@pytest.mark.timeout(240)
+def test_two_runs_on_one_server_do_not_touch_each_other(tiny_config: Path, tmp_path: Path) -> None:
+    port = free_port()
+    environment = {**os.environ, "RHOSELECT_QUEUE_PASSWORD": PASSWORD}
+    with tcp_server(tmp_path, port) as url:
+        processes = {}
+        for seed in (1, 2):
+            sets = ["--set", f"queue.url=redis://127.0.0.1:{port}", "--set", f"seed={seed}"]
+            command = ["train", tiny_config, "--workers", "1", "--run-dir", tmp_path / f"{seed}"]
+            processes[seed] = subprocess.Popen(
+                [sys.executable, "-m", "rhoselect.launch.cli", *map(str, command), *sets],
+                env=environment,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        for process in processes.values():
+            _, errors = process.communicate(timeout=120)
+            assert process.returncode == 0, errors
+        with redis.Redis.from_url(url) as client:
+            assert client.keys() == [], "a finished run leaves nothing behind"
+    for seed in processes:
+        alone = tmp_path / f"alone-{seed}"
+        made("train", tiny_config, "--run-dir", alone, "--set", f"seed={seed}")
+        assert hashes(tmp_path / f"{seed}") == hashes(alone)
+        everything = "".join(
+            path.read_text(errors="replace") for path in (tmp_path / f"{seed}").rglob("*.*")
+        )
+        assert PASSWORD not in everything
+        assert quote(PASSWORD, safe="") not in everything
+
+
+def hashes(run: Path) -> tuple[str, str]:
+    summary = json.loads((run / "summary.json").read_text())
+    return summary["selected_sha256"], summary["weights_sha256"]
