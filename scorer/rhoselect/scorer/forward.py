@@ -26,8 +26,12 @@ class Replica:
         self._model = model.eval().requires_grad_(False)
         self._dtype = DTYPES[precision]
         self.device = device
+        # A weight that others read too (a head tied to its embedding) stays float32 for them.
+        others = (m for m in model.modules() if not isinstance(m, CAST_MODULES))
+        wide = {id(p) for module in others for p in module.parameters(recurse=False)}
         for module in model.modules():
-            if isinstance(module, CAST_MODULES):
+            own = {id(p) for p in module.parameters(recurse=False)}
+            if isinstance(module, CAST_MODULES) and wide.isdisjoint(own):
                 module.to(self._dtype)
             if isinstance(module, _BatchNorm) and bn == "batch":
                 module.running_mean = module.running_var = module.num_batches_tracked = None

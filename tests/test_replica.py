@@ -1,0 +1,184 @@
+"""A scoring replica computes, bit for bit, what plain PyTorch computes from float32 weights."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rhoselect.compute import threads
+from rhoselect.config import TrainerConfig
+from rhoselect.models.build import build_model
+from rhoselect.scorer.forward import Replica
+from rhoselect.trainer.learner import Learner
+from rhoselect.types import Batch, Snapshot
+
+CPU = torch.device("cpu")
+SHAPE, CLASSES = (1, 16, 16), 10
+MLP = ("rhoselect.models:mlp", 64)
+CNN = ("rhoselect.models:small_cnn", 8)
+RESNET = ("rhoselect.models:resnet18_small", 8)
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    with threads(1):
+        yield
+
+
+def batch(seed: int, points: int = 24) -> Batch:
+    random = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(points, *SHAPE, generator=random)
+    labels = torch.randint(CLASSES, (points,), generator=random)
+    return Batch(np.arange(points, dtype=np.int64), inputs, labels)
+
+
+def build(factory: str, width: int, seed: int = 0) -> nn.Module:
+    return build_model(factory, {"width": width}, SHAPE, CLASSES, seed)
+
+
+def trained(factory: str, width: int) -> Learner:
+    """A learner after three steps, so that weights and BatchNorm statistics are no initial ones."""
+    learner = Learner(build(factory, width), TrainerConfig(lr=1e-2), 0, CPU)
+    for step in range(3):
+        learner.update(batch(100 + step), None, step)
+    return learner
+
+
+def replica_of(learner: Learner, model: tuple[str, int], precision: str, bn: str) -> Replica:
+    """A replica built from other initial weights, then loaded from the learner's snapshot."""
+    replica = Replica(build(*model, seed=99), precision, bn, CPU)
+    replica.load(learner.snapshot(3, replica.layout, {}))
+    return replica
+
+
+def plain(model: nn.Module, points: Batch, autocast: torch.dtype | None) -> tuple[Tensor, Tensor]:
+    with torch.no_grad(), torch.autocast("cpu", autocast, enabled=autocast is not None):
+        logits = model(points.inputs).float()
+    return logits, F.cross_entropy(logits, points.labels, reduction="none")
+
+
+@pytest.mark.parametrize("model", [MLP, CNN, RESNET])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_replica_equals_plain_autocast_from_float32_weights(
+    model: tuple[str, int], precision: str
+) -> None:
+    learner, points = trained(*model), batch(1)
+    output = replica_of(learner, model, precision, "running")(points)
+    logits, losses = plain(learner.model.eval(), points, DTYPES.get(precision))
+    assert torch.equal(output.logits, logits)
+    assert torch.equal(output.losses, losses)
+    assert torch.equal(output.labels, points.labels)
+    assert output.losses.dtype == output.logits.dtype == torch.float32
+    assert not output.losses.requires_grad
+
+
+@pytest.mark.parametrize("model", [MLP, RESNET])
+def test_low_precision_is_really_low(model: tuple[str, int]) -> None:
+    learner, points = trained(*model), batch(1)
+    exact = replica_of(learner, model, "fp32", "running")(points).losses
+    rounded = replica_of(learner, model, "bf16", "running")(points).losses
+    assert not torch.equal(rounded, exact)
+    torch.testing.assert_close(rounded, exact, rtol=0.05, atol=0.05)
+
+
+def test_weights_travel_in_the_scoring_dtype_and_batchnorm_in_float32() -> None:
+    layout = Replica(build(*RESNET), "bf16", "running", CPU).layout
+    low = {name for name, dtype in layout.items() if dtype == torch.bfloat16}
+    high = {name for name, dtype in layout.items() if dtype == torch.float32}
+    assert {"stem.0.weight", "blocks.2.conv1.weight", "head.weight", "head.bias"} <= low
+    assert {"stem.1.weight", "stem.1.running_mean", "blocks.0.bn1.running_var"} <= high
+    assert layout["stem.1.num_batches_tracked"] == torch.int64
+
+
+def test_loading_copies_and_a_later_snapshot_replaces_an_earlier_one() -> None:
+    learner, points = trained(*MLP), batch(1)
+    replica = Replica(build(*MLP, seed=99), "fp32", "running", CPU)
+    earlier = learner.snapshot(3, replica.layout, {})
+    replica.load(earlier)
+    before = replica(points).losses.clone()
+    for tensor in earlier.tensors.values():
+        tensor.zero_()
+    assert torch.equal(replica(points).losses, before)
+    learner.update(batch(7), None, 3)
+    replica.load(learner.snapshot(4, replica.layout, {}))
+    assert torch.equal(replica(points).losses, plain(learner.model.eval(), points, None)[1])
+
+
+def test_a_snapshot_that_lacks_a_tensor_is_not_loaded_silently() -> None:
+    replica = Replica(build(*MLP), "fp32", "running", CPU)
+    tensors = dict(trained(*MLP).snapshot(3, replica.layout, {}).tensors)
+    del tensors["3.weight"]
+    with pytest.raises(KeyError, match=r"3\.weight"):
+        replica.load(Snapshot(3, tensors))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_batch_mode_uses_the_statistics_of_the_chunk(precision: str) -> None:
+    learner, points = trained(*RESNET), batch(1)
+    by_chunk = replica_of(learner, RESNET, precision, "batch")(points)
+    by_running = replica_of(learner, RESNET, precision, "running")(points)
+    assert not torch.allclose(by_chunk.losses, by_running.losses, rtol=1e-3)
+    train_mode = copy.deepcopy(learner.model).train()
+    logits, losses = plain(train_mode, points, DTYPES.get(precision))
+    assert torch.equal(by_chunk.logits, logits)
+    assert torch.equal(by_chunk.losses, losses)
+
+
+def test_batch_mode_owns_no_running_statistics_and_leaves_the_trainers_alone() -> None:
+    learner = trained(*RESNET)
+    before = {name: buffer.clone() for name, buffer in learner.model.named_buffers()}
+    replica = replica_of(learner, RESNET, "fp32", "batch")
+    assert before.keys()
+    assert not before.keys() & replica.layout.keys()
+    assert learner.model.state_dict().keys() == replica.layout.keys() | before.keys()
+    for seed in range(3):
+        replica(batch(seed))
+    for name, buffer in learner.model.named_buffers():
+        assert torch.equal(buffer, before[name]), name
+
+
+@pytest.mark.parametrize("bn", ["batch", "running"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_scores_of_a_chunk_do_not_depend_on_other_chunks(bn: str, precision: str) -> None:
+    learner, chunk = trained(*RESNET), batch(1)
+    alone = replica_of(learner, RESNET, precision, bn)(chunk).losses
+    busy = replica_of(learner, RESNET, precision, bn)
+    for seed in (2, 3):
+        busy(batch(seed))
+        assert torch.equal(busy(chunk).losses, alone)
+
+
+class TiedTextModel(nn.Module):
+    """A model of tokens whose head is its embedding: [C, T] int64 to logits [C, K] of the next."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(classes, 16)
+        self.mix = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.1, batch_first=True)
+        self.head = nn.Linear(16, classes, bias=False)
+        self.head.weight = self.embedding.weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        mixed: Tensor = self.mix(self.embedding(tokens))
+        logits: Tensor = self.head(mixed[:, -1])
+        return logits
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_transformer_with_tied_weights_equals_plain_autocast(precision: str) -> None:
+    torch.manual_seed(0)
+    model, tokens = TiedTextModel(50), torch.randint(50, (6, 8))
+    points = Batch(np.arange(6, dtype=np.int64), tokens, torch.randint(50, (6,)))
+    learner = Learner(model, TrainerConfig(lr=1e-2), 0, CPU)
+    learner.update(points, None, 0)
+    replica = Replica(TiedTextModel(50), precision, "running", CPU)
+    replica.load(learner.snapshot(1, replica.layout, {}))
+    logits, _ = plain(model.eval(), points, DTYPES.get(precision))
+    assert torch.equal(replica(points).logits, logits)
