@@ -64,7 +64,7 @@ def assert_same(one: nn.Module, other: nn.Module) -> None:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_updates_equal_plain_torch_bit_for_bit(precision: str, weighted: bool) -> None:
-    """Fused AdamW, clipping, warm-up and cosine; loss weights multiply the losses of their points."""
+    """Fused AdamW, clipping, warm-up, cosine; loss weights multiply the losses of their points."""
     config = CONFIG.model_copy(update={"precision": precision})
     learner, plain = Learner(network(), config, 0, CPU), network().train()
     optimizer = torch.optim.AdamW(plain.parameters(), lr=LR, weight_decay=DECAY, fused=True)
