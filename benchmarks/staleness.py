@@ -3,7 +3,9 @@
 Runs the demo's configuration (make train makes its data) for uniform selection and for RHO-LOSS
 scored with weights 0, 1 and 4 steps old, with and without the second stage (a shortlist of 5 n_b at
 temperature 1, re-scored afresh), each with several seeds, in one process each (--workers 0: the
-number of workers changes nothing). Prints the steps to two accuracies, medians over the seeds.
+number of workers changes nothing). Prints medians over the seeds: the steps at which two accuracies
+are first measured, and those at which the mean of three neighbouring evaluations reaches the best
+such mean of the same seed's uniform run.
 
     python benchmarks/staleness.py --json docs/results/staleness.json
 """
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import shlex
@@ -24,10 +27,13 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.markdown import Markdown
 from rich.progress import track
-from rich.table import Table
+
+from rhoselect.launch.report import comparison, load_run
 
 TARGETS = (0.85, 0.86)
+Figures = dict[str, Any]
 ARMS = {
     "uniform": ["selection.function=uniform"],
     "lag 0 (Algorithm 1)": ["selection.lag=0"],
@@ -43,76 +49,89 @@ def main() -> None:
     parser.add_argument("--config", type=Path, default=Path("examples/fashion-mnist.toml"))
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--json", type=Path, help="write the figures here, and a .md beside it")
     options = parser.parse_args()
-    # Seeds in the outer loop: the arms of a seed run side by side in time.
-    jobs = [(seed, arm) for seed in options.seeds for arm in ARMS]
-    summaries: dict[str, list[dict[str, Any]]] = {arm: [] for arm in ARMS}
-    for seed, arm in track(jobs, "runs"):
-        summaries[arm].append(run(options.config, options.steps, seed, ARMS[arm]))
-    rows = [row(arm, summaries[arm]) for arm in ARMS]
-    show(rows)
-    if options.json is not None:
-        described = {
-            "command": shlex.join(["python", *sys.argv]),
-            "steps": options.steps,
-            "seeds": options.seeds,
-            "machine": {
-                "cpu": cpu_name(),
-                "cores": os.cpu_count(),
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-            },
-            "rows": rows,
-        }
-        options.json.write_text(json.dumps(described, indent=2) + "\n")
+    figures: dict[str, list[Figures]] = {arm: [] for arm in ARMS}
+    # Seeds in the outer loop: the arms of a seed are neighbours in time.
+    for seed in track(options.seeds, "seeds"):
+        for arm, found in run_arms(options.config, options.steps, seed).items():
+            figures[arm].append(found)
+    rows = [row(arm, figures[arm]) for arm in ARMS]
+    Console(width=120).print(Markdown(markdown(rows)))
+    if options.json is None:
+        return
+    described = {
+        "command": shlex.join(["python", *sys.argv]),
+        "steps": options.steps,
+        "seeds": options.seeds,
+        "machine": {
+            "cpu": cpu_name(),
+            "cores": os.cpu_count(),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+        },
+        "rows": rows,
+    }
+    options.json.write_text(json.dumps(described, indent=2) + "\n")
+    page = f"# What stale weights cost\n\n{markdown(rows)}\n\n```json\n{about(described)}\n```\n"
+    options.json.with_suffix(".md").write_text(page)
 
 
-def run(config: Path, steps: int, seed: int, sets: list[str]) -> dict[str, Any]:
-    """One run in a fresh process; its summary."""
+def run_arms(config: Path, steps: int, seed: int) -> dict[str, Figures]:
+    """One run of every arm, each in a fresh process; their figures."""
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) / "run"
-        values = [f"trainer.steps={steps}", f"seed={seed}", "metrics.port=-1", *sets]
-        flags = [word for value in values for word in ("--set", value)]
-        command = ["train", str(config), "--run-dir", str(folder), *flags]
-        subprocess.run(
-            [sys.executable, "-m", "rhoselect.launch.cli", *command],
-            check=True,
-            stdout=subprocess.DEVNULL,
-        )
-        summary: dict[str, Any] = json.loads((folder / "summary.json").read_text())
-        return summary
+        folders = [Path(scratch) / str(place) for place in range(len(ARMS))]
+        for folder, sets in zip(folders, ARMS.values(), strict=True):
+            values = [f"trainer.steps={steps}", f"seed={seed}", "metrics.port=-1", *sets]
+            flags = [word for value in values for word in ("--set", value)]
+            command = ["train", str(config), "--run-dir", str(folder), *flags]
+            subprocess.run(
+                [sys.executable, "-m", "rhoselect.launch.cli", *command],
+                check=True,
+                stdout=subprocess.DEVNULL,
+            )
+        runs = [load_run(folder) for folder in folders]
+        compared = comparison(runs)
+        return {
+            arm: {
+                **{
+                    f"steps_to_{target}": run.summary["steps_to"][str(target)] for target in TARGETS
+                },
+                "steps_to_uniform_best": each["steps_to_target"],
+                "best_accuracy": each["best_accuracy"],
+                "corrupted_share": each["corrupted_share"],
+                "wall_seconds": each["wall_seconds"],
+            }
+            for arm, run, each in zip(ARMS, runs, compared, strict=True)
+        }
 
 
-def row(arm: str, summaries: list[dict[str, Any]]) -> dict[str, Any]:
-    """An arm's figures over its seeds: every seed's, and medians (None: not reached)."""
-    result: dict[str, Any] = {"arm": arm}
-    for target in TARGETS:
-        steps = [s["steps_to"][str(target)] for s in summaries]
-        result[f"steps_to_{target}"] = median(steps)
-        result[f"steps_to_{target}_by_seed"] = steps
-    best = [s["best_accuracy"] for s in summaries]
-    result["best_accuracy"] = statistics.median(best)
-    result["best_accuracy_by_seed"] = best
-    result["wall_seconds"] = statistics.median(s["wall_seconds"] for s in summaries)
-    return result
+def row(arm: str, figures: list[Figures]) -> dict[str, Any]:
+    """An arm's medians over its seeds (None: not reached) and every seed's figures."""
+    medians = {name: median([each[name] for each in figures]) for name in figures[0]}
+    return {"arm": arm, **medians, "by_seed": figures}
 
 
-def median(steps: list[int | None]) -> int | None:
-    """The median where "not reached" counts as later than any step."""
-    middle = statistics.median_high([float("inf") if s is None else s for s in steps])
-    return None if middle == float("inf") else int(middle)
+def median(values: list[float | None]) -> float | None:
+    """The median, where "not reached" counts as later than any step."""
+    middle = statistics.median_high([math.inf if v is None else v for v in values])
+    return None if middle == math.inf else middle
 
 
-def show(rows: list[dict[str, Any]]) -> None:
-    table = Table(title="Steps to a test accuracy (median over seeds)")
-    for head in ("weights and stages", *map(str, TARGETS), "best accuracy"):
-        table.add_column(head)
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """The medians as a table."""
+    names = [name for name in rows[0] if name not in ("arm", "by_seed")]
+    lines = [" | ".join(["", "weights, stages", *(n.replace("_", " ") for n in names), ""])]
+    lines.append("|" + "---|" * (len(names) + 1))
     for each in rows:
-        reached = [each[f"steps_to_{t}"] for t in TARGETS]
-        cells = ["not reached" if r is None else str(r) for r in reached]
-        table.add_row(each["arm"], *cells, f"{each['best_accuracy']:.4f}")
-    Console().print(table)
+        cells = ["not reached" if each[n] is None else f"{each[n]:.4g}" for n in names]
+        lines.append(" | ".join(["", each["arm"], *cells, ""]))
+    return "\n".join(line.strip() for line in lines)
+
+
+def about(described: dict[str, Any]) -> str:
+    """Where the figures come from."""
+    return json.dumps({k: v for k, v in described.items() if k != "rows"}, indent=2)
 
 
 def cpu_name() -> str:

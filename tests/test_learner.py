@@ -165,7 +165,9 @@ def test_a_snapshot_is_a_cast_copy_of_the_named_tensors() -> None:
     learner = Learner(network(), TrainerConfig(lr=LR), 0, CPU)
     layout = {"0.weight": torch.bfloat16, "1.running_mean": torch.float32}
     before = copy.deepcopy(learner.model.state_dict())
-    snapshot = learner.snapshot(7, layout, {"class_weights": torch.ones(5)})
+    state = {"class_weights": torch.ones(5)}
+    snapshot = learner.snapshot(7, layout, state)
+    state["class_weights"].zero_()
     learner.update(batch(0), None, 0)
     assert not torch.equal(learner.model.state_dict()["0.weight"], before["0.weight"])
     assert snapshot.version == 7

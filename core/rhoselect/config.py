@@ -23,7 +23,7 @@ Scalar = bool | int | float | str
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class DataConfig(Section):
@@ -190,9 +190,8 @@ class Config(Section):
         Where servers are, how often things are shown and how long waits last may change on resume.
         """
         free = {"queue", "snapshots", "cluster", "metrics"}
-        mine, theirs = _flat(self.model_dump()), _flat(other.model_dump())
-        names = sorted(mine.keys() | theirs.keys())
-        return [n for n in names if mine.get(n) != theirs.get(n) and n.split(".")[0] not in free]
+        mine, theirs = (_flat(config.model_dump(exclude=free)) for config in (self, other))
+        return sorted(n for n in mine.keys() | theirs.keys() if mine.get(n) != theirs.get(n))
 
 
 def load(path: Path | None, overrides: Iterable[str] = ()) -> Config:
@@ -258,6 +257,11 @@ def _one_line(error: ValidationError) -> str:
         return f"{name}: unknown key; allowed in its section: {_siblings(first['loc'])}"
     if first["type"] == "missing":
         return f"{name}: missing; set it in the file or with --set {name}.…"
+    if first["type"] == "model_type":
+        return f"{name}: got {first['input']!r}, allowed a section, as in [{name}]"
+    if "args" in first["loc"][:-1]:  # each kind of value that an argument may be had its say
+        name = ".".join(str(part) for part in first["loc"][:-1])
+        return f"{name}: got {first['input']!r}, allowed a boolean, a finite number or a string"
     return f"{name}: got {first['input']!r}; {first['msg'].lower()}"
 
 
@@ -268,11 +272,12 @@ def _siblings(loc: tuple[int | str, ...]) -> str:
     return ", ".join(section.model_fields)
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Dotted names to values in JSON, which tells true, 1 and 1.0 apart."""
+    flat: dict[str, str] = {}
     for key, value in tree.items():
-        if isinstance(value, Mapping) and key != "args":
+        if isinstance(value, Mapping):
             flat |= _flat(value, f"{prefix}{key}.")
         else:
-            flat[prefix + key] = value
+            flat[prefix + key] = json.dumps(value)
     return flat

@@ -119,7 +119,9 @@ def _read(path: Path) -> tuple[pa.Table, IlMetadata]:
         stored["holdout"] = tuple(int(bound) for bound in stored["holdout"])
         metadata = IlMetadata(**stored)
         start, stop = metadata.holdout
-        assert rows.schema.field("index").type == pa.int64() and start <= stop
+        index, losses = (rows.schema.field(name).type for name in rows.column_names)
+        assert index == pa.int64() and pa.types.is_floating(losses) and start <= stop
+        assert rows["index"].null_count == 0, "index has missing values"
     except (pa.ArrowException, OSError, KeyError, ValueError, TypeError, AssertionError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise IrreducibleLossError(

@@ -7,6 +7,7 @@ version. ``worker`` is the slot number as text, "trainer" for the trainer.
 from __future__ import annotations
 
 import json
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,23 @@ from pathlib import Path
 import torch
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, start_http_server
 
+from rhoselect.errors import ConfigError
+
+LOOPBACK = "127.0.0.1"
 STALENESS_STEPS = (0, 1, 2, 4, 8, 16, 32, 64, 128)
+
+
+def check_port(port: int) -> None:
+    """Raise ConfigError unless a server could listen on this port of loopback (0 and -1: always)."""
+    try:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((LOOPBACK, max(port, 0)))
+    except OSError as error:
+        raise ConfigError(
+            f"metrics.port: got {port}, which cannot be opened ({error.strerror}); allowed a free"
+            " port, 0 to have one chosen or -1 for none"
+        ) from None
 
 
 class Metrics:
@@ -101,8 +118,8 @@ class Metrics:
 
         Also writes ``folder/<worker>.json`` for Prometheus' file service discovery.
         """
-        server, _ = start_http_server(port, "127.0.0.1", self.registry)
-        address = f"127.0.0.1:{server.server_port}"
+        server, _ = start_http_server(port, LOOPBACK, self.registry)
+        address = f"{LOOPBACK}:{server.server_port}"
         folder.mkdir(parents=True, exist_ok=True)
         targets = [{"targets": [address], "labels": {"worker": worker}}]
         (folder / f"{worker}.json").write_text(json.dumps(targets))

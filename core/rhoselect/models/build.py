@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from rhoselect.errors import ModelError
-from rhoselect.importing import load_object
+from rhoselect.importing import load_object, one_line
 from rhoselect.plan import key64
 
 
@@ -33,12 +33,16 @@ def build_model(
             model = make(input_shape=input_shape, classes=classes, **args)
         except Exception as error:
             raise ModelError(
-                f"model.factory {factory}: failed with {type(error).__name__}: {error} when called"
+                f"model.factory {factory}: failed with {one_line(error)} when called"
                 f" as factory(input_shape={input_shape}, classes={classes}, **{dict(args)})"
             ) from None
     if not isinstance(model, nn.Module):
         raise ModelError(
             f"model.factory {factory}: returned a {type(model).__name__}, allowed a torch.nn.Module"
+        )
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ModelError(
+            f"model.factory {factory}: its model has no parameters to train, allowed at least one"
         )
     return model
 
@@ -51,16 +55,20 @@ def check_output(factory: str, model: nn.Module, inputs: Tensor, classes: int) -
         with torch.random.fork_rng(devices=[]), torch.inference_mode():
             logits = model(inputs[:2])
     except Exception as error:
-        reason = str(error).splitlines()[0]
         raise ModelError(
             f"model.factory {factory}: its model fails on inputs of shape"
-            f" {list(inputs[:2].shape)}: {type(error).__name__}: {reason}"
+            f" {list(inputs[:2].shape)}: {one_line(error)}"
         ) from None
     finally:
         model.train(was_training)
-    got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-    if got != [2, classes]:
+    if not isinstance(logits, Tensor):
+        got = f"a {type(logits).__name__}"
+    elif not logits.is_floating_point():
+        got = f"{logits.dtype}"
+    else:
+        got = f"{list(logits.shape)}"
+    if got != f"{[2, classes]}":
         raise ModelError(
-            f"model.factory {factory}: for 2 points its model returns {got}, allowed logits"
+            f"model.factory {factory}: for 2 points its model returns {got}, allowed float logits"
             f" [2, {classes}]; return one row of class scores a point"
         )

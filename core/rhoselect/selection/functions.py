@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from rhoselect.errors import ConfigError
-from rhoselect.importing import load_object
+from rhoselect.importing import load_object, one_line
 from rhoselect.selection.interface import Needs, ScoreFunction, ScoreInputs
 
 
@@ -64,7 +64,13 @@ def get_function(name: str) -> ScoreFunction:
         raise ConfigError(
             f"selection.function: got {name!r}, allowed {', '.join(BUILT_IN)} or 'module:object'"
         )
-    function = load_object(name, "selection.function")()
+    make = load_object(name, "selection.function")
+    try:
+        function = make()
+    except Exception as error:  # the user's code: anything may come out of it
+        raise ConfigError(
+            f"selection.function {name}: failed with {one_line(error)}, called without arguments"
+        ) from None
     if not isinstance(function, ScoreFunction):
         raise ConfigError(
             f"selection.function {name}: gave a {type(function).__name__}, allowed a"

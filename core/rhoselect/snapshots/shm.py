@@ -33,10 +33,16 @@ class SharedMemoryStore:
             folder.mkdir(mode=0o700)
 
     @staticmethod
-    def new_folder() -> Path:
-        """A fresh folder name in shared memory, short enough for the sockets in it."""
+    def new_folder(run_id: str, generation: int) -> Path:
+        """The folder name of a run's generation in shared memory, short enough for sockets in it.
+
+        What an earlier generation of the run left behind, killed before it could tidy up, goes.
+        """
         root = Path("/dev/shm") if os.path.isdir("/dev/shm") else Path("/tmp")
-        return root / f"rhoselect-{os.getuid()}-{secrets.token_hex(6)}"
+        stem = f"rhoselect-{os.getuid()}-{run_id}-"
+        for left_behind in root.glob(stem + "*"):
+            shutil.rmtree(left_behind, ignore_errors=True)
+        return root / f"{stem}{generation}"
 
     def publish(self, snapshot: Snapshot) -> None:
         beside = self._folder / "incoming"

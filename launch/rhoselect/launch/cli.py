@@ -12,7 +12,6 @@ from rhoselect.errors import RhoError
 from rhoselect.launch.commands import data, il, report, train
 
 app = typer.Typer(
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     help="Train on the points worth learning: RHO-LOSS data selection, exact and parallel.",
@@ -33,7 +32,7 @@ def run(arguments: list[str]) -> int:
     """Run a command line and return its exit code."""
     stderr = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
     try:
-        code = app(arguments, prog_name="rhoctl", standalone_mode=False)
+        code = app(arguments or ["--help"], prog_name="rhoctl", standalone_mode=False)
     except RhoError as error:
         stderr.print(f"rhoctl: {' '.join(str(error).split())}")
         return error.exit_code
@@ -42,10 +41,16 @@ def run(arguments: list[str]) -> int:
         return 130
     except typer.Exit as stop:
         return stop.exit_code
+    except OSError as error:
+        if error.filename is None:
+            raise
+        stderr.print(f"rhoctl: {error.filename}: {error.strerror}")
+        return 1
     except Exception as error:
         if not hasattr(error, "format_message"):
             raise
-        stderr.print(f"rhoctl: {' '.join(error.format_message().split())} See 'rhoctl --help'.")
+        usage = " ".join(error.format_message().split()).rstrip(".")
+        stderr.print(f"rhoctl: {usage}; see 'rhoctl --help'")
         return 2
     return code if isinstance(code, int) else 0
 

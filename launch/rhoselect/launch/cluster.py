@@ -16,10 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-# Ray reads these when it is imported.
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
@@ -188,7 +184,7 @@ def _endpoints(config: Config, folder: RunFolder, url: str) -> Endpoints:
     if transport == "auto":
         transport = "shm" if config.cluster.address == "local" else "ray"
     board = start_board() if transport == "ray" else None
-    return Endpoints(url, board, SharedMemoryStore.new_folder())
+    return Endpoints(url, board, SharedMemoryStore.new_folder(folder.run_id, folder.generation))
 
 
 @contextmanager
@@ -197,6 +193,8 @@ def joined(address: str, workers: int) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == "local":
         # Logical CPUs: N scorers on fewer cores run slowly but do start.

@@ -8,6 +8,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 from rhoselect.config import QueueConfig
 from rhoselect.errors import ConfigError
+from rhoselect.queue.redis import server_name
 
 PASSWORD_VARIABLE = "RHOSELECT_QUEUE_PASSWORD"
 
@@ -16,16 +17,17 @@ def queue_url(config: QueueConfig) -> str | None:
     """The URL with its password, or None for the embedded server.
 
     The password comes from queue.password_file or the environment, never from the configuration,
-    which is copied into the run folder. Raises ConfigError.
+    which is copied into the run folder. Raises ConfigError or QueueConfigError.
     """
     if config.url == "embedded":
         return None
-    parts = urlsplit(config.url)
-    if parts.scheme not in ("redis", "rediss", "unix"):
+    scheme = config.url.rpartition("://")[0]
+    if scheme not in ("redis", "rediss", "unix"):
         raise ConfigError(
-            f"queue.url: got scheme {parts.scheme!r}, allowed 'embedded', redis://, rediss:// or"
-            " unix://"
+            f"queue.url: got scheme {scheme!r}, allowed 'embedded', redis://, rediss:// or unix://"
         )
+    server_name(config.url)  # raises for whatever else is malformed
+    parts = urlsplit(config.url)
     if parts.password is not None:
         raise ConfigError(
             "queue.url: holds a password, which would be copied into the run folder; put it into"
@@ -35,9 +37,9 @@ def queue_url(config: QueueConfig) -> str | None:
     if config.password_file is not None:
         try:
             password = Path(config.password_file).read_text().strip()
-        except OSError as error:
+        except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(
-                f"queue.password_file {config.password_file}: cannot be read: {error.strerror}"
+                f"queue.password_file {config.password_file}: cannot be read: {error}"
             ) from None
     if not password:
         return config.url

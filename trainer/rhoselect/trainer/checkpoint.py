@@ -8,6 +8,7 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -45,9 +46,13 @@ def save(folder: RunFolder, checkpoint: Checkpoint, keep: int) -> Path:
         prefix = f"snapshot.{snapshot.version}."
         tensors |= {f"{prefix}weights.{n}": t for n, t in snapshot.tensors.items()}
         tensors |= {f"{prefix}state.{n}": t for n, t in snapshot.state.items()}
-    tensors = {n: t.detach().cpu().contiguous() for n, t in tensors.items()}
+    # Copies, as safetensors refuses tensors that share memory: weights may be tied.
+    tensors = {
+        n: t.detach().cpu().clone(memory_format=torch.contiguous_format) for n, t in tensors.items()
+    }
     path = folder.path / "checkpoints" / f"step-{checkpoint.progress.step:09d}.safetensors"
     beside = path.with_name(f".{path.name}.{folder.generation}")
+    folder.check_fence()
     save_file(tensors, beside, {"progress": json.dumps(asdict(checkpoint.progress))})
     _fsync(beside)
     folder.check_fence()
@@ -90,6 +95,12 @@ def load_newest(folder: Path) -> Checkpoint | None:
 def checkpoint_paths(folder: Path) -> list[Path]:
     """The checkpoints of a run, oldest first."""
     return sorted((folder / "checkpoints").glob("step-*.safetensors"))
+
+
+def newest_before(folder: Path, step: int) -> Path | None:
+    """The newest checkpoint after fewer than ``step`` steps."""
+    older = [p for p in checkpoint_paths(folder) if int(p.stem.removeprefix("step-")) < step]
+    return older[-1] if older else None
 
 
 def _fsync(path: Path) -> None:

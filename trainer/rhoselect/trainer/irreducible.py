@@ -4,6 +4,7 @@ the one with the lowest loss on the training set D is kept, and scores D's point
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ from torch import nn
 from rhoselect.compute import threads
 from rhoselect.config import TrainerConfig
 from rhoselect.data import SplitPoints
+from rhoselect.errors import NonFiniteLossError
 from rhoselect.il import IlMetadata, IlTable
 from rhoselect.plan import Plan
 from rhoselect.selection import Forward
@@ -59,10 +61,12 @@ def fit(
         for epoch in range(epochs):
             for step in range(epoch * steps_per_epoch, (epoch + 1) * steps_per_epoch):
                 indices = holdout.start + plan.indices(plan.window(step))
-                learner.update(holdout.read(indices, learner.device), None, step)
+                result = learner.update(holdout.read(indices, learner.device), None, step)
+                _check_finite(f"training loss at step {step}", result.loss)
             replica.load(learner.snapshot(epoch, layout, {}))
             scored = score(replica, train, train.indices)
             mean_loss = float(scored.mean(dtype=np.float64))
+            _check_finite(f"mean loss on the train split after epoch {epoch + 1}", mean_loss)
             if mean_loss < best_loss:
                 best_loss, losses, best_model = mean_loss, scored, copy.deepcopy(learner.model)
             on_epoch(epoch + 1, epochs, mean_loss)
@@ -83,6 +87,14 @@ def fit(
         flops=flops,
     )
     return IlTable(train.start, losses, described)
+
+
+def _check_finite(what: str, loss: float) -> None:
+    if not math.isfinite(loss):
+        raise NonFiniteLossError(
+            f"irreducible-loss model: {what}: got {loss}, allowed a finite one; lower trainer.lr or"
+            " set trainer.clip_norm"
+        )
 
 
 def score(replica: Forward, points: SplitPoints, indices: Indices) -> npt.NDArray[np.float32]:

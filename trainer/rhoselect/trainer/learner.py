@@ -52,10 +52,7 @@ class Learner:
     def update(self, batch: Batch, weights: Tensor | None, step: int) -> StepResult:
         """One optimizer step on ``batch``; ``weights`` [n_b] multiply its losses if given."""
         seed_step(self._seed, step)
-        bf16 = self._config.precision == "bf16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
-            logits: Tensor = self.model(batch.inputs).float()
-        losses = F.cross_entropy(logits, batch.labels, reduction="none")
+        logits, losses = self._forward(batch)
         loss = (losses if weights is None else losses * weights).mean()
         self._optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -67,13 +64,27 @@ class Learner:
         correct = logits.detach().argmax(1) == batch.labels
         return StepResult(loss.item(), losses.detach(), correct)
 
+    def losses(self, batch: Batch) -> Tensor:
+        """Training losses [C] of ``batch`` under the weights of now, without a step."""
+        with torch.no_grad():
+            return self._forward(batch)[1]
+
+    def _forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        bf16 = self._config.precision == "bf16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+            logits: Tensor = self.model(batch.inputs).float()
+        return logits, F.cross_entropy(logits, batch.labels, reduction="none")
+
     def snapshot(
         self, version: int, layout: Mapping[str, torch.dtype], state: Mapping[str, Tensor]
     ) -> Snapshot:
-        """A copy of the weights in a replica's layout; cast once, here, for all who score."""
+        """A copy of the state, and of the weights in a replica's layout.
+
+        The weights are cast once, here, for all who score.
+        """
         own = self.model.state_dict()
         tensors = {name: own[name].detach().to(dtype, copy=True) for name, dtype in layout.items()}
-        return Snapshot(version, tensors, dict(state))
+        return Snapshot(version, tensors, {name: t.detach().clone() for name, t in state.items()})
 
     def state_dict(self) -> dict[str, Tensor]:
         """Parameters, buffers and optimizer moments as one flat mapping of tensors."""

@@ -16,7 +16,7 @@ from dataclasses import replace
 
 from rhoselect.compute import threads
 from rhoselect.config import Config
-from rhoselect.errors import NonFiniteLossError, WaitError
+from rhoselect.errors import NonFiniteLossError, WaitError, WindowError
 from rhoselect.metrics import Metrics
 from rhoselect.plan import Plan
 from rhoselect.queue import SelectionQueue
@@ -75,7 +75,7 @@ class Trainer:
                 started = time.perf_counter()
                 popped = self._await_window(step)
                 waited_s = time.perf_counter() - started
-                picked = self._picker.pick(popped, self._state)
+                picked = self._pick(popped)
                 result = self._update(step, picked)
                 step += 1
                 self._publish(step)
@@ -141,19 +141,35 @@ class Trainer:
         assert popped.version == self._version(window), "a window is scored by exactly its version"
         return popped
 
+    def _pick(self, popped: Popped) -> PickedBatch:
+        try:
+            return self._picker.pick(popped, self._state)
+        except WindowError:  # because of some points, or because training diverged?
+            positions = self._plan.window(popped.window)[: self._config.selection.n_b]
+            indices = self._ground.train.start + self._plan.indices(positions)
+            batch = self._ground.train.read(indices, self.learner.device)
+            losses = self.learner.losses(batch)
+            if not losses.isfinite().any():
+                self._check_finite("training loss", popped.window, losses.mean().item())
+            raise
+
     def _update(self, step: int, picked: PickedBatch) -> StepResult:
         with self._metrics.busy("train"):
             batch = self._ground.train.read(picked.indices, self.learner.device)
             result = self.learner.update(batch, picked.weights, step)
-        if not math.isfinite(result.loss):
-            kept = checkpoints.checkpoint_paths(self._folder.path)
-            raise NonFiniteLossError(
-                f"training loss at step {step}: got {result.loss}, allowed a finite one; last good"
-                f" checkpoint: {kept[-1] if kept else 'none yet'}; lower trainer.lr or set"
-                " trainer.clip_norm"
-            )
+        self._check_finite("training loss", step, result.loss)
         self._state = self._scoring.function.next_state(self._state, batch.labels, result.losses)
         return result
+
+    def _check_finite(self, what: str, step: int, loss: float) -> None:
+        """Stop a run whose weights after ``step`` steps do not give a finite loss. A checkpoint is
+        known to be good once a step was taken from it."""
+        if not math.isfinite(loss):
+            good = checkpoints.newest_before(self._folder.path, step)
+            raise NonFiniteLossError(
+                f"{what} at step {step}: got {loss}, allowed a finite one; last good checkpoint:"
+                f" {good or 'none'}; lower trainer.lr or set trainer.clip_norm"
+            )
 
     def _record(
         self,
@@ -213,6 +229,7 @@ class Trainer:
                 self._config.trainer.eval_batch,
                 self.learner.device,
             )
+        self._check_finite("test loss", step, result.loss)
         self.records.add_evaluation(step, self._progress(step).wall_seconds, result)
         self._metrics.accuracy.set(result.accuracy)
         self.status = replace(self.status, accuracy=result.accuracy)

@@ -58,11 +58,15 @@ class StepRecord:
 
 
 class Records:
-    """The logs of one run folder, from ``step`` on: whatever an earlier life wrote later is cut."""
+    """The logs of one run folder, from ``step`` on: whatever an earlier life wrote later is cut.
+
+    Every write raises FencedError once a newer trainer owns the folder.
+    """
 
     def __init__(self, folder: RunFolder, step: int) -> None:
         self._folder = folder
         self._rows: list[StepRecord] = []
+        folder.check_fence()
         for part in part_paths(folder.path):
             if _end_of(part) > step:
                 part.unlink()

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,11 +35,17 @@ class RunFolder:
         """Make a new run folder. Raises RunFolderError if ``path`` exists."""
         check_absent(path)
         beside = path.with_name(f".{path.name}.{os.getpid()}")
-        for name in ("generations", "checkpoints", "steps", "logs"):
-            (beside / name).mkdir(parents=True)
-        (beside / "config.toml").write_text(config.to_toml())
-        (beside / "run_id").write_text(secrets.token_hex(8))
-        beside.rename(path)
+        try:
+            for name in ("generations", "checkpoints", "steps", "logs"):
+                (beside / name).mkdir(parents=True)
+            (beside / "config.toml").write_text(config.to_toml())
+            (beside / "run_id").write_text(secrets.token_hex(8))
+            beside.rename(path)
+        except OSError as error:
+            shutil.rmtree(beside, ignore_errors=True)
+            raise RunFolderError(
+                f"run folder {path}: cannot be made: {error.strerror}; choose another --run-dir"
+            ) from None
         return RunFolder._own(path)
 
     @staticmethod
@@ -73,11 +81,11 @@ def check_absent(path: Path) -> None:
         )
 
 
-def check_resume(path: Path, config: Config | None) -> Config:
-    """The configuration to resume ``path`` with.
+def check_resume(path: Path, given: Path | None, overrides: Iterable[str]) -> Config:
+    """The configuration to resume ``path`` with: ``given``, or its own, with ``overrides``.
 
-    ``config`` is what the user gave now, None to take the stored one. Raises RunFolderError if the
-    folder is not a run's, if it is finished, or if keys changed that the result depends on.
+    Raises RunFolderError if the folder is not a run's, if it is finished, or if keys changed that
+    the result depends on.
     """
     stored_path = path / "config.toml"
     if not stored_path.is_file():
@@ -85,8 +93,7 @@ def check_resume(path: Path, config: Config | None) -> Config:
     if (path / "summary.json").exists():
         raise RunFolderError(f"run folder {path}: the run is finished; nothing to resume")
     stored = configuration.load(stored_path)
-    if config is None:
-        return stored
+    config = configuration.load(given or stored_path, overrides)
     changed = stored.changed_keys(config)
     if changed:
         raise RunFolderError(

@@ -11,7 +11,7 @@ from rich.console import Console
 from rhoselect.data import KINDS, ArrowDataset, import_dataset
 from rhoselect.errors import ConfigError
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Import and look at data sets.")
+app = typer.Typer(rich_markup_mode=None, help="Import and look at data sets.")
 
 
 @app.command("import")

@@ -18,7 +18,7 @@ from rhoselect.models.build import build_model, check_output
 from rhoselect.scorer.forward import Replica
 from rhoselect.trainer.irreducible import fit as fit_table
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Irreducible losses.")
+app = typer.Typer(rich_markup_mode=None, help="Irreducible losses.")
 
 
 @app.callback()
@@ -56,6 +56,8 @@ def fit(
     settings = _settings(data, model, sets or [])
     if overlap not in ("forbid", "allow"):
         raise ConfigError(f"--overlap: got {overlap!r}, allowed 'forbid' or 'allow'")
+    if out.is_dir():
+        raise ConfigError(f"--out {out}: is a folder, allowed a file to write")
     dataset = open_data(settings.data)
     train, holdout = dataset.split("train"), dataset.split(split)
     if overlap != "allow" and max(train.start, holdout.start) < min(train.stop, holdout.stop):

@@ -17,6 +17,7 @@ from rhoselect.launch.endpoints import queue_url
 from rhoselect.launch.report import write_page
 from rhoselect.launch.serial import run_serial
 from rhoselect.launch.wiring import Prepared, prepare
+from rhoselect.metrics import check_port
 from rhoselect.queue.redis import check_server
 from rhoselect.trainer.runfolder import RunFolder, check_absent, check_resume
 
@@ -46,16 +47,18 @@ def train(
     """
     path = _run_dir(run_dir, config, resume)
     if resume:
-        given = configuration.load(config, sets or []) if config or sets else None
-        settings = check_resume(path, given)
+        settings = check_resume(path, config, sets or [])
     else:
         settings = configuration.load(config, sets or [])
         check_absent(path)
     prepared = prepare(settings)
     _check_queue(settings, workers)
+    check_port(settings.metrics.port)
     console = Console()
     if dry_run:
-        console.print(_plan(prepared, workers), highlight=False, markup=False, end="")
+        console.print(
+            _plan(prepared, workers), highlight=False, markup=False, soft_wrap=True, end=""
+        )
         return
     folder = RunFolder.resume(path) if resume else RunFolder.create(path, settings)
     summary = _run(prepared, folder, workers, console)
@@ -65,6 +68,7 @@ def train(
         f" {summary['best_accuracy']:.4f}, final {summary['final_accuracy']:.4f}",
         highlight=False,
         markup=False,
+        soft_wrap=True,
     )
 
 
