@@ -1,0 +1,254 @@
+"""What a run leaves on disk: exact, cut back after a crash, closed to an old trainer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rhoselect.config import Config, DataConfig
+from rhoselect.errors import FencedError, RunFolderError
+from rhoselect.trainer.checkpoint import Checkpoint, Progress, checkpoint_paths, load_newest, save
+from rhoselect.trainer.evaluate import Evaluation
+from rhoselect.trainer.records import (
+    Records,
+    StepRecord,
+    read_evaluations,
+    read_steps,
+    selected_sha256,
+    weights_sha256,
+)
+from rhoselect.trainer.runfolder import RunFolder
+from rhoselect.types import Snapshot
+
+CONTRACT = [
+    ("step", pa.int64()),
+    ("window", pa.int64()),
+    ("indices", pa.list_(pa.int64())),
+    ("scores", pa.list_(pa.float64())),
+    ("loss", pa.float64()),
+    ("staleness", pa.int64()),
+    ("candidates", pa.int64()),
+    ("wait_ms", pa.float64()),
+    ("step_ms", pa.float64()),
+    ("corrupted_share", pa.float64()),
+    ("correct_share", pa.float64()),
+]
+EVALUATION = Evaluation(accuracy=0.5, loss=1.25, worst_class_accuracy=0.25)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    return RunFolder.create(tmp_path / "run", Config(data=DataConfig(path="data")))
+
+
+def record(step: int, corrupted_share: float | None = 0.0) -> StepRecord:
+    return StepRecord(
+        step=step,
+        window=step,
+        indices=np.array([2**40 + step, step], np.int64),
+        scores=[0.1 + step, -0.1],
+        loss=1.5,
+        staleness=step % 2,
+        candidates=320,
+        wait_ms=0.5,
+        step_ms=2.0,
+        corrupted_share=corrupted_share,
+        correct_share=0.5,
+    )
+
+
+def checkpoint(step: int) -> Checkpoint:
+    values = {"model.0.weight": torch.full((2, 3), float(step)), "optimizer.0.step": torch.ones(())}
+    return Checkpoint(Progress(step), values, {}, [])
+
+
+def saved_steps(folder: RunFolder) -> list[int]:
+    return [int(path.stem.removeprefix("step-")) for path in checkpoint_paths(folder.path)]
+
+
+def assert_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        assert tensor.dtype == other[name].dtype, name
+        assert torch.equal(tensor, other[name]), name
+
+
+def test_a_checkpoint_comes_back_with_weights_state_and_snapshots(folder: RunFolder) -> None:
+    progress = Progress(step=7, wall_seconds=12.5, wait_seconds=0.25, scored_points=2240)
+    learner = {
+        "model.1.running_mean": torch.randn(3),
+        "model.1.num_batches_tracked": torch.tensor(7),
+        "optimizer.0.exp_avg": torch.randn(2, 3).t(),
+    }
+    state = {"class_weights": torch.rand(10)}
+    snapshots = [
+        Snapshot(5, {"head.weight": torch.randn(2, 2).bfloat16()}, {"weights": torch.ones(3)}),
+        Snapshot(6, {"head.weight": torch.randn(2, 2).bfloat16()}),
+    ]
+    save(folder, Checkpoint(progress, learner, state, snapshots), keep=2)
+    found = load_newest(folder.path)
+    assert found is not None
+    assert found.progress == progress
+    assert_same(found.learner, learner)
+    assert_same(found.state, state)
+    assert [snapshot.version for snapshot in found.snapshots] == [5, 6]
+    for snapshot, expected in zip(found.snapshots, snapshots, strict=True):
+        assert_same(dict(snapshot.tensors), dict(expected.tensors))
+        assert_same(dict(snapshot.state), dict(expected.state))
+
+
+def test_weights_that_are_one_tensor_under_two_names_can_be_saved(folder: RunFolder) -> None:
+    """As in a language model whose head is its embedding."""
+    tied = torch.randn(4, 2)
+    learner = {"model.embedding.weight": tied, "model.head.weight": tied}
+    save(folder, Checkpoint(Progress(1), learner, {"a": tied, "b": tied[1:]}, []), keep=1)
+    found = load_newest(folder.path)
+    assert found is not None
+    assert_same(found.learner, learner)
+    assert_same(found.state, {"a": tied, "b": tied[1:]})
+
+
+def test_only_the_newest_checkpoints_are_kept(folder: RunFolder) -> None:
+    assert load_newest(folder.path) is None
+    for step in (5, 10, 999_999_999):
+        save(folder, checkpoint(step), keep=2)
+    assert saved_steps(folder) == [10, 999_999_999]
+    found = load_newest(folder.path)
+    assert found is not None
+    assert found.progress.step == 999_999_999
+
+
+def test_a_half_written_checkpoint_is_not_taken_for_one(folder: RunFolder) -> None:
+    path = save(folder, checkpoint(5), keep=2)
+    whole = path.read_bytes()
+    path.with_name(".step-000000010.safetensors.1").write_bytes(whole[:100])
+    found = load_newest(folder.path)
+    assert found is not None
+    assert found.progress.step == 5
+    path.write_bytes(whole[:100])
+    with pytest.raises(RunFolderError, match="cannot be read"):
+        load_newest(folder.path)
+
+
+def test_an_old_trainer_writes_nothing_any_more(folder: RunFolder) -> None:
+    old, records = folder, Records(folder, 0)
+    save(old, checkpoint(1), keep=2)
+    records.add_evaluation(1, 0.5, EVALUATION)
+    records.append(record(0))
+    new = RunFolder.resume(folder.path)
+    assert (new.generation, new.run_id) == (old.generation + 1, old.run_id)
+    before = {p: p.read_bytes() for p in folder.path.rglob("*") if p.is_file()}
+    with pytest.raises(FencedError, match=f"generation {old.generation}"):
+        save(old, checkpoint(2), keep=1)
+    with pytest.raises(FencedError):
+        records.flush()
+    with pytest.raises(FencedError):
+        records.add_evaluation(2, 0.75, EVALUATION)
+    with pytest.raises(FencedError):
+        records.finish({"steps": 2})
+    with pytest.raises(FencedError):
+        Records(old, 0)
+    assert {p: p.read_bytes() for p in folder.path.rglob("*") if p.is_file()} == before
+    save(new, checkpoint(2), keep=1)
+    assert saved_steps(new) == [2]
+
+
+def test_every_trainer_gets_a_generation_of_its_own(folder: RunFolder) -> None:
+    later = [RunFolder.resume(folder.path) for _ in range(3)]
+    assert [run.generation for run in later] == [2, 3, 4]
+    later[-1].check_fence()
+    for run in (folder, *later[:-1]):
+        with pytest.raises(FencedError):
+            run.check_fence()
+
+
+def test_what_a_crash_left_beyond_the_checkpoint_is_cut_back(folder: RunFolder) -> None:
+    """The steps after the checkpoint are taken again; their first records must not stay."""
+    records = Records(folder, 0)
+    for step in range(6):
+        records.append(record(step))
+        if step % 2:
+            records.add_evaluation(step + 1, 0.5 * step, EVALUATION)
+            records.flush()
+            if step < 5:
+                save(folder, checkpoint(step + 1), keep=2)
+    records.append(record(6))  # never flushed
+    with (folder.path / "eval.jsonl").open("a") as file:
+        file.write('{"step": 8, "accur')
+
+    found = load_newest(folder.path)
+    assert found is not None
+    resumed = RunFolder.resume(folder.path)
+    records = Records(resumed, found.progress.step)
+    assert read_steps(folder.path)["step"].to_pylist() == [0, 1, 2, 3]
+    assert [line["step"] for line in read_evaluations(folder.path)] == [2, 4]
+    for step in range(4, 6):
+        records.append(record(step))
+    records.add_evaluation(6, 3.0, EVALUATION)
+    records.flush()
+    assert read_steps(folder.path)["step"].to_pylist() == list(range(6))
+    lines = (folder.path / "eval.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [2, 4, 6]
+
+
+def test_evaluations_are_lines_of_the_contract(folder: RunFolder) -> None:
+    Records(folder, 0).add_evaluation(50, 1.23456, EVALUATION)
+    (line,) = read_evaluations(folder.path)
+    assert line == {"step": 50, "seconds": 1.235, **asdict(EVALUATION)}
+    assert list(line) == ["step", "seconds", "accuracy", "loss", "worst_class_accuracy"]
+
+
+def test_steps_parquet_has_exactly_the_columns_of_the_contract(folder: RunFolder) -> None:
+    """A share that nobody knows is null, a share of nothing is zero; rows are in step order."""
+    records = Records(folder, 0)
+    rows = [record(0, None), record(1), record(2, 0.25)]
+    for row in rows:
+        records.append(row)
+        records.flush()
+    unfinished = read_steps(folder.path)
+    records.finish({"steps": 3})
+    steps = pq.read_table(folder.path / "steps.parquet")
+    assert [(field.name, field.type) for field in steps.schema] == CONTRACT
+    assert steps.equals(unfinished)
+    expected = [{**vars(row), "indices": row.indices.tolist()} for row in rows]
+    assert steps.to_pylist() == expected
+    assert json.loads((folder.path / "summary.json").read_text()) == {"steps": 3}
+
+
+def test_a_run_without_a_step_has_the_columns_too(folder: RunFolder) -> None:
+    Records(folder, 0).finish({})
+    steps = pq.read_table(folder.path / "steps.parquet")
+    assert [(field.name, field.type) for field in steps.schema] == CONTRACT
+    assert len(steps) == 0
+
+
+def test_selected_sha256_is_over_little_endian_int64_in_training_order() -> None:
+    rows = [np.array([3, 2**40], np.int64), np.array([0], np.int64)]
+    expected = hashlib.sha256(struct.pack("<3q", 3, 2**40, 0)).hexdigest()
+    assert selected_sha256(rows) == expected
+    assert selected_sha256([np.array([2**40, 3], np.int64), rows[1]]) != expected
+
+
+def test_weights_sha256_is_over_the_parameters_in_name_order() -> None:
+    linear, norm = nn.Linear(2, 3), nn.BatchNorm1d(3)
+    model = nn.ModuleDict({"b": linear, "a": norm})
+    digest = hashlib.sha256()
+    for tensor in (norm.bias, norm.weight, linear.bias, linear.weight):
+        digest.update(struct.pack(f"<{tensor.numel()}f", *tensor.flatten().tolist()))
+    assert weights_sha256(model) == digest.hexdigest()
+    norm(torch.randn(8, 3))
+    assert norm.running_mean is not None and norm.running_mean.any()
+    assert weights_sha256(model) == digest.hexdigest(), "buffers are no parameters"
+    with torch.no_grad():
+        linear.weight[0, 0] += 1e-3
+    assert weights_sha256(model) != digest.hexdigest()
