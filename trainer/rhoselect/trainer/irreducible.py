@@ -49,12 +49,14 @@ def fit(
     """Fit an irreducible-loss table for ``train``.
 
     ``model`` is trained on ``holdout`` in place; ``replica``, of the same architecture, scores.
-    ``metadata`` gives fingerprint, model, split and precision. Raises NonFiniteLossError.
+    ``settings.steps`` does not count, ``epochs`` does. ``metadata`` gives fingerprint, model, split
+    and precision. Raises NonFiniteLossError.
     """
     started = time.monotonic()
-    learner = Learner(model, settings, seed, torch.device("cpu"))
     plan = Plan(seed, len(holdout), batch, batch)
     steps_per_epoch = len(holdout) // batch
+    settings = settings.model_copy(update={"steps": epochs * steps_per_epoch})
+    learner = Learner(model, settings, seed, torch.device("cpu"))
     best_loss, best_model = float("inf"), model
     losses: npt.NDArray[np.float32] = np.empty(0, np.float32)
     with threads(settings.threads):

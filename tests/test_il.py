@@ -1,0 +1,191 @@
+"""The irreducible-loss table: the best epoch's losses, in index order, tied to their data set."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from rhoselect.compute import threads
+from rhoselect.config import TrainerConfig
+from rhoselect.data import Labels, SplitPoints
+from rhoselect.errors import NonFiniteLossError
+from rhoselect.il import IlMetadata, IlTable, read_table, write_table
+from rhoselect.models.build import build_model
+from rhoselect.scorer.forward import Replica
+from rhoselect.trainer.irreducible import fit
+from rhoselect.types import Batch, Indices
+
+CPU = torch.device("cpu")
+CLASSES = 3
+TRAIN, HOLDOUT = (100, 160), (20, 60)
+METADATA = {"fingerprint": "f1", "model": "m:m", "split": "holdout", "precision": "fp32"}
+
+
+class Blobs(SplitPoints):
+    """Three overlapping clouds of points [6]; a point depends on its index alone."""
+
+    def _point(self, index: int) -> tuple[torch.Tensor, int]:
+        random = torch.Generator().manual_seed(index)
+        label = int(torch.randint(CLASSES, (), generator=random))
+        return torch.randn(6, generator=random) + F.one_hot(torch.tensor(label), 6), label
+
+    def read(self, indices: Indices, device: torch.device) -> Batch:
+        points = [self._point(index) for index in indices.tolist()]
+        return Batch(
+            indices,
+            torch.stack([inputs for inputs, _ in points]),
+            torch.tensor([label for _, label in points]),
+        )
+
+    def labels(self, indices: Indices) -> Labels:
+        return np.array([self._point(index)[1] for index in indices.tolist()], np.int64)
+
+    def clean_labels(self, indices: Indices) -> Labels | None:
+        return None
+
+
+class Fit:
+    """One fit: its table, the mean losses that it told, and the model as it was in the end."""
+
+    def __init__(self, epochs: int, settings: TrainerConfig, batch: int = 10) -> None:
+        self.model, twin = (
+            build_model("rhoselect.models:mlp", {"width": 32, "depth": 1}, (6,), CLASSES, 0)
+            for _ in range(2)
+        )
+        replica = Replica(twin, "fp32", "running", CPU)
+        self.told: list[float] = []
+        self.models: list[nn.Module] = []
+        self.table = fit(
+            self.model,
+            replica,
+            replica.layout,
+            Blobs(HOLDOUT),
+            Blobs(TRAIN),
+            settings=settings,
+            batch=batch,
+            epochs=epochs,
+            seed=0,
+            metadata=METADATA,
+            on_epoch=self._tell,
+        )
+
+    def _tell(self, epoch: int, epochs: int, loss: float) -> None:
+        assert epoch == len(self.told) + 1
+        self.told.append(loss)
+        self.models.append(copy.deepcopy(self.model))
+
+
+OVERFITTING = TrainerConfig(lr=0.02, weight_decay=0.0)
+
+
+@pytest.fixture(scope="module")
+def overfitted() -> Fit:
+    return Fit(epochs=12, settings=OVERFITTING)
+
+
+def test_the_epoch_of_lowest_train_loss_is_kept(overfitted: Fit) -> None:
+    best = int(np.argmin(overfitted.told))
+    assert 0 < best < 11
+    assert overfitted.told[-1] > 1.5 * overfitted.told[best], "it did get worse afterwards"
+    mean = overfitted.table.values.mean(dtype=np.float64)
+    assert mean == overfitted.told[best]
+    digest = hashlib.sha256()
+    for _, parameter in sorted(overfitted.models[best].named_parameters()):
+        digest.update(parameter.detach().numpy().tobytes())
+    assert overfitted.table.metadata.weights_sha256 == digest.hexdigest()
+
+
+def test_values_are_the_kept_models_losses_of_the_bare_points_in_index_order(
+    overfitted: Fit,
+) -> None:
+    model = overfitted.models[int(np.argmin(overfitted.told))].eval()
+    points = Blobs(TRAIN).read(np.arange(*TRAIN), CPU)
+    with threads(1), torch.no_grad():
+        losses = F.cross_entropy(model(points.inputs), points.labels, reduction="none")
+    table = overfitted.table
+    assert table.start == TRAIN[0]
+    assert table.values.dtype == np.float32
+    assert np.array_equal(table.values, losses.numpy())
+    assert table.at(np.array([159, 100, 131])).tolist() == losses[[59, 0, 31]].tolist()
+
+
+def test_the_same_fit_gives_the_same_table(overfitted: Fit) -> None:
+    torch.manual_seed(123)
+    again = Fit(epochs=12, settings=OVERFITTING)
+    assert np.array_equal(again.table.values, overfitted.table.values)
+
+
+def test_metadata_tells_where_a_table_comes_from(overfitted: Fit) -> None:
+    metadata = overfitted.table.metadata
+    assert vars(metadata).items() >= METADATA.items()
+    assert metadata.holdout == HOLDOUT
+    assert metadata.tool.startswith("rhoselect ")
+    age = datetime.now(UTC) - datetime.fromisoformat(metadata.date)
+    assert 0 <= age.total_seconds() < 600
+    assert metadata.seconds > 0
+    weights = 6 * 32 + 32 * CLASSES
+    trained = 12 * 40 * (2 * 3 * weights - 2 * 6 * 32)  # no gradient of the inputs
+    assert metadata.flops == trained + 12 * 60 * 2 * weights
+
+
+def test_a_cosine_schedule_spans_the_whole_fit_whatever_trainer_steps_says() -> None:
+    """Four epochs of four steps are a schedule of sixteen."""
+
+    def values(schedule: str, steps: int) -> list[float]:
+        settings = TrainerConfig.model_validate({"schedule": schedule, "steps": steps})
+        losses: list[float] = Fit(4, settings).table.values.tolist()
+        return losses
+
+    sixteen = values("cosine", 16)
+    assert values("cosine", 2) == sixteen
+    assert values("cosine", 500) == sixteen
+    assert values("constant", 16) != sixteen
+
+
+def test_a_fit_that_diverges_stops_instead_of_writing_a_table() -> None:
+    with pytest.raises(NonFiniteLossError, match="irreducible-loss model"):
+        Fit(epochs=2, settings=TrainerConfig(lr=1e30))
+
+
+def test_a_table_comes_back_from_its_file(overfitted: Fit, tmp_path: Path) -> None:
+    path = tmp_path / "new" / "il.parquet"
+    write_table(path, overfitted.table)
+    assert [p.name for p in path.parent.iterdir()] == ["il.parquet"]
+    back = read_table(path, "f1", TRAIN)
+    assert back.start == TRAIN[0]
+    assert np.array_equal(back.values, overfitted.table.values)
+    assert back.metadata == overfitted.table.metadata
+    part = read_table(path, "f1", (110, 120))
+    assert np.array_equal(part.at(np.arange(110, 120)), overfitted.table.values[10:20])
+
+
+def test_the_file_is_parquet_with_the_columns_of_the_contract(tmp_path: Path) -> None:
+    path = tmp_path / "il.parquet"
+    metadata = IlMetadata("f", "m", "w", "holdout", (0, 4), "bf16", "now", "test", 1.5, 3)
+    write_table(path, IlTable(4, np.array([0.5, 0.25], np.float32), metadata))
+    rows = pq.read_table(path)
+    assert [(f.name, f.type) for f in rows.schema] == [
+        ("index", pa.int64()),
+        ("irreducible_loss", pa.float32()),
+    ]
+    assert rows.to_pydict() == {"index": [4, 5], "irreducible_loss": [0.5, 0.25]}
+
+
+def test_rows_may_stand_in_any_order(tmp_path: Path, overfitted: Fit) -> None:
+    """Others may write tables too, as long as every point of the train split has one row."""
+    path = tmp_path / "il.parquet"
+    write_table(path, overfitted.table)
+    rows = pq.read_table(path)
+    shuffled = rows.take(pa.array(np.random.default_rng(0).permutation(len(rows))))
+    pq.write_table(shuffled.replace_schema_metadata(rows.schema.metadata), path)
+    assert np.array_equal(read_table(path, "f1", TRAIN).values, overfitted.table.values)
