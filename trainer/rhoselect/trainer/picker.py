@@ -56,12 +56,12 @@ class Picker:
 
     def pick(self, popped: Popped, state: State) -> PickedBatch:
         """The batch of a window. Raises WindowError if fewer than n_b points have finite scores."""
-        shortlist = Shortlist(self._indices(popped.positions), popped.scores, popped.features)
-        if self._config.selection.k > 1:
-            shortlist = self._refine(popped, state)
+        best = Shortlist(self._indices(popped.positions), popped.scores, popped.features)
+        shortlist = self._refine(popped, state) if self._config.selection.k > 1 else best
         n_b = self._config.selection.n_b
         if len(shortlist.indices) < n_b:
-            raise self._too_few(popped.window, len(shortlist.indices))
+            dropped = np.setdiff1d(best.indices, shortlist.indices)
+            raise self._too_few(popped.window, len(shortlist.indices), dropped)
         rng = np.random.default_rng((self._config.seed, popped.window))
         picked = self._scoring.function.pick(shortlist, n_b, rng)
         weights = None
@@ -84,9 +84,10 @@ class Picker:
         rows = rows[order(popped.positions[rows], scores[rows])]
         return Shortlist(indices[rows], scores[rows], None if features is None else features[rows])
 
-    def _too_few(self, window: int, got: int) -> WindowError:
-        rejected = np.array(self._queue.rejected(window), np.uint64)
-        names = self._indices(rejected)[:10].tolist()
+    def _too_few(self, window: int, got: int, dropped: Indices) -> WindowError:
+        at_workers = self._indices(np.array(self._queue.rejected(window), np.uint64))
+        rejected = np.concatenate((at_workers, dropped))
+        names = rejected[:10].tolist()
         return WindowError(
             f"window {window}: got {got} points with a finite score, needed n_b ="
             f" {self._config.selection.n_b}; {len(rejected)} were rejected, data-set indices"
