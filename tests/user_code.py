@@ -1,0 +1,104 @@
+"""Models, score functions and data sets as users may name them by mistake."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rhoselect.selection import Needs, ScoreFunction, ScoreInputs
+
+NOT_CALLABLE = 3
+
+
+def raising(**_: Any) -> nn.Module:
+    raise RuntimeError("no weights\nfound")
+
+
+def not_a_module(**_: Any) -> Any:
+    return lambda inputs: inputs
+
+
+class Linear(nn.Module):
+    """Logits [C, classes + extra]."""
+
+    def __init__(self, input_shape: tuple[int, ...], classes: int, extra: int = 0) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.LazyLinear(classes + extra))
+        self.layers(torch.zeros(1, *input_shape))
+
+    def forward(self, inputs: Tensor) -> Any:
+        return self.layers(inputs)
+
+
+class TupleOutput(Linear):
+    def forward(self, inputs: Tensor) -> Any:
+        return self.layers(inputs), inputs
+
+
+class OneDimension(Linear):
+    def forward(self, inputs: Tensor) -> Any:
+        return self.layers(inputs)[:, 0]
+
+
+class Integers(Linear):
+    def forward(self, inputs: Tensor) -> Any:
+        return self.layers(inputs).long()
+
+
+class FailingForward(Linear):
+    def forward(self, inputs: Tensor) -> Any:
+        raise AssertionError
+
+
+class NothingToTrain(nn.Module):
+    def __init__(self, input_shape: tuple[int, ...], classes: int) -> None:
+        super().__init__()
+        self.classes = classes
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs.flatten(1)[:, : self.classes]
+
+
+class DivergesAt(Linear):
+    """Training loss is not finite at step ``step``, nor thereafter."""
+
+    left: Tensor
+
+    def __init__(self, input_shape: tuple[int, ...], classes: int, step: int) -> None:
+        super().__init__(input_shape, classes)
+        self.register_buffer("left", torch.tensor(float(step)))
+
+    def forward(self, inputs: Tensor) -> Any:
+        if self.training:
+            self.left -= 1
+        return self.layers(inputs) / (self.left >= 0)
+
+
+class NotAScoreFunction:
+    pass
+
+
+class WantsArguments(ScoreFunction):
+    def __init__(self, strength: float) -> None:
+        self.strength = strength
+
+    def score(self, inputs: ScoreInputs) -> Tensor:
+        return inputs.forward.losses
+
+
+class FiniteForFew(ScoreFunction):
+    """NaN for all but the first of each 16 points that are scored together."""
+
+    def score(self, inputs: ScoreInputs) -> Tensor:
+        scores = torch.full((len(inputs.indices),), torch.nan)
+        scores[: len(scores) // 16] = 1.0
+        return scores
+
+
+class WantsPasses(ScoreFunction):
+    needs = Needs(passes=8)
+
+    def score(self, inputs: ScoreInputs) -> Tensor:
+        return inputs.forward.losses
