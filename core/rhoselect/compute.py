@@ -49,6 +49,14 @@ def threads(count: int) -> Iterator[None]:
             torch.set_num_threads(before)
 
 
-def seed_step(seed: int, step: int) -> None:
-    """Reseed torch from (seed, step), so that a step's dropout never depends on the past."""
-    torch.manual_seed(int(key64(seed, 0x73746570, step)) >> 1)
+def seed_step(seed: int, step: int, device: torch.device) -> None:
+    """Reseed ``device`` from (seed, step), so that a step's dropout never depends on the past.
+
+    Not torch.manual_seed: without a GPU in use it files a stack trace for each device type to seed
+    later, at every call, for good.
+    """
+    key = int(key64(seed, 0x73746570, step)) >> 1
+    torch.default_generator.manual_seed(key)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(key)

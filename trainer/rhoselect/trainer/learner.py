@@ -51,7 +51,7 @@ class Learner:
 
     def update(self, batch: Batch, weights: Tensor | None, step: int) -> StepResult:
         """One optimizer step on ``batch``; ``weights`` [n_b] multiply its losses if given."""
-        seed_step(self._seed, step)
+        seed_step(self._seed, step, self.device)
         logits, losses = self._forward(batch)
         loss = (losses if weights is None else losses * weights).mean()
         self._optimizer.zero_grad()
