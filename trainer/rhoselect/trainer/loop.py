@@ -80,7 +80,7 @@ class Trainer:
                 step += 1
                 self._publish(step)
                 self._open(step + self._ahead - 1)
-                self._queue.close(step - 1)
+                self._close(step - 1)
                 self._record(popped, picked, result, waited_s, started)
                 self._chores(step)
         return self._progress(step)
@@ -98,6 +98,12 @@ class Trainer:
     def _open(self, window: int) -> None:
         if window < self._config.trainer.steps:
             self._queue.open(window, self._version(window), self._plan.chunks)
+
+    def _close(self, window: int) -> None:
+        """Forget a window that became a step; before evaluations, note what the queue held."""
+        if (window + 1) % self._config.trainer.eval_every == 0:
+            self._metrics.queue_points.set(self._queue.stats().points)
+        self._queue.close(window)
 
     def _publish(self, step: int) -> None:
         """Publish the weights after ``step`` steps if a window will use them; retire the unused."""
