@@ -70,7 +70,8 @@ def _plain_lines(
         while not stop.wait(PLAIN_EVERY_S):
             now = status()
             elapsed_s = time.monotonic() - started
-            console.print(f"{name}: step {now.step}/{steps}  {facts(now)}  {elapsed_s:.0f} s")
+            line = f"{name}: step {now.step}/{steps}  {facts(now)}  {elapsed_s:.0f} s"
+            console.print(line, soft_wrap=True, highlight=False, markup=False)
 
     speaker = threading.Thread(target=speak, daemon=True)
     speaker.start()
