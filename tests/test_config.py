@@ -1,0 +1,253 @@
+"""The configuration: what goes out comes back, what changed is named, what --set means."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rhoselect import config as configuration
+from rhoselect.config import Config, Section, SelectionConfig, parse
+from rhoselect.errors import ConfigError
+
+FREE = ("queue", "snapshots", "cluster", "metrics")
+
+words = st.text(st.characters(exclude_categories=["Cs"]))
+numbers = st.floats(allow_nan=False, allow_infinity=False)
+positive = st.floats(0, exclude_min=True, allow_infinity=False)
+not_negative = st.floats(0, allow_infinity=False)
+counts = st.integers(1, 2**63 - 1)
+arguments = st.dictionaries(words, st.booleans() | st.integers() | numbers | words)
+precisions = st.sampled_from(["fp32", "bf16"])
+
+VALUES: dict[str, st.SearchStrategy[Any]] = {
+    "seed": st.integers(0, 2**63 - 1),
+    "data.dataset": words,
+    "data.args": arguments,
+    "model.factory": words,
+    "model.args": arguments,
+    "il.table": words,
+    "il.overlap": st.sampled_from(["forbid", "allow"]),
+    "selection.function": words,
+    "selection.n_b": st.integers(1, 8),
+    "selection.n_B": st.sampled_from([64, 96, 128]),
+    "selection.chunk": st.sampled_from([1, 2, 16, 32]),
+    "selection.lag": st.integers(0, 2**63 - 1),
+    "selection.shortlist": st.integers(0, 2),
+    "selection.temperature": not_negative,
+    "selection.bn": st.sampled_from(["running", "batch"]),
+    "scorer.precision": precisions,
+    "scorer.threads": counts,
+    "scorer.device": words,
+    "trainer.steps": counts,
+    "trainer.lr": positive,
+    "trainer.weight_decay": not_negative,
+    "trainer.schedule": st.sampled_from(["constant", "cosine"]),
+    "trainer.warmup_steps": st.integers(0, 2**63 - 1),
+    "trainer.clip_norm": not_negative,
+    "trainer.precision": precisions,
+    "trainer.threads": counts,
+    "trainer.device": words,
+    "trainer.publish_every": counts,
+    "trainer.eval_every": counts,
+    "trainer.eval_batch": counts,
+    "trainer.checkpoint_every": counts,
+    "trainer.keep_checkpoints": counts,
+    "trainer.targets": st.lists(numbers),
+    "queue.url": words,
+    "queue.password_file": words,
+    "queue.lease_s": positive,
+    "queue.timeout_s": positive,
+    "snapshots.transport": st.sampled_from(["auto", "shm", "ray"]),
+    "cluster.address": words,
+    "metrics.port": st.integers(-1, 65535),
+}
+settings = st.fixed_dictionaries(
+    {name: VALUES[name] for name in VALUES if name == "data.dataset"},
+    optional={name: VALUES[name] for name in VALUES if name != "data.dataset"},
+)
+
+
+def config(values: dict[str, Any]) -> Config:
+    """The configuration of these dotted names."""
+    tree: dict[str, Any] = {}
+    for name, value in values.items():
+        *sections, key = name.split(".")
+        place = tree
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[key] = value
+    return parse(tree)
+
+
+def names(section: type[Section], prefix: str = "") -> set[str]:
+    """Dotted names of all keys."""
+    found = set()
+    for key, field in section.model_fields.items():
+        kind = field.annotation
+        inner = isinstance(kind, type) and issubclass(kind, Section)
+        found |= names(kind, f"{key}.") if inner else {prefix + key}
+    return found
+
+
+def test_these_tests_know_every_key() -> None:
+    assert names(Config) == VALUES.keys() | {"data.path"}
+    changes = {re.sub(r"args\..*", "args", name) for name in CHANGES}
+    assert changes == VALUES.keys()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("config")
+
+
+@given(values=settings)
+def test_a_configuration_comes_back_from_its_file(values: dict[str, Any], folder: Path) -> None:
+    written = config(values)
+    path = folder / "config.toml"
+    path.write_text(written.to_toml())
+    read = configuration.load(path)
+    assert read == written
+    assert read.changed_keys(written) == []
+
+
+@given(values=settings)
+def test_a_configuration_comes_back_from_another_process(values: dict[str, Any]) -> None:
+    sent = config(values)
+    assert configuration.from_json(sent.model_dump_json()) == sent
+
+
+CHANGES: dict[str, tuple[Any, Any]] = {
+    "seed": (0, 1),
+    "data.dataset": ("m:f", "m:g"),
+    "data.args.root": ("a", "b"),
+    "model.factory": ("m:f", "m:g"),
+    "model.args.flag": (1, True),
+    "model.args.rate": (1, 1.0),
+    "il.table": ("a", "b"),
+    "il.overlap": ("forbid", "allow"),
+    "selection.function": ("loss", "uniform"),
+    "selection.n_b": (8, 16),
+    "selection.n_B": (64, 128),
+    "selection.chunk": (16, 32),
+    "selection.lag": (0, 1),
+    "selection.shortlist": (0, 2),
+    "selection.temperature": (1.0, 0.5),
+    "selection.bn": ("running", "batch"),
+    "scorer.precision": ("bf16", "fp32"),
+    "scorer.threads": (1, 2),
+    "scorer.device": ("auto", "cpu"),
+    "trainer.steps": (1000, 1001),
+    "trainer.lr": (1e-3, 1.0000000000000002e-3),
+    "trainer.weight_decay": (0.01, 0.0),
+    "trainer.schedule": ("constant", "cosine"),
+    "trainer.warmup_steps": (0, 1),
+    "trainer.clip_norm": (0.0, 1.0),
+    "trainer.precision": ("fp32", "bf16"),
+    "trainer.threads": (1, 2),
+    "trainer.device": ("auto", "cpu"),
+    "trainer.publish_every": (1, 2),
+    "trainer.eval_every": (50, 10),
+    "trainer.eval_batch": (1000, 100),
+    "trainer.checkpoint_every": (500, 50),
+    "trainer.keep_checkpoints": (2, 1),
+    "trainer.targets": ([0.8], [0.8, 0.9]),
+    "queue.url": ("embedded", "redis://host"),
+    "queue.password_file": ("a", "b"),
+    "queue.lease_s": (30.0, 1.0),
+    "queue.timeout_s": (600.0, 1.0),
+    "snapshots.transport": ("auto", "ray"),
+    "cluster.address": ("local", "auto"),
+    "metrics.port": (0, -1),
+}
+
+
+@given(changed=st.sets(st.sampled_from(sorted(CHANGES))))
+def test_exactly_the_changed_keys_are_named(changed: set[str]) -> None:
+    before = {name: one for name, (one, _) in CHANGES.items()}
+    after = before | {name: CHANGES[name][1] for name in changed}
+    named = sorted(name for name in changed if name.split(".")[0] not in FREE)
+    assert config(before).changed_keys(config(after)) == named
+    assert config(after).changed_keys(config(before)) == named
+
+
+def test_keys_that_come_or_go_are_named() -> None:
+    before, after = {"data.path": "d", "model.args.a": 1}, {"data.dataset": "m:f", "il.table": "t"}
+    changed = ["data.dataset", "data.path", "il.table", "model.args.a"]
+    assert config(before).changed_keys(config(after)) == changed
+
+
+def test_the_order_of_arguments_is_no_change() -> None:
+    one, other = {"a": 1, "b": 2}, {"b": 2, "a": 1}
+    before, after = ({"data.path": "d", "model.args": args} for args in (one, other))
+    assert config(before).changed_keys(config(after)) == []
+
+
+@pytest.mark.parametrize(
+    ("lag", "n_b", "n_B", "shortlist", "k"),
+    [
+        (0, 32, 320, 0, 1),
+        (0, 32, 320, 3, 3),
+        (1, 32, 320, 0, 5),
+        (4, 32, 96, 0, 3),  # a shortlist cannot exceed its window
+        (1, 32, 32, 0, 1),
+        (1, 20, 96, 0, 4),
+        (1, 32, 320, 1, 1),
+        (1, 32, 320, 10, 10),
+    ],
+)
+def test_the_shortlist_in_force(lag: int, n_b: int, n_B: int, shortlist: int, k: int) -> None:
+    sizes = {"n_b": n_b, "n_B": n_B, "lag": lag, "shortlist": shortlist}
+    assert SelectionConfig(chunk=1, **sizes).k == k
+
+
+TEXTS: dict[str, Any] = {
+    "3": 3,
+    "-3": -3,
+    "3.0": 3.0,
+    "1e-3": 0.001,
+    "true": True,
+    "True": "True",
+    "'3'": "3",
+    '"a\\tb"': "a\tb",
+    "word": "word",
+    " two words ": " two words ",
+    "rhoselect.models:mlp": "rhoselect.models:mlp",
+    "/a/b=c.parquet": "/a/b=c.parquet",
+    "redis://host:6379/0": "redis://host:6379/0",
+    "a#b": "a#b",
+    "2026-01-31": "2026-01-31",
+    "'open": "'open",
+    "": "",
+}
+
+
+@pytest.mark.parametrize(("text", "value"), TEXTS.items())
+def test_set_takes_toml_values_and_bare_words(text: str, value: Any) -> None:
+    given = configuration.load(None, ["data.path=d", f"model.args.x={text}"]).model.args["x"]
+    assert (type(given), given) == (type(value), value)
+
+
+def test_set_takes_lists_and_sections() -> None:
+    overrides = ["data={path = 'd'}", "trainer.targets=[0.5, 1]", "selection={n_b = 8, n_B = 64}"]
+    made = configuration.load(None, overrides)
+    assert made.data.path == "d"
+    assert made.trainer.targets == [0.5, 1.0]
+    assert made.selection == SelectionConfig(n_b=8, n_B=64)
+
+
+def test_set_goes_over_the_file_and_the_last_one_wins(folder: Path) -> None:
+    path = folder / "file.toml"
+    path.write_text("seed = 1\ndata = { path = 'd' }\n[trainer]\nlr = 0.5\nsteps = 7\n")
+    made = configuration.load(path, ["trainer.lr=0.25", "seed=2", " seed =3"])
+    assert (made.seed, made.trainer.lr, made.trainer.steps) == (3, 0.25, 7)
+
+
+def test_the_first_error_is_told_in_one_line() -> None:
+    with pytest.raises(ConfigError, match=r"^selection\.n_b: got 'x'; ") as caught:
+        configuration.load(None, ["data.path=d", "selection.n_b=x", "trainer.lr=y"])
+    assert "\n" not in str(caught.value)
