@@ -132,3 +132,18 @@ def test_whole_command_killed_and_resumed(
     assert hashes(run) == undisturbed
     rows = [json.loads(line)["step"] for line in (run / "eval.jsonl").read_text().splitlines()]
     assert rows == list(range(10, STEPS + 1, 10)), "nothing twice, nothing missing"
+
+
+@pytest.mark.timeout(240)
+def test_run_goes_on_when_every_scorer_freezes(
+    tiny_config: Path, tmp_path: Path, lag: int, undisturbed: tuple[str, str]
+) -> None:
+    """A frozen scorer is alive to Ray and is not replaced: the trainer scores by itself."""
+    run = tmp_path / "run"
+    lease = ["--set", "queue.lease_s=1.0"]
+    process = start("train", tiny_config, "--run-dir", run, "--workers", 1, *sets(lag), *lease)
+    until(lambda: bool(checkpoints(run)), process)
+    os.kill(starts(run, "scorer-0")[0], signal.SIGSTOP)
+    _, errors = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 0, errors
+    assert hashes(run) == undisturbed

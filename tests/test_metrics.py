@@ -13,7 +13,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from rhoselect import config as configuration
-from rhoselect.launch.wiring import build_scorer, build_trainer, prepare, run_trainer
+from rhoselect.launch.wiring import build_trainer, prepare, run_trainer
 from rhoselect.metrics import Metrics
 from rhoselect.queue.memory import MemoryQueue
 from rhoselect.snapshots.local import LocalStore
@@ -50,8 +50,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, tiny_config: Path) -> Scrape:
     folder = RunFolder.create(tmp_path_factory.mktemp("metrics") / "run", prepared.config)
     queue, snapshots, metrics = MemoryQueue(60), LocalStore(), Metrics()
     address = metrics.serve(0, "trainer", folder.path / "logs" / "metrics")
-    scorer = build_scorer(prepared, 0, queue, snapshots, metrics)
-    trainer = build_trainer(prepared, folder, queue, snapshots, metrics, idle=scorer.step)
+    trainer = build_trainer(prepared, folder, queue, snapshots, metrics, workers=0)
     run_trainer(prepared, folder, trainer, workers=0)
     return scrape(address)
 

@@ -109,7 +109,7 @@ class TrainerActor:
         prepared = prepare(config)
         try:
             self._trainer = build_trainer(
-                prepared, self._run, queue, snapshots, metrics, idle=lambda: False
+                prepared, self._run, queue, snapshots, metrics, self._workers
             )
             return run_trainer(prepared, self._run, self._trainer, self._workers)
         finally:

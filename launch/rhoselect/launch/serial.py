@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from rhoselect.launch.wiring import Prepared, build_scorer, build_trainer, run_trainer
+from rhoselect.launch.wiring import Prepared, build_trainer, run_trainer
 from rhoselect.metrics import Metrics
 from rhoselect.queue.memory import MemoryQueue
 from rhoselect.snapshots.local import LocalStore
@@ -22,7 +22,6 @@ def run_serial(prepared: Prepared, folder: RunFolder, watch: Watch) -> dict[str,
     queue, snapshots, metrics = MemoryQueue(config.queue.lease_s), LocalStore(), Metrics()
     if config.metrics.port >= 0:
         metrics.serve(config.metrics.port, "trainer", folder.path / "logs" / "metrics")
-    scorer = build_scorer(prepared, 0, queue, snapshots, metrics)
-    trainer = build_trainer(prepared, folder, queue, snapshots, metrics, idle=scorer.step)
+    trainer = build_trainer(prepared, folder, queue, snapshots, metrics, workers=0)
     watch(lambda: trainer.status)
     return run_trainer(prepared, folder, trainer, workers=0)

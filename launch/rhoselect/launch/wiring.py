@@ -7,7 +7,6 @@ every replica anywhere is built by the same code.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,9 +107,9 @@ def build_trainer(
     queue: SelectionQueue,
     snapshots: SnapshotStore,
     metrics: Metrics,
-    idle: Callable[[], bool],
+    workers: int,
 ) -> Trainer:
-    """The trainer of a run folder; ``idle`` scores a chunk in this process, or returns False."""
+    """The trainer of a run folder, with a scorer of its own in the slot after the workers'."""
     config = prepared.config
     device = resolve_device(config.trainer.device, "trainer.device")
     rescorer = _replica(prepared, config.selection.bn, device)
@@ -135,7 +134,8 @@ def build_trainer(
         queue,
         snapshots,
         metrics,
-        idle,
+        build_scorer(prepared, workers, queue, snapshots, metrics).step,
+        scores=workers == 0,
     )
 
 

@@ -7,6 +7,7 @@ its next ticket are already being read by a second thread.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -88,14 +89,18 @@ class Scorer:
                 work = ahead.result()
                 ahead = reader.submit(self.take, CLAIM_WAIT_S)
                 if work is not None:
-                    self.finish(work, stop)
+                    self._finish(work, stop)
 
     def step(self) -> bool:
-        """Score one ticket here and now, without waiting; False if there was none."""
+        """Score one ticket here and now, without waiting; False if there was none to score yet."""
         work = self.take(timeout_s=0)
-        if work is not None:
-            self.finish(work, threading.Event())
-        return work is not None
+        if work is None:
+            return False
+        if not self._load(work.ticket.version, timeout_s=0):
+            self._queue.reap(self._slot)  # its weights are not there yet: back it goes
+            return False
+        self._score(work)
+        return True
 
     def take(self, timeout_s: float) -> Work | None:
         """Claim a ticket and read its points."""
@@ -111,35 +116,36 @@ class Scorer:
                 batch = self._points.read(indices, self._replica.device)
         return Work(ticket, positions, indices, batch)
 
-    def finish(self, work: Work, stop: threading.Event) -> None:
+    def _finish(self, work: Work, stop: threading.Event) -> None:
         """Wait for the ticket's weights, score and push. Dropped if nobody needs it any more."""
+        with contextlib.suppress(SnapshotGoneError):
+            while not stop.is_set():
+                if self._load(work.ticket.version, CLAIM_WAIT_S):
+                    return self._score(work)
+
+    def _load(self, version: int, timeout_s: float) -> bool:
+        """Have the weights of ``version`` loaded; False if they did not come within the time."""
+        if not self._scoring.needs.forward or self._loaded == version:
+            return True
+        started = time.monotonic()
+        snapshot = self._snapshots.get(version, timeout_s)
+        self._metrics.wait_seconds.labels("weights").inc(time.monotonic() - started)
+        if snapshot is None:
+            return False
+        with self._metrics.busy("load"):
+            self._replica.load(snapshot)
+        self._loaded, self._state = version, dict(snapshot.state)
+        return True
+
+    def _score(self, work: Work) -> None:
         output = None
-        if self._scoring.needs.forward:
-            if not self._load(work.ticket.version, stop):
-                return
-            assert work.batch is not None
+        if work.batch is not None:
             with self._metrics.busy("forward"), threads(self._config.scorer.threads):
                 output = self._replica(work.batch)
             self._metrics.scored_points.inc(len(work.indices))
         scores, features = self._scoring(work.indices, output, self._state)
         pushed = self._queue.push(work.ticket, self._chunk(work, scores, features))
         self._metrics.pushes.labels("accepted" if pushed else "ignored").inc()
-
-    def _load(self, version: int, stop: threading.Event) -> bool:
-        started = time.monotonic()
-        while self._loaded != version:
-            try:
-                snapshot = self._snapshots.get(version, CLAIM_WAIT_S)
-            except SnapshotGoneError:
-                return False
-            if snapshot is not None:
-                with self._metrics.busy("load"):
-                    self._replica.load(snapshot)
-                self._loaded, self._state = version, dict(snapshot.state)
-            elif stop.is_set():
-                return False
-        self._metrics.wait_seconds.labels("weights").inc(time.monotonic() - started)
-        return True
 
     def _chunk(
         self,

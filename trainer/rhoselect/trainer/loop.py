@@ -1,10 +1,10 @@
 """The trainer's loop: pop top → [refine] → step → publish. The only arrow back is weights.
 
 It waits for one thing, the scores of its window: scorers push them once they have the snapshot that
-the window's tickets name, which this loop publishes right after the step that made it. While it
-waits it calls ``idle``, with which a process that holds a scorer too scores a chunk itself. After a
-second without news it re-sends ``open`` (a flushed queue starts over) and after the lease it hands
-out again what a dead scorer held.
+the window's tickets name, which this loop publishes right after the step that made it. After a
+second without news it re-sends ``open`` (a flushed queue starts over); after the lease it hands out
+again what a dead scorer held and from then on scores chunks itself while it waits, so that a run
+goes on, to the same result, whatever becomes of its scorers. With no scorers it does so at once.
 """
 
 from __future__ import annotations
@@ -50,12 +50,13 @@ class Trainer:
         queue: SelectionQueue,
         snapshots: SnapshotStore,
         metrics: Metrics,
-        idle: Callable[[], bool],
+        score: Callable[[], bool],
+        scores: bool,
     ) -> None:
         self._config, self._folder, self._plan, self._ground = config, folder, plan, ground
         self._scoring, self.learner = scoring, learner
         self._queue, self._snapshots = queue, snapshots
-        self._metrics, self._idle = metrics, idle
+        self._metrics, self._score, self._scores = metrics, score, scores
         self._picker = Picker(config, plan, ground, scoring, learner, queue, metrics)
         self._live: dict[int, Snapshot] = {}
         self._state: State = scoring.function.initial_state(ground.classes)
@@ -125,7 +126,7 @@ class Trainer:
         queue, k = self._config.queue, self._picker.wanted
         started = time.monotonic()
         while (popped := self._queue.pop(window, k, timeout_s=0)) is None:
-            if self._idle():
+            if self._scores and self._score():
                 continue
             popped = self._queue.pop(window, k, RESEND_S)
             if popped is not None:
@@ -136,6 +137,7 @@ class Trainer:
             waited_s = time.monotonic() - started
             if waited_s > queue.lease_s:
                 self._metrics.reclaimed.inc(self._queue.reap())
+                self._scores = True
             if waited_s > queue.timeout_s:
                 raise WaitError(
                     f"step {window}: no scores for {waited_s:.0f} s (queue.timeout_s); queue:"
