@@ -22,7 +22,8 @@ def encode(snapshot: Snapshot) -> bytes:
     tensors = {WEIGHTS + name: t for name, t in snapshot.tensors.items()}
     tensors |= {STATE + name: t for name, t in snapshot.state.items()}
     tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    metadata = {"version": str(snapshot.version), "crc32": str(_checksum(tensors))}
+    checksum = _checksum(snapshot.version, tensors)
+    metadata = {"version": str(snapshot.version), "crc32": str(checksum)}
     return save(tensors, metadata)
 
 
@@ -35,7 +36,7 @@ def decode(data: bytes) -> Snapshot:
         version, checksum = int(metadata["version"]), int(metadata["crc32"])
     except (SafetensorError, KeyError, ValueError) as error:
         raise RunError(f"snapshot of {len(data)} bytes: not readable: {error}") from None
-    if _checksum(tensors) != checksum:
+    if _checksum(version, tensors) != checksum:
         raise RunError(f"snapshot {version}: checksum differs, its bytes changed on the way")
     return Snapshot(
         version,
@@ -44,10 +45,12 @@ def decode(data: bytes) -> Snapshot:
     )
 
 
-def _checksum(tensors: dict[str, Tensor]) -> int:
-    """CRC-32 over the tensors' bytes in name order: finds accidents, not attackers."""
-    checksum = 0
+def _checksum(version: int, tensors: dict[str, Tensor]) -> int:
+    """CRC-32 over all that a snapshot says, in name order: finds accidents, not attackers."""
+    checksum = zlib.crc32(f"{version}".encode())
     for name in sorted(tensors):
-        flat = tensors[name].reshape(-1).view(torch.uint8)
+        tensor = tensors[name]
+        checksum = zlib.crc32(f"{name} {tensor.dtype} {[*tensor.shape]} ".encode(), checksum)
+        flat = tensor.reshape(-1).view(torch.uint8)
         checksum = zlib.crc32(flat.numpy().data, checksum)
     return checksum

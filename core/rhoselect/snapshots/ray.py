@@ -42,7 +42,8 @@ class Board:
 
         async with self._changed:
             try:
-                await asyncio.wait_for(self._changed.wait_for(known), timeout_s)
+                if not known():  # a wait of no seconds would not even look
+                    await asyncio.wait_for(self._changed.wait_for(known), timeout_s)
             except TimeoutError:
                 return None
             return GONE if version < self._below else self._kept[version]

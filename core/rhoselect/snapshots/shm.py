@@ -65,6 +65,7 @@ class SharedMemoryStore:
     def retire(self, below: int) -> None:
         # The mark goes first: a reader that misses the file then sees why.
         beside = self._folder / "incoming-mark"
+        below = max(below, self._oldest())
         beside.write_text(str(below))
         beside.rename(self._folder / "oldest")
         for path in self._folder.glob("*.safetensors"):
