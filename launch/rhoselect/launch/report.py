@@ -137,8 +137,8 @@ def figure(runs: Sequence[Run]) -> bytes:
     by_step, by_second = drawing.subplots(1, 2, sharey=True)
     for run in runs:
         label = f"{run.summary['method']} ({run.summary['workers']} workers)"
-        by_step.plot(run.steps, run.smooth, label=label)
-        by_second.plot(run.seconds, run.smooth, label=label)
+        by_step.plot(run.steps, run.smooth, ".-", label=label)
+        by_second.plot(run.seconds, run.smooth, ".-", label=label)
     by_step.set(xlabel="optimizer steps", ylabel="test accuracy (mean of 3 evaluations)")
     by_second.set(xlabel="seconds of training (IL model not counted)")
     low = min(float(np.median(run.accuracy)) for run in runs) - 0.05
