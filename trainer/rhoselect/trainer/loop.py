@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
+import torch
+
 from rhoselect.compute import threads
 from rhoselect.config import Config
 from rhoselect.errors import NonFiniteLossError, WaitError, WindowError
@@ -152,13 +154,16 @@ class Trainer:
     def _pick(self, popped: Popped) -> PickedBatch:
         try:
             return self._picker.pick(popped, self._state)
-        except WindowError:  # because of some points, or because training diverged?
-            positions = self._plan.window(popped.window)[: self._config.selection.n_b]
-            indices = self._ground.train.start + self._plan.indices(positions)
-            batch = self._ground.train.read(indices, self.learner.device)
-            losses = self.learner.losses(batch)
-            if not losses.isfinite().any():
-                self._check_finite("training loss", popped.window, losses.mean().item())
+        except WindowError:  # is it these points, or has training diverged?
+            finite = []
+            for chunk in range(self._plan.chunks):
+                positions = self._plan.chunk_positions(popped.window, chunk)
+                indices = self._ground.train.start + self._plan.indices(positions)
+                batch = self._ground.train.read(indices, self.learner.device)
+                losses = self.learner.losses(batch)
+                finite.append(losses[losses.isfinite()])
+            loss = torch.cat(finite).mean().item()  # of none: NaN
+            self._check_finite("training loss", popped.window, loss)
             raise
 
     def _update(self, step: int, picked: PickedBatch) -> StepResult:
