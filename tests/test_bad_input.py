@@ -668,6 +668,18 @@ def test_resume_from_a_broken_checkpoint(unfinished: Path) -> None:
     assert not (unfinished / "summary.json").exists()
 
 
+def test_places_that_cannot_be_written(finished: Path, points: Path, tmp_path: Path) -> None:
+    """A failure of the file system is one line that names the file, exit code 1."""
+    below = points / "folder"
+    results = {
+        tmp_path: rhoctl("report", finished, "--json", tmp_path),
+        points: rhoctl("data", "import", "numpy", points, below / "data"),
+    }
+    for place, result in results.items():
+        assert result.code == 1
+        assert re.fullmatch(rf"rhoctl: {place}.*: [^\n]+\n", result.err), result.err
+
+
 def test_report_of_an_unfinished_run(
     refuse: Refuse, finished: Path, unfinished: Path, tmp_path: Path, destination: Path
 ) -> None:
@@ -738,14 +750,17 @@ def test_a_trainer_elsewhere_that_diverges(tiny_config: Path, tmp_path: Path) ->
     diverged(path, result, r"training loss at step 1: got nan, .*last good checkpoint: none; lower")
 
 
-@pytest.mark.parametrize(("lag", "got", "rejected"), [(0, 4, 60), (1, 0, 64)])
+FEW = ("selection.function=user_code:FiniteForFew",)
+MOST = ("model={factory = 'user_code:NanForMost'}", "scorer.precision=fp32")
+
+
+@pytest.mark.parametrize(("settings", "got"), [(FEW, 4), ((*FEW, "selection.lag=1"), 0), (MOST, 5)])
 def test_points_without_a_score_are_named(
-    tiny_config: Path, tmp_path: Path, lag: int, got: int, rejected: int
+    tiny_config: Path, tmp_path: Path, settings: Sets, got: int
 ) -> None:
     """A failure of the run, not of the input: exit code 1."""
-    settings = sets("selection.function=user_code:FiniteForFew", f"selection.lag={lag}")
-    result = rhoctl("train", tiny_config, "--run-dir", tmp_path / "run", *settings)
+    result = rhoctl("train", tiny_config, "--run-dir", tmp_path / "run", *sets(*settings))
     assert result.code == 1
-    pattern = rf"window 0: got {got} points with a finite score, needed n_b = 8; {rejected} were"
+    pattern = rf"window 0: got {got} points with a finite score, needed n_b = 8; {64 - got} were"
     assert re.search(pattern + r" rejected, data-set indices \[\d+, ", result.err), result.err
     assert result.err.count("\n") == 1
