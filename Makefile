@@ -63,7 +63,8 @@ $(DATA)/manifest.json: | $(VENV)
 		--label-noise 0.1 --noise-seed 0 --holdout 0.5
 
 $(IL): | $(DATA)/manifest.json
-	$(RHOCTL) il fit --data $(DATA) --model rhoselect.models:small_cnn --out $@
+	$(RHOCTL) il fit --data $(DATA) --model rhoselect.models:small_cnn \
+		--set trainer.threads=2 --out $@
 
 runs/demo-uniform/summary.json: | $(IL)
 	$(RHOCTL) train $(DEMO) --set selection.function=uniform --workers 0 \

@@ -197,9 +197,11 @@ def joined(address: str, workers: int) -> Iterator[None]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == "local":
-        # Logical CPUs: N scorers on fewer cores run slowly but do start.
+        # Logical CPUs: N scorers on fewer cores run slowly but do start. Ray would run them at
+        # nice 15, behind anything else that this machine does.
         cpus = max(os.cpu_count() or 1, workers + 1)
         options |= {"num_cpus": cpus, "include_dashboard": False}
+        options |= {"_system_config": {"worker_niceness": 0}}
     try:
         ray.init(address=address, **options)
     except (ConnectionError, ValueError, RuntimeError) as error:

@@ -25,7 +25,9 @@ def report(
     """
     loaded = [reports.load_run(path) for path in runs]
     rows = reports.comparison(loaded)
-    Console().print(reports.table(rows))
+    console = Console()
+    console.width = max(console.width, reports.TABLE_WIDTH)
+    console.print(reports.table(rows))
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_bytes(reports.figure(loaded))
