@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -457,7 +458,7 @@ FOLDERS: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda d: change_shard(d, zero_the_end),
         r"00000\.arrow: got not an Arrow file",
     ),
-    "shard of another data set": (
+    "shards mixed up": (
         lambda d: shutil.copy(d / "00002.arrow", d / "00000.arrow"),
         r"00000\.arrow: got \d+ bytes, allowed \d+ by the manifest",
     ),
@@ -562,13 +563,17 @@ def test_a_queue_server_that_is_not_there(refuse_train: Refuse, tmp_path: Path) 
     refuse_train(rf"queue\.url: {url} cannot be reached", f"queue.url={url}", workers=1)
 
 
-def test_a_password_within_the_url(refuse_train: Refuse, capfd: pytest.CaptureFixture[str]) -> None:
-    refuse_train(r"queue\.url: holds a password.*password_file", "queue.url=redis://:s3cret@host")
+def test_a_password_within_the_url(refuse_train: Refuse) -> None:
+    pattern = r"queue\.url: holds a password(?!.*s3cret).*password_file"
+    refuse_train(pattern, "queue.url=redis://:s3cret@host")
+    pattern = r"queue\.url: got a malformed URL(?!.*s3cret)"
+    refuse_train(pattern, "queue.url=redis://:s3cret/@host")
 
 
 def test_a_wrong_password(
     refuse_train: Refuse, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("RHOSELECT_QUEUE_PASSWORD", raising=False)
     url = plain(server)
     pattern = rf"queue\.url: {url} refuses the user name or password"
     refuse_train(pattern, f"queue.url={url}", workers=1)
@@ -586,6 +591,14 @@ def test_a_server_that_evicts(refuse_train: Refuse, server: str, tmp_path: Path)
     settings = f"queue.url={plain(server)}", f"queue.password_file={tmp_path / 'password'}"
     pattern = r"queue\.url: .* maxmemory-policy allkeys-lru, allowed noeviction"
     refuse_train(pattern, *settings, workers=1)
+
+
+def test_a_metrics_port_that_is_taken(refuse_train: Refuse) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        refuse_train(rf"metrics\.port: got {port}, .*allowed a free port", f"metrics.port={port}")
 
 
 # Run folders.
