@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 import pytest
 import redis
+
 from servers import PASSWORD, free_port, tcp_server
 from support import made
 

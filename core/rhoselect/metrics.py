@@ -24,7 +24,7 @@ STALENESS_STEPS = (0, 1, 2, 4, 8, 16, 32, 64, 128)
 
 
 def check_port(port: int) -> None:
-    """Raise ConfigError unless a server could listen on this port of loopback (0 and -1: always)."""
+    """Raise ConfigError unless a server could listen on this port of loopback."""
     try:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -20,6 +20,7 @@ from rhoselect.trainer.records import read_evaluations, read_steps
 
 BASELINE = "uniform"
 TABLE_WIDTH = 110
+HEADS = ["run", "method", "W", "best", "final", "steps", "seconds", "fewer steps", "noise", "IL s"]
 
 
 @dataclass(frozen=True)
@@ -103,8 +104,7 @@ def table(rows: Sequence[dict[str, Any]]) -> Table:
     """The comparison for a terminal."""
     target = f"{rows[0]['target_accuracy']:.4f}"
     result = Table(title=f"Steps and seconds to accuracy {target} (mean of 3 evaluations)")
-    heads = "run,method,W,best,final,steps,seconds,fewer steps,noise,IL s".split(",")
-    for head in heads:
+    for head in HEADS:
         result.add_column(head, justify="left" if head in ("run", "method") else "right")
     for row in rows:
         result.add_row(
