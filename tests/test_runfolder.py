@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rhoselect.config import Config, DataConfig
@@ -161,6 +162,19 @@ def test_an_old_trainer_writes_nothing_any_more(folder: RunFolder) -> None:
     assert {p: p.read_bytes() for p in folder.path.rglob("*") if p.is_file()} == before
     save(new, checkpoint(2), keep=1)
     assert saved_steps(new) == [2]
+
+
+def test_a_trainer_that_is_replaced_while_it_writes_a_checkpoint_does_not_publish_it(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write_slowly(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+        RunFolder.resume(folder.path)
+        save_file(tensors, path, metadata)
+
+    monkeypatch.setattr("rhoselect.trainer.checkpoint.save_file", write_slowly)
+    with pytest.raises(FencedError):
+        save(folder, checkpoint(1), keep=2)
+    assert load_newest(folder.path) is None
 
 
 def test_every_trainer_gets_a_generation_of_its_own(folder: RunFolder) -> None:
