@@ -123,6 +123,10 @@ SETTINGS: dict[str, tuple[Sets, str]] = {
         ("selection.function=user_code:WantsPasses",),
         r"selection\.function .*needs .*stochastic passes.*allowed",
     ),
+    "function of one score": (
+        ("selection.function=user_code:OneScore",),
+        r"selection\.function user_code:OneScore: for 2 points gives scores of shape \[\], allowed",
+    ),
     "model by a plain name": (("model.factory=mlp",), r"model\.factory: got 'mlp', allowed 'mod"),
     "model of no module": (
         ("model.factory=no_such_module:f",),
@@ -669,6 +673,29 @@ def test_resume_with_only_settings(unfinished: Path) -> None:
     result = rhoctl(*resume, "--set", "trainer.lr=0.1")
     refused(result, r"--resume with a changed configuration: trainer\.lr; allowed")
     made(*resume, "--set", "queue.lease_s=9")
+
+
+def test_resume_on_other_irreducible_losses(
+    unfinished: Path, tiny_config: Path, il_table: Path, tmp_path: Path
+) -> None:
+    """Same key, same file name, other contents."""
+    table = pq.read_table(il_table)
+    losses = pa.array(table["irreducible_loss"].to_numpy() + 1, pa.float32())
+    changed = tmp_path / "changed.parquet"
+    pq.write_table(table.set_column(1, "irreducible_loss", losses), changed)
+    config = unfinished / "config.toml"
+    config.write_text(config.read_text().replace(str(il_table), str(changed)))
+    refused(
+        rhoctl("train", "--resume", "--run-dir", unfinished),
+        f"run folder {unfinished}: --resume with other data or irreducible losses .*restore",
+    )
+    assert not (unfinished / "summary.json").exists()
+
+
+def test_a_cluster_that_is_not_there(refuse_train: Refuse) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    pattern = f"cluster.address: cannot reach '{address}' .*allowed 'local'"
+    refuse_train(pattern, f"cluster.address={address}", workers=1)
 
 
 def test_resume_from_a_broken_checkpoint(unfinished: Path) -> None:

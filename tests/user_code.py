@@ -110,3 +110,10 @@ class WantsPasses(ScoreFunction):
 
     def score(self, inputs: ScoreInputs) -> Tensor:
         return inputs.forward.losses
+
+
+class OneScore(ScoreFunction):
+    """One score for all points instead of one each."""
+
+    def score(self, inputs: ScoreInputs) -> Tensor:
+        return inputs.forward.losses.mean()

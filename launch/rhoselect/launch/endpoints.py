@@ -1,8 +1,9 @@
-"""The queue server that a configuration names, with its password from where it is kept."""
+"""The servers that a configuration names: the queue's, with its password, and the cluster's."""
 
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 from urllib.parse import quote, urlsplit, urlunsplit
 
@@ -11,6 +12,7 @@ from rhoselect.errors import ConfigError
 from rhoselect.queue.redis import server_name
 
 PASSWORD_VARIABLE = "RHOSELECT_QUEUE_PASSWORD"
+REACH_S = 5.0
 
 
 def queue_url(config: QueueConfig) -> str | None:
@@ -45,3 +47,20 @@ def queue_url(config: QueueConfig) -> str | None:
         return config.url
     user = f"{parts.username or ''}:{quote(password, safe='')}@"
     return urlunsplit(parts._replace(netloc=user + parts.netloc.rpartition("@")[2]))
+
+
+def check_cluster(address: str) -> None:
+    """Raise ConfigError unless somebody listens at a Ray cluster's address.
+
+    Ray itself goes on trying for minutes. "local" and "auto" name no address to ask.
+    """
+    if address in ("local", "auto"):
+        return
+    try:
+        parts = urlsplit(address if "://" in address else f"ray://{address}")
+        socket.create_connection((parts.hostname or "", parts.port or 6379), REACH_S).close()
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"cluster.address: cannot reach {address!r} ({error}); allowed 'local', 'auto' or"
+            " host:port of a running cluster"
+        ) from None

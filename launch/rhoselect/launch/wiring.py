@@ -7,6 +7,7 @@ every replica anywhere is built by the same code.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from rhoselect.config import Config
 from rhoselect.data import Dataset, SplitPoints, open_data
 from rhoselect.errors import ConfigError, DataError
 from rhoselect.il import read_table
+from rhoselect.importing import one_line
 from rhoselect.metrics import Metrics
 from rhoselect.models.build import build_model, check_output
 from rhoselect.plan import Plan
@@ -32,6 +34,7 @@ from rhoselect.trainer.learner import Learner
 from rhoselect.trainer.loop import Trainer
 from rhoselect.trainer.runfolder import RunFolder
 from rhoselect.trainer.summary import summarise
+from rhoselect.types import Batch
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,14 @@ class Prepared:
     test: SplitPoints
     plan: Plan
     scoring: Scoring
+
+    @property
+    def inputs_sha256(self) -> str:
+        """Hash of the data set's fingerprint and of the irreducible losses in use."""
+        digest = hashlib.sha256(self.dataset.fingerprint.encode())
+        if self.scoring.il is not None:
+            digest.update(self.scoring.il.values.tobytes())
+        return digest.hexdigest()
 
 
 def prepare(config: Config) -> Prepared:
@@ -74,6 +85,7 @@ def prepare(config: Config) -> Prepared:
     resolve_device(config.trainer.device, "trainer.device")
     sample = train.read(train.indices[:2], torch.device("cpu"))
     check_output(config.model.factory, _model(prepared), sample.inputs, dataset.classes)
+    _check_scores(prepared, sample)
     return prepared
 
 
@@ -151,6 +163,26 @@ def run_trainer(
     )
     trainer.records.finish(summary)
     return summary
+
+
+def _check_scores(prepared: Prepared, sample: Batch) -> None:
+    """Raise ConfigError unless the score function gives one score a point for two points."""
+    function, output = prepared.config.selection.function, None
+    if prepared.scoring.needs.forward:
+        output = _replica(prepared, "running", torch.device("cpu"))(sample)
+    state = prepared.scoring.function.initial_state(prepared.dataset.classes)
+    try:
+        scores, _ = prepared.scoring(sample.indices, output, state)
+    except Exception as error:
+        raise ConfigError(
+            f"selection.function {function}: fails on two points:"
+            f" {type(error).__name__}: {one_line(error)}"
+        ) from None
+    if scores.shape != (2,):
+        raise ConfigError(
+            f"selection.function {function}: for 2 points gives scores of shape"
+            f" {list(scores.shape)}, allowed [2]; return one score a point"
+        )
 
 
 def _model(prepared: Prepared) -> torch.nn.Module:

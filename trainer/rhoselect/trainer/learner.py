@@ -75,6 +75,10 @@ class Learner:
             logits: Tensor = self.model(batch.inputs).float()
         return logits, F.cross_entropy(logits, batch.labels, reduction="none")
 
+    def sum_of_weights(self) -> float:
+        """Finite only if every parameter is."""
+        return sum(p.detach().double().sum().item() for p in self.model.parameters())
+
     def snapshot(
         self, version: int, layout: Mapping[str, torch.dtype], state: Mapping[str, Tensor]
     ) -> Snapshot:

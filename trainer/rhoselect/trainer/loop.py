@@ -221,6 +221,7 @@ class Trainer:
         if step % trainer.eval_every == 0 or last:
             self._evaluate(step)
         if step % trainer.checkpoint_every == 0 or last:
+            self._check_finite("sum of the weights", step, self.learner.sum_of_weights())
             self.records.flush()
             in_use = [s for v, s in sorted(self._live.items()) if v != step]
             learner, state = self.learner.state_dict(), dict(self._state)

@@ -2,6 +2,7 @@
 
 config.toml       the resolved configuration
 run_id            a random name: the run's keys on a shared queue server
+inputs_sha256     of the data set's fingerprint and the irreducible losses
 generations/      one empty file a trainer generation; the highest owns the folder
 checkpoints/      step-000000500.safetensors …
 steps/            parts of steps.parquet that end with each checkpoint
@@ -31,8 +32,9 @@ class RunFolder:
     generation: int
 
     @staticmethod
-    def create(path: Path, config: Config) -> RunFolder:
-        """Make a new run folder. Raises RunFolderError if ``path`` exists."""
+    def create(path: Path, config: Config, inputs_sha256: str = "") -> RunFolder:
+        """Make a new run folder; ``inputs_sha256`` tells on resume whether it has the same points
+        and irreducible losses. Raises RunFolderError if ``path`` exists or cannot be made."""
         check_absent(path)
         beside = path.with_name(f".{path.name}.{os.getpid()}")
         try:
@@ -40,6 +42,7 @@ class RunFolder:
                 (beside / name).mkdir(parents=True)
             (beside / "config.toml").write_text(config.to_toml())
             (beside / "run_id").write_text(secrets.token_hex(8))
+            (beside / "inputs_sha256").write_text(inputs_sha256)
             beside.rename(path)
         except OSError as error:
             shutil.rmtree(beside, ignore_errors=True)
@@ -101,3 +104,12 @@ def check_resume(path: Path, given: Path | None, overrides: Iterable[str]) -> Co
             " allowed the values in its config.toml"
         )
     return config
+
+
+def check_inputs(path: Path, inputs_sha256: str) -> None:
+    """Raise RunFolderError if a run would be resumed on other points or irreducible losses."""
+    if (path / "inputs_sha256").read_text() != inputs_sha256:
+        raise RunFolderError(
+            f"run folder {path}: --resume with other data or irreducible losses than it began with;"
+            " allowed the same data.path and il.table contents; restore them or start a new run"
+        )

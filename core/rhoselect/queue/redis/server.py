@@ -45,8 +45,8 @@ def server_name(url: str) -> str:
 def _malformed() -> QueueConfigError:
     return QueueConfigError(
         "queue.url: got a malformed URL (not shown, it may hold a password), allowed"
-        " redis[s]://[[user]:password@]host[:port][/db] or unix://[[user]:password@]/path;"
-        " percent-encode special characters of the password"
+        " redis[s]://[user@]host[:port][/db] or unix://[user@]/path; passwords go into"
+        " queue.password_file"
     )
 
 
@@ -119,7 +119,7 @@ def check_server(url: str) -> None:
     except redis.AuthenticationError:
         raise QueueConfigError(
             f"queue.url: {name} refuses the user name or password (or asks for one and got none);"
-            " write redis://[user]:password@host, percent-encoded"
+            " write it into a file and name that as queue.password_file"
         ) from None
     except NoPermissionError as error:
         raise QueueConfigError(
@@ -129,7 +129,7 @@ def check_server(url: str) -> None:
     except redis.RedisError as error:
         raise QueueConfigError(
             f"queue.url: {name} cannot be reached ({_line(error)}); start the server,"
-            " or leave queue.url empty for an embedded one"
+            ' or set queue.url to "embedded"'
         ) from None
     finally:
         client.close()

@@ -13,13 +13,13 @@ from rhoselect import config as configuration
 from rhoselect.config import Config
 from rhoselect.errors import ConfigError
 from rhoselect.launch.display import display
-from rhoselect.launch.endpoints import queue_url
+from rhoselect.launch.endpoints import check_cluster, queue_url
 from rhoselect.launch.report import write_page
 from rhoselect.launch.serial import run_serial
 from rhoselect.launch.wiring import Prepared, prepare
 from rhoselect.metrics import check_port
 from rhoselect.queue.redis import check_server
-from rhoselect.trainer.runfolder import RunFolder, check_absent, check_resume
+from rhoselect.trainer.runfolder import RunFolder, check_absent, check_inputs, check_resume
 
 
 def train(
@@ -52,7 +52,9 @@ def train(
         settings = configuration.load(config, sets or [])
         check_absent(path)
     prepared = prepare(settings)
-    _check_queue(settings, workers)
+    if resume:
+        check_inputs(path, prepared.inputs_sha256)
+    _check_servers(settings, workers)
     check_port(settings.metrics.port)
     console = Console()
     if dry_run:
@@ -60,7 +62,7 @@ def train(
             _plan(prepared, workers), highlight=False, markup=False, soft_wrap=True, end=""
         )
         return
-    folder = RunFolder.resume(path) if resume else RunFolder.create(path, settings)
+    folder = RunFolder.resume(path) if resume else _create(path, prepared)
     summary = _run(prepared, folder, workers, console)
     write_page(path)
     console.print(
@@ -91,10 +93,17 @@ def _run_dir(run_dir: Path | None, config: Path | None, resume: bool) -> Path:
     return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def _check_queue(settings: Config, workers: int) -> None:
+def _create(path: Path, prepared: Prepared) -> RunFolder:
+    return RunFolder.create(path, prepared.config, prepared.inputs_sha256)
+
+
+def _check_servers(settings: Config, workers: int) -> None:
     url = queue_url(settings.queue)
-    if workers > 0 and url is not None:
+    if workers == 0:
+        return
+    if url is not None:
         check_server(url)
+    check_cluster(settings.cluster.address)
 
 
 def _plan(prepared: Prepared, workers: int) -> str:
