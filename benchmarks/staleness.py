@@ -100,7 +100,6 @@ def run_arms(config: Path, steps: int, seed: int) -> dict[str, Figures]:
                 "steps_to_uniform_best": each["steps_to_target"],
                 "best_accuracy": each["best_accuracy"],
                 "corrupted_share": each["corrupted_share"],
-                "wall_seconds": each["wall_seconds"],
             }
             for arm, run, each in zip(ARMS, runs, compared, strict=True)
         }
