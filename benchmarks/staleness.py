@@ -15,9 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
-import platform
-import shlex
 import statistics
 import subprocess
 import sys
@@ -25,11 +22,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.markdown import Markdown
 from rich.progress import track
 
+from rhoselect.launch.machine import origin
 from rhoselect.launch.report import comparison, load_run
 
 TARGETS = (0.85, 0.86)
@@ -60,18 +57,7 @@ def main() -> None:
     Console(width=120).print(Markdown(markdown(rows)))
     if options.json is None:
         return
-    described = {
-        "command": shlex.join(["python", *sys.argv]),
-        "steps": options.steps,
-        "seeds": options.seeds,
-        "machine": {
-            "cpu": cpu_name(),
-            "cores": os.cpu_count(),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-        },
-        "rows": rows,
-    }
+    described = {**origin(), "steps": options.steps, "seeds": options.seeds, "rows": rows}
     options.json.write_text(json.dumps(described, indent=2) + "\n")
     page = f"# What stale weights cost\n\n{markdown(rows)}\n\n```json\n{about(described)}\n```\n"
     options.json.with_suffix(".md").write_text(page)
@@ -131,15 +117,6 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 def about(described: dict[str, Any]) -> str:
     """Where the figures come from."""
     return json.dumps({k: v for k, v in described.items() if k != "rows"}, indent=2)
-
-
-def cpu_name() -> str:
-    """The processor's name, where Linux tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), "unknown")
 
 
 if __name__ == "__main__":

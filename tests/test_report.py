@@ -29,6 +29,8 @@ def run(
     summary = {
         "method": method,
         "workers": 2,
+        "seed": 0,
+        "steps": 3000,
         "best_accuracy": max(accuracy),
         "final_accuracy": accuracy[-1],
         "wall_seconds": 7.5,

@@ -86,6 +86,8 @@ def comparison(runs: Sequence[Run]) -> list[dict[str, Any]]:
                 "run": run.name,
                 "method": run.summary["method"],
                 "workers": run.summary["workers"],
+                "seed": run.summary["seed"],
+                "steps": run.summary["steps"],
                 "best_accuracy": run.summary["best_accuracy"],
                 "final_accuracy": run.summary["final_accuracy"],
                 "target_accuracy": round(target, 4),

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from rhoselect.launch import report as reports
+from rhoselect.launch.machine import origin
 
 
 def report(
@@ -32,4 +33,4 @@ def report(
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_bytes(reports.figure(loaded))
     if as_json is not None:
-        as_json.write_text(json.dumps(rows, indent=2) + "\n")
+        as_json.write_text(json.dumps({**origin(), "rows": rows}, indent=2) + "\n")
