@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -53,10 +54,14 @@ def facts(status: Status) -> str:
     """Accuracy, candidates scored per second, staleness and the share of time spent waiting."""
     seconds = max(status.wall_seconds, 1e-9)
     return (
-        f"accuracy {status.accuracy:.4f}  loss {status.loss:.3f}"
+        f"accuracy {_known(status.accuracy, '.4f')}  loss {_known(status.loss, '.3f')}"
         f"  {status.scored_points / seconds:,.0f} points/s"
         f"  staleness {status.staleness}  waiting {status.wait_seconds / seconds:.0%}"
     )
+
+
+def _known(value: float, pattern: str) -> str:
+    return "-" if math.isnan(value) else format(value, pattern)
 
 
 @contextmanager
