@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from rhoselect import config as configuration
 from rhoselect.compute import threads
 from rhoselect.config import Config
+from rhoselect.errors import ConfigError
 from rhoselect.il import IlMetadata, IlTable
 from rhoselect.launch.serial import run_serial
 from rhoselect.launch.wiring import build_trainer, prepare
@@ -438,6 +439,11 @@ def test_the_loop_does_what_a_plain_loop_over_the_function_does(
         selected, model = plain_loop(function(), lag)
     assert summary["selected_sha256"] == selected_sha256(selected)
     assert summary["weights_sha256"] == weights_sha256(model)
+    rescored = (N_B if function.whole_window else 5 * n_b) if lag else 0
+    forward = 2 * (6 * 16 + 16 * 16 + 16 * CLASSES)
+    flops = summary["flops"]
+    assert isinstance(flops, dict)
+    assert flops["score"] == STEPS * (N_B + rescored) * forward
 
 
 def test_a_joint_pick_trains_on_different_points_where_the_best_scores_are_copies(
@@ -459,6 +465,19 @@ def test_the_state_steers_what_is_picked(tmp_path: Path) -> None:
 
 class LossOnly(ClassWeights):
     eta = 0.0
+
+
+class StatefulWithoutForward(ClassWeights):
+    needs = Needs(forward=False)
+
+    def score(self, inputs: ScoreInputs) -> Tensor:
+        return inputs.state["class_weights"][torch.from_numpy(inputs.indices) % CLASSES]
+
+
+def test_a_state_travels_with_the_weights_or_not_at_all() -> None:
+    """Found when a run starts, not by a worker in the middle of it."""
+    with pytest.raises(ConfigError, match="fails on two points: KeyError: 'class_weights'"):
+        prepare(settings("StatefulWithoutForward"))
 
 
 class CrashingQueue(MemoryQueue):

@@ -35,7 +35,8 @@ class Needs:
 class ScoreInputs:
     """One chunk of C candidates: ``indices`` [C], and what ``Needs`` asked for, else None.
 
-    ``il`` [C] float32 in nats. ``state`` was published with the weights that scored.
+    ``il`` [C] float32 in nats. ``state`` was published with the weights that scored; it
+    is empty when Needs.forward is False.
     """
 
     indices: Indices

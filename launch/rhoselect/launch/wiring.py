@@ -28,6 +28,7 @@ from rhoselect.queue import SelectionQueue
 from rhoselect.scorer.forward import Replica
 from rhoselect.scorer.loop import Scorer
 from rhoselect.selection import Scoring, get_function
+from rhoselect.selection.interface import State
 from rhoselect.snapshots import SnapshotStore
 from rhoselect.trainer.ground import Ground
 from rhoselect.trainer.learner import Learner
@@ -168,15 +169,15 @@ def run_trainer(
 def _check_scores(prepared: Prepared, sample: Batch) -> None:
     """Raise ConfigError unless the score function gives one score a point for two points."""
     function, output = prepared.config.selection.function, None
+    state: State = {}  # it travels with the weights
     if prepared.scoring.needs.forward:
         output = _replica(prepared, "running", torch.device("cpu"))(sample)
-    state = prepared.scoring.function.initial_state(prepared.dataset.classes)
+        state = prepared.scoring.function.initial_state(prepared.dataset.classes)
     try:
         scores, _ = prepared.scoring(sample.indices, output, state)
     except Exception as error:
         raise ConfigError(
-            f"selection.function {function}: fails on two points:"
-            f" {type(error).__name__}: {one_line(error)}"
+            f"selection.function {function}: fails on two points: {one_line(error)}"
         ) from None
     if scores.shape != (2,):
         raise ConfigError(

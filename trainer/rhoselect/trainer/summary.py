@@ -29,7 +29,10 @@ def summarise(
     steps = records.read_steps(folder.path)
     accuracies = [e["accuracy"] for e in evaluations]
     staleness = steps["staleness"].to_numpy()
-    rescored = config.selection.k * config.selection.n_b if config.selection.k > 1 else 0
+    rescored = 0
+    if config.selection.k > 1:
+        whole = scoring.function.whole_window
+        rescored = config.selection.n_B if whole else config.selection.k * config.selection.n_b
     scored = progress.scored_points
     forwards = (scored + progress.step * rescored) if scoring.needs.forward else 0
     uses_il = scoring.needs.il and scoring.il is not None
