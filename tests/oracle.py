@@ -20,8 +20,7 @@ def algorithm_1(
     autocast: torch.dtype | None,
     batch_statistics: bool = False,
 ) -> list[Tensor]:
-    """Train ``model`` in place on ``windows`` [n_B]; returns the indices [n_b] of each step.
-    Losses are computed ``chunk`` points at a time, as their bits depend on it."""
+    """Train ``model`` in place on ``windows`` [n_B]; returns the indices [n_b] of each step."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, fused=True)
     selected = []
     for candidates in windows:

@@ -694,8 +694,8 @@ def test_resume_on_other_irreducible_losses(
 
 def test_a_cluster_that_is_not_there(refuse_train: Refuse) -> None:
     address = f"127.0.0.1:{free_port()}"
-    pattern = f"cluster.address: cannot reach '{address}' .*allowed 'local'"
-    refuse_train(pattern, f"cluster.address={address}", workers=1)
+    there = (f"cluster.address={address}", "snapshots.transport=ray")
+    refuse_train(f"cluster.address: got '{address}', .*embedded queue", *there, workers=1)
 
 
 def test_resume_from_a_broken_checkpoint(unfinished: Path) -> None:

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rhoselect import config as configuration
-from rhoselect.config import Config, Section, SelectionConfig, parse
+from rhoselect.compute import resolve
+from rhoselect.config import Config, DataConfig, Section, SelectionConfig, TrainerConfig, parse
 from rhoselect.errors import ConfigError
 
 FREE = ("queue", "snapshots", "cluster", "metrics")
@@ -202,7 +203,21 @@ def test_the_order_of_arguments_is_no_change() -> None:
 )
 def test_the_shortlist_in_force(lag: int, n_b: int, n_B: int, shortlist: int, k: int) -> None:
     sizes = {"n_b": n_b, "n_B": n_B, "lag": lag, "shortlist": shortlist}
-    assert SelectionConfig(chunk=1, **sizes).k == k
+    selection = SelectionConfig(chunk=1, **sizes)
+    assert Config(data=DataConfig(path="data"), selection=selection).k == k
+
+
+def test_weights_published_now_and_then_are_stale_scores() -> None:
+    seldom = TrainerConfig(publish_every=4)
+    assert Config(data=DataConfig(path="data"), trainer=seldom).k == 5
+
+
+def test_what_a_run_keeps_has_nothing_automatic() -> None:
+    resolved = resolve(Config(data=DataConfig(path="data")))
+    assert resolved.selection.shortlist == 1
+    assert resolved.scorer.device in ("cpu", "cuda")
+    assert resolved.trainer.device == resolved.scorer.device
+    assert resolve(resolved) == resolved
 
 
 TEXTS: dict[str, Any] = {

@@ -105,7 +105,7 @@ def test_any_number_of_workers(
         ["snapshots.transport=ray"],
         ["trainer.publish_every=4", "selection.lag=2"],
         ["selection.lag=1", "selection.shortlist=1"],
-        ["selection.function=irreducible_loss"],
+        ["selection.function=loss"],
     ],
     ids=lambda more: " ".join(more),
 )

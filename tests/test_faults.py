@@ -13,7 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import redis
 
+from servers import PASSWORD, free_port, tcp_server
 from support import made
 
 STEPS = 400
@@ -42,6 +44,10 @@ def until(happened: Callable[[], bool], process: subprocess.Popen[str]) -> None:
 
 def checkpoints(run: Path) -> list[Path]:
     return sorted((run / "checkpoints").glob("step-*"))
+
+
+def newest_step(run: Path) -> int:
+    return max((int(p.stem.removeprefix("step-")) for p in checkpoints(run)), default=0)
 
 
 def starts(run: Path, actor: str) -> list[int]:
@@ -145,5 +151,25 @@ def test_run_goes_on_when_every_scorer_freezes(
     until(lambda: bool(checkpoints(run)), process)
     os.kill(starts(run, "scorer-0")[0], signal.SIGSTOP)
     _, errors = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 0, errors
+    assert hashes(run) == undisturbed
+
+
+@pytest.mark.timeout(240)
+def test_queue_flushed(
+    tiny_config: Path, tmp_path: Path, lag: int, undisturbed: tuple[str, str]
+) -> None:
+    """Again and again, wherever trainer and scorers just are: the queue holds nothing durable."""
+    run, port = tmp_path / "run", free_port()
+    with tcp_server(tmp_path, port) as url, redis.Redis.from_url(url) as client:
+        secret = tmp_path / "secret"
+        secret.write_text(PASSWORD)
+        server = (f"queue.url=redis://127.0.0.1:{port}", f"queue.password_file={secret}")
+        flags = [word for value in server for word in ("--set", value)]
+        process = start("train", tiny_config, "--run-dir", run, "--workers", 2, *sets(lag), *flags)
+        for flushes in range(1, 4):
+            until(lambda: newest_step(run) >= 20 * flushes, process)  # noqa: B023 - called now
+            client.flushall()
+        _, errors = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 0, errors
     assert hashes(run) == undisturbed

@@ -20,8 +20,9 @@ def test_the_wheel_works_outside_the_checkout(tiny_config: Path, tmp_path: Path)
     subprocess.run(build, check=True, capture_output=True, cwd=tmp_path)
     [wheel] = tmp_path.glob("*.whl")
     home = tmp_path / "env"
-    venv.create(home, with_pip=True)
-    pip = [home / "bin" / "pip", "install", "--no-index", "--no-deps", wheel]
+    venv.create(home)
+    pip = [sys.executable, "-m", "pip", "--python", home / "bin" / "python", "install"]
+    pip += ["--no-index", "--no-deps", wheel]
     subprocess.run(pip, check=True, capture_output=True, cwd=tmp_path)
     # The dependencies come from this environment; a .pth file there is not followed, so its
     # editable rhoselect stays out of sight.

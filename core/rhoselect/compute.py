@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
+from rhoselect.config import Config
 from rhoselect.errors import ConfigError
 from rhoselect.plan import key64
 
@@ -34,6 +35,22 @@ def resolve_device(name: str, key: str) -> torch.device:
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False
     return device
+
+
+def resolve(config: Config) -> Config:
+    """The configuration with its automatic values replaced by what they mean on this machine.
+
+    What every process of a run works with, and what its folder keeps: a result must not depend on
+    which machine a process happens to run on.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    selection = config.selection.model_copy(update={"shortlist": config.k})
+    scorer, trainer = (
+        part.model_copy(update={"device": device}) if part.device == "auto" else part
+        for part in (config.scorer, config.trainer)
+    )
+    update = {"selection": selection, "scorer": scorer, "trainer": trainer}
+    return config.model_copy(update=update)
 
 
 @contextmanager

@@ -68,7 +68,9 @@ class SelectionConfig(Section):
     chunk: int = Field(32, ge=1, description="candidates scored at once; divides n_B")
     lag: int = Field(0, ge=0, description="age in steps of the weights that score; 0 is exact")
     shortlist: int = Field(
-        0, ge=0, description="k: re-score the best k n_b afresh; 0 means 1 at lag 0, else 5"
+        0,
+        ge=0,
+        description="k: re-score the best k n_b afresh; 0: 1 if scores are fresh, else 5",
     )
     temperature: float = Field(
         1.0, ge=0, description="Gumbel noise on stale scores when shortlist > 1"
@@ -89,17 +91,12 @@ class SelectionConfig(Section):
                 f"selection.chunk: got {self.chunk}, allowed a divisor of selection.n_B ="
                 f" {self.n_B}; change one of the two"
             )
-        if self.k * self.n_b > self.n_B:
+        if self.shortlist * self.n_b > self.n_B:
             raise ValueError(
-                f"selection.shortlist: got {self.k}, allowed at most n_B / n_b ="
+                f"selection.shortlist: got {self.shortlist}, allowed at most n_B / n_b ="
                 f" {self.n_B // self.n_b}; a shortlist cannot exceed its window"
             )
         return self
-
-    @property
-    def k(self) -> int:
-        """Shortlist factor in force."""
-        return self.shortlist or (1 if self.lag == 0 else min(5, self.n_B // self.n_b))
 
 
 class ScorerConfig(Section):
@@ -180,6 +177,13 @@ class Config(Section):
     snapshots: SnapshotConfig = SnapshotConfig()
     cluster: ClusterConfig = ClusterConfig()
     metrics: MetricsConfig = MetricsConfig()
+
+    @property
+    def k(self) -> int:
+        """Shortlist factor in force: without a choice, 1 where scores are always fresh, else 5."""
+        selection = self.selection
+        fresh = selection.lag == 0 and self.trainer.publish_every == 1
+        return selection.shortlist or (1 if fresh else min(5, selection.n_B // selection.n_b))
 
     def to_toml(self) -> str:
         """The resolved configuration as TOML, every key present that has a value."""

@@ -113,6 +113,15 @@ class Metrics:
         finally:
             self.busy_seconds.labels(phase).inc(time.perf_counter() - started)
 
+    @contextmanager
+    def waiting(self, reason: str) -> Iterator[None]:
+        """Count the seconds of a block as waiting for ``reason``."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.wait_seconds.labels(reason).inc(time.perf_counter() - started)
+
     def serve(self, port: int, worker: str, folder: Path) -> str:
         """Serve on 127.0.0.1 (``port`` 0: a free one) and return the address.
 

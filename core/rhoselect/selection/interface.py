@@ -98,5 +98,5 @@ class ScoreFunction(ABC):
         return {}
 
     def next_state(self, state: State, labels: Tensor, losses: Tensor) -> State:
-        """The state after a step on points with ``labels`` [n_b] that had ``losses`` [n_b]."""
+        """The state after a step on ``labels`` [n_b] that had ``losses`` [n_b], all on the CPU."""
         return state

@@ -47,6 +47,8 @@ class Scoring:
             assert self.il is not None, "checked at start"
             il = torch.from_numpy(self.il.at(indices))
             il = il if output is None else il.to(output.losses.device)
+        if output is not None:
+            state = {name: value.to(output.losses.device) for name, value in state.items()}
         inputs = ScoreInputs(indices, output, il, state)
         scores = self.function.score(inputs)
         features = self.function.payload(inputs)

@@ -19,6 +19,7 @@ from rhoselect.errors import SnapshotGoneError
 from rhoselect.snapshots.codec import decode, encode
 from rhoselect.types import Snapshot
 
+ROOM_BYTES = 1 << 30  # containers often have 64 MB of shared memory, too little for snapshots
 RECHECK_S = 0.25  # a wake-up can be lost only when a socket's buffer is full; then look again
 
 
@@ -38,7 +39,10 @@ class SharedMemoryStore:
 
         What an earlier generation of the run left behind, killed before it could tidy up, goes.
         """
-        root = Path("/dev/shm") if os.path.isdir("/dev/shm") else Path("/tmp")
+        root = Path("/tmp")  # not TMPDIR, which may be too long for the paths of sockets
+        shared = Path("/dev/shm")
+        if shared.is_dir() and shutil.disk_usage(shared).free > ROOM_BYTES:
+            root = shared
         stem = f"rhoselect-{os.getuid()}-{run_id}-"
         for left_behind in root.glob(stem + "*"):
             shutil.rmtree(left_behind, ignore_errors=True)

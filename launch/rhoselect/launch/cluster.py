@@ -11,13 +11,13 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from rhoselect import config as configuration
 from rhoselect.config import Config
@@ -33,7 +33,7 @@ from rhoselect.snapshots.ray import RayStore, start_board
 from rhoselect.snapshots.shm import SharedMemoryStore
 from rhoselect.trainer.ground import Status
 from rhoselect.trainer.loop import Trainer
-from rhoselect.trainer.runfolder import RunFolder
+from rhoselect.trainer.runfolder import RunFolder, check_inputs
 
 POLL_S = 0.2
 STOP_S = 5.0  # for scorers to end by themselves: Ray reports killed ones as failures
@@ -48,14 +48,14 @@ class Endpoints:
     board: Any
     folder: Path
 
-    def queue(self, config: Config, run: RunFolder) -> RedisQueue:
+    def queue(self, config: Config, run: RunFolder, timeout_s: float | None = None) -> RedisQueue:
         return RedisQueue(
             self.queue_url,
             run.run_id,
             run.generation,
             lease_s=config.queue.lease_s,
             expiry_s=EXPIRY_S,
-            timeout_s=config.queue.timeout_s,
+            timeout_s=timeout_s or config.queue.timeout_s,
         )
 
     def snapshots(self, writer: bool) -> SnapshotStore:
@@ -81,7 +81,9 @@ class ScorerActor:
             metrics.serve(0, str(self._slot), self._run.path / "logs" / "metrics")
         queue = self._endpoints.queue(config, self._run)
         snapshots = self._endpoints.snapshots(writer=False)
-        build_scorer(prepare(config), self._slot, queue, snapshots, metrics).run(self._stop)
+        build_scorer(_prepared(config, self._run), self._slot, queue, snapshots, metrics).run(
+            self._stop
+        )
         snapshots.close()
 
     def stop(self) -> None:
@@ -106,14 +108,13 @@ class TrainerActor:
             metrics.serve(config.metrics.port, "trainer", self._run.path / "logs" / "metrics")
         queue = self._endpoints.queue(config, self._run)
         snapshots = self._endpoints.snapshots(writer=True)
-        prepared = prepare(config)
+        prepared = _prepared(config, self._run)
         try:
             self._trainer = build_trainer(
                 prepared, self._run, queue, snapshots, metrics, self._workers
             )
             return run_trainer(prepared, self._run, self._trainer, self._workers)
         finally:
-            queue.destroy()
             snapshots.close()
 
     def status(self) -> Status:
@@ -160,16 +161,17 @@ def _run_actors(
             if ready:  # the summary, or the error of whoever failed first
                 summary: dict[str, Any] = ray.get(ready[0])
                 return summary
-            latest[0] = ray.get(trainer.status.remote())
+            with suppress(GetTimeoutError):
+                latest[0] = ray.get(trainer.status.remote(), timeout=STOP_S)
     except RayTaskError as error:
         if isinstance(error.cause, RhoError):
             raise error.cause from None
         raise RunError(f"an actor failed: {error.cause!r}; see {folder.path}/logs") from error
     except RayActorError as error:
         reason = str(error).splitlines()[0]
+        who = "the trainer" if ready[0] == done else f"scorer {working.index(ready[0])}"
         raise RunError(
-            f"the trainer died ({reason}); continue with: rhoctl train --resume --run-dir"
-            f" {folder.path}"
+            f"{who} died ({reason}); continue with: rhoctl train --resume --run-dir {folder.path}"
         ) from None
     finally:
         for scorer in scorers:
@@ -177,6 +179,9 @@ def _run_actors(
         ray.wait(working, num_returns=len(working), timeout=STOP_S)
         for actor in (trainer, *scorers):
             ray.kill(actor)
+        # Last, as a push that came late would leave a key behind. A lost server keeps nothing.
+        with suppress(RunError):
+            endpoints.queue(config, folder, timeout_s=STOP_S).destroy()
 
 
 def _endpoints(config: Config, folder: RunFolder, url: str) -> Endpoints:
@@ -214,6 +219,13 @@ def joined(address: str, workers: int) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _prepared(config: Config, run: RunFolder) -> Prepared:
+    """A run's inputs, seen from this actor: they must still be those that the run began with."""
+    prepared = prepare(config)
+    check_inputs(run.path, prepared.inputs_sha256)
+    return prepared
 
 
 def _log_to(path: Path) -> None:

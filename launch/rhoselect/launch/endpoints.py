@@ -7,7 +7,7 @@ import socket
 from pathlib import Path
 from urllib.parse import quote, urlsplit, urlunsplit
 
-from rhoselect.config import QueueConfig
+from rhoselect.config import Config, QueueConfig
 from rhoselect.errors import ConfigError
 from rhoselect.queue.redis import server_name
 
@@ -49,12 +49,20 @@ def queue_url(config: QueueConfig) -> str | None:
     return urlunsplit(parts._replace(netloc=user + parts.netloc.rpartition("@")[2]))
 
 
-def check_cluster(address: str) -> None:
-    """Raise ConfigError unless somebody listens at a Ray cluster's address.
+def check_cluster(config: Config) -> None:
+    """Raise ConfigError unless a run's actors can reach the cluster, the queue and the weights.
 
-    Ray itself goes on trying for minutes. "local" and "auto" name no address to ask.
+    Ray itself goes on trying an address for minutes. "local" and "auto" name none to ask.
     """
-    if address in ("local", "auto"):
+    address = config.cluster.address
+    if address == "local":
+        return
+    if config.queue.url == "embedded" or config.snapshots.transport == "shm":
+        raise ConfigError(
+            f"cluster.address: got {address!r}, whose machines cannot reach an embedded queue"
+            ' or shared memory; set queue.url to a server and snapshots.transport to "ray"'
+        )
+    if address == "auto":
         return
     try:
         parts = urlsplit(address if "://" in address else f"ray://{address}")

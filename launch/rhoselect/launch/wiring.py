@@ -97,9 +97,11 @@ def build_scorer(
     snapshots: SnapshotStore,
     metrics: Metrics,
 ) -> Scorer:
-    """The scorer of a slot."""
+    """The scorer of a slot. With device "cuda" the slots share out the GPUs of the machine."""
     config = prepared.config
     device = resolve_device(config.scorer.device, "scorer.device")
+    if config.scorer.device == "cuda":
+        device = torch.device("cuda", slot % torch.cuda.device_count())
     return Scorer(
         slot,
         config,
@@ -148,7 +150,7 @@ def build_trainer(
         snapshots,
         metrics,
         build_scorer(prepared, workers, queue, snapshots, metrics).step,
-        scores=workers == 0,
+        workers,
     )
 
 

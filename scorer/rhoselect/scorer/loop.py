@@ -86,7 +86,8 @@ class Scorer:
         with ThreadPoolExecutor(1, "reader", torch.set_num_threads, (count,)) as reader:
             ahead: Future[Work | None] = reader.submit(self.take, CLAIM_WAIT_S)
             while not stop.is_set():
-                work = ahead.result()
+                with self._metrics.waiting("ticket"):
+                    work = ahead.result()
                 ahead = reader.submit(self.take, CLAIM_WAIT_S)
                 if work is not None:
                     self._finish(work, stop)
@@ -158,12 +159,12 @@ class Scorer:
         finite = np.isfinite(scores)
         if not finite.all():
             self._metrics.rejected_points.inc(int((~finite).sum()))
-        if selection.k > 1 and selection.temperature > 0:
+        if self._config.k > 1 and selection.temperature > 0:
             noise = gumbel(self._config.seed, work.ticket.window, work.indices)
             scores = scores + selection.temperature * noise
         rows = np.flatnonzero(finite)
         if not self._scoring.function.whole_window:
-            best = order(work.positions[rows], scores[rows])[: selection.k * selection.n_b]
+            best = order(work.positions[rows], scores[rows])[: self._config.k * selection.n_b]
             rows = rows[np.sort(best)]
         return ChunkScores(
             work.positions[rows],

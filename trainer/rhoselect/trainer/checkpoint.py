@@ -4,7 +4,6 @@ and renamed; random numbers need no place in it, for every step reseeds from (se
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rhoselect.errors import RunFolderError
-from rhoselect.trainer.runfolder import RunFolder
+from rhoselect.trainer.runfolder import RunFolder, fsync
 from rhoselect.types import Snapshot
 
 
@@ -54,10 +53,10 @@ def save(folder: RunFolder, checkpoint: Checkpoint, keep: int) -> Path:
     beside = path.with_name(f".{path.name}.{folder.generation}")
     folder.check_fence()
     save_file(tensors, beside, {"progress": json.dumps(asdict(checkpoint.progress))})
-    _fsync(beside)
+    fsync(beside)
     folder.check_fence()
     beside.rename(path)
-    _fsync(path.parent)
+    fsync(path.parent)
     for old in checkpoint_paths(folder.path)[:-keep]:
         old.unlink()
     return path
@@ -101,11 +100,3 @@ def newest_before(folder: Path, step: int) -> Path | None:
     """The newest checkpoint after fewer than ``step`` steps."""
     older = [p for p in checkpoint_paths(folder) if int(p.stem.removeprefix("step-")) < step]
     return older[-1] if older else None
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,10 +1,8 @@
 """The trainer's loop: pop top → [refine] → step → publish. The only arrow back is weights.
 
 It waits for one thing, the scores of its window: scorers push them once they have the snapshot that
-the window's tickets name, which this loop publishes right after the step that made it. After a
-second without news it re-sends ``open`` (a flushed queue starts over); after the lease it hands out
-again what a dead scorer held and from then on scores chunks itself while it waits, so that a run
-goes on, to the same result, whatever becomes of its scorers. With no scorers it does so at once.
+the window's tickets name, which this loop publishes right after the step that made it
+(``windows`` tells what happens if they do not).
 """
 
 from __future__ import annotations
@@ -18,7 +16,7 @@ import torch
 
 from rhoselect.compute import threads
 from rhoselect.config import Config
-from rhoselect.errors import NonFiniteLossError, WaitError, WindowError
+from rhoselect.errors import NonFiniteLossError, WindowError
 from rhoselect.metrics import Metrics
 from rhoselect.plan import Plan
 from rhoselect.queue import SelectionQueue
@@ -33,9 +31,8 @@ from rhoselect.trainer.learner import Learner, StepResult
 from rhoselect.trainer.picker import PickedBatch, Picker
 from rhoselect.trainer.records import Records, StepRecord
 from rhoselect.trainer.runfolder import RunFolder
+from rhoselect.trainer.windows import Windows
 from rhoselect.types import Popped, Snapshot
-
-RESEND_S = 1.0
 
 
 class Trainer:
@@ -53,17 +50,17 @@ class Trainer:
         snapshots: SnapshotStore,
         metrics: Metrics,
         score: Callable[[], bool],
-        scores: bool,
+        workers: int,
     ) -> None:
         self._config, self._folder, self._plan, self._ground = config, folder, plan, ground
         self._scoring, self.learner = scoring, learner
         self._queue, self._snapshots = queue, snapshots
-        self._metrics, self._score, self._scores = metrics, score, scores
+        self._metrics = metrics
+        self._windows = Windows(config, folder, plan, queue, metrics, score, workers)
         self._picker = Picker(config, plan, ground, scoring, learner, queue, metrics)
         self._live: dict[int, Snapshot] = {}
         self._state: State = scoring.function.initial_state(ground.classes)
         self._clock_start = time.monotonic()
-        self._waited_s = 0.0
         self.status = Status(0)
 
     def run(self) -> Progress:
@@ -72,41 +69,20 @@ class Trainer:
             step = self._restore()
             self.records = Records(self._folder, step)
             self._publish(step)
-            for window in range(step, step + self._ahead):
-                self._open(window)
+            self._windows.open_from(step)
             while step < self._config.trainer.steps:
                 started = time.perf_counter()
-                popped = self._await_window(step)
+                popped = self._windows.wait(step, self._picker.wanted)
                 waited_s = time.perf_counter() - started
                 picked = self._pick(popped)
                 result = self._update(step, picked)
                 step += 1
                 self._publish(step)
-                self._open(step + self._ahead - 1)
-                self._close(step - 1)
+                self._windows.open_next(step)
+                self._windows.close(step - 1)
                 self._record(popped, picked, result, waited_s, started)
                 self._chores(step)
         return self._progress(step)
-
-    @property
-    def _ahead(self) -> int:
-        """Windows open at once: scorers claim and read the next ones before their weights exist."""
-        return self._config.selection.lag + 2
-
-    def _version(self, window: int) -> int:
-        """The one version that may score ``window``."""
-        every = self._config.trainer.publish_every
-        return max(0, window - self._config.selection.lag) // every * every
-
-    def _open(self, window: int) -> None:
-        if window < self._config.trainer.steps:
-            self._queue.open(window, self._version(window), self._plan.chunks)
-
-    def _close(self, window: int) -> None:
-        """Forget a window that became a step; before evaluations, note what the queue held."""
-        if (window + 1) % self._config.trainer.eval_every == 0:
-            self._metrics.queue_points.set(self._queue.stats().points)
-        self._queue.close(window)
 
     def _publish(self, step: int) -> None:
         """Publish the weights after ``step`` steps if a window will use them; retire the unused."""
@@ -120,36 +96,9 @@ class Trainer:
                 self._snapshots.publish(self._live[step])
             size = sum(t.nbytes for t in self._live[step].tensors.values())
             self._metrics.snapshot_bytes.inc(size)
-        oldest = self._version(step)
+        oldest = self._windows.version(step)
         self._live = {v: s for v, s in self._live.items() if v >= oldest}
         self._snapshots.retire(oldest)
-
-    def _await_window(self, window: int) -> Popped:
-        queue, k = self._config.queue, self._picker.wanted
-        started = time.monotonic()
-        while (popped := self._queue.pop(window, k, timeout_s=0)) is None:
-            if self._scores and self._score():
-                continue
-            popped = self._queue.pop(window, k, RESEND_S)
-            if popped is not None:
-                break
-            self._folder.check_fence()
-            for ahead in range(window, window + self._ahead):
-                self._open(ahead)
-            waited_s = time.monotonic() - started
-            if waited_s > queue.lease_s:
-                self._metrics.reclaimed.inc(self._queue.reap())
-                self._scores = True
-            if waited_s > queue.timeout_s:
-                raise WaitError(
-                    f"step {window}: no scores for {waited_s:.0f} s (queue.timeout_s); queue:"
-                    f" {self._queue.stats()}; see logs/ for the scorers"
-                )
-        waited_s = time.monotonic() - started
-        self._waited_s += waited_s
-        self._metrics.wait_seconds.labels("window").inc(waited_s)
-        assert popped.version == self._version(window), "a window is scored by exactly its version"
-        return popped
 
     def _pick(self, popped: Popped) -> PickedBatch:
         try:
@@ -171,7 +120,8 @@ class Trainer:
             batch = self._ground.train.read(picked.indices, self.learner.device)
             result = self.learner.update(batch, picked.weights, step)
         self._check_finite("training loss", step, result.loss)
-        self._state = self._scoring.function.next_state(self._state, batch.labels, result.losses)
+        labels, losses = batch.labels.cpu(), result.losses.cpu()
+        self._state = self._scoring.function.next_state(self._state, labels, losses)
         return result
 
     def _check_finite(self, what: str, step: int, loss: float) -> None:
@@ -193,7 +143,9 @@ class Trainer:
         started: float,
     ) -> None:
         step, train = popped.window, self._ground.train
-        clean, labels = train.clean_labels(picked.indices), train.labels(picked.indices)
+        clean, corrupted = train.clean_labels(picked.indices), None
+        if clean is not None:
+            corrupted = float((clean != train.labels(picked.indices)).mean())
         record = StepRecord(
             step=step,
             window=popped.window,
@@ -204,14 +156,18 @@ class Trainer:
             candidates=self._plan.n_B,
             wait_ms=1e3 * waited_s,
             step_ms=1e3 * (time.perf_counter() - started),
-            corrupted_share=None if clean is None else float((clean != labels).mean()),
+            corrupted_share=corrupted,
             correct_share=float(result.correct.float().mean()),
         )
         self.records.append(record)
         self._metrics.observe_step(
-            record.step + 1, record.step_ms / 1e3, record.staleness, len(labels), self._plan.n_B
+            record.step + 1,
+            record.step_ms / 1e3,
+            record.staleness,
+            len(picked.indices),
+            self._plan.n_B,
         )
-        self._metrics.queue_oldest_version.set(self._version(step + 1))
+        self._metrics.queue_oldest_version.set(self._windows.version(step + 1))
         progress = vars(self._progress(step + 1))
         self.status = replace(self.status, loss=result.loss, staleness=record.staleness, **progress)
 
@@ -259,10 +215,10 @@ class Trainer:
             self._live[snapshot.version] = snapshot
             self._snapshots.publish(snapshot)
         self._clock_start = time.monotonic() - found.progress.wall_seconds
-        self._waited_s = found.progress.wait_seconds
+        self._windows.waited_s = found.progress.wait_seconds
         self.status = Status(**vars(found.progress))
         return found.progress.step
 
     def _progress(self, step: int) -> Progress:
         scored = step * self._plan.n_B if self._scoring.needs.forward else 0
-        return Progress(step, time.monotonic() - self._clock_start, self._waited_s, scored)
+        return Progress(step, time.monotonic() - self._clock_start, self._windows.waited_s, scored)

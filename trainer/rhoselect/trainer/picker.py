@@ -52,12 +52,12 @@ class Picker:
         selection = self._config.selection
         if self._scoring.function.whole_window:
             return selection.n_B
-        return selection.k * selection.n_b
+        return self._config.k * selection.n_b
 
     def pick(self, popped: Popped, state: State) -> PickedBatch:
         """The batch of a window. Raises WindowError if fewer than n_b points have finite scores."""
         best = Shortlist(self._indices(popped.positions), popped.scores, popped.features)
-        shortlist = self._refine(popped, state) if self._config.selection.k > 1 else best
+        shortlist = self._refine(popped, state) if self._config.k > 1 else best
         n_b = self._config.selection.n_b
         if len(shortlist.indices) < n_b:
             dropped = np.setdiff1d(best.indices, shortlist.indices)

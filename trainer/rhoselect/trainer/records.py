@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from torch import nn
 
 from rhoselect.trainer.evaluate import Evaluation
-from rhoselect.trainer.runfolder import RunFolder
+from rhoselect.trainer.runfolder import RunFolder, fsync
 from rhoselect.types import Indices
 
 SCHEMA = pa.schema(
@@ -70,9 +71,9 @@ class Records:
         for part in part_paths(folder.path):
             if _end_of(part) > step:
                 part.unlink()
-        self.evaluations = [e for e in read_evaluations(folder.path) if e["step"] <= step]
+        evaluations = [e for e in read_evaluations(folder.path) if e["step"] <= step]
         beside = folder.path / ".eval.jsonl"
-        beside.write_text("".join(json.dumps(e) + "\n" for e in self.evaluations))
+        beside.write_text("".join(json.dumps(e) + "\n" for e in evaluations))
         beside.rename(folder.path / "eval.jsonl")
 
     def append(self, record: StepRecord) -> None:
@@ -83,9 +84,10 @@ class Records:
         """Add a line to eval.jsonl."""
         self._folder.check_fence()
         line = {"step": step, "seconds": round(seconds, 3), **asdict(evaluation)}
-        self.evaluations.append(line)
         with (self._folder.path / "eval.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
 
     def flush(self) -> None:
         """Write the rows since the last flush as one part, atomically. Raises FencedError."""
@@ -138,7 +140,9 @@ def weights_sha256(model: nn.Module) -> str:
     """Hash of the parameters' bytes in name order."""
     digest = hashlib.sha256()
     for _, parameter in sorted(model.named_parameters()):
-        digest.update(parameter.detach().cpu().contiguous().numpy().tobytes())
+        digest.update(
+            parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        )
     return digest.hexdigest()
 
 
@@ -152,3 +156,4 @@ def _write_parquet(table: pa.Table, path: Path) -> None:
     with beside.open("rb") as file:
         os.fsync(file.fileno())
     beside.rename(path)
+    fsync(path.parent)

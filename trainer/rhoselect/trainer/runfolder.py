@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rhoselect import config as configuration
+from rhoselect.compute import resolve
 from rhoselect.config import Config
 from rhoselect.errors import FencedError, RunFolderError
 
@@ -54,7 +55,10 @@ class RunFolder:
     @staticmethod
     def resume(path: Path) -> RunFolder:
         """Own an existing run folder as its next generation; ``check_resume`` comes first."""
-        return RunFolder._own(path)
+        folder = RunFolder._own(path)
+        for half_written in (path / "checkpoints").glob(".step-*"):
+            half_written.unlink()
+        return folder
 
     @staticmethod
     def _own(path: Path) -> RunFolder:
@@ -95,8 +99,8 @@ def check_resume(path: Path, given: Path | None, overrides: Iterable[str]) -> Co
         raise RunFolderError(f"run folder {path}: has no config.toml; allowed a folder of a run")
     if (path / "summary.json").exists():
         raise RunFolderError(f"run folder {path}: the run is finished; nothing to resume")
-    stored = configuration.load(stored_path)
-    config = configuration.load(given or stored_path, overrides)
+    stored = resolve(configuration.load(stored_path))
+    config = resolve(configuration.load(given or stored_path, overrides))
     changed = stored.changed_keys(config)
     if changed:
         raise RunFolderError(
@@ -113,3 +117,12 @@ def check_inputs(path: Path, inputs_sha256: str) -> None:
             f"run folder {path}: --resume with other data or irreducible losses than it began with;"
             " allowed the same data.path and il.table contents; restore them or start a new run"
         )
+
+
+def fsync(path: Path) -> None:
+    """Have a file, or a folder's renames, on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

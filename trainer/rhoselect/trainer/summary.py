@@ -30,9 +30,9 @@ def summarise(
     accuracies = [e["accuracy"] for e in evaluations]
     staleness = steps["staleness"].to_numpy()
     rescored = 0
-    if config.selection.k > 1:
+    if config.k > 1:
         whole = scoring.function.whole_window
-        rescored = config.selection.n_B if whole else config.selection.k * config.selection.n_b
+        rescored = config.selection.n_B if whole else config.k * config.selection.n_b
     scored = progress.scored_points
     forwards = (scored + progress.step * rescored) if scoring.needs.forward else 0
     uses_il = scoring.needs.il and scoring.il is not None
@@ -52,7 +52,9 @@ def summarise(
         "max_staleness_steps": int(staleness.max()),
         "mean_staleness_steps": float(staleness.mean()),
         "weights_sha256": records.weights_sha256(model),
-        "selected_sha256": records.selected_sha256(steps["indices"].to_pylist()),
+        "selected_sha256": records.selected_sha256(
+            c.flatten().to_numpy() for c in steps["indices"].chunks
+        ),
         "exact": True,
         "flops": {
             "train": progress.step * config.selection.n_b * step_flops(model, sample),

@@ -10,12 +10,14 @@ import typer
 from rich.console import Console
 
 from rhoselect import config as configuration
+from rhoselect.compute import resolve
 from rhoselect.config import Config
 from rhoselect.errors import ConfigError
 from rhoselect.launch.display import display
 from rhoselect.launch.endpoints import check_cluster, queue_url
 from rhoselect.launch.report import write_page
 from rhoselect.launch.serial import run_serial
+from rhoselect.launch.server import find_server
 from rhoselect.launch.wiring import Prepared, prepare
 from rhoselect.metrics import check_port
 from rhoselect.queue.redis import check_server
@@ -49,14 +51,18 @@ def train(
     if resume:
         settings = check_resume(path, config, sets or [])
     else:
-        settings = configuration.load(config, sets or [])
+        settings = resolve(configuration.load(config, sets or []))
         check_absent(path)
     prepared = prepare(settings)
     if resume:
         check_inputs(path, prepared.inputs_sha256)
+    console = Console()
+    if workers > 0 and not prepared.scoring.needs.forward:
+        note = f"{settings.selection.function} needs no forward: one process, no workers"
+        console.print(note, highlight=False, soft_wrap=True)
+        workers = 0
     _check_servers(settings, workers)
     check_port(settings.metrics.port)
-    console = Console()
     if dry_run:
         console.print(
             _plan(prepared, workers), highlight=False, markup=False, soft_wrap=True, end=""
@@ -76,8 +82,7 @@ def train(
 
 def _run(prepared: Prepared, folder: RunFolder, workers: int, console: Console) -> dict[str, Any]:
     with display(console, folder.path.name, prepared.config.trainer.steps) as watch:
-        # Nothing to share out when a function needs no forward, such as uniform.
-        if workers == 0 or not prepared.scoring.needs.forward:
+        if workers == 0:
             return run_serial(prepared, folder, watch)
         from rhoselect.launch.cluster import run_cluster  # Ray takes a second to import
 
@@ -103,7 +108,9 @@ def _check_servers(settings: Config, workers: int) -> None:
         return
     if url is not None:
         check_server(url)
-    check_cluster(settings.cluster.address)
+    else:
+        find_server()
+    check_cluster(settings)
 
 
 def _plan(prepared: Prepared, workers: int) -> str:
