@@ -66,6 +66,9 @@ def lag(request: pytest.FixtureRequest) -> int:
     return int(request.param)
 
 
+once = pytest.mark.parametrize("lag", [0], indirect=True, ids=["lag 0"])
+
+
 @pytest.fixture(scope="module")
 def undisturbed(
     tiny_config: Path, lag: int, tmp_path_factory: pytest.TempPathFactory
@@ -88,6 +91,7 @@ def test_scorer_killed(
     assert hashes(run) == undisturbed
 
 
+@once
 @pytest.mark.timeout(240)
 def test_killed_scorer_comes_back_in_its_slot(
     tiny_config: Path, tmp_path: Path, lag: int, undisturbed: tuple[str, str]
@@ -140,6 +144,7 @@ def test_whole_command_killed_and_resumed(
     assert rows == list(range(10, STEPS + 1, 10)), "nothing twice, nothing missing"
 
 
+@once
 @pytest.mark.timeout(240)
 def test_run_goes_on_when_every_scorer_freezes(
     tiny_config: Path, tmp_path: Path, lag: int, undisturbed: tuple[str, str]
@@ -155,6 +160,7 @@ def test_run_goes_on_when_every_scorer_freezes(
     assert hashes(run) == undisturbed
 
 
+@once
 @pytest.mark.timeout(240)
 def test_queue_flushed(
     tiny_config: Path, tmp_path: Path, lag: int, undisturbed: tuple[str, str]

@@ -169,7 +169,9 @@ def _run_actors(
         raise RunError(f"an actor failed: {error.cause!r}; see {folder.path}/logs") from error
     except RayActorError as error:
         reason = str(error).splitlines()[0]
-        who = "the trainer" if ready[0] == done else f"scorer {working.index(ready[0])}"
+        # Nothing ready: it was the trainer, asked for its status.
+        slot = working.index(ready[0]) if ready and ready[0] != done else None
+        who = "the trainer" if slot is None else f"scorer {slot}"
         raise RunError(
             f"{who} died ({reason}); continue with: rhoctl train --resume --run-dir {folder.path}"
         ) from None
