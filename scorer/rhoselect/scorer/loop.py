@@ -37,7 +37,7 @@ from rhoselect.types import (
     Ticket,
 )
 
-CLAIM_WAIT_S = 1.0  # how long a wait may outlive a stop
+CLAIM_WAIT_S = 0.25  # how long a wait may outlive a stop
 
 
 @dataclass(frozen=True)
