@@ -6,44 +6,14 @@ A server that is not installed skips its tests on a laptop and fails them where 
 from __future__ import annotations
 
 import importlib.util
-import itertools
 from collections.abc import Iterator
 
 import pytest
 import redis
+from queue_helpers import Backend
 
 from rhoselect.launch.server import EmbeddedServer
-from rhoselect.queue import SelectionQueue
-from rhoselect.queue.memory import MemoryQueue
-from rhoselect.queue.redis import RedisQueue
 from servers import free_port, missing, tcp_server
-
-_runs = itertools.count()
-
-
-class Backend:
-    """Makes fresh queues of one kind. Leases expire by `age` (memory) or by the server's time."""
-
-    def __init__(self, url: str | None = None) -> None:
-        self.url = url
-        self._now = 0.0
-        self._made: list[RedisQueue] = []
-
-    def new(self, lease_s: float = 60.0) -> SelectionQueue:
-        if self.url is None:
-            return MemoryQueue(lease_s, clock=lambda: self._now)
-        queue = RedisQueue(self.url, f"run-{next(_runs)}", 1, lease_s, 600.0, 20.0)
-        self._made.append(queue)
-        return queue
-
-    def age(self, seconds: float) -> None:
-        self._now += seconds
-
-    def clear(self) -> None:
-        for queue in self._made:
-            queue.destroy()
-            queue.disconnect()
-        self._made.clear()
 
 
 @pytest.fixture(scope="session")

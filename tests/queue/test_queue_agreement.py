@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from conftest import Backend
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from queue_helpers import chunk_scores
+from queue_helpers import Backend, chunk_scores
 
 from rhoselect.queue import SelectionQueue
 from rhoselect.types import Popped, Ticket

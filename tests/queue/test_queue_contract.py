@@ -7,10 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from conftest import Backend
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from queue_helpers import chunk_scores, expected_order, fill, until
+from queue_helpers import Backend, chunk_scores, expected_order, fill, until
 
 from rhoselect.queue import SelectionQueue
 from rhoselect.types import QueueStats, Ticket
