@@ -24,6 +24,8 @@ MODELS = {
     ],
 }
 COMBINATIONS = [(m, p, lag) for m in MODELS for p in ("fp32", "bf16") for lag in (0, 1)]
+# Starting actors takes the time here: every combination with five workers, these two with fewer too.
+EVERY_NUMBER = [("mlp", "fp32", 0), ("resnet", "bf16", 1)]
 
 
 def settings(model: str, precision: str, lag: int) -> list[str]:
@@ -94,7 +96,7 @@ def test_any_number_of_workers(
     sets = settings(model, precision, lag)
     alone = train(tiny_config, tmp_path / "0", sets, workers=0)
     assert alone["max_staleness_steps"] == lag
-    for workers in (1, 2, 5):
+    for workers in (1, 2, 5) if (model, precision, lag) in EVERY_NUMBER else (5,):
         shared = train(tiny_config, tmp_path / str(workers), sets, workers)
         assert hashes(shared) == hashes(alone), f"{workers} workers"
 
