@@ -24,7 +24,7 @@ MODELS = {
     ],
 }
 COMBINATIONS = [(m, p, lag) for m in MODELS for p in ("fp32", "bf16") for lag in (0, 1)]
-# Starting actors takes the time here: every combination with five workers, these two with fewer too.
+# Starting actors takes the time: every combination with five workers, these two with fewer too.
 EVERY_NUMBER = [("mlp", "fp32", 0), ("resnet", "bf16", 1)]
 
 
