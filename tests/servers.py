@@ -34,6 +34,7 @@ def free_port() -> int:
 
 
 def missing(what: str) -> NoReturn:
+    """A laptop may lack a server and skip its tests; CI must have it, and fails."""
     if os.environ.get("CI"):
         pytest.fail(f"{what} is not installed, and CI is set")
     pytest.skip(f"{what} is not installed")

@@ -42,6 +42,11 @@ def until(happened: Callable[[], bool], process: subprocess.Popen[str]) -> None:
         time.sleep(0.01)
 
 
+def ended_well(process: subprocess.Popen[str]) -> None:
+    _, errors = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 0, errors
+
+
 def checkpoints(run: Path) -> list[Path]:
     return sorted((run / "checkpoints").glob("step-*"))
 
@@ -86,8 +91,7 @@ def test_scorer_killed(
     process = start("train", tiny_config, "--run-dir", run, "--workers", 2, *sets(lag))
     until(lambda: bool(checkpoints(run)), process)
     os.kill(starts(run, "scorer-1")[0], signal.SIGKILL)
-    _, errors = process.communicate(timeout=DEADLINE_S)
-    assert process.returncode == 0, errors
+    ended_well(process)
     assert hashes(run) == undisturbed
 
 
@@ -101,8 +105,7 @@ def test_killed_scorer_comes_back_in_its_slot(
     process = start("train", tiny_config, "--run-dir", run, "--workers", 1, *sets(lag))
     until(lambda: bool(checkpoints(run)), process)
     os.kill(starts(run, "scorer-0")[0], signal.SIGKILL)
-    _, errors = process.communicate(timeout=DEADLINE_S)
-    assert process.returncode == 0, errors
+    ended_well(process)
     assert len(starts(run, "scorer-0")) == 2
     assert hashes(run) == undisturbed
 
@@ -123,8 +126,7 @@ def test_trainer_killed_and_resumed(
     assert checkpoints(run), "the last checkpoint survives"
 
     resumed = start("train", "--resume", "--run-dir", run, "--workers", 1)
-    _, errors = resumed.communicate(timeout=DEADLINE_S)
-    assert resumed.returncode == 0, errors
+    ended_well(resumed)
     assert hashes(run) == undisturbed
 
 
@@ -155,8 +157,7 @@ def test_run_goes_on_when_every_scorer_freezes(
     process = start("train", tiny_config, "--run-dir", run, "--workers", 1, *sets(lag), *lease)
     until(lambda: bool(checkpoints(run)), process)
     os.kill(starts(run, "scorer-0")[0], signal.SIGSTOP)
-    _, errors = process.communicate(timeout=DEADLINE_S)
-    assert process.returncode == 0, errors
+    ended_well(process)
     assert hashes(run) == undisturbed
 
 
@@ -176,6 +177,5 @@ def test_queue_flushed(
         for flushes in range(1, 4):
             until(lambda: newest_step(run) >= 20 * flushes, process)  # noqa: B023 - called now
             client.flushall()
-        _, errors = process.communicate(timeout=DEADLINE_S)
-    assert process.returncode == 0, errors
+        ended_well(process)
     assert hashes(run) == undisturbed
