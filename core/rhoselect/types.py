@@ -23,11 +23,16 @@ Features = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """One unit of scoring work: chunk ``chunk`` of window ``window`` at weights ``version``."""
+    """One unit of scoring work: chunk ``chunk`` of window ``window`` at weights ``version``.
+
+    ``positions`` [C] are given for a chunk of a shortlist; a candidates' chunk has its from the
+    plan. Version -1: the newest weights there are (mode "stream").
+    """
 
     window: int
     chunk: int
     version: int
+    positions: Positions | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The contract of the selection queue, for every backend (one test suite holds them to it).
+"""The contracts of the queues, for every backend (one test suite a contract holds them to it).
 
 A queue is soft state: losing all of it costs time, never correctness. The trainer opens windows,
 scorers claim tickets and push scores, the trainer reads the best of a complete window and closes
@@ -12,22 +12,44 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from rhoselect.types import ChunkScores, Popped, QueueStats, Ticket
+from rhoselect.types import ChunkScores, Popped, Positions, QueueStats, Ticket
 
 
 class SelectionQueue(Protocol):
-    """Windows of scored candidates. Thread-safe. All waits are bounded by ``timeout_s``."""
+    """Windows of scored candidates. Thread-safe. All waits are bounded by ``timeout_s``.
 
-    def open(self, window: int, version: int, chunks: int) -> None:
+    A window has up to two stages, each with tickets, scores and an end of its own: its candidates
+    by the plan, and a shortlist of them that is scored once more with newer weights. The tickets of
+    a shortlist carry their positions; those of the candidates carry None.
+    """
+
+    def open(self, window: int, version: int, chunks: int, lanes: int = 1) -> None:
         """Hand out ``chunks`` tickets for ``window``, to be scored with ``version``.
 
         Idempotent: an open window is left as it is, so a trainer that waits re-sends it. A window
-        at or below the last closed one stays closed.
+        at or below the last closed one stays closed. ``lanes`` tells how many lanes to wake.
         """
         ...
 
-    def claim(self, worker: int, timeout_s: float) -> Ticket | None:
-        """Lease the next ticket (lowest window, then lowest chunk) to slot ``worker``.
+    def open_shortlist(
+        self, window: int, version: int, positions: Positions, chunk: int, lanes: int = 1
+    ) -> None:
+        """Hand out the tickets of a window's shortlist: ``positions`` [N] in slices of ``chunk``.
+
+        Otherwise as ``open``. Independent of whether the candidates' stage is still known.
+        """
+        ...
+
+    def claim(
+        self, worker: int, timeout_s: float, lanes: int = 1, loaded: int | None = None
+    ) -> Ticket | None:
+        """Lease a ticket to slot ``worker``: the lowest window first, in it the shortlist first.
+
+        Chunk c belongs to lane c % lanes; worker w looks after lane w (a w >= lanes has none). It
+        is given the tickets of its own lane, lowest chunk first, and, before it goes on to a later
+        window, those of other lanes that it could score at once: whose version is at most
+        ``loaded``, the newest weights it has (None: those of any version). So tickets are claimed
+        ahead of their weights in fair shares, and nobody idles while weights are there.
 
         Waits up to ``timeout_s`` (0: not at all); None when there was none.
         """
@@ -41,20 +63,23 @@ class SelectionQueue(Protocol):
         """
         ...
 
-    def pop(self, window: int, k: int, timeout_s: float) -> Popped | None:
-        """The k best points of ``window`` once all its chunks are done; None after ``timeout_s``.
+    def pop(
+        self, window: int, k: int, timeout_s: float, shortlist: bool = False
+    ) -> Popped | None:
+        """The k best points of a stage of ``window`` once all its chunks are done; None after
+        ``timeout_s``.
 
         A read: nothing is removed. Order: score descending, then position ascending. Fewer than k
-        points are returned when the window holds fewer.
+        points are returned when the stage holds fewer.
         """
         ...
 
     def rejected(self, window: int) -> list[int]:
-        """Positions of ``window`` whose score was NaN or infinite, ascending."""
+        """Positions of ``window`` (both stages) with a NaN or infinite score, ascending."""
         ...
 
     def close(self, window: int) -> None:
-        """Forget ``window`` and all below it; later pushes to them are ignored."""
+        """Forget ``window`` and all below it, both stages; later pushes to them are ignored."""
         ...
 
     def reap(self, worker: int | None = None) -> int:
@@ -66,6 +91,52 @@ class SelectionQueue(Protocol):
 
     def stats(self) -> QueueStats:
         """A look at the queue."""
+        ...
+
+    def destroy(self) -> None:
+        """Delete everything that this run and generation holds."""
+        ...
+
+
+class StreamQueue(Protocol):
+    """One rolling set of scored points (mode "stream"). Thread-safe. Waits end at ``timeout_s``.
+
+    Built with ``chunks`` a window, a ``capacity`` in points, ``ahead`` (windows that scorers may
+    be ahead of the trainer) and ``max_age`` (steps). Delivery is at most once: a chunk whose scorer
+    died is a few candidates that this epoch does without.
+
+    Who waits for whom: ``claim`` waits for ``advance`` (backpressure), ``take`` for ``push``.
+    """
+
+    def advance(self, step: int) -> None:
+        """Tell that ``step`` optimizer steps are done. Idempotent; the waiting trainer re-sends it.
+
+        Tickets of the windows below step + ahead may be claimed, never again of those below
+        ``step`` if the queue was lost. Points scored with a version below step - max_age go.
+        """
+        ...
+
+    def claim(self, worker: int, timeout_s: float) -> Ticket | None:
+        """The next chunk of the plan, version -1 (the scorer takes the newest weights)."""
+        ...
+
+    def push(self, ticket: Ticket, scores: ChunkScores) -> bool:
+        """Add points scored with ``ticket.version``; False if that is too old by now.
+
+        Beyond the capacity the lowest points go (of equal ones, the higher positions).
+        """
+        ...
+
+    def take(self, k: int, timeout_s: float) -> Popped | None:
+        """Remove and return the k best points; None if there were not k within ``timeout_s``.
+
+        Order: score descending, then position ascending. ``Popped.version`` is the oldest one among
+        them, ``Popped.window`` -1.
+        """
+        ...
+
+    def stats(self) -> QueueStats:
+        """A look at the queue: points, oldest version, and ``waiting``, tickets free to claim."""
         ...
 
     def destroy(self) -> None:
