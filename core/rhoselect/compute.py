@@ -44,13 +44,25 @@ def resolve(config: Config) -> Config:
     which machine a process happens to run on.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    selection = config.selection.model_copy(update={"shortlist": config.k})
+    selection = config.selection.model_copy(
+        update={"shortlist": config.k, "audit_every": config.audit_every}
+    )
     scorer, trainer = (
         part.model_copy(update={"device": device}) if part.device == "auto" else part
         for part in (config.scorer, config.trainer)
     )
+    if scorer.precision == "auto":
+        precision = "bf16" if has_fast_bf16(scorer.device) else "fp32"
+        scorer = scorer.model_copy(update={"precision": precision})
     update = {"selection": selection, "scorer": scorer, "trainer": trainer}
     return config.model_copy(update=update)
+
+
+def has_fast_bf16(device: str) -> bool:
+    """Whether bf16 matmuls have hardware: elsewhere they are many times slower than fp32."""
+    if device.startswith("cuda"):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 @contextmanager

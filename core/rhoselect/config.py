@@ -15,12 +15,25 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import tomlkit
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from rhoselect.errors import ConfigError
 
 Precision = Literal["fp32", "bf16", "fp16"]
+ScoringPrecision = Literal["auto", "fp32", "bf16", "fp16"]
 Scalar = bool | int | float | str
+
+
+FREE: dict[str, Any] = {
+    "queue": True,
+    "snapshots": True,
+    "cluster": True,
+    "metrics": True,
+    "scorer": {"prefetch"},
+    "trainer": {"scores"},
+    "selection": {"rescore"},
+}
+"""Keys that no result depends on."""
 
 
 class Section(BaseModel):
@@ -66,7 +79,28 @@ class SelectionConfig(Section):
     n_b: int = Field(32, ge=1, description="points trained on per step")
     n_B: int = Field(320, ge=1, description="candidates drawn per step")
     chunk: int = Field(32, ge=1, description="candidates scored at once; divides n_B")
-    lag: int = Field(0, ge=0, description="age in steps of the weights that score; 0 is exact")
+    mode: Literal["window", "stream"] = Field(
+        "window", description="'stream': scorers never wait for weights; not exact, see [stream]"
+    )
+    lag: int | Literal["auto"] = Field(
+        0,
+        description="age in steps of the weights that score; 0 is Algorithm 1; 'auto' chooses by"
+        " audits whichever takes least time, and is not exact",
+    )
+    max_lag: int = Field(1, ge=1, description="greatest lag that 'auto' may choose")
+    audit_every: int = Field(
+        0, ge=0, description="steps between audits of stale ranks; 0: 200 at lag 'auto', else none"
+    )
+    agreement: float = Field(
+        0.9,
+        gt=0,
+        le=1,
+        description="'auto' keeps to lags whose picks have at least this share of the reducible"
+        " loss of fresh picks",
+    )
+    rescore: Literal["auto", "trainer", "scorers"] = Field(
+        "auto", description="who re-scores a shortlist; the result is the same"
+    )
     shortlist: int = Field(
         0,
         ge=0,
@@ -78,6 +112,16 @@ class SelectionConfig(Section):
     bn: Literal["running", "batch"] = Field(
         "running", description="BatchNorm statistics when scoring: running, or of the chunk"
     )
+
+    @field_validator("lag", mode="before")
+    @classmethod
+    def _lag(cls, value: object) -> object:
+        whole = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+        if not whole and value != "auto":
+            raise ValueError(
+                f"selection.lag: got {value!r}, allowed a whole number from 0 or 'auto'; 0 is exact"
+            )
+        return value
 
     @model_validator(mode="after")
     def _sizes(self) -> Self:
@@ -102,8 +146,13 @@ class SelectionConfig(Section):
 class ScorerConfig(Section):
     """How scores are computed. Part of the result: the same on every worker."""
 
-    precision: Precision = Field("bf16", description="autocast dtype of the scoring forward")
+    precision: ScoringPrecision = Field(
+        "auto",
+        description="autocast dtype of the scoring forward; auto: bf16 where the hardware has it,"
+        " else fp32",
+    )
     threads: int = Field(1, ge=1, description="CPU threads of one scorer")
+    prefetch: int = Field(2, ge=1, description="tickets claimed and read ahead of their weights")
     device: str = Field("auto", description="'auto', 'cpu', 'cuda' or 'cuda:N'")
 
 
@@ -118,6 +167,7 @@ class TrainerConfig(Section):
     clip_norm: float = Field(0.0, ge=0, description="gradient norm limit; 0 is off")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="autocast of training")
     threads: int = Field(1, ge=1, description="CPU threads of the trainer")
+    scores: bool = Field(True, description="score chunks, too, while waiting for the scorers")
     device: str = Field("auto", description="'auto', 'cpu', 'cuda' or 'cuda:N'")
     publish_every: int = Field(1, ge=1, description="steps between snapshots")
     eval_every: int = Field(50, ge=1, description="steps between evaluations on the test split")
@@ -127,6 +177,16 @@ class TrainerConfig(Section):
     targets: list[float] = Field(
         default_factory=lambda: [0.8, 0.85, 0.86, 0.87, 0.88, 0.89, 0.9],
         description="test accuracies whose first step goes into summary.json",
+    )
+
+
+class StreamConfig(Section):
+    """The rolling queue of mode "stream" (unused in mode "window")."""
+
+    ahead: int = Field(4, ge=1, description="windows that scorers may be ahead of the trainer")
+    max_age: int = Field(16, ge=1, description="steps after which the weights of a score are old")
+    capacity: int = Field(
+        0, ge=0, description="points held at most, the lowest go; 0: ahead x n_B"
     )
 
 
@@ -171,6 +231,7 @@ class Config(Section):
     model: ModelConfig = ModelConfig()
     il: IlConfig = IlConfig()
     selection: SelectionConfig = SelectionConfig()
+    stream: StreamConfig = StreamConfig()
     scorer: ScorerConfig = ScorerConfig()
     trainer: TrainerConfig = TrainerConfig()
     queue: QueueConfig = QueueConfig()
@@ -178,12 +239,62 @@ class Config(Section):
     cluster: ClusterConfig = ClusterConfig()
     metrics: MetricsConfig = MetricsConfig()
 
+    @model_validator(mode="after")
+    def _modes(self) -> Self:
+        selection, stream = self.selection, self.stream
+        if selection.lag == "auto" and self.trainer.publish_every > 1:
+            raise ValueError(
+                f"trainer.publish_every: got {self.trainer.publish_every}, allowed 1 with"
+                ' selection.lag = "auto", which compares weights of every step'
+            )
+        if selection.mode == "window":
+            return self
+        if selection.lag != 0 or self.trainer.publish_every > 1:
+            raise ValueError(
+                f'selection.mode: got "stream" with selection.lag = {selection.lag!r} and'
+                f" trainer.publish_every = {self.trainer.publish_every}, allowed lag 0 and 1:"
+                " scorers take the newest weights; the bound of their age is stream.max_age"
+            )
+        wanted = self.k * selection.n_b
+        if self.k == 1:
+            raise ValueError(
+                'selection.shortlist: got 1, allowed 2 or more with selection.mode = "stream":'
+                " scores of mixed ages have to be taken afresh"
+            )
+        if self.capacity < wanted:
+            raise ValueError(
+                f"stream.capacity: got {self.capacity} points, allowed at least shortlist x n_b ="
+                f" {wanted}, or no step could ever start"
+            )
+        return self
+
+    @property
+    def capacity(self) -> int:
+        """Points that the rolling queue holds at most."""
+        return self.stream.capacity or self.stream.ahead * self.selection.n_B
+
     @property
     def k(self) -> int:
-        """Shortlist factor in force: without a choice, 1 where scores are always fresh, else 5."""
+        """Shortlist factor of windows scored with stale weights: without a choice 1 where there
+        are none, else 5."""
         selection = self.selection
         fresh = selection.lag == 0 and self.trainer.publish_every == 1
+        fresh = fresh and selection.mode == "window"
         return selection.shortlist or (1 if fresh else min(5, selection.n_B // selection.n_b))
+
+    def k_of(self, window: int, version: int) -> int:
+        """Shortlist factor of one window: with auto-lag, fresh ones need no second stage."""
+        return 1 if self.selection.lag == "auto" and version == window else self.k
+
+    @property
+    def audit_every(self) -> int:
+        """Steps between audits; 0 is never."""
+        return self.selection.audit_every or (200 if self.selection.lag == "auto" else 0)
+
+    @property
+    def exact(self) -> bool:
+        """Whether the result is the same for any number of workers."""
+        return self.selection.mode == "window" and self.selection.lag != "auto"
 
     def to_toml(self) -> str:
         """The resolved configuration as TOML, every key present that has a value."""
@@ -192,10 +303,10 @@ class Config(Section):
     def changed_keys(self, other: Config) -> list[str]:
         """Dotted names of the keys in which ``other`` would give another result.
 
-        Where servers are, how often things are shown and how long waits last may change on resume.
+        Where servers are, who scores, how often things are shown and how long waits last may change
+        on resume.
         """
-        free = {"queue", "snapshots", "cluster", "metrics"}
-        mine, theirs = (_flat(config.model_dump(exclude=free)) for config in (self, other))
+        mine, theirs = (_flat(config.model_dump(exclude=FREE)) for config in (self, other))
         return sorted(n for n in mine.keys() | theirs.keys() if mine.get(n) != theirs.get(n))
 
 

@@ -91,6 +91,14 @@ class Metrics:
             "rho_last_checkpoint_timestamp_seconds", "When it was written.", registry=registry
         )
         self.accuracy = Gauge("rho_test_accuracy", "At the last evaluation.", registry=registry)
+        self.lag = Gauge("rho_lag_steps", "Lag in force.", registry=registry)
+        about = (("rank_agreement", "Rank correlation of stale and fresh scores."),)
+        about += (("topk_overlap", "Share of the fresh top n_b that a stale choice finds."),)
+        about += (("captured", "Share of a fresh choice's gain that a stale choice has."),)
+        self.audits = {
+            name: Gauge(f"rho_audit_{name}_ratio", text, ["lag"], registry=registry)
+            for name, text in about
+        }
         self.selection_ratio = Gauge(
             "rho_selection_ratio", "Points trained on per candidate drawn.", registry=registry
         )
@@ -103,6 +111,14 @@ class Metrics:
         self.last_step.set(steps)
         self.last_step_time.set_to_current_time()
         self.selection_ratio.set(n_b / n_B)
+
+    def observe_audit(
+        self, lag: int, rank_agreement: float, topk_overlap: float, captured: float
+    ) -> None:
+        """Note what an audit found about a lag; lags are few."""
+        values = (rank_agreement, topk_overlap, captured)
+        for gauge, value in zip(self.audits.values(), values, strict=True):
+            gauge.labels(str(lag)).set(value)
 
     @contextmanager
     def busy(self, phase: str) -> Iterator[None]:

@@ -10,7 +10,7 @@ for the ``push`` that completes its window.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from rhoselect.types import ChunkScores, Popped, Positions, QueueStats, Ticket
 
@@ -98,6 +98,7 @@ class SelectionQueue(Protocol):
         ...
 
 
+@runtime_checkable
 class StreamQueue(Protocol):
     """One rolling set of scored points (mode "stream"). Thread-safe. Waits end at ``timeout_s``.
 
@@ -116,8 +117,13 @@ class StreamQueue(Protocol):
         """
         ...
 
-    def claim(self, worker: int, timeout_s: float) -> Ticket | None:
-        """The next chunk of the plan, version -1 (the scorer takes the newest weights)."""
+    def claim(
+        self, worker: int, timeout_s: float, lanes: int = 1, loaded: int | None = None
+    ) -> Ticket | None:
+        """The next chunk of the plan, version -1 (the scorer takes the newest weights).
+
+        Who asks, with what weights, and how many they are makes no difference here.
+        """
         ...
 
     def push(self, ticket: Ticket, scores: ChunkScores) -> bool:
@@ -133,6 +139,10 @@ class StreamQueue(Protocol):
         Order: score descending, then position ascending. ``Popped.version`` is the oldest one among
         them, ``Popped.window`` -1.
         """
+        ...
+
+    def reap(self, worker: int | None = None) -> int:
+        """Nothing is leased: 0."""
         ...
 
     def stats(self) -> QueueStats:

@@ -34,6 +34,7 @@ from rhoselect.snapshots.shm import SharedMemoryStore
 from rhoselect.trainer.ground import Status
 from rhoselect.trainer.loop import Trainer
 from rhoselect.trainer.runfolder import RunFolder, check_inputs
+from rhoselect.trainer.windows import lanes
 
 POLL_S = 0.2
 STOP_S = 5.0  # for scorers to end by themselves: Ray reports killed ones as failures
@@ -67,9 +68,12 @@ class Endpoints:
 class ScorerActor:
     """A scorer in a process of its own."""
 
-    def __init__(self, slot: int, config: str, run: RunFolder, endpoints: Endpoints) -> None:
+    def __init__(
+        self, slot: int, workers: int, config: str, run: RunFolder, endpoints: Endpoints
+    ) -> None:
         self._stop = threading.Event()
-        self._slot, self._run, self._endpoints = slot, run, endpoints
+        self._slot, self._workers = slot, workers
+        self._run, self._endpoints = run, endpoints
         self._config = configuration.from_json(config)
 
     def run(self) -> None:
@@ -81,9 +85,10 @@ class ScorerActor:
             metrics.serve(0, str(self._slot), self._run.path / "logs" / "metrics")
         queue = self._endpoints.queue(config, self._run)
         snapshots = self._endpoints.snapshots(writer=False)
-        build_scorer(_prepared(config, self._run), self._slot, queue, snapshots, metrics).run(
-            self._stop
-        )
+        share = lanes(config, self._workers)
+        prepared = _prepared(config, self._run)
+        scorer = build_scorer(prepared, self._slot, share, queue, snapshots, metrics)
+        scorer.run(self._stop)
         snapshots.close()
 
     def stop(self) -> None:
@@ -151,7 +156,7 @@ def _run_actors(
     scorer_class = ray_any.remote(ScorerActor).options(
         num_cpus=1, max_concurrency=2, max_restarts=-1, max_task_retries=-1
     )
-    scorers = [scorer_class.remote(slot, text, folder, endpoints) for slot in range(workers)]
+    scorers = [scorer_class.remote(slot, workers, text, folder, endpoints) for slot in range(workers)]
     done, working = trainer.run.remote(), [s.run.remote() for s in scorers]
     latest = [Status(0)]
     watch(lambda: latest[0])

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rhoselect.compute import resolve_device
+from rhoselect.compute import resolve, resolve_device
 from rhoselect.config import Config
 from rhoselect.data import Dataset, SplitPoints, open_data
 from rhoselect.errors import ConfigError, DataError
@@ -24,17 +24,23 @@ from rhoselect.importing import one_line
 from rhoselect.metrics import Metrics
 from rhoselect.models.build import build_model, check_output
 from rhoselect.plan import Plan
-from rhoselect.queue import SelectionQueue
+from rhoselect.queue import SelectionQueue, StreamQueue
 from rhoselect.scorer.forward import Replica
 from rhoselect.scorer.loop import Scorer
 from rhoselect.selection import Scoring, get_function
 from rhoselect.selection.interface import State
 from rhoselect.snapshots import SnapshotStore
-from rhoselect.trainer.ground import Ground
+from rhoselect.trainer.audit import Auditor
+from rhoselect.trainer.ground import Ground, Source
 from rhoselect.trainer.learner import Learner
 from rhoselect.trainer.loop import Trainer
+from rhoselect.trainer.oversight import Oversight
+from rhoselect.trainer.picker import Picker
+from rhoselect.trainer.rescorer import Rescorer
 from rhoselect.trainer.runfolder import RunFolder
+from rhoselect.trainer.stream import Stream
 from rhoselect.trainer.summary import summarise
+from rhoselect.trainer.windows import Windows, lanes
 from rhoselect.types import Batch
 
 
@@ -60,6 +66,7 @@ class Prepared:
 
 def prepare(config: Config) -> Prepared:
     """Open and check data, irreducible losses, score function and model. Raises UserError."""
+    config = resolve(config)
     dataset = open_data(config.data)
     for split in ("train", "test"):
         if split not in dataset.splits:
@@ -93,7 +100,8 @@ def prepare(config: Config) -> Prepared:
 def build_scorer(
     prepared: Prepared,
     slot: int,
-    queue: SelectionQueue,
+    lanes: int,
+    queue: SelectionQueue | StreamQueue,
     snapshots: SnapshotStore,
     metrics: Metrics,
 ) -> Scorer:
@@ -104,6 +112,7 @@ def build_scorer(
         device = torch.device("cuda", slot % torch.cuda.device_count())
     return Scorer(
         slot,
+        lanes,
         config,
         prepared.plan,
         prepared.train,
@@ -119,13 +128,13 @@ def build_scorer(
 def build_trainer(
     prepared: Prepared,
     folder: RunFolder,
-    queue: SelectionQueue,
+    queue: SelectionQueue | StreamQueue,
     snapshots: SnapshotStore,
     metrics: Metrics,
     workers: int,
 ) -> Trainer:
     """The trainer of a run folder, with a scorer of its own in the slot after the workers'."""
-    config = prepared.config
+    config, plan, scoring = prepared.config, prepared.plan, prepared.scoring
     device = resolve_device(config.trainer.device, "trainer.device")
     rescorer = _replica(prepared, config.selection.bn, device)
     evaluator = _replica(prepared, "running", device)
@@ -139,18 +148,29 @@ def build_trainer(
         evaluator.layout,
     )
     learner = Learner(_model(prepared), config.trainer, config.seed, device)
+    hand = build_scorer(prepared, workers, lanes(config, workers), queue, snapshots, metrics)
+    source: Source
+    if isinstance(queue, StreamQueue):
+        source = Stream(config, folder, queue, metrics, hand, workers)
+    else:
+        source = Windows(config, folder, plan, queue, metrics, hand, workers)
+    again = Rescorer(config, plan, ground, scoring, learner, snapshots, metrics)
+    first_index = prepared.train.start
+    picker = Picker(config, plan, first_index, scoring, source, again, device)
+    auditor = Auditor(config, plan, first_index, again)
+    oversight = Oversight(config, folder, source, picker, auditor, metrics, workers)
     return Trainer(
         config,
         folder,
-        prepared.plan,
+        plan,
         ground,
-        prepared.scoring,
+        scoring,
         learner,
-        queue,
+        source,
+        picker,
+        oversight,
         snapshots,
         metrics,
-        build_scorer(prepared, workers, queue, snapshots, metrics).step,
-        workers,
     )
 
 

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from rhoselect.compute import DTYPES
-from rhoselect.types import Batch, ForwardOutput, Snapshot
+from rhoselect.snapshots.base import Pieces
+from rhoselect.types import Batch, ForwardOutput
 
 CAST_MODULES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -37,17 +38,25 @@ class Replica:
                 module.running_mean = module.running_var = module.num_batches_tracked = None
                 module.track_running_stats = False
         model.to(device)
+        self._tensors = model.state_dict()
 
     @property
     def layout(self) -> dict[str, torch.dtype]:
         """Names and dtypes of the tensors that a snapshot for this replica holds."""
-        return {name: t.dtype for name, t in self._model.state_dict().items()}
+        return {name: t.dtype for name, t in self._tensors.items()}
 
-    def load(self, snapshot: Snapshot) -> None:
-        """Copy a snapshot's weights into the replica's own tensors."""
+    def load(self, pieces: Pieces) -> None:
+        """Copy a snapshot's weights, as they arrive, into the replica's own tensors.
+
+        Raises KeyError for a snapshot with more or fewer tensors.
+        """
+        missing = dict.fromkeys(self._tensors)
         with torch.no_grad():
-            for name, own in self._model.state_dict().items():
-                own.copy_(snapshot.tensors[name], non_blocking=True)
+            for name, tensor in pieces:
+                self._tensors[name].copy_(tensor, non_blocking=True)
+                del missing[name]
+        if missing:
+            raise KeyError(next(iter(missing)))
 
     def __call__(self, batch: Batch) -> ForwardOutput:
         """The forward output of C points, without gradients."""

@@ -1,8 +1,8 @@
 """The scorer's loop: claim → read → [snapshot] → low-precision forward → score → push.
 
 It waits for a ticket (the trainer opens windows ahead) and for the snapshot that the ticket names
-(the trainer publishes it after its step). While it waits for weights, or computes, the points of
-its next ticket are already being read by a second thread.
+(the trainer publishes it after its step). Before the weights are there, the points of its next
+tickets are already read, by a second thread (``reader``).
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -21,52 +20,39 @@ from rhoselect.config import Config
 from rhoselect.errors import SnapshotGoneError
 from rhoselect.metrics import Metrics
 from rhoselect.plan import Plan
-from rhoselect.queue import SelectionQueue
+from rhoselect.queue import SelectionQueue, StreamQueue
 from rhoselect.scorer.forward import Replica
+from rhoselect.scorer.reader import Reader, Work
 from rhoselect.selection import Scoring
 from rhoselect.selection.scoring import gumbel, order
 from rhoselect.snapshots import SnapshotStore
-from rhoselect.types import (
-    Batch,
-    ChunkScores,
-    Features,
-    Indices,
-    Points,
-    Positions,
-    Scores,
-    Ticket,
-)
+from rhoselect.types import ChunkScores, Features, Points, Scores
 
 CLAIM_WAIT_S = 0.25  # how long a wait may outlive a stop
 
 
-@dataclass(frozen=True)
-class Work:
-    """A claimed ticket with its points read: ``batch`` is None if no forward is needed."""
-
-    ticket: Ticket
-    positions: Positions
-    indices: Indices
-    batch: Batch | None
-
-
 class Scorer:
-    """One scorer in slot ``slot``. Everything it needs is given; it knows no transport."""
+    """One scorer in slot ``slot``. Everything it needs is given; it knows no transport.
+
+    Its lane of the queue is its slot, of ``lanes`` in all. Up to ``scorer.prefetch`` tickets are
+    read before their weights exist, so that only forward and push come after the weights.
+    """
 
     def __init__(
         self,
         slot: int,
+        lanes: int,
         config: Config,
         plan: Plan,
         points: Points,
         first_index: int,
         scoring: Scoring,
         replica: Replica,
-        queue: SelectionQueue,
+        queue: SelectionQueue | StreamQueue,
         snapshots: SnapshotStore,
         metrics: Metrics,
     ) -> None:
-        self._slot = slot
+        self._slot, self._lanes = slot, lanes
         self._config = config
         self._plan = plan
         self._points = points
@@ -78,23 +64,29 @@ class Scorer:
         self._metrics = metrics
         self._loaded: int | None = None
         self._state: dict[str, torch.Tensor] = {}
+        self._ahead: Reader | None = None
 
     def run(self, stop: threading.Event) -> None:
         """Score until ``stop`` is set. Tickets that an earlier life of this slot held go back."""
         self._queue.reap(self._slot)
-        count = self._config.scorer.threads
-        with ThreadPoolExecutor(1, "reader", torch.set_num_threads, (count,)) as reader:
-            ahead: Future[Work | None] = reader.submit(self.take, CLAIM_WAIT_S)
+        scorer = self._config.scorer
+        with Reader(self._take_own, scorer.prefetch, scorer.threads, CLAIM_WAIT_S) as reader:
             while not stop.is_set():
                 with self._metrics.waiting("ticket"):
-                    work = ahead.result()
-                ahead = reader.submit(self.take, CLAIM_WAIT_S)
+                    work = reader.next()
                 if work is not None:
                     self._finish(work, stop)
+                reader.drop()
 
     def step(self) -> bool:
-        """Score one ticket here and now, without waiting; False if there was none to score yet."""
-        work = self.take(timeout_s=0)
+        """Score the lowest ticket here and now, whoever's lane it is in, without waiting.
+
+        False if there was none to score yet.
+        """
+        if self._ahead is not None:
+            self._ahead.clear()
+            self._queue.reap(self._slot)
+        work = self._take(0, lanes=1, loaded=None)
         if work is None:
             return False
         if not self._load(work.ticket.version, timeout_s=0):
@@ -103,13 +95,41 @@ class Scorer:
         self._score(work)
         return True
 
-    def take(self, timeout_s: float) -> Work | None:
+    def help(self) -> bool:
+        """Score a ticket of this lane, or one that waits in another, without waiting for weights.
+
+        For a trainer that would idle. Its next ticket is then read ahead. False if there was none
+        to score yet.
+        """
+        if self._ahead is None:
+            self._ahead = Reader(self._take_own, 1, self._config.scorer.threads, timeout_s=0)
+        work, found = self._ahead.next(), False
+        if work is not None:
+            try:
+                if not (found := self._load(work.ticket.version, timeout_s=0)):
+                    return False  # its weights are yet to come: it stays
+                self._score(work)
+            except SnapshotGoneError:
+                found = True  # nobody needs it any more; there may be others
+        self._ahead.drop()
+        if found:
+            self._ahead.fill()
+        return found
+
+    def _take_own(self, timeout_s: float) -> Work | None:
+        # Before the first weights: none could be scored at once.
+        loaded = -1 if self._loaded is None else self._loaded
+        return self._take(timeout_s, self._lanes, loaded)
+
+    def _take(self, timeout_s: float, lanes: int, loaded: int | None) -> Work | None:
         """Claim a ticket and read its points."""
-        ticket = self._queue.claim(self._slot, timeout_s)
+        ticket = self._queue.claim(self._slot, timeout_s, lanes, loaded)
         if ticket is None:
             return None
         self._metrics.claims.inc()
-        positions = self._plan.chunk_positions(ticket.window, ticket.chunk)
+        positions = ticket.positions
+        if positions is None:
+            positions = self._plan.chunk_positions(ticket.window, ticket.chunk)
         indices = self._first_index + self._plan.indices(positions)
         batch = None
         if self._scoring.needs.forward:
@@ -128,14 +148,18 @@ class Scorer:
         """Have the weights of ``version`` loaded; False if they did not come within the time."""
         if not self._scoring.needs.forward or self._loaded == version:
             return True
-        started = time.monotonic()
-        snapshot = self._snapshots.get(version, timeout_s)
-        self._metrics.wait_seconds.labels("weights").inc(time.monotonic() - started)
-        if snapshot is None:
+        with self._metrics.waiting("weights"):
+            if version < 0:
+                newest = self._snapshots.newest(timeout_s)
+                if newest is None or newest == self._loaded:
+                    return newest is not None
+                version = newest
+            before, self._loaded = self._loaded, None  # until all of it is here
+            state = self._snapshots.load(version, self._replica.load, timeout_s)
+        if state is None:
+            self._loaded = before
             return False
-        with self._metrics.busy("load"):
-            self._replica.load(snapshot)
-        self._loaded, self._state = version, dict(snapshot.state)
+        self._loaded, self._state = version, state
         return True
 
     def _score(self, work: Work) -> None:
@@ -145,7 +169,10 @@ class Scorer:
                 output = self._replica(work.batch)
             self._metrics.scored_points.inc(len(work.indices))
         scores, features = self._scoring(work.indices, output, self._state)
-        pushed = self._queue.push(work.ticket, self._chunk(work, scores, features))
+        ticket = work.ticket
+        if ticket.version < 0:
+            ticket = replace(ticket, version=self._loaded or 0)
+        pushed = self._queue.push(ticket, self._chunk(work, scores, features))
         self._metrics.pushes.labels("accepted" if pushed else "ignored").inc()
 
     def _chunk(
@@ -155,17 +182,19 @@ class Scorer:
         features: Features | None,
     ) -> ChunkScores:
         """Reject non-finite scores, add the shortlist's noise, keep what can still be picked."""
-        selection = self._config.selection
+        selection, ticket = self._config.selection, work.ticket
         finite = np.isfinite(scores)
         if not finite.all():
             self._metrics.rejected_points.inc(int((~finite).sum()))
-        if self._config.k > 1 and selection.temperature > 0:
-            noise = gumbel(self._config.seed, work.ticket.window, work.indices)
-            scores = scores + selection.temperature * noise
         rows = np.flatnonzero(finite)
-        if not self._scoring.function.whole_window:
-            best = order(work.positions[rows], scores[rows])[: self._config.k * selection.n_b]
-            rows = rows[np.sort(best)]
+        if ticket.positions is None:  # not a shortlist, of which the pick may want all
+            k = self._config.k_of(ticket.window, ticket.version)
+            if k > 1 and selection.temperature > 0:
+                noise = gumbel(self._config.seed, ticket.window, work.indices)
+                scores = scores + selection.temperature * noise
+            if not self._scoring.function.whole_window:
+                best = order(work.positions[rows], scores[rows])[: k * selection.n_b]
+                rows = rows[np.sort(best)]
         return ChunkScores(
             work.positions[rows],
             scores[rows],

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
 from rhoselect.data import SplitPoints
 from rhoselect.selection import Forward
+from rhoselect.types import Popped, Positions
 
 
 @dataclass(frozen=True)
@@ -35,3 +37,51 @@ class Status:
     wall_seconds: float = 0.0
     wait_seconds: float = 0.0
     scored_points: int = 0
+    lag: int = 0
+
+
+class Hand(Protocol):
+    """A scorer that lends the trainer's process a hand. Neither call waits for weights."""
+
+    def step(self) -> bool:
+        """Score the lowest ticket; False if there was none to score yet."""
+        ...
+
+    def help(self) -> bool:
+        """Score a ticket of the trainer's own lane, or one that waits; False if there was none."""
+        ...
+
+
+class Source(Protocol):
+    """Where a step's candidates come from: ``windows.Windows`` or ``stream.Stream``."""
+
+    lag: int
+    waited_s: float
+
+    def open_from(self, window: int) -> None:
+        """Have candidates scored from ``window`` on."""
+        ...
+
+    def open_ahead(self, window: int) -> None:
+        """Have one window more scored, now that ``window`` becomes a step."""
+        ...
+
+    def wait(self, window: int, k: int) -> Popped:
+        """The best k candidates for step ``window``. Raises WaitError after queue.timeout_s."""
+        ...
+
+    def rescore(self, window: int, version: int, positions: Positions) -> Popped:
+        """``positions`` [N] scored again with ``version``, by all who score."""
+        ...
+
+    def rejected(self, window: int) -> list[int]:
+        """Positions of ``window`` whose score was NaN or infinite, ascending."""
+        ...
+
+    def close(self, window: int) -> None:
+        """Forget a window that became a step."""
+        ...
+
+    def version(self, window: int) -> int:
+        """The oldest weights that step ``window``, or one after it, may need."""
+        ...

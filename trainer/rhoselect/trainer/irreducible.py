@@ -64,8 +64,8 @@ def fit(
             for step in range(epoch * steps_per_epoch, (epoch + 1) * steps_per_epoch):
                 indices = holdout.start + plan.indices(plan.window(step))
                 result = learner.update(holdout.read(indices, learner.device), None, step)
-                _check_finite(f"training loss at step {step}", result.loss)
-            replica.load(learner.snapshot(epoch, layout, {}))
+                _check_finite(f"training loss at step {step}", result.loss.item())
+            replica.load(learner.pieces(layout))
             scored = score(replica, train, train.indices)
             mean_loss = float(scored.mean(dtype=np.float64))
             _check_finite(f"mean loss on the train split after epoch {epoch + 1}", mean_loss)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,14 +13,16 @@ from torch import Tensor, nn
 
 from rhoselect.compute import seed_step
 from rhoselect.config import TrainerConfig
-from rhoselect.types import Batch, Snapshot
+from rhoselect.snapshots.base import Pieces
+from rhoselect.types import Batch
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """One step on n_b points: mean ``loss`` in nats; ``losses``, ``correct`` [n_b] before it."""
+    """One step on n_b points, on the device, so that nothing waits for it: mean ``loss`` [] in
+    nats; ``losses``, ``correct`` [n_b] before the step."""
 
-    loss: float
+    loss: Tensor
     losses: Tensor
     correct: Tensor
 
@@ -62,7 +64,7 @@ class Learner:
             group["lr"] = learning_rate(self._config, step)
         self._optimizer.step()
         correct = logits.detach().argmax(1) == batch.labels
-        return StepResult(loss.item(), losses.detach(), correct)
+        return StepResult(loss.detach(), losses.detach(), correct)
 
     def losses(self, batch: Batch) -> Tensor:
         """Training losses [C] of ``batch`` under the weights of now, without a step."""
@@ -79,16 +81,15 @@ class Learner:
         """Finite only if every parameter is."""
         return sum(p.detach().double().sum().item() for p in self.model.parameters())
 
-    def snapshot(
-        self, version: int, layout: Mapping[str, torch.dtype], state: Mapping[str, Tensor]
-    ) -> Snapshot:
-        """A copy of the state, and of the weights in a replica's layout.
+    @property
+    def tensors(self) -> Mapping[str, Tensor]:
+        """Parameters and buffers by name: live, they change with every step."""
+        return self.model.state_dict()
 
-        The weights are cast once, here, for all who score.
-        """
+    def pieces(self, layout: Iterable[str]) -> Pieces:
+        """The tensors that ``layout`` names, for a replica to load."""
         own = self.model.state_dict()
-        tensors = {name: own[name].detach().to(dtype, copy=True) for name, dtype in layout.items()}
-        return Snapshot(version, tensors, {name: t.detach().clone() for name, t in state.items()})
+        return ((name, own[name]) for name in layout)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Parameters, buffers and optimizer moments as one flat mapping of tensors."""

@@ -1,37 +1,38 @@
 """The trainer's loop: pop top → [refine] → step → publish. The only arrow back is weights.
 
 It waits for one thing, the scores of its window: scorers push them once they have the snapshot that
-the window's tickets name, which this loop publishes right after the step that made it
-(``windows`` tells what happens if they do not).
+the window's tickets name, which this loop publishes right after the step that made it (``windows``
+and ``stream`` tell what happens if they do not).
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from rhoselect.compute import threads
 from rhoselect.config import Config
 from rhoselect.errors import NonFiniteLossError, WindowError
 from rhoselect.metrics import Metrics
 from rhoselect.plan import Plan
-from rhoselect.queue import SelectionQueue
 from rhoselect.selection import Scoring
 from rhoselect.selection.interface import State
 from rhoselect.snapshots import SnapshotStore
+from rhoselect.snapshots.base import Pieces
 from rhoselect.trainer import checkpoint as checkpoints
 from rhoselect.trainer.checkpoint import Checkpoint, Progress
 from rhoselect.trainer.evaluate import evaluate
-from rhoselect.trainer.ground import Ground, Status
+from rhoselect.trainer.ground import Ground, Source, Status
 from rhoselect.trainer.learner import Learner, StepResult
+from rhoselect.trainer.oversight import Oversight
 from rhoselect.trainer.picker import PickedBatch, Picker
-from rhoselect.trainer.records import Records, StepRecord
+from rhoselect.trainer.records import Clock, Records, StepRecord
 from rhoselect.trainer.runfolder import RunFolder
-from rhoselect.trainer.windows import Windows
 from rhoselect.types import Popped, Snapshot
 
 
@@ -46,20 +47,19 @@ class Trainer:
         ground: Ground,
         scoring: Scoring,
         learner: Learner,
-        queue: SelectionQueue,
+        source: Source,
+        picker: Picker,
+        oversight: Oversight,
         snapshots: SnapshotStore,
         metrics: Metrics,
-        score: Callable[[], bool],
-        workers: int,
     ) -> None:
         self._config, self._folder, self._plan, self._ground = config, folder, plan, ground
         self._scoring, self.learner = scoring, learner
-        self._queue, self._snapshots = queue, snapshots
-        self._metrics = metrics
-        self._windows = Windows(config, folder, plan, queue, metrics, score, workers)
-        self._picker = Picker(config, plan, ground, scoring, learner, queue, metrics)
-        self._live: dict[int, Snapshot] = {}
+        self._source, self._picker, self._oversight = source, picker, oversight
+        self._snapshots, self._metrics = snapshots, metrics
+        self._live: set[int] = set()
         self._state: State = scoring.function.initial_state(ground.classes)
+        self._stateful = bool(self._state)
         self._clock_start = time.monotonic()
         self.status = Status(0)
 
@@ -69,18 +69,21 @@ class Trainer:
             step = self._restore()
             self.records = Records(self._folder, step)
             self._publish(step)
-            self._windows.open_from(step)
+            self._source.open_from(step)
             while step < self._config.trainer.steps:
-                started = time.perf_counter()
-                popped = self._windows.wait(step, self._picker.wanted)
-                waited_s = time.perf_counter() - started
-                picked = self._pick(popped)
+                self._oversight.before(step, self._state)
+                clock = Clock()
+                popped = self._source.wait(step, self._picker.wanted(step))
+                picked = self._pick(popped, step)
+                clock.lap("wait_ms")
+                self._source.open_ahead(step)
                 result = self._update(step, picked)
+                clock.lap("train_ms")
                 step += 1
                 self._publish(step)
-                self._windows.open_next(step)
-                self._windows.close(step - 1)
-                self._record(popped, picked, result, waited_s, started)
+                clock.lap("publish_ms")
+                self._source.close(step - 1)
+                self._record(step - 1, popped, picked, result, clock)
                 self._chores(step)
         return self._progress(step)
 
@@ -89,39 +92,42 @@ class Trainer:
         if not self._scoring.needs.forward or step >= self._config.trainer.steps:
             return
         if step % self._config.trainer.publish_every == 0 and step not in self._live:
-            with self._metrics.busy("publish"):
-                layout = self._ground.rescorer_layout
-                self._live[step] = self.learner.snapshot(step, layout, self._state)
-                self._folder.check_fence()
-                self._snapshots.publish(self._live[step])
-            size = sum(t.nbytes for t in self._live[step].tensors.values())
-            self._metrics.snapshot_bytes.inc(size)
-        oldest = self._windows.version(step)
-        self._live = {v: s for v, s in self._live.items() if v >= oldest}
+            self._folder.check_fence()
+            self._send(step, self.learner.tensors, self._state)
+        oldest = self._source.version(step) - self._oversight.keep
+        self._live = {version for version in self._live if version >= oldest}
         self._snapshots.retire(oldest)
 
-    def _pick(self, popped: Popped) -> PickedBatch:
+    def _send(self, version: int, tensors: Mapping[str, Tensor], state: State) -> None:
+        layout = self._ground.rescorer_layout
+        with self._metrics.busy("publish"):
+            self._snapshots.publish(version, tensors, layout, state)
+        self._live.add(version)
+        size = sum(tensors[name].numel() * dtype.itemsize for name, dtype in layout.items())
+        self._metrics.snapshot_bytes.inc(size)
+
+    def _pick(self, popped: Popped, step: int) -> PickedBatch:
         try:
-            return self._picker.pick(popped, self._state)
+            return self._picker.pick(popped, step, self._state)
         except WindowError:  # is it these points, or has training diverged?
             finite = []
             for chunk in range(self._plan.chunks):
-                positions = self._plan.chunk_positions(popped.window, chunk)
+                positions = self._plan.chunk_positions(step, chunk)
                 indices = self._ground.train.start + self._plan.indices(positions)
                 batch = self._ground.train.read(indices, self.learner.device)
                 losses = self.learner.losses(batch)
                 finite.append(losses[losses.isfinite()])
             loss = torch.cat(finite).mean().item()  # of none: NaN
-            self._check_finite("training loss", popped.window, loss)
+            self._check_finite("training loss", step, loss)
             raise
 
     def _update(self, step: int, picked: PickedBatch) -> StepResult:
         with self._metrics.busy("train"):
             batch = self._ground.train.read(picked.indices, self.learner.device)
             result = self.learner.update(batch, picked.weights, step)
-        self._check_finite("training loss", step, result.loss)
-        labels, losses = batch.labels.cpu(), result.losses.cpu()
-        self._state = self._scoring.function.next_state(self._state, labels, losses)
+        if self._stateful:  # others need not wait for the device here
+            labels, losses = batch.labels.cpu(), result.losses.cpu()
+            self._state = self._scoring.function.next_state(self._state, labels, losses)
         return result
 
     def _check_finite(self, what: str, step: int, loss: float) -> None:
@@ -135,41 +141,34 @@ class Trainer:
             )
 
     def _record(
-        self,
-        popped: Popped,
-        picked: PickedBatch,
-        result: StepResult,
-        waited_s: float,
-        started: float,
+        self, step: int, popped: Popped, picked: PickedBatch, result: StepResult, clock: Clock
     ) -> None:
-        step, train = popped.window, self._ground.train
+        train, loss = self._ground.train, result.loss.item()
+        self._check_finite("training loss", step, loss)
         clean, corrupted = train.clean_labels(picked.indices), None
         if clean is not None:
             corrupted = float((clean != train.labels(picked.indices)).mean())
         record = StepRecord(
             step=step,
-            window=popped.window,
+            window=step,
             indices=picked.indices,
             scores=picked.scores,
-            loss=result.loss,
+            loss=loss,
             staleness=step - popped.version,
             candidates=self._plan.n_B,
-            wait_ms=1e3 * waited_s,
-            step_ms=1e3 * (time.perf_counter() - started),
             corrupted_share=corrupted,
             correct_share=float(result.correct.float().mean()),
+            **clock.stop(),
         )
         self.records.append(record)
-        self._metrics.observe_step(
-            record.step + 1,
-            record.step_ms / 1e3,
-            record.staleness,
-            len(picked.indices),
-            self._plan.n_B,
-        )
-        self._metrics.queue_oldest_version.set(self._windows.version(step + 1))
+        seconds, picks = record.step_ms / 1e3, len(picked.indices)
+        self._metrics.observe_step(step + 1, seconds, record.staleness, picks, self._plan.n_B)
+        self._metrics.queue_oldest_version.set(self._source.version(step + 1))
+        self._oversight.after(step, record.step_ms)
         progress = vars(self._progress(step + 1))
-        self.status = replace(self.status, loss=result.loss, staleness=record.staleness, **progress)
+        self.status = replace(
+            self.status, loss=loss, staleness=record.staleness, lag=self._source.lag, **progress
+        )
 
     def _chores(self, step: int) -> None:
         """Evaluate and checkpoint when due; at the last step both."""
@@ -179,7 +178,7 @@ class Trainer:
         if step % trainer.checkpoint_every == 0 or last:
             self._check_finite("sum of the weights", step, self.learner.sum_of_weights())
             self.records.flush()
-            in_use = [s for v, s in sorted(self._live.items()) if v != step]
+            in_use = [self._snapshot(version) for version in sorted(self._live - {step})]
             learner, state = self.learner.state_dict(), dict(self._state)
             done = Checkpoint(self._progress(step), learner, state, in_use)
             with self._metrics.busy("checkpoint"):
@@ -189,8 +188,7 @@ class Trainer:
     def _evaluate(self, step: int) -> None:
         ground = self._ground
         with self._metrics.busy("evaluate"):
-            layout = ground.evaluator_layout
-            ground.evaluator.load(self.learner.snapshot(step, layout, self._state))
+            ground.evaluator.load(self.learner.pieces(ground.evaluator_layout))
             result = evaluate(
                 ground.evaluator,
                 ground.test,
@@ -212,13 +210,25 @@ class Trainer:
         self.learner.load_state_dict(found.learner)
         self._state = found.state
         for snapshot in found.snapshots:
-            self._live[snapshot.version] = snapshot
-            self._snapshots.publish(snapshot)
+            self._send(snapshot.version, snapshot.tensors, snapshot.state)
         self._clock_start = time.monotonic() - found.progress.wall_seconds
-        self._windows.waited_s = found.progress.wait_seconds
+        self._source.waited_s = found.progress.wait_seconds
+        self._source.lag = found.progress.lag
         self.status = Status(**vars(found.progress))
         return found.progress.step
 
+    def _snapshot(self, version: int) -> Snapshot:
+        """A copy of a snapshot that open windows still use."""
+        tensors: dict[str, Tensor] = {}
+
+        def keep(pieces: Pieces) -> None:
+            tensors.update((name, tensor.clone()) for name, tensor in pieces)
+
+        state = self._snapshots.load(version, keep, timeout_s=0)
+        assert state is not None, "published and not retired"
+        return Snapshot(version, tensors, state)
+
     def _progress(self, step: int) -> Progress:
         scored = step * self._plan.n_B if self._scoring.needs.forward else 0
-        return Progress(step, time.monotonic() - self._clock_start, self._windows.waited_s, scored)
+        seconds = time.monotonic() - self._clock_start
+        return Progress(step, seconds, self._source.waited_s, scored, self._source.lag)

@@ -9,14 +9,12 @@ import torch
 
 from rhoselect.config import Config
 from rhoselect.errors import WindowError
-from rhoselect.metrics import Metrics
 from rhoselect.plan import Plan
-from rhoselect.queue import SelectionQueue
 from rhoselect.selection import Scoring, Shortlist
 from rhoselect.selection.interface import State
 from rhoselect.selection.scoring import order
-from rhoselect.trainer.ground import Ground
-from rhoselect.trainer.learner import Learner
+from rhoselect.trainer.ground import Source
+from rhoselect.trainer.rescorer import Rescorer
 from rhoselect.types import Indices, Popped, Positions
 
 
@@ -30,63 +28,78 @@ class PickedBatch:
 
 
 class Picker:
-    """Turns what the queue gave for a window into the batch of a step."""
+    """Turns what the queue gave for a window into the batch of a step.
+
+    ``by_scorers`` may be changed while the run goes on: a shortlist is scored in chunks of
+    ``selection.chunk``, with the same bits here or there.
+    """
 
     def __init__(
         self,
         config: Config,
         plan: Plan,
-        ground: Ground,
+        first_index: int,
         scoring: Scoring,
-        learner: Learner,
-        queue: SelectionQueue,
-        metrics: Metrics,
+        source: Source,
+        rescorer: Rescorer,
+        device: torch.device,
     ) -> None:
-        self._config, self._plan, self._ground = config, plan, ground
-        self._scoring, self._learner = scoring, learner
-        self._queue, self._metrics = queue, metrics
+        self._config, self._plan, self._first_index = config, plan, first_index
+        self._scoring, self._source, self._rescorer = scoring, source, rescorer
+        self._device = device
+        self.by_scorers = False
 
-    @property
-    def wanted(self) -> int:
+    def wanted(self, window: int) -> int:
         """How many points of a window to pop."""
         selection = self._config.selection
         if self._scoring.function.whole_window:
             return selection.n_B
-        return self._config.k * selection.n_b
+        return self._k(window, self._source.version(window)) * selection.n_b
 
-    def pick(self, popped: Popped, state: State) -> PickedBatch:
-        """The batch of a window. Raises WindowError if fewer than n_b points have finite scores."""
-        best = Shortlist(self._indices(popped.positions), popped.scores, popped.features)
-        shortlist = self._refine(popped, state) if self._config.k > 1 else best
+    def _k(self, window: int, version: int) -> int:
+        stream = self._config.selection.mode == "stream"
+        return self._config.k if stream else self._config.k_of(window, version)
+
+    def pick(self, popped: Popped, step: int, state: State) -> PickedBatch:
+        """The batch of step ``step``. Raises WindowError if fewer than n_b points have finite
+        scores."""
+        best = self._shortlist(popped)
+        refined = best
+        if self._k(step, popped.version) > 1:
+            refined = self._shortlist(self._refine(popped, step, state))
         n_b = self._config.selection.n_b
-        if len(shortlist.indices) < n_b:
-            dropped = np.setdiff1d(best.indices, shortlist.indices)
-            raise self._too_few(popped.window, len(shortlist.indices), dropped)
-        rng = np.random.default_rng((self._config.seed, popped.window))
-        picked = self._scoring.function.pick(shortlist, n_b, rng)
+        if len(refined.indices) < n_b:
+            dropped = np.setdiff1d(best.indices, refined.indices)
+            raise self._too_few(step, len(refined.indices), dropped)
+        rng = np.random.default_rng((self._config.seed, step))
+        picked = self._scoring.function.pick(refined, n_b, rng)
         weights = None
         if picked.weights is not None:
-            weights = torch.from_numpy(picked.weights).to(self._learner.device)
+            weights = torch.from_numpy(picked.weights).to(self._device)
         rows = picked.rows
-        return PickedBatch(shortlist.indices[rows], shortlist.scores[rows].tolist(), weights)
+        return PickedBatch(refined.indices[rows], refined.scores[rows].tolist(), weights)
 
-    def _refine(self, popped: Popped, state: State) -> Shortlist:
-        """Re-score with the weights of now; best first, points with non-finite scores dropped."""
-        indices = self._indices(popped.positions)
-        ground, output = self._ground, None
-        with self._metrics.busy("refine"):
-            if self._scoring.needs.forward:
-                snapshot = self._learner.snapshot(popped.window, ground.rescorer_layout, state)
-                ground.rescorer.load(snapshot)
-                output = ground.rescorer(ground.train.read(indices, self._learner.device))
-            scores, features = self._scoring(indices, output, state)
+    def _refine(self, popped: Popped, step: int, state: State) -> Popped:
+        """The shortlist under the weights of now; points with non-finite scores are dropped."""
+        if self.by_scorers:
+            return self._source.rescore(step, step, popped.positions)
+        scores, features = self._rescorer.fresh(popped.positions, step, state)
         rows = np.flatnonzero(np.isfinite(scores))
         rows = rows[order(popped.positions[rows], scores[rows])]
-        return Shortlist(indices[rows], scores[rows], None if features is None else features[rows])
+        return Popped(
+            step,
+            step,
+            popped.positions[rows],
+            scores[rows],
+            None if features is None else features[rows],
+        )
+
+    def _shortlist(self, popped: Popped) -> Shortlist:
+        return Shortlist(self._indices(popped.positions), popped.scores, popped.features)
 
     def _too_few(self, window: int, got: int, dropped: Indices) -> WindowError:
-        at_workers = self._indices(np.array(self._queue.rejected(window), np.uint64))
-        rejected = np.concatenate((at_workers, dropped))
+        at_workers = self._indices(np.array(self._source.rejected(window), np.uint64))
+        rejected = np.union1d(at_workers, dropped)
         names = rejected[:10].tolist()
         return WindowError(
             f"window {window}: got {got} points with a finite score, needed n_b ="
@@ -95,4 +108,4 @@ class Picker:
         )
 
     def _indices(self, positions: Positions) -> Indices:
-        return self._ground.train.start + self._plan.indices(positions)
+        return self._first_index + self._plan.indices(positions)

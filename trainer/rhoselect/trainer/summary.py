@@ -55,7 +55,7 @@ def summarise(
         "selected_sha256": records.selected_sha256(
             c.flatten().to_numpy() for c in steps["indices"].chunks
         ),
-        "exact": True,
+        "exact": config.exact,
         "flops": {
             "train": progress.step * config.selection.n_b * step_flops(model, sample),
             "score": forwards * forward_flops(model, sample) if forwards else 0,

@@ -1,11 +1,12 @@
 """The windows of a run as its trainer sees them: opened ahead, waited for, closed.
 
 ``wait`` is where the trainer waits. Scorers unblock it, who claim the window's tickets and push
-their scores once they have the snapshot that the tickets name. After a second without news it
-re-sends ``open`` (a flushed queue starts over), and after the lease it hands out again what a dead
-scorer held. When nothing moves for a while the trainer scores chunks itself, and goes on so until a
-scorer shows life: a run reaches its end, and the same one, whatever becomes of its scorers. With no
-scorers it scores everything.
+their scores once they have the snapshot that the tickets name; a trainer that would idle scores
+tickets of its own lane, too (``trainer.scores``). After a second without news it re-sends ``open``
+(a flushed queue starts over), and after the lease it hands out again what a dead scorer held. When
+nothing moves for a while the trainer scores whatever is left itself, and goes on so until a scorer
+shows life: a run reaches its end, and the same one, whatever becomes of its scorers. With no scorers
+it scores everything.
 """
 
 from __future__ import annotations
@@ -18,15 +19,16 @@ from rhoselect.errors import WaitError
 from rhoselect.metrics import Metrics
 from rhoselect.plan import Plan
 from rhoselect.queue import SelectionQueue
+from rhoselect.trainer.ground import Hand
 from rhoselect.trainer.runfolder import RunFolder
-from rhoselect.types import Popped
+from rhoselect.types import Popped, Positions
 
 RESEND_S = 1.0
 STALL_S = 5.0
 
 
 class Windows:
-    """``score`` scores one ticket in this process; False if there was none to score yet."""
+    """``hand`` scores tickets in this process; ``lag`` may be changed while the run goes on."""
 
     def __init__(
         self,
@@ -35,68 +37,104 @@ class Windows:
         plan: Plan,
         queue: SelectionQueue,
         metrics: Metrics,
-        score: Callable[[], bool],
+        hand: Hand,
         workers: int,
     ) -> None:
         self._config, self._folder, self._plan = config, folder, plan
         self._queue, self._metrics = queue, metrics
-        self._score, self._workers = score, workers
-        self._helping = False
+        self._hand, self._workers = hand, workers
+        self._lanes = lanes(config, workers)
+        self._versions: dict[int, int] = {}
+        self._alone = workers == 0
+        self._lends = config.trainer.scores
+        self.lag = 0 if config.selection.lag == "auto" else config.selection.lag
         self.waited_s = 0.0
 
     def open_from(self, window: int) -> None:
         """Open ``window`` and those ahead of it: scorers claim and read before weights exist."""
-        for each in range(window, self._last_ahead(window) + 1):
+        for each in range(window, self._end_ahead(window)):
             self._open(each)
 
-    def open_next(self, window: int) -> None:
-        """Open the one more window that is ahead now that ``window`` is next."""
-        self._open(self._last_ahead(window))
+    def open_ahead(self, window: int) -> None:
+        """Open what is now ahead, while ``window`` becomes a step: a time when nothing waits."""
+        for each in range(max(self._versions, default=window) + 1, self._end_ahead(window)):
+            self._open(each)
 
-    def _last_ahead(self, window: int) -> int:
-        return window + self._config.selection.lag + 1
+    def _end_ahead(self, window: int) -> int:
+        return min(window + self.lag + 3, self._config.trainer.steps)
 
     def _open(self, window: int) -> None:
-        if window < self._config.trainer.steps:
-            self._queue.open(window, self.version(window), self._plan.chunks)
+        version = self._versions.setdefault(window, self.version(window))
+        self._queue.open(window, version, self._plan.chunks, self._lanes)
 
     def version(self, window: int) -> int:
         """The one version that may score ``window``."""
+        if window in self._versions:
+            return self._versions[window]
         every = self._config.trainer.publish_every
-        return max(0, window - self._config.selection.lag) // every * every
+        return max(0, window - self.lag) // every * every
 
     def close(self, window: int) -> None:
         """Forget a window that became a step; before evaluations, note what the queue held."""
         if (window + 1) % self._config.trainer.eval_every == 0:
             self._metrics.queue_points.set(self._queue.stats().points)
         self._queue.close(window)
+        self._versions.pop(window, None)
+
+    def rejected(self, window: int) -> list[int]:
+        """Positions of ``window`` whose score was NaN or infinite, ascending."""
+        return self._queue.rejected(window)
 
     def wait(self, window: int, k: int) -> Popped:
-        """The best k points of a window. Raises WaitError after queue.timeout_s."""
-        started, scored = time.monotonic(), 0
-        moved, accepted = started, -1
-        while (popped := self._queue.pop(window, k, timeout_s=0)) is None:
-            if (self._helping or self._workers == 0) and self._score():
-                scored += 1
-                continue
-            popped = self._queue.pop(window, k, RESEND_S)
-            if popped is not None:
-                break
-            self._resend(window, time.monotonic() - started)
-            if (now_accepted := self._queue.stats().accepted) != accepted:
-                moved, accepted = time.monotonic(), now_accepted
-            self._helping = self._helping or time.monotonic() - moved > STALL_S
-        self._helping = self._helping and scored == self._plan.chunks
-        waited_s = time.monotonic() - started
-        self.waited_s += waited_s
-        self._metrics.wait_seconds.labels("window").inc(waited_s)
+        """The best k candidates of a window. Raises WaitError after queue.timeout_s."""
+        popped = self._wait(
+            window,
+            lambda timeout_s: self._queue.pop(window, k, timeout_s),
+            lambda: self.open_from(window),
+        )
         assert popped.version == self.version(window), "a window is scored by exactly its version"
         return popped
 
-    def _resend(self, window: int, waited_s: float) -> None:
-        """Remind the queue of what is wanted. Raises WaitError after queue.timeout_s."""
+    def rescore(self, window: int, version: int, positions: Positions) -> Popped:
+        """``positions`` [N] of a window scored again, with ``version``, by all who score."""
+
+        def post() -> None:
+            chunk = self._config.selection.chunk
+            self._queue.open_shortlist(window, version, positions, chunk, self._lanes)
+
+        post()
+        return self._wait(
+            window,
+            lambda timeout_s: self._queue.pop(window, len(positions), timeout_s, shortlist=True),
+            post,
+        )
+
+    def _wait(
+        self, window: int, pop: Callable[[float], Popped | None], post: Callable[[], None]
+    ) -> Popped:
+        started = time.monotonic()
+        moved, accepted, all_mine, popped = started, -1, True, None
+        while popped is None:
+            mine = self._hand.step() if self._alone else self._lends and self._hand.help()
+            popped = pop(0 if mine else RESEND_S)
+            if mine or popped is not None:
+                continue
+            all_mine = False
+            self._remind(window, time.monotonic() - started, post)
+            if (now_accepted := self._queue.stats().accepted) != accepted:
+                moved, accepted = time.monotonic(), now_accepted
+            if not self._alone and time.monotonic() - moved > STALL_S:
+                self._alone = all_mine = True
+        self._alone = self._workers == 0 or (self._alone and all_mine)
+        waited_s = time.monotonic() - started
+        self.waited_s += waited_s
+        self._metrics.wait_seconds.labels("window").inc(waited_s)
+        return popped
+
+    def _remind(self, window: int, waited_s: float, post: Callable[[], None]) -> None:
+        """Tell the queue again what is wanted. Raises WaitError after queue.timeout_s."""
         self._folder.check_fence()
-        self.open_from(window)
+        post()
         if waited_s > self._config.queue.lease_s:
             self._metrics.reclaimed.inc(self._queue.reap())
         if waited_s > self._config.queue.timeout_s:
@@ -104,3 +142,8 @@ class Windows:
                 f"step {window}: no scores for {waited_s:.0f} s (queue.timeout_s); queue:"
                 f" {self._queue.stats()}; see logs/ for the scorers"
             )
+
+
+def lanes(config: Config, workers: int) -> int:
+    """Among how many the tickets of a window are shared out."""
+    return max(1, workers + config.trainer.scores) if workers else 1

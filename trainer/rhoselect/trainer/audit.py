@@ -1,0 +1,98 @@
+"""Audits: what a choice with stale weights would have been worth, had the weights been fresh."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from rhoselect.config import Config
+from rhoselect.plan import Plan
+from rhoselect.selection.interface import State
+from rhoselect.selection.scoring import gumbel, order
+from rhoselect.trainer.rescorer import Rescorer
+from rhoselect.types import Scores
+
+
+@dataclass(frozen=True)
+class Audit:
+    """One window, scored with the weights of ``lag`` steps ago and with those of now.
+
+    ``rank_agreement``: Spearman's rank correlation of the two scores. ``overlap``: share of the
+    fresh top n_b that the two-stage choice at this lag finds. ``captured``: the mean fresh score of
+    that choice above the window's mean, as a share of what the fresh top n_b have; 1 is as good as
+    fresh, 0 no better than a uniform batch.
+    """
+
+    lag: int
+    rank_agreement: float
+    overlap: float
+    captured: float
+
+
+class Auditor:
+    """Audits windows. It draws no random numbers and changes no weights: a run with audits selects
+    the points of a run without."""
+
+    def __init__(self, config: Config, plan: Plan, first_index: int, rescorer: Rescorer) -> None:
+        self._config, self._plan, self._first_index = config, plan, first_index
+        self._rescorer = rescorer
+
+    def audit(self, step: int, versions: dict[int, int], state: State) -> list[Audit]:
+        """Audits of window ``step`` by {lag: version}, best known first; non-finite scores count
+        as the lowest."""
+        positions = self._plan.window(step)
+        stale = {
+            lag: _finite(self._rescorer.stale(positions, version))
+            for lag, version in versions.items()
+        }
+        fresh = _finite(self._rescorer.fresh(positions, step, state)[0])
+        selection = self._config.selection
+        top = order(positions, fresh)[: selection.n_b]
+        found = []
+        for lag, scores in stale.items():
+            noise = gumbel(
+                self._config.seed, step, self._first_index + self._plan.indices(positions)
+            )
+            noisy = scores + (selection.temperature * noise if self._config.k > 1 else 0)
+            short = order(positions, noisy)[: self._config.k * selection.n_b]
+            picked = short
+            if self._config.k > 1:
+                picked = short[order(positions[short], fresh[short])[: selection.n_b]]
+            found.append(
+                Audit(
+                    lag,
+                    spearman(scores, fresh),
+                    len(np.intersect1d(picked, top)) / selection.n_b,
+                    _captured(fresh, picked, top),
+                )
+            )
+        return found
+
+
+def spearman(one: Scores, other: Scores) -> float:
+    """Spearman's rank correlation of scores [N]; 0 where one side is all alike."""
+    ranks = np.stack([_ranks(one), _ranks(other)])
+    if (ranks.std(axis=1) == 0).any():
+        return 0.0
+    return float(np.corrcoef(ranks)[0, 1])
+
+
+def _ranks(scores: Scores) -> npt.NDArray[np.float64]:
+    """Ranks [N], ties at their mean."""
+    _, places, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    return np.asarray((ends - (counts - 1) / 2)[places], np.float64)
+
+
+def _captured(
+    fresh: Scores, picked: npt.NDArray[np.intp], top: npt.NDArray[np.intp]
+) -> float:
+    best = fresh[top].mean() - fresh.mean()
+    return float((fresh[picked].mean() - fresh.mean()) / best) if best > 0 else 1.0
+
+
+def _finite(scores: Scores) -> Scores:
+    finite = np.isfinite(scores)
+    return np.where(finite, scores, scores[finite].min() if finite.any() else 0.0)

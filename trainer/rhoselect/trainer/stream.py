@@ -1,0 +1,90 @@
+"""Candidates from the rolling queue (mode "stream"): scorers never wait for weights, and neither
+waits for a whole window. The trainer takes a randomised shortlist of what there is and re-scores it.
+
+``wait`` waits for points: scorers unblock it as long as they may claim, which ``advance`` allows
+them. Points can be lost (a dead scorer's chunk, a flushed server), so a wait that does not get
+enough for a second lets the scorers one window further ahead (up to twice ``stream.ahead``), and goes
+on with fewer points than it asked for if they make a batch.
+"""
+
+from __future__ import annotations
+
+import time
+
+from rhoselect.config import Config
+from rhoselect.errors import WaitError
+from rhoselect.metrics import Metrics
+from rhoselect.queue import StreamQueue
+from rhoselect.trainer.ground import Hand
+from rhoselect.trainer.runfolder import RunFolder
+from rhoselect.types import Popped, Positions
+
+RESEND_S = 1.0
+
+
+class Stream:
+    """A ``ground.Source`` over a rolling queue."""
+
+    def __init__(
+        self,
+        config: Config,
+        folder: RunFolder,
+        queue: StreamQueue,
+        metrics: Metrics,
+        hand: Hand,
+        workers: int,
+    ) -> None:
+        self._config, self._folder = config, folder
+        self._queue, self._metrics = queue, metrics
+        self._hand, self._workers = hand, workers
+        self._extra = 0
+        self.lag = 0
+        self.waited_s = 0.0
+
+    def open_from(self, window: int) -> None:
+        """Let scorers go on from ``window``."""
+        self._queue.advance(window)
+
+    def open_ahead(self, window: int) -> None:
+        """Nothing: ``close`` has advanced the queue."""
+
+    def close(self, window: int) -> None:
+        """Let scorers go one window further, and drop the scores that have become too old."""
+        if (window + 1) % self._config.trainer.eval_every == 0:
+            self._metrics.queue_points.set(self._queue.stats().points)
+        self._queue.advance(window + 1 + self._extra)
+
+    def version(self, window: int) -> int:
+        """The weights before the newest: a scorer may be loading them."""
+        return max(0, window - 1)
+
+    def rejected(self, window: int) -> list[int]:
+        """None are kept."""
+        return []
+
+    def wait(self, window: int, k: int) -> Popped:
+        """The best k points there are; fewer, but n_b at least, if the scorers cannot keep up."""
+        started, popped = time.monotonic(), None
+        while popped is None:
+            mine = (self._workers == 0 or self._config.trainer.scores) and self._hand.step()
+            popped = self._queue.take(k, 0 if mine else RESEND_S)
+            if mine or popped is not None:
+                continue
+            self._folder.check_fence()
+            waited_s = time.monotonic() - started
+            if (points := self._queue.stats().points) >= self._config.selection.n_b:
+                k = min(k, points)
+            self._extra = min(self._extra + 1, self._config.stream.ahead)
+            self._queue.advance(window + self._extra)
+            if waited_s > self._config.queue.timeout_s:
+                raise WaitError(
+                    f"step {window}: no scores for {waited_s:.0f} s (queue.timeout_s); queue:"
+                    f" {self._queue.stats()}; see logs/ for the scorers"
+                )
+        waited_s = time.monotonic() - started
+        self.waited_s += waited_s
+        self._metrics.wait_seconds.labels("window").inc(waited_s)
+        return popped
+
+    def rescore(self, window: int, version: int, positions: Positions) -> Popped:
+        raise AssertionError("the trainer re-scores by itself here")
