@@ -13,7 +13,10 @@ import torch
 from torch import Tensor
 
 Pieces = Iterator[tuple[str, Tensor]]
-"""(name, tensor on the CPU) pairs, each once; a tensor is valid until the next one is asked for."""
+"""(name, tensor) pairs, each once; a tensor is valid until the next one is asked for.
+
+On the CPU, but for the snapshots of one process, which stay on the trainer's device.
+"""
 State = Mapping[str, Tensor]
 
 

@@ -1,10 +1,13 @@
-"""A snapshot as bytes: safetensors, whose header is the manifest (names, shapes, dtypes), with the
-version and a checksum in its metadata. One contiguous buffer; nothing is ever unpickled."""
+"""A snapshot as bytes that cross machines: safetensors, with version and checksum as metadata.
+
+Its header is the manifest (names, shapes, dtypes). Nothing is ever unpickled.
+"""
 
 from __future__ import annotations
 
 import json
 import zlib
+from collections.abc import Mapping
 
 import torch
 from safetensors import SafetensorError
@@ -12,22 +15,22 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from rhoselect.errors import RunError
-from rhoselect.types import Snapshot
+from rhoselect.snapshots.manifest import STATE, WEIGHTS
 
-WEIGHTS, STATE = "weights.", "state."
+Decoded = tuple[int, dict[str, Tensor], dict[str, Tensor]]
+"""Version, weights and state of a snapshot."""
 
 
-def encode(snapshot: Snapshot) -> bytes:
+def encode(version: int, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> bytes:
     """Serialise; tensors are copied to the CPU if they are elsewhere."""
-    tensors = {WEIGHTS + name: t for name, t in snapshot.tensors.items()}
-    tensors |= {STATE + name: t for name, t in snapshot.state.items()}
+    tensors = {WEIGHTS + name: t for name, t in weights.items()}
+    tensors |= {STATE + name: t for name, t in state.items()}
     tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    checksum = _checksum(snapshot.version, tensors)
-    metadata = {"version": str(snapshot.version), "crc32": str(checksum)}
+    metadata = {"version": str(version), "crc32": str(_checksum(version, tensors))}
     return save(tensors, metadata)
 
 
-def decode(data: bytes) -> Snapshot:
+def decode(data: bytes) -> Decoded:
     """The snapshot back, in fresh CPU tensors. Raises RunError for anything else."""
     try:
         tensors = load(data)
@@ -38,7 +41,7 @@ def decode(data: bytes) -> Snapshot:
         raise RunError(f"snapshot of {len(data)} bytes: not readable: {error}") from None
     if _checksum(version, tensors) != checksum:
         raise RunError(f"snapshot {version}: checksum differs, its bytes changed on the way")
-    return Snapshot(
+    return (
         version,
         {n.removeprefix(WEIGHTS): t for n, t in tensors.items() if n.startswith(WEIGHTS)},
         {n.removeprefix(STATE): t for n, t in tensors.items() if n.startswith(STATE)},

@@ -1,39 +1,63 @@
-"""Snapshots within one process: the tensors themselves."""
+"""Snapshots within one process: copies of the trainer's tensors, where those are."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
 
 from rhoselect.errors import SnapshotGoneError
-from rhoselect.types import Snapshot
+from rhoselect.snapshots.base import Pieces, State
 
 
 class LocalStore:
     """A dictionary under a condition."""
 
     def __init__(self) -> None:
-        self._kept: dict[int, Snapshot] = {}
+        self._kept: dict[int, tuple[dict[str, Tensor], dict[str, Tensor]]] = {}
         self._below = 0
         self._changed = threading.Condition()
 
-    def publish(self, snapshot: Snapshot) -> None:
+    def publish(
+        self,
+        version: int,
+        tensors: Mapping[str, Tensor],
+        layout: Mapping[str, torch.dtype],
+        state: State,
+    ) -> None:
+        weights = {n: tensors[n].detach().to(dtype, copy=True) for n, dtype in layout.items()}
+        kept = weights, {name: t.detach().clone() for name, t in state.items()}
         with self._changed:
-            self._kept[snapshot.version] = snapshot
+            self._kept[version] = kept
             self._changed.notify_all()
 
-    def get(self, version: int, timeout_s: float) -> Snapshot | None:
+    def load(
+        self, version: int, into: Callable[[Pieces], None], timeout_s: float
+    ) -> dict[str, Tensor] | None:
         with self._changed:
             self._changed.wait_for(
                 lambda: version in self._kept or version < self._below, timeout_s
             )
             if version < self._below:
                 raise SnapshotGoneError(f"snapshot {version}: retired, oldest is {self._below}")
-            return self._kept.get(version)
+            kept = self._kept.get(version)
+        if kept is None:
+            return None
+        weights, state = kept
+        into(iter(weights.items()))
+        return dict(state)
+
+    def newest(self, timeout_s: float) -> int | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._kept, timeout_s)
+            return max(self._kept, default=None)
 
     def retire(self, below: int) -> None:
         with self._changed:
             self._below = max(self._below, below)
-            self._kept = {v: s for v, s in self._kept.items() if v >= below}
+            self._kept = {v: kept for v, kept in self._kept.items() if v >= self._below}
             self._changed.notify_all()
 
     def close(self) -> None:

@@ -8,14 +8,18 @@ bytes once per node.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import ray
+import torch
+from torch import Tensor
 
 from rhoselect.errors import SnapshotGoneError
+from rhoselect.snapshots.base import Pieces, State
 from rhoselect.snapshots.codec import decode, encode
-from rhoselect.types import Snapshot
 
 GONE = "gone"
 
@@ -36,24 +40,26 @@ class Board:
 
     async def get(self, version: int, timeout_s: float) -> list[Any] | str | None:
         """The reference of ``version`` in a list, None after ``timeout_s``, or ``GONE``."""
+        await self._until(lambda: version in self._kept or version < self._below, timeout_s)
+        return GONE if version < self._below else self._kept.get(version)
 
-        def known() -> bool:
-            return version in self._kept or version < self._below
-
-        async with self._changed:
-            try:
-                if not known():  # a wait of no seconds would not even look
-                    await asyncio.wait_for(self._changed.wait_for(known), timeout_s)
-            except TimeoutError:
-                return None
-            return GONE if version < self._below else self._kept[version]
+    async def newest(self, timeout_s: float) -> int | None:
+        """The newest version, None if there is none within ``timeout_s``."""
+        await self._until(lambda: bool(self._kept), timeout_s)
+        return max(self._kept, default=None)
 
     async def retire(self, below: int) -> None:
         """Forget the versions below ``below``."""
         async with self._changed:
             self._below = max(self._below, below)
-            self._kept = {v: r for v, r in self._kept.items() if v >= below}
+            self._kept = {v: r for v, r in self._kept.items() if v >= self._below}
             self._changed.notify_all()
+
+    async def _until(self, known: Callable[[], bool], timeout_s: float) -> None:
+        async with self._changed:
+            with contextlib.suppress(TimeoutError):
+                if not known():  # a wait of no seconds would not even look
+                    await asyncio.wait_for(self._changed.wait_for(known), timeout_s)
 
 
 def start_board() -> Any:
@@ -67,18 +73,33 @@ class RayStore:
     def __init__(self, board: Any) -> None:
         self._board = board
 
-    def publish(self, snapshot: Snapshot) -> None:
+    def publish(
+        self,
+        version: int,
+        tensors: Mapping[str, Tensor],
+        layout: Mapping[str, torch.dtype],
+        state: State,
+    ) -> None:
+        weights = {name: tensors[name].detach().to(dtype) for name, dtype in layout.items()}
         # A numpy array, as Ray reads those without a copy.
-        reference = ray.put(np.frombuffer(encode(snapshot), np.uint8))
-        self._board.put.remote(snapshot.version, [reference])
+        reference = ray.put(np.frombuffer(encode(version, weights, state), np.uint8))
+        self._board.put.remote(version, [reference])
 
-    def get(self, version: int, timeout_s: float) -> Snapshot | None:
+    def load(
+        self, version: int, into: Callable[[Pieces], None], timeout_s: float
+    ) -> dict[str, Tensor] | None:
         answer = ray.get(self._board.get.remote(version, timeout_s))
         if answer is None:
             return None
         if answer == GONE:
             raise SnapshotGoneError(f"snapshot {version}: retired")
-        return decode(ray.get(answer[0]).tobytes())
+        _, weights, state = decode(ray.get(answer[0]).tobytes())
+        into(iter(weights.items()))
+        return state
+
+    def newest(self, timeout_s: float) -> int | None:
+        newest: int | None = ray.get(self._board.newest.remote(timeout_s))
+        return newest
 
     def retire(self, below: int) -> None:
         self._board.retire.remote(below)

@@ -1,26 +1,34 @@
-"""Snapshots in the shared memory of one machine: one file a version in a private folder.
+"""Snapshots in the shared memory of one machine: a ring of reused buffers in a private folder.
 
-The trainer writes a file beside and renames it, so that a reader sees all of it or nothing. Waiting
-readers sleep on a Unix datagram socket of their own in the same folder; a publish sends each one
-byte. That wakes any number of scorers at once and costs no polling.
+The trainer casts its tensors straight into a buffer; scorers copy from there into their replicas,
+closely behind, while the rest is still being written. Everyone maps a buffer once, so that a step
+pays for no page faults. The buffer of a retired version is used again: a reader checks after
+copying that its buffer still holds what it came for. There is no checksum, as nothing on this way
+changes a byte.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-import secrets
 import shutil
-import socket
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from rhoselect.errors import SnapshotGoneError
-from rhoselect.snapshots.codec import decode, encode
-from rhoselect.types import Snapshot
+from rhoselect.snapshots.base import Pieces, State
+from rhoselect.snapshots.bell import Bell
+from rhoselect.snapshots.buffers import MOST_BUFFERS, NONE, Buffer, Control, fence
+from rhoselect.snapshots.manifest import STATE, WEIGHTS, Manifest
 
 ROOM_BYTES = 1 << 30  # containers often have 64 MB of shared memory, too little for snapshots
 RECHECK_S = 0.25  # a wake-up can be lost only when a socket's buffer is full; then look again
+PIECE_BYTES = 1 << 20  # how far readers stay behind the writer: about 0.1 ms of copying
+PAUSES_S = (5e-5, 1e-3)  # first and longest sleep of a reader that has caught up with the writer
+STALL_S = 5.0  # a writer that writes nothing for so long was killed over it
 
 
 class SharedMemoryStore:
@@ -29,9 +37,12 @@ class SharedMemoryStore:
     def __init__(self, folder: Path, writer: bool) -> None:
         self._folder = folder
         self._writer = writer
-        self._bell: socket.socket | None = None
         if writer:
             folder.mkdir(mode=0o700)
+            Control.create(folder / "control")
+        self._control: Control | None = None
+        self._buffers: dict[int, Buffer] = {}
+        self._bell = Bell(folder)
 
     @staticmethod
     def new_folder(run_id: str, generation: int) -> Path:
@@ -48,74 +59,160 @@ class SharedMemoryStore:
             shutil.rmtree(left_behind, ignore_errors=True)
         return root / f"{stem}{generation}"
 
-    def publish(self, snapshot: Snapshot) -> None:
-        beside = self._folder / "incoming"
-        beside.write_bytes(encode(snapshot))
-        beside.rename(self._path(snapshot.version))
-        self._ring()
+    def publish(
+        self,
+        version: int,
+        tensors: Mapping[str, Tensor],
+        layout: Mapping[str, torch.dtype],
+        state: State,
+    ) -> None:
+        control = self._open()
+        assert self._writer and version > control.newest, (version, control.newest)
+        index = self._free_buffer(control)
+        if index == control.count:
+            Buffer.create(self._path(index), Manifest.of(tensors, layout, state))
+            control.count += 1
+        buffer = self._buffer(index)
+        sources = {WEIGHTS + name: tensors[name] for name in layout}
+        sources |= {STATE + name: t for name, t in state.items()}
+        gpus = {t.device for t in sources.values() if t.is_cuda}
+        if gpus:
+            buffer.pin()
+        control.begin(index, version)
+        self._bell.ring()
+        with torch.no_grad():
+            for span, view in buffer.pieces:
+                # From a GPU: cast there, then copied in the background until the next advance.
+                view.copy_(sources[span.name], non_blocking=True)
+                if span.end - control.ready[index] >= PIECE_BYTES:
+                    self._advance(index, span.end, gpus)
+        self._advance(index, buffer.size, gpus)
+        control.newest = version
 
-    def get(self, version: int, timeout_s: float) -> Snapshot | None:
+    def load(
+        self, version: int, into: Callable[[Pieces], None], timeout_s: float
+    ) -> dict[str, Tensor] | None:
         deadline = time.monotonic() + timeout_s
-        while True:
-            with contextlib.suppress(FileNotFoundError):
-                return decode(self._path(version).read_bytes())
-            if version < self._oldest():
-                raise SnapshotGoneError(f"snapshot {version}: retired")
+        index = self._wait(lambda: self._find(version), timeout_s)
+        if index is None:
+            return None
+        buffer, ready = self._buffer(index), self._ready(index, version)
+        if ready < buffer.size:
+            # What a killed writer left unfinished does not grow any more: it is not begun with.
+            grown = self._grown(index, version, ready + 1, deadline - time.monotonic())
+            if grown == ready:
+                return None
+        into(self._pieces(index, version, WEIGHTS))
+        state = {name: view.clone() for name, view in self._pieces(index, version, STATE)}
+        self._ready(index, version)
+        return state
+
+    def newest(self, timeout_s: float) -> int | None:
+        return self._wait(self._find_newest, timeout_s)
+
+    def retire(self, below: int) -> None:
+        # Whoever waits for what is gone is not woken for that: it looks again after RECHECK_S.
+        control = self._open()
+        control.oldest = max(control.oldest, below)
+
+    def close(self) -> None:
+        self._bell.close()
+        if self._writer:
+            if self._control is not None:  # readers still have it mapped
+                self._control.newest = NONE
+                self._control.version[:] = (NONE,) * MOST_BUFFERS
+            for buffer in self._buffers.values():
+                buffer.close()
+            shutil.rmtree(self._folder, ignore_errors=True)
+        self._buffers.clear()
+        self._control = None
+
+    def _path(self, index: int) -> Path:
+        return self._folder / f"{index:04d}.safetensors"
+
+    def _open(self) -> Control:
+        if self._control is None:
+            self._control = Control.open(self._folder / "control")
+        return self._control
+
+    def _buffer(self, index: int) -> Buffer:
+        if index not in self._buffers:
+            self._buffers[index] = Buffer(self._path(index))
+        return self._buffers[index]
+
+    def _free_buffer(self, control: Control) -> int:
+        """The buffer that was retired first, or the next new one if none is."""
+        indices = range(control.count)
+        free = [index for index in indices if control.version[index] < control.oldest]
+        assert free or control.count < MOST_BUFFERS, f"{control.count} snapshots kept at once"
+        return min(free, key=lambda index: control.version[index], default=control.count)
+
+    def _advance(self, index: int, ready: int, gpus: set[torch.device]) -> None:
+        for gpu in gpus:
+            torch.cuda.synchronize(gpu)
+        self._open().advance(index, ready)
+
+    def _find(self, version: int) -> int | None:
+        """The buffer of ``version``, mapped; None if there is none yet."""
+        try:
+            control = self._open()
+            if version < control.oldest:
+                raise SnapshotGoneError(f"snapshot {version}: retired, oldest is {control.oldest}")
+            for index in range(control.count):
+                if control.version[index] == version:
+                    self._buffer(index)
+                    return index
+        except FileNotFoundError:  # the writer is not here yet, or has left
+            return None
+        return None
+
+    def _find_newest(self) -> int | None:
+        try:
+            control = self._open()
+        except FileNotFoundError:
+            return None
+        return control.newest if control.newest >= control.oldest else None
+
+    def _wait(self, look: Callable[[], int | None], timeout_s: float) -> int | None:
+        """What ``look`` finds, looking again whenever the bell rings; None after ``timeout_s``."""
+        deadline = time.monotonic() + timeout_s
+        while (found := look()) is None:
             left_s = deadline - time.monotonic()
             if left_s <= 0:
                 return None
-            self._sleep(min(left_s, RECHECK_S), self._path(version))
+            self._bell.wait(min(left_s, RECHECK_S))
+        return found
 
-    def retire(self, below: int) -> None:
-        # The mark goes first: a reader that misses the file then sees why.
-        beside = self._folder / "incoming-mark"
-        below = max(below, self._oldest())
-        beside.write_text(str(below))
-        beside.rename(self._folder / "oldest")
-        for path in self._folder.glob("*.safetensors"):
-            if int(path.stem) < below:
-                path.unlink(missing_ok=True)
-        self._ring()
+    def _pieces(self, index: int, version: int, prefix: str) -> Pieces:
+        """The tensors whose names begin with ``prefix``, each as soon as it is written."""
+        ready = 0
+        for span, view in self._buffer(index).pieces:
+            if not span.name.startswith(prefix):
+                continue
+            if ready < span.end:
+                ready = self._grown(index, version, span.end, STALL_S)
+            if ready < span.end:
+                raise SnapshotGoneError(f"snapshot {version}: its writer stopped in the middle")
+            yield span.name.removeprefix(prefix), view
 
-    def close(self) -> None:
-        if self._bell is not None:
-            Path(self._bell.getsockname()).unlink(missing_ok=True)
-            self._bell.close()
-            self._bell = None
-        if self._writer:
-            shutil.rmtree(self._folder, ignore_errors=True)
+    def _grown(self, index: int, version: int, wanted: int, patience_s: float) -> int:
+        """The bytes ready, once they are ``wanted`` or have not grown for ``patience_s``."""
+        ready, pause_s = self._ready(index, version), PAUSES_S[0]
+        patience_ends = time.monotonic() + patience_s
+        while ready < wanted and time.monotonic() < patience_ends:
+            time.sleep(pause_s)
+            before, ready = ready, self._ready(index, version)
+            pause_s = min(2 * pause_s, PAUSES_S[1])
+            if ready > before:
+                pause_s, patience_ends = PAUSES_S[0], time.monotonic() + patience_s
+        return ready
 
-    def _path(self, version: int) -> Path:
-        return self._folder / f"{version:012d}.safetensors"
-
-    def _oldest(self) -> int:
-        try:
-            return int((self._folder / "oldest").read_text())
-        except FileNotFoundError:
-            return 0
-
-    def _ring(self) -> None:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-            sender.setblocking(False)
-            for path in self._folder.glob("*.sock"):
-                try:
-                    sender.sendto(b"\0", str(path))
-                except ConnectionRefusedError:
-                    path.unlink(missing_ok=True)  # its reader is gone
-                except (BlockingIOError, FileNotFoundError):
-                    continue  # it has wake-ups enough, or has just left
-
-    def _sleep(self, timeout_s: float, awaited: Path) -> None:
-        if self._bell is None:
-            bell = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-            try:
-                bell.bind(str(self._folder / f"{os.getpid()}-{secrets.token_hex(4)}.sock"))
-            except FileNotFoundError:  # the writer has not opened the store yet, or has closed it
-                bell.close()
-                time.sleep(timeout_s)
-                return
-            self._bell = bell
-        self._bell.settimeout(timeout_s)
-        if not awaited.exists():  # it may have come before the socket did
-            with contextlib.suppress(TimeoutError):
-                self._bell.recv(1)
+    def _ready(self, index: int, version: int) -> int:
+        """How many bytes of ``version`` its buffer has, which must still hold it."""
+        control = self._open()
+        fence()
+        ready = control.ready[index]
+        if control.version[index] != version:
+            raise SnapshotGoneError(f"snapshot {version}: retired while it was loaded")
+        fence()
+        return ready
