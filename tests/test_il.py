@@ -57,7 +57,9 @@ class Blobs(SplitPoints):
 class Fit:
     """One fit: its table, the mean losses that it told, and the model as it was in the end."""
 
-    def __init__(self, epochs: int, settings: TrainerConfig, batch: int = 10) -> None:
+    def __init__(
+        self, epochs: int, settings: TrainerConfig, batch: int = 10, patience: int = 0
+    ) -> None:
         self.model, twin = (
             build_model("rhoselect.models:mlp", {"width": 32, "depth": 1}, (6,), CLASSES, 0)
             for _ in range(2)
@@ -74,6 +76,7 @@ class Fit:
             settings=settings,
             batch=batch,
             epochs=epochs,
+            patience=patience,
             seed=0,
             metadata=METADATA,
             on_epoch=self._tell,
@@ -103,6 +106,16 @@ def test_the_epoch_of_lowest_train_loss_is_kept(overfitted: Fit) -> None:
     for _, parameter in sorted(overfitted.models[best].named_parameters()):
         digest.update(parameter.detach().numpy().tobytes())
     assert overfitted.table.metadata.weights_sha256 == digest.hexdigest()
+
+
+def test_a_fit_ends_when_passes_do_not_help_any_more(overfitted: Fit) -> None:
+    """The same table for less: the best epoch was over long before."""
+    short = Fit(epochs=12, settings=OVERFITTING, patience=2)
+    best = int(np.argmin(overfitted.told))
+    assert short.told == overfitted.told[: best + 3]
+    assert np.array_equal(short.table.values, overfitted.table.values)
+    per_epoch = overfitted.table.metadata.flops // 12
+    assert short.table.metadata.flops == (best + 3) * per_epoch
 
 
 def test_values_are_the_kept_models_losses_of_the_bare_points_in_index_order(

@@ -16,7 +16,7 @@ from rhoselect.config import TrainerConfig
 from rhoselect.models.build import build_model
 from rhoselect.scorer.forward import Replica
 from rhoselect.trainer.learner import Learner
-from rhoselect.types import Batch, Snapshot
+from rhoselect.types import Batch
 
 CPU = torch.device("cpu")
 SHAPE, CLASSES = (1, 16, 16), 10
@@ -54,7 +54,7 @@ def trained(factory: str, width: int) -> Learner:
 def replica_of(learner: Learner, model: tuple[str, int], precision: str, bn: str) -> Replica:
     """A replica built from other initial weights, then loaded from the learner's snapshot."""
     replica = Replica(build(*model, seed=99), precision, bn, CPU)
-    replica.load(learner.snapshot(3, replica.layout, {}))
+    replica.load(learner.pieces(replica.layout))
     return replica
 
 
@@ -100,23 +100,23 @@ def test_weights_travel_in_the_scoring_dtype_and_batchnorm_in_float32() -> None:
 def test_loading_copies_and_a_later_snapshot_replaces_an_earlier_one() -> None:
     learner, points = trained(*MLP), batch(1)
     replica = Replica(build(*MLP, seed=99), "fp32", "running", CPU)
-    earlier = learner.snapshot(3, replica.layout, {})
-    replica.load(earlier)
+    earlier = {name: tensor.clone() for name, tensor in learner.pieces(replica.layout)}
+    replica.load(iter(earlier.items()))
     before = replica(points).losses.clone()
-    for tensor in earlier.tensors.values():
+    for tensor in earlier.values():
         tensor.zero_()
     assert torch.equal(replica(points).losses, before)
     learner.update(batch(7), None, 3)
-    replica.load(learner.snapshot(4, replica.layout, {}))
+    replica.load(learner.pieces(replica.layout))
     assert torch.equal(replica(points).losses, plain(learner.model.eval(), points, None)[1])
 
 
 def test_a_snapshot_that_lacks_a_tensor_is_not_loaded_silently() -> None:
     replica = Replica(build(*MLP), "fp32", "running", CPU)
-    tensors = dict(trained(*MLP).snapshot(3, replica.layout, {}).tensors)
+    tensors = dict(trained(*MLP).pieces(replica.layout))
     del tensors["3.weight"]
     with pytest.raises(KeyError, match=r"3\.weight"):
-        replica.load(Snapshot(3, tensors))
+        replica.load(iter(tensors.items()))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -179,6 +179,6 @@ def test_a_transformer_with_tied_weights_equals_plain_autocast(precision: str) -
     learner = Learner(model, TrainerConfig(lr=1e-2), 0, CPU)
     learner.update(points, None, 0)
     replica = Replica(TiedTextModel(50), precision, "running", CPU)
-    replica.load(learner.snapshot(1, replica.layout, {}))
+    replica.load(learner.pieces(replica.layout))
     logits, _ = plain(model.eval(), points, DTYPES.get(precision))
     assert torch.equal(replica(points).logits, logits)

@@ -37,7 +37,7 @@ from rhoselect.snapshots.codec import decode, encode
 from rhoselect.snapshots.local import LocalStore
 from rhoselect.trainer.records import read_steps, selected_sha256, weights_sha256
 from rhoselect.trainer.runfolder import RunFolder
-from rhoselect.types import Batch, ForwardOutput, Snapshot, Ticket
+from rhoselect.types import Batch, ForwardOutput, Ticket
 
 SEED, CLASSES, STEPS, LR = 3, 6, 30, 0.01
 TRAIN, COPIES, N_B, n_b, CHUNK = 96, 4, 32, 4, 8
@@ -232,17 +232,17 @@ def test_the_updated_irreducible_loss_comes_from_a_second_network_in_the_snapsho
     )
     weights = dict(target.state_dict())
     weights |= {f"reference.{name}": t for name, t in reference.state_dict().items()}
-    arrived = decode(encode(Snapshot(9, weights)))
+    _, arrived, _ = decode(encode(9, weights, {}))
     prefix = "reference."
-    second = {n.removeprefix(prefix): t for n, t in arrived.tensors.items() if n.startswith(prefix)}
+    second = {n.removeprefix(prefix): t for n, t in arrived.items() if n.startswith(prefix)}
 
     inputs, labels = Toy(TRAIN)[np.arange(10)]
     points = Batch(np.arange(10), inputs, labels)
     outputs = []
-    for snapshot in (arrived, Snapshot(9, second)):
+    for tensors in (arrived, second):
         empty = build_model("rhoselect.models:mlp", {"width": 8}, (6,), CLASSES, 99)
         replica = Replica(empty, "fp32", "running", torch.device("cpu"))
-        replica.load(snapshot)
+        replica.load((name, tensors[name]) for name in replica.layout)
         outputs.append(replica(points))
     got = scored(
         UpdatedIrreducibleLoss(),
@@ -487,11 +487,13 @@ class CrashingQueue(MemoryQueue):
         super().__init__(lease_s=60)
         self._left = claims
 
-    def claim(self, worker: int, timeout_s: float) -> Ticket | None:
+    def claim(
+        self, worker: int, timeout_s: float, lanes: int = 1, loaded: int | None = None
+    ) -> Ticket | None:
         if self._left == 0:
             raise KeyboardInterrupt
         self._left -= 1
-        return super().claim(worker, timeout_s)
+        return super().claim(worker, timeout_s, lanes, loaded)
 
 
 @pytest.mark.parametrize("lag", [0, 2])

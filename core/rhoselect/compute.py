@@ -61,7 +61,7 @@ def resolve(config: Config) -> Config:
 def has_fast_bf16(device: str) -> bool:
     """Whether bf16 matmuls have hardware: elsewhere they are many times slower than fp32."""
     if device.startswith("cuda"):
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 

@@ -185,9 +185,7 @@ class StreamConfig(Section):
 
     ahead: int = Field(4, ge=1, description="windows that scorers may be ahead of the trainer")
     max_age: int = Field(16, ge=1, description="steps after which the weights of a score are old")
-    capacity: int = Field(
-        0, ge=0, description="points held at most, the lowest go; 0: ahead x n_B"
-    )
+    capacity: int = Field(0, ge=0, description="points held at most, the lowest go; 0: ahead x n_B")
 
 
 class QueueConfig(Section):

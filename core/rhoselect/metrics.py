@@ -92,9 +92,11 @@ class Metrics:
         )
         self.accuracy = Gauge("rho_test_accuracy", "At the last evaluation.", registry=registry)
         self.lag = Gauge("rho_lag_steps", "Lag in force.", registry=registry)
-        about = (("rank_agreement", "Rank correlation of stale and fresh scores."),)
-        about += (("topk_overlap", "Share of the fresh top n_b that a stale choice finds."),)
-        about += (("captured", "Share of a fresh choice's gain that a stale choice has."),)
+        about = (
+            ("rank_agreement", "Rank correlation of stale and fresh scores."),
+            ("topk_overlap", "Share of the fresh top n_b that a stale choice finds."),
+            ("captured", "Share of a fresh choice's gain that a stale choice has."),
+        )
         self.audits = {
             name: Gauge(f"rho_audit_{name}_ratio", text, ["lag"], registry=registry)
             for name, text in about
@@ -128,6 +130,11 @@ class Metrics:
             yield
         finally:
             self.busy_seconds.labels(phase).inc(time.perf_counter() - started)
+
+    def busy_by_phase(self) -> dict[str, float]:
+        """Seconds at work by phase so far."""
+        samples = next(iter(self.busy_seconds.collect())).samples
+        return {s.labels["phase"]: s.value for s in samples if s.name.endswith("_total")}
 
     @contextmanager
     def waiting(self, reason: str) -> Iterator[None]:

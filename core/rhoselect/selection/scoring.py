@@ -12,14 +12,15 @@ import torch
 from rhoselect.il import IlTable
 from rhoselect.plan import key64, mix64
 from rhoselect.selection.interface import Needs, ScoreFunction, ScoreInputs, State
-from rhoselect.types import Batch, ForwardOutput, Indices, Positions, Scores, Snapshot
+from rhoselect.snapshots.base import Pieces
+from rhoselect.types import Batch, ForwardOutput, Indices, Positions, Scores
 
 
 class Forward(Protocol):
     """A replica of the model that scores."""
 
-    def load(self, snapshot: Snapshot) -> None:
-        """Copy a snapshot's weights into the replica's own tensors."""
+    def load(self, pieces: Pieces) -> None:
+        """Copy a snapshot's weights, as they arrive, into the replica's own tensors."""
         ...
 
     def __call__(self, batch: Batch) -> ForwardOutput:

@@ -156,7 +156,9 @@ def _run_actors(
     scorer_class = ray_any.remote(ScorerActor).options(
         num_cpus=1, max_concurrency=2, max_restarts=-1, max_task_retries=-1
     )
-    scorers = [scorer_class.remote(slot, workers, text, folder, endpoints) for slot in range(workers)]
+    scorers = [
+        scorer_class.remote(slot, workers, text, folder, endpoints) for slot in range(workers)
+    ]
     done, working = trainer.run.remote(), [s.run.remote() for s in scorers]
     latest = [Status(0)]
     watch(lambda: latest[0])

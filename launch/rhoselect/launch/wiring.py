@@ -182,7 +182,14 @@ def run_trainer(
     sample_indices = prepared.train.indices[: prepared.config.selection.n_b].astype(np.int64)
     sample = prepared.train.read(sample_indices, trainer.learner.device)
     summary = summarise(
-        prepared.config, folder, workers, progress, trainer.learner.model, prepared.scoring, sample
+        prepared.config,
+        folder,
+        workers,
+        progress,
+        trainer.learner.model,
+        prepared.scoring,
+        sample,
+        trainer.metrics.busy_by_phase(),
     )
     trainer.records.finish(summary)
     return summary

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -26,6 +25,7 @@ from rhoselect.scorer.reader import Reader, Work
 from rhoselect.selection import Scoring
 from rhoselect.selection.scoring import gumbel, order
 from rhoselect.snapshots import SnapshotStore
+from rhoselect.snapshots.base import Pieces
 from rhoselect.types import ChunkScores, Features, Points, Scores
 
 CLAIM_WAIT_S = 0.25  # how long a wait may outlive a stop
@@ -155,12 +155,16 @@ class Scorer:
                     return newest is not None
                 version = newest
             before, self._loaded = self._loaded, None  # until all of it is here
-            state = self._snapshots.load(version, self._replica.load, timeout_s)
+            state = self._snapshots.load(version, self._copy, timeout_s)
         if state is None:
             self._loaded = before
             return False
         self._loaded, self._state = version, state
         return True
+
+    def _copy(self, pieces: Pieces) -> None:
+        with self._metrics.busy("load"):
+            self._replica.load(pieces)
 
     def _score(self, work: Work) -> None:
         output = None

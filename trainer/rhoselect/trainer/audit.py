@@ -73,10 +73,9 @@ class Auditor:
 
 def spearman(one: Scores, other: Scores) -> float:
     """Spearman's rank correlation of scores [N]; 0 where one side is all alike."""
-    ranks = np.stack([_ranks(one), _ranks(other)])
-    if (ranks.std(axis=1) == 0).any():
-        return 0.0
-    return float(np.corrcoef(ranks)[0, 1])
+    a, b = (ranks - ranks.mean() for ranks in (_ranks(one), _ranks(other)))
+    spread = float(np.sqrt((a @ a) * (b @ b)))
+    return float(a @ b) / spread if spread else 0.0
 
 
 def _ranks(scores: Scores) -> npt.NDArray[np.float64]:
@@ -86,9 +85,7 @@ def _ranks(scores: Scores) -> npt.NDArray[np.float64]:
     return np.asarray((ends - (counts - 1) / 2)[places], np.float64)
 
 
-def _captured(
-    fresh: Scores, picked: npt.NDArray[np.intp], top: npt.NDArray[np.intp]
-) -> float:
+def _captured(fresh: Scores, picked: npt.NDArray[np.intp], top: npt.NDArray[np.intp]) -> float:
     best = fresh[top].mean() - fresh.mean()
     return float((fresh[picked].mean() - fresh.mean()) / best) if best > 0 else 1.0
 

@@ -42,6 +42,7 @@ def fit(
     settings: TrainerConfig,
     batch: int,
     epochs: int,
+    patience: int,
     seed: int,
     metadata: dict[str, str],
     on_epoch: OnEpoch,
@@ -49,7 +50,8 @@ def fit(
     """Fit an irreducible-loss table for ``train``.
 
     ``model`` is trained on ``holdout`` in place; ``replica``, of the same architecture, scores.
-    ``settings.steps`` does not count, ``epochs`` does. ``metadata`` gives fingerprint, model, split
+    ``settings.steps`` does not count, ``epochs`` does; ``patience`` epochs in a row without a lower
+    loss on ``train`` end the fit (0: never). ``metadata`` gives fingerprint, model, split
     and precision. Raises NonFiniteLossError.
     """
     started = time.monotonic()
@@ -57,7 +59,7 @@ def fit(
     steps_per_epoch = len(holdout) // batch
     settings = settings.model_copy(update={"steps": epochs * steps_per_epoch})
     learner = Learner(model, settings, seed, torch.device("cpu"))
-    best_loss, best_model = float("inf"), model
+    best_loss, best_model, best_epoch, epoch = float("inf"), model, 0, 0
     losses: npt.NDArray[np.float32] = np.empty(0, np.float32)
     with threads(settings.threads):
         for epoch in range(epochs):
@@ -71,10 +73,13 @@ def fit(
             _check_finite(f"mean loss on the train split after epoch {epoch + 1}", mean_loss)
             if mean_loss < best_loss:
                 best_loss, losses, best_model = mean_loss, scored, copy.deepcopy(learner.model)
+                best_epoch = epoch
             on_epoch(epoch + 1, epochs, mean_loss)
+            if patience and epoch - best_epoch >= patience:
+                break
         sample = train.read(train.indices[:batch], learner.device)
-        trained = epochs * steps_per_epoch * batch * step_flops(model, sample)
-        flops = trained + epochs * len(train) * forward_flops(model, sample)
+        trained = (epoch + 1) * steps_per_epoch * batch * step_flops(model, sample)
+        flops = trained + (epoch + 1) * len(train) * forward_flops(model, sample)
     span = (int(holdout.indices[0]), int(holdout.indices[-1]) + 1)
     described = IlMetadata(
         fingerprint=metadata["fingerprint"],

@@ -31,7 +31,7 @@ from rhoselect.trainer.ground import Ground, Source, Status
 from rhoselect.trainer.learner import Learner, StepResult
 from rhoselect.trainer.oversight import Oversight
 from rhoselect.trainer.picker import PickedBatch, Picker
-from rhoselect.trainer.records import Clock, Records, StepRecord
+from rhoselect.trainer.records import Records, StepRecord
 from rhoselect.trainer.runfolder import RunFolder
 from rhoselect.types import Popped, Snapshot
 
@@ -56,7 +56,7 @@ class Trainer:
         self._config, self._folder, self._plan, self._ground = config, folder, plan, ground
         self._scoring, self.learner = scoring, learner
         self._source, self._picker, self._oversight = source, picker, oversight
-        self._snapshots, self._metrics = snapshots, metrics
+        self._snapshots, self.metrics = snapshots, metrics
         self._live: set[int] = set()
         self._state: State = scoring.function.initial_state(ground.classes)
         self._stateful = bool(self._state)
@@ -72,18 +72,16 @@ class Trainer:
             self._source.open_from(step)
             while step < self._config.trainer.steps:
                 self._oversight.before(step, self._state)
-                clock = Clock()
+                started = time.perf_counter()
                 popped = self._source.wait(step, self._picker.wanted(step))
                 picked = self._pick(popped, step)
-                clock.lap("wait_ms")
+                waited_s = time.perf_counter() - started
                 self._source.open_ahead(step)
                 result = self._update(step, picked)
-                clock.lap("train_ms")
                 step += 1
                 self._publish(step)
-                clock.lap("publish_ms")
                 self._source.close(step - 1)
-                self._record(step - 1, popped, picked, result, clock)
+                self._record(step - 1, popped, picked, result, waited_s, started)
                 self._chores(step)
         return self._progress(step)
 
@@ -100,11 +98,11 @@ class Trainer:
 
     def _send(self, version: int, tensors: Mapping[str, Tensor], state: State) -> None:
         layout = self._ground.rescorer_layout
-        with self._metrics.busy("publish"):
+        with self.metrics.busy("publish"):
             self._snapshots.publish(version, tensors, layout, state)
         self._live.add(version)
         size = sum(tensors[name].numel() * dtype.itemsize for name, dtype in layout.items())
-        self._metrics.snapshot_bytes.inc(size)
+        self.metrics.snapshot_bytes.inc(size)
 
     def _pick(self, popped: Popped, step: int) -> PickedBatch:
         try:
@@ -122,7 +120,7 @@ class Trainer:
             raise
 
     def _update(self, step: int, picked: PickedBatch) -> StepResult:
-        with self._metrics.busy("train"):
+        with self.metrics.busy("train"):
             batch = self._ground.train.read(picked.indices, self.learner.device)
             result = self.learner.update(batch, picked.weights, step)
         if self._stateful:  # others need not wait for the device here
@@ -141,7 +139,13 @@ class Trainer:
             )
 
     def _record(
-        self, step: int, popped: Popped, picked: PickedBatch, result: StepResult, clock: Clock
+        self,
+        step: int,
+        popped: Popped,
+        picked: PickedBatch,
+        result: StepResult,
+        waited_s: float,
+        started: float,
     ) -> None:
         train, loss = self._ground.train, result.loss.item()
         self._check_finite("training loss", step, loss)
@@ -156,19 +160,18 @@ class Trainer:
             loss=loss,
             staleness=step - popped.version,
             candidates=self._plan.n_B,
+            wait_ms=1e3 * waited_s,
+            step_ms=1e3 * (time.perf_counter() - started),
             corrupted_share=corrupted,
             correct_share=float(result.correct.float().mean()),
-            **clock.stop(),
         )
         self.records.append(record)
         seconds, picks = record.step_ms / 1e3, len(picked.indices)
-        self._metrics.observe_step(step + 1, seconds, record.staleness, picks, self._plan.n_B)
-        self._metrics.queue_oldest_version.set(self._source.version(step + 1))
+        self.metrics.observe_step(step + 1, seconds, record.staleness, picks, self._plan.n_B)
+        self.metrics.queue_oldest_version.set(self._source.version(step + 1))
         self._oversight.after(step, record.step_ms)
         progress = vars(self._progress(step + 1))
-        self.status = replace(
-            self.status, loss=loss, staleness=record.staleness, lag=self._source.lag, **progress
-        )
+        self.status = replace(self.status, loss=loss, staleness=record.staleness, **progress)
 
     def _chores(self, step: int) -> None:
         """Evaluate and checkpoint when due; at the last step both."""
@@ -181,13 +184,13 @@ class Trainer:
             in_use = [self._snapshot(version) for version in sorted(self._live - {step})]
             learner, state = self.learner.state_dict(), dict(self._state)
             done = Checkpoint(self._progress(step), learner, state, in_use)
-            with self._metrics.busy("checkpoint"):
+            with self.metrics.busy("checkpoint"):
                 checkpoints.save(self._folder, done, trainer.keep_checkpoints)
-            self._metrics.last_checkpoint_time.set_to_current_time()
+            self.metrics.last_checkpoint_time.set_to_current_time()
 
     def _evaluate(self, step: int) -> None:
         ground = self._ground
-        with self._metrics.busy("evaluate"):
+        with self.metrics.busy("evaluate"):
             ground.evaluator.load(self.learner.pieces(ground.evaluator_layout))
             result = evaluate(
                 ground.evaluator,
@@ -199,7 +202,7 @@ class Trainer:
             )
         self._check_finite("test loss", step, result.loss)
         self.records.add_evaluation(step, self._progress(step).wall_seconds, result)
-        self._metrics.accuracy.set(result.accuracy)
+        self.metrics.accuracy.set(result.accuracy)
         self.status = replace(self.status, accuracy=result.accuracy)
 
     def _restore(self) -> int:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,8 +34,6 @@ SCHEMA = pa.schema(
         ("staleness", pa.int64()),
         ("candidates", pa.int64()),
         ("wait_ms", pa.float64()),
-        ("train_ms", pa.float64()),
-        ("publish_ms", pa.float64()),
         ("step_ms", pa.float64()),
         ("corrupted_share", pa.float64()),
         ("correct_share", pa.float64()),
@@ -46,7 +43,8 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class StepRecord:
-    """One row of steps.parquet. ``wait_ms`` ends with the pick; ``step_ms`` is all of the step."""
+    """One row of steps.parquet; the contract's columns in its order. ``wait_ms`` ends with the pick,
+    ``step_ms`` with the weights published and the window closed."""
 
     step: int
     window: int
@@ -55,30 +53,10 @@ class StepRecord:
     loss: float
     staleness: int
     candidates: int
+    wait_ms: float
+    step_ms: float
     corrupted_share: float | None
     correct_share: float
-    wait_ms: float
-    train_ms: float
-    publish_ms: float
-    step_ms: float
-
-
-class Clock:
-    """Milliseconds of the parts of a step, and of all of it."""
-
-    def __init__(self) -> None:
-        self._start = self._lap = time.perf_counter()
-        self._parts: dict[str, float] = {}
-
-    def lap(self, part: str) -> None:
-        """End a part."""
-        now = time.perf_counter()
-        self._parts[part] = 1e3 * (now - self._lap)
-        self._lap = now
-
-    def stop(self) -> dict[str, float]:
-        """All parts and ``step_ms``."""
-        return self._parts | {"step_ms": 1e3 * (time.perf_counter() - self._start)}
 
 
 class Records:

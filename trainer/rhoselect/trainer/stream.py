@@ -1,10 +1,11 @@
 """Candidates from the rolling queue (mode "stream"): scorers never wait for weights, and neither
-waits for a whole window. The trainer takes a randomised shortlist of what there is and re-scores it.
+waits for a whole window. The trainer takes a randomised shortlist of what there is and re-scores
+it.
 
 ``wait`` waits for points: scorers unblock it as long as they may claim, which ``advance`` allows
 them. Points can be lost (a dead scorer's chunk, a flushed server), so a wait that does not get
-enough for a second lets the scorers one window further ahead (up to twice ``stream.ahead``), and goes
-on with fewer points than it asked for if they make a batch.
+enough for a second lets the scorers one window further ahead (up to twice ``stream.ahead``), and
+goes on with fewer points than it asked for if they make a batch.
 """
 
 from __future__ import annotations

@@ -23,8 +23,10 @@ def summarise(
     model: nn.Module,
     scoring: Scoring,
     sample: Batch,
+    busy_seconds: dict[str, float],
 ) -> dict[str, Any]:
-    """The summary of a finished run; ``sample`` is any batch for counting FLOPs."""
+    """The summary of a finished run; ``sample`` is any batch for counting FLOPs, ``busy_seconds``
+    those of the trainer's process by phase, since its start or last resume."""
     evaluations = records.read_evaluations(folder.path)
     steps = records.read_steps(folder.path)
     accuracies = [e["accuracy"] for e in evaluations]
@@ -47,6 +49,7 @@ def summarise(
         "wall_seconds": progress.wall_seconds,
         "il_seconds": scoring.il.metadata.seconds if uses_il and scoring.il else 0.0,
         "trainer_wait_seconds": progress.wait_seconds,
+        "busy_seconds": busy_seconds,
         "scored_points": scored,
         "scored_points_per_second": scored / progress.wall_seconds,
         "max_staleness_steps": int(staleness.max()),

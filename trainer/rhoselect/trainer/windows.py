@@ -5,8 +5,8 @@ their scores once they have the snapshot that the tickets name; a trainer that w
 tickets of its own lane, too (``trainer.scores``). After a second without news it re-sends ``open``
 (a flushed queue starts over), and after the lease it hands out again what a dead scorer held. When
 nothing moves for a while the trainer scores whatever is left itself, and goes on so until a scorer
-shows life: a run reaches its end, and the same one, whatever becomes of its scorers. With no scorers
-it scores everything.
+shows life: a run reaches its end, and the same one, whatever becomes of its scorers. With no
+scorers it scores everything.
 """
 
 from __future__ import annotations

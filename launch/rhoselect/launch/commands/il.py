@@ -35,7 +35,10 @@ def fit(
         list[str] | None,
         typer.Option("--set", metavar="SECTION.KEY=VALUE", help="As in train (repeatable)."),
     ] = None,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the holdout split.")] = 10,
+    epochs: Annotated[int, typer.Option(min=1, help="Most passes over the holdout split.")] = 10,
+    patience: Annotated[
+        int, typer.Option(min=0, help="Stop after so many passes that did not help; 0: never.")
+    ] = 2,
     batch: Annotated[int, typer.Option(min=1, help="Points a step.")] = 64,
     split: Annotated[str, typer.Option(help="Split to learn from.")] = "holdout",
     overlap: Annotated[
@@ -85,6 +88,7 @@ def fit(
         settings=settings.trainer,
         batch=batch,
         epochs=epochs,
+        patience=patience,
         seed=settings.seed,
         metadata={
             "fingerprint": dataset.fingerprint,

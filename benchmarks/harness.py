@@ -1,0 +1,95 @@
+"""What the benchmarks share: runs of `rhoctl train` in fresh processes, medians, and JSON files."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tomlkit
+from rich.console import Console
+from rich.table import Table
+
+from rhoselect.data import write_dataset
+from rhoselect.il import IlMetadata, IlTable, write_table
+from rhoselect.launch.machine import origin
+
+HERE = Path(__file__).resolve().parent
+Settings = Mapping[str, Any]
+
+
+def train(run: Path, settings: Settings, workers: int) -> None:
+    """One run of `rhoctl train` with ``settings`` by dotted name, into the folder ``run``."""
+    tree: dict[str, Any] = {}
+    for name, value in settings.items():
+        *sections, key = name.split(".")
+        section = tree
+        for part in sections:
+            section = section.setdefault(part, {})
+        section[key] = value
+    config = run.with_suffix(".toml")
+    config.write_text(tomlkit.dumps(tree))
+    command = ["train", str(config), "--workers", str(workers), "--run-dir", str(run)]
+    path = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
+    subprocess.run(
+        [sys.executable, "-m", "rhoselect.launch.cli", *command],
+        check=True,
+        stdout=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": path.rstrip(os.pathsep)},
+    )
+
+
+def synthetic_data(folder: Path, points: int = 20_000) -> tuple[Path, Path]:
+    """Random 28 x 28 images of 10 classes with random irreducible losses, for timing only."""
+    rng = np.random.default_rng(0)
+
+    def split(rows: int) -> tuple[Any, Any]:
+        images = rng.integers(0, 256, (rows, 1, 28, 28), np.uint8)
+        return images, rng.integers(0, 10, rows)
+
+    data, table = folder / "data", folder / "il.parquet"
+    manifest = write_dataset(data, "image", {"train": split(points), "test": split(200)})
+    about = IlMetadata(
+        fingerprint=manifest.fingerprint,
+        model="random",
+        weights_sha256="",
+        split="none",
+        holdout=(points, points),
+        precision="fp32",
+        date="",
+        tool="",
+        seconds=0.0,
+        flops=0,
+    )
+    losses = rng.random(points, np.float32)
+    write_table(table, IlTable(0, losses, about))
+    return data, table
+
+
+def show(title: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """Print rows as a table."""
+    table = Table(*columns, title=title)
+    for row in rows:
+        table.add_row(*(_cell(row.get(name)) for name in columns))
+    Console(width=160).print(table)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, Mapping):
+        return " ".join(f"{key} {_cell(part)}" for key, part in value.items())
+    return str(value)
+
+
+def write(path: Path | None, figures: Mapping[str, Any]) -> None:
+    """Write figures with the command and machine that gave them."""
+    if path is not None:
+        path.write_text(json.dumps({**origin(), **figures}, indent=2) + "\n")

@@ -1,0 +1,145 @@
+"""How a step's time goes down with scoring workers, on an emulated device.
+
+Everything but the device is real: Ray actors, a Redis-protocol server, shared memory, the trainer's
+and the scorers' loops, an MLP's arithmetic on this machine's cores (in float32; the emulated device
+scores at 0.26 of its float32 time, as bf16 does). The bound is the training step plus the chunks
+that the busiest scoring process has to score, one after the other, at the declared time; at lag 0
+the trainer is a scoring process, too. ``kept_fraction`` is the time of a uniform step over that of
+a RHO-LOSS step. Rows of mode "auto" have the bound of lag 0, which auto may beat.
+
+    python benchmarks/scaling.py --json docs/results/scaling.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from rich.progress import track
+
+from harness import show, synthetic_data, train, write
+
+N_B, N_BIG, CHUNK, FACTOR = 32, 320, 20, 0.26
+WARM_UP = 10  # steps at the start that are not counted
+COLUMNS = ("workers", "train_ms", "mode", "step_ms", "bound_ms", "ratio", "kept_fraction")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2, 4, 8, 16])
+    parser.add_argument("--train-ms", type=float, nargs="+", default=[100.0, 400.0])
+    parser.add_argument("--modes", nargs="+", default=["lag 0", "auto"])
+    parser.add_argument("--steps", type=int, default=60, help="counted steps of a run")
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    options = parser.parse_args()
+    rows = []
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        data, table = synthetic_data(folder)
+        uniform = {}
+        for train_ms in options.train_ms:
+            settings = settings_of(data, table, train_ms, options.steps)
+            settings["selection.function"] = "uniform"
+            run = folder / f"uniform-{train_ms:g}"
+            train(run, settings, 0)
+            uniform[train_ms] = parts_of(run)["step_ms"]
+        cases = [
+            (train_ms, workers, mode)
+            for train_ms in options.train_ms
+            for workers in options.workers
+            for mode in options.modes
+        ]
+        for train_ms, workers, mode in track(cases, "runs"):
+            run = folder / f"{train_ms:g}-{workers}-{mode.replace(' ', '')}"
+            settings = settings_of(data, table, train_ms, options.steps)
+            if mode == "auto":
+                # Trials of three ways take 12 steps each; what counts is what was chosen.
+                settings |= {"selection.lag": "auto", "selection.audit_every": 10_000}
+                settings |= {"trainer.steps": options.steps + WARM_UP + 3 * 12}
+            train(run, settings, workers)
+            rows.append(row_of(run, train_ms, workers, mode, uniform[train_ms]))
+    show("emulated device", rows, [*COLUMNS, "overhead_ms", "chosen"])
+    write(options.json, {"emulated": True, "n_b": N_B, "n_B": N_BIG, "chunk": CHUNK, "rows": rows})
+
+
+def settings_of(data: Path, table: Path, train_ms: float, steps: int) -> dict[str, Any]:
+    """The configuration of a run on the emulated device."""
+    point_ms = train_ms / 3 / N_B
+    args = {"width": 512, "depth": 2, "point_ms": point_ms, "precision_factor": FACTOR}
+    return {
+        "data.path": str(data),
+        "il.table": str(table),
+        "model.factory": "emulated:mlp",
+        "model.args": args,
+        "selection.n_b": N_B,
+        "selection.n_B": N_BIG,
+        "selection.chunk": CHUNK,
+        "scorer.precision": "fp32",
+        "trainer.steps": steps + WARM_UP,
+        "trainer.eval_every": 1_000_000,
+        "trainer.checkpoint_every": 1_000_000,
+        "metrics.port": -1,
+    }
+
+
+def row_of(
+    run: Path, train_ms: float, workers: int, mode: str, uniform_ms: float
+) -> dict[str, Any]:
+    """The figures of one run."""
+    chunk_ms = CHUNK * train_ms / 3 / N_B * FACTOR
+    each = math.ceil(N_BIG // CHUNK / (workers + 1))
+    bound_ms, parts = train_ms + each * chunk_ms, parts_of(run)
+    train, publish = (1e3 * parts[f"{name}_s"] for name in ("train", "publish"))
+    overhead = {
+        "train": train - train_ms,
+        "publish": publish,
+        "wait": parts["wait_ms"] - each * chunk_ms,
+        "rest": parts["step_ms"] - train - publish - parts["wait_ms"],
+    }
+    return {
+        "workers": workers,
+        "train_ms": train_ms,
+        "mode": mode,
+        "step_ms": parts["step_ms"],
+        "bound_ms": bound_ms,
+        "ratio": parts["step_ms"] / bound_ms,
+        "kept_fraction": uniform_ms / parts["step_ms"],
+        "uniform_ms": uniform_ms,
+        "overhead_ms": {
+            "all": parts["step_ms"] - bound_ms,
+            **{name: round(ms, 3) for name, ms in overhead.items()},
+        },
+        "chosen": chosen(run),
+    }
+
+
+def parts_of(run: Path) -> dict[str, float]:
+    """Milliseconds a step and of waiting in it: medians over the steps after the warm-up and, with
+    auto, the trials. Seconds a step of training and publishing: means over the run."""
+    steps = pq.read_table(run / "steps.parquet")
+    first = WARM_UP
+    if (log := run / "auto.jsonl").exists():
+        first = json.loads(log.read_text().splitlines()[-1])["step"] + WARM_UP
+    medians = {
+        name: statistics.median(steps[name].to_pylist()[first:]) for name in ("step_ms", "wait_ms")
+    }
+    summary = json.loads((run / "summary.json").read_text())
+    busy = summary["busy_seconds"]
+    means = {f"{name}_s": busy.get(name, 0) / len(steps) for name in ("train", "publish")}
+    return medians | means
+
+
+def chosen(run: Path) -> Any:
+    """What auto went on with; None at a fixed lag."""
+    log = run / "auto.jsonl"
+    return json.loads(log.read_text().splitlines()[-1])["chosen"] if log.exists() else None
+
+
+if __name__ == "__main__":
+    main()
