@@ -63,9 +63,7 @@ class SelectionQueue(Protocol):
         """
         ...
 
-    def pop(
-        self, window: int, k: int, timeout_s: float, shortlist: bool = False
-    ) -> Popped | None:
+    def pop(self, window: int, k: int, timeout_s: float, shortlist: bool = False) -> Popped | None:
         """The k best points of a stage of ``window`` once all its chunks are done; None after
         ``timeout_s``.
 
@@ -96,6 +94,12 @@ class SelectionQueue(Protocol):
     def destroy(self) -> None:
         """Delete everything that this run and generation holds."""
         ...
+
+
+def slices(positions: Positions, chunk: int) -> list[Positions]:
+    """``positions`` [N] by ticket: slices of ``chunk``, the last one maybe shorter."""
+    assert len(positions), "a shortlist without points would never be claimed"
+    return [positions[start : start + chunk] for start in range(0, len(positions), chunk)]
 
 
 class StreamQueue(Protocol):
