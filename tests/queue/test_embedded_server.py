@@ -83,7 +83,8 @@ def test_it_dies_with_an_owner_that_is_killed(tmp_path: Path) -> None:
 
 
 def test_a_server_on_the_path_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(Path(redis_server()).parent))
+    folder = str(Path(redis_server()).parent)
+    monkeypatch.setenv("PATH", os.pathsep.join([folder, os.environ["PATH"]]))
     monkeypatch.setattr(importlib.metadata, "files", no_wheel)
     with EmbeddedServer(tmp_path / "log") as server:
         check_server(server.url)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from queue_helpers import Backend, chunk_scores
@@ -12,13 +13,25 @@ from rhoselect.queue import SelectionQueue
 from rhoselect.types import Popped, Ticket
 
 windows = st.integers(0, 4)
-tickets = st.builds(Ticket, windows, st.integers(0, 2), st.integers(0, 1))
+shortlist = np.array([70, 71, 72, 73, 74], np.uint64)
+tickets = st.builds(
+    Ticket, windows, st.integers(0, 2), st.integers(0, 1), st.sampled_from([None, shortlist])
+)
 score_lists = st.lists(st.sampled_from([-1.5, 0.0, 0.1, 2.0]), max_size=3)
 calls = st.one_of(
     st.tuples(st.just("open"), windows, st.integers(0, 1), st.just(3)),
-    st.tuples(st.just("claim"), st.integers(0, 2)),
+    st.tuples(
+        st.just("open_shortlist"), windows, st.integers(0, 1), st.just(shortlist), st.integers(2, 3)
+    ),
+    st.tuples(
+        st.just("claim"),
+        st.integers(0, 2),
+        st.just(0.0),
+        st.integers(1, 3),
+        st.sampled_from([None, 0, 1]),
+    ),
     st.tuples(st.just("push"), tickets, score_lists, st.integers(0, 2)),
-    st.tuples(st.just("pop"), windows, st.integers(0, 5)),
+    st.tuples(st.just("pop"), windows, st.integers(0, 5), st.just(0.0), st.booleans()),
     st.tuples(st.just("rejected"), windows),
     st.tuples(st.just("close"), windows),
     st.tuples(st.just("reap"), st.one_of(st.none(), st.integers(0, 2))),
@@ -28,8 +41,6 @@ calls = st.one_of(
 def run(queue: SelectionQueue, call: tuple[Any, ...]) -> object:
     """The call's result in a form that can be compared."""
     name, *args = call
-    if name in ("claim", "pop"):
-        args.append(0.0)
     if name == "push":
         ticket, scores, bad = args
         start = (ticket.window * 3 + ticket.chunk) * 5
@@ -37,6 +48,8 @@ def run(queue: SelectionQueue, call: tuple[Any, ...]) -> object:
     result = getattr(queue, name)(*args)
     if isinstance(result, Popped):
         return result.window, result.version, result.positions.tolist(), result.scores.tolist()
+    if isinstance(result, Ticket):
+        return result, None if result.positions is None else result.positions.tolist()
     return result
 
 
@@ -45,7 +58,8 @@ def fill_up(queue: SelectionQueue) -> list[object]:
     trace: list[object] = []
     while (ticket := queue.claim(3, 0.0)) is not None:
         trace.append((ticket, run(queue, ("push", ticket, [0.5, 0.5], 1))))
-    return [*trace, *(run(queue, ("pop", window, 9)) for window in range(5)), queue.stats()]
+    looks = [("pop", window, 9, 0.0, again) for window in range(5) for again in (False, True)]
+    return [*trace, *(run(queue, look) for look in looks), queue.stats()]
 
 
 @settings(max_examples=120, deadline=None)

@@ -9,16 +9,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import quote
 
+import numpy as np
 import pytest
 import redis
 from queue_helpers import chunk_scores, fill, until
 
 from rhoselect.errors import QueueConfigError, RunError, WaitError
 from rhoselect.launch.server import EmbeddedServer
-from rhoselect.queue.redis import RedisQueue, backend, check_server, server_name
+from rhoselect.queue.redis import RedisQueue, check_server, link, server_name
 from rhoselect.types import QueueStats, Ticket
 from servers import PASSWORD, free_port, tcp_server
 
+SHORTLIST = np.array([5, 1, 2**64 - 1, 4], np.uint64)
 CHUNKS = [chunk_scores({1: 0.5, 2: 2.5}, rejected=[3]), chunk_scores({5: 1.5})]
 New = Callable[..., RedisQueue]
 
@@ -104,30 +106,29 @@ def test_runs_and_generations_do_not_see_each_other(new: New, admin: redis.Redis
     assert left == {b"rho:{a:1", b"rho:{b:1", b"rho:{a:1:2"}
 
 
-def test_every_key_expires_and_every_touch_renews(new: New, admin: redis.Redis) -> None:
+def test_every_key_expires_and_every_open_renews(new: New, admin: redis.Redis) -> None:
     queue = new()
-    features = chunk_scores({1: 1.0}, rejected=[2], features=[[1.0]])
+    featured = chunk_scores({1: 1.0}, rejected=[2], features=[[1.0]])
     queue.open(0, 0, 3)
     queue.claim(0, 0.0)
-    queue.claim(0, 0.0)
-    queue.push(Ticket(0, 0, 0), features)
+    queue.push(Ticket(0, 0, 0), featured)
     queue.close(0)
-    fill(queue, 1, 1, [features])
-    queue.open(2, 2, 3)
+    fill(queue, 1, 1, [featured])
+    queue.open_shortlist(1, 2, SHORTLIST, 1)
+    queue.claim(0, 0.0)
+    queue.push(Ticket(1, 0, 2, SHORTLIST[:1]), featured)
     queue.claim(0, 0.0)
     keys = list(admin.scan_iter())
-    assert len(keys) == 7 + 5, keys  # those of the run, and window 1's; window 2 has none yet
+    assert len(keys) == 9 + 4 + 4, keys  # those of the run, and of both stages of window 1
     assert all(0 < admin.pttl(key) <= 600_000 for key in keys)
     for key in keys:
         admin.pexpire(key, 100_000)
     queue.open(1, 1, 1)
-    queue.open(2, 2, 3)
-    queue.push(Ticket(1, 0, 1), features)
-    queue.reap()
+    queue.open_shortlist(1, 2, SHORTLIST, 1)
     assert all(admin.pttl(key) > 100_000 for key in keys)
     while queue.claim(7, 0.0) is not None:
         pass
-    assert queue.reap(7) == 2  # makes the keys of waiting tickets and of the bell anew
+    assert queue.reap(7) == 2  # makes the key of waiting tickets anew
     assert all(admin.pttl(key) > 0 for key in admin.scan_iter())
 
 
@@ -136,51 +137,101 @@ def test_keys_stay_bounded_and_destroy_leaves_none(new: New, admin: redis.Redis)
     most = 0
     for window in range(200):
         fill(queue, window, window, CHUNKS)
+        queue.open_shortlist(window, window, SHORTLIST, 3)
+        queue.claim(0, 0.0)
         queue.pop(window, 1, 0.0)
         most = max(most, admin.dbsize())
         queue.close(window)
-    assert most <= 12
-    queue.open(500, 0, 2)
+    assert most <= 9 + 4 + 4
+    for window in (500, 501):
+        fill(queue, window, 0, CHUNKS)
+        queue.open_shortlist(window, 0, SHORTLIST, 3)
     queue.destroy()
     assert admin.dbsize() == 0
 
 
-def test_no_tokens_pile_up(new: New, admin: redis.Redis) -> None:
+def test_closing_windows_that_were_skipped_drops_their_keys(new: New, admin: redis.Redis) -> None:
     queue = new()
-    queue.open(0, 0, 3000)
-    bell = next(key for key in admin.scan_iter() if key.endswith(b":bell"))
-    assert admin.llen(bell) == backend.MAX_TOKENS
-    for _ in range(5):
-        assert queue.reap(0) == 0
-        assert queue.claim(0, 0.0) is not None
-        assert queue.reap(0) == 1
-    assert admin.llen(bell) == backend.MAX_TOKENS
-    for _ in range(3000):
-        assert queue.claim(0, 0.0) is not None
-    assert not admin.exists(bell)
+    for window in range(3):
+        fill(queue, window, window, CHUNKS)
+    queue.close(5)
+    assert not [key for key in admin.scan_iter() if b":stage:" in key]
+
+
+def test_bells_hold_one_entry(new: New, admin: redis.Redis) -> None:
+    queue = new()
+    for window in range(5):
+        fill(queue, window, window, CHUNKS)
+        queue.open(10, 0, 1)
+        queue.claim(0, 0.0)
+        queue.reap(0)
+    bells = [key for key in admin.scan_iter() if admin.type(key) == b"stream"]
+    assert sorted(map(admin.xlen, bells)) == [1, 1]
+
+
+def test_a_flush_starts_a_shortlist_over(new: New, admin: redis.Redis) -> None:
+    queue = new()
+    queue.open_shortlist(0, 3, SHORTLIST, 3)
+    ticket = queue.claim(0, 0.0)
+    assert ticket is not None and queue.push(ticket, CHUNKS[0])
+    held = queue.claim(0, 0.0)
+    admin.flushall()
+    assert held is not None and not queue.push(held, CHUNKS[1])
+    queue.open_shortlist(0, 3, SHORTLIST, 3)
+    for positions, scores in zip((SHORTLIST[:3], SHORTLIST[3:]), CHUNKS, strict=True):
+        again = queue.claim(0, 0.0)
+        assert again is not None and again.positions is not None
+        assert again.positions.tolist() == positions.tolist()
+        assert queue.push(again, scores)
+    assert queue.pop(0, 9, 0.0, shortlist=True) is not None
+
+
+def test_a_shortlist_ticket_without_its_positions_is_not_handed_out(
+    new: New, admin: redis.Redis
+) -> None:
+    queue = new()
+    queue.open_shortlist(0, 3, SHORTLIST, 3)
+    admin.delete(*admin.keys("*:shortlists"))
+    assert [queue.claim(0, 0.0) for _ in range(2)] == [None, None]
+    queue.open_shortlist(0, 3, SHORTLIST, 3)
+    again = [queue.claim(0, 0.0) for _ in range(2)]
+    assert all(ticket is not None and ticket.positions is not None for ticket in again)
 
 
 def blocked(admin: redis.Redis, count: int) -> Callable[[], bool]:
     return lambda: admin.info("clients")["blocked_clients"] == count
 
 
-def test_tokens_wake_everyone_who_waits(
+def test_bells_wake_everyone_who_waits(
     new: New, admin: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backend, "SLICE_S", 60.0)  # no one looks again without a token
+    monkeypatch.setattr(link, "SLICE_S", 60.0)  # no one looks again by itself
     queue = new(timeout_s=200.0)
     with ThreadPoolExecutor(8) as pool:
-        claims = [pool.submit(queue.claim, worker, 90.0) for worker in range(5)]
-        pops = [pool.submit(queue.pop, 0, 9, 90.0) for _ in range(3)]
-        until(blocked(admin, 8), "all eight wait")
-        queue.open(0, 0, 4)
-        until(lambda: sum(claim.done() for claim in claims) == 4, "four tickets are claimed")
+        # Of three lanes, with weights that only worker 4 has: 1 and 2 wait for chunks of theirs.
+        claims = [pool.submit(queue.claim, w, 90.0, 3, 7 if w == 4 else 0) for w in (1, 2, 4)]
+        pops = [pool.submit(queue.pop, 0, 9, 90.0, again) for again in (False, True)]
+        until(blocked(admin, 5), "all five wait")
+        queue.open(0, 7, 1)
+        until(lambda: claims[2].done(), "the one that may help has the first ticket")
+        until(blocked(admin, 4), "the others wait again")
+        queue.open_shortlist(0, 8, SHORTLIST, 1)
+        until(lambda: all(claim.done() for claim in claims), "everyone has a ticket")
+        assert [claim.result().chunk for claim in claims] == [1, 2, 0]
+        queue.push(Ticket(0, 0, 7), chunk_scores({1: 1.0}))
+        until(lambda: pops[0].done(), "the candidates are popped")
         for chunk in range(4):
-            queue.push(Ticket(0, chunk, 0), chunk_scores({chunk: 1.0}))
-        until(lambda: all(pop.done() for pop in pops), "all poppers have the window")
+            queue.push(Ticket(0, chunk, 8, SHORTLIST), chunk_scores({chunk: 1.0}))
+        until(lambda: pops[1].done(), "the shortlist is popped")
+        queue.open(1, 8, 1)
+        assert queue.claim(5, 0.0) == Ticket(1, 0, 8)
+        waits = [pool.submit(queue.claim, worker, 90.0) for worker in range(2)]
+        until(blocked(admin, 2), "two wait")
+        assert queue.reap(5) == 1
+        until(lambda: any(wait.done() for wait in waits), "one has the ticket taken back")
+        queue.open(2, 8, 1)
+        until(lambda: all(wait.done() for wait in waits), "the other has one, too")
         assert all(pop.result() is not None for pop in pops)
-        queue.open(1, 0, 1)
-        until(lambda: all(claim.done() for claim in claims), "the fifth has a ticket")
 
 
 def test_a_dropped_connection_is_made_again(new: New, admin: redis.Redis) -> None:

@@ -6,19 +6,29 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from threading import Condition
+from typing import NamedTuple
 
 import numpy as np
 
-from rhoselect.types import ChunkScores, Popped, QueueStats, Ticket
+from rhoselect.queue.base import slices
+from rhoselect.types import ChunkScores, Popped, Positions, QueueStats, Ticket
+
+
+class _Name(NamedTuple):
+    """A stage of a window. Names sort in the order of work: of a window, the shortlist first."""
+
+    window: int
+    candidates: bool
 
 
 @dataclass
-class _Window:
-    """One open window; a chunk is in ``todo``, leased, or in ``done``."""
+class _Stage:
+    """An open stage; a chunk is in ``todo``, leased, or in ``done``."""
 
     version: int
     chunks: int
     todo: set[int]
+    positions: list[Positions] | None
     done: dict[int, ChunkScores] = field(default_factory=dict)
 
 
@@ -51,79 +61,101 @@ class MemoryQueue:
         self._forget()
 
     def _forget(self) -> None:
-        self._windows: dict[int, _Window] = {}
-        self._leases: dict[Ticket, _Lease] = {}
+        self._stages: dict[_Name, _Stage] = {}
+        self._leases: dict[tuple[_Name, int], _Lease] = {}
         self._closed = -1
         self._counts = _Counts()
 
-    def open(self, window: int, version: int, chunks: int) -> None:
+    def open(self, window: int, version: int, chunks: int, lanes: int = 1) -> None:
         """See `SelectionQueue.open`."""
+        self._open(_Name(window, True), version, chunks, None)
+
+    def open_shortlist(
+        self, window: int, version: int, positions: Positions, chunk: int, lanes: int = 1
+    ) -> None:
+        """See `SelectionQueue.open_shortlist`."""
+        parts = slices(positions, chunk)
+        self._open(_Name(window, False), version, len(parts), parts)
+
+    def _open(
+        self, name: _Name, version: int, chunks: int, positions: list[Positions] | None
+    ) -> None:
         with self._changed:
-            if window <= self._closed or window in self._windows:
+            if name.window <= self._closed or name in self._stages:
                 return
-            self._windows[window] = _Window(version, chunks, set(range(chunks)))
+            self._stages[name] = _Stage(version, chunks, set(range(chunks)), positions)
             self._changed.notify_all()
 
-    def claim(self, worker: int, timeout_s: float) -> Ticket | None:
+    def claim(
+        self, worker: int, timeout_s: float, lanes: int = 1, loaded: int | None = None
+    ) -> Ticket | None:
         """See `SelectionQueue.claim`."""
         with self._changed:
-            return self._changed.wait_for(lambda: self._take(worker), timeout_s)
+            return self._changed.wait_for(lambda: self._take(worker, lanes, loaded), timeout_s)
 
-    def _take(self, worker: int) -> Ticket | None:
-        for number in sorted(self._windows):
-            window = self._windows[number]
-            if window.todo:
-                chunk = min(window.todo)
-                window.todo.remove(chunk)
-                ticket = Ticket(number, chunk, window.version)
-                self._leases[ticket] = _Lease(worker, self._clock() + self._lease_s)
-                return ticket
+    def _take(self, worker: int, lanes: int, loaded: int | None) -> Ticket | None:
+        for name in sorted(self._stages):
+            stage = self._stages[name]
+            may = {c for c in stage.todo if c % lanes == worker}
+            if not may and (loaded is None or stage.version <= loaded):
+                may = stage.todo
+            if may:
+                chunk = min(may)
+                stage.todo.remove(chunk)
+                self._leases[name, chunk] = _Lease(worker, self._clock() + self._lease_s)
+                positions = None if stage.positions is None else stage.positions[chunk]
+                return Ticket(name.window, chunk, stage.version, positions)
         return None
 
     def push(self, ticket: Ticket, scores: ChunkScores) -> bool:
         """See `SelectionQueue.push`."""
+        name = _Name(ticket.window, ticket.positions is None)
         with self._changed:
-            window = self._windows.get(ticket.window)
-            if window is None or window.version != ticket.version:
+            stage = self._stages.get(name)
+            if stage is None or stage.version != ticket.version:
                 self._counts.late += 1
                 return False
-            if ticket.chunk in window.done:
+            if ticket.chunk in stage.done:
                 self._counts.repeated += 1
                 return False
-            window.done[ticket.chunk] = scores
-            window.todo.discard(ticket.chunk)
-            self._leases.pop(ticket, None)
+            stage.done[ticket.chunk] = scores
+            stage.todo.discard(ticket.chunk)
+            self._leases.pop((name, ticket.chunk), None)
             self._counts.accepted += 1
             self._counts.rejected += len(scores.rejected)
             self._changed.notify_all()
             return True
 
-    def pop(self, window: int, k: int, timeout_s: float) -> Popped | None:
+    def pop(self, window: int, k: int, timeout_s: float, shortlist: bool = False) -> Popped | None:
         """See `SelectionQueue.pop`."""
+        name = _Name(window, not shortlist)
         with self._changed:
-            if not self._changed.wait_for(lambda: self._complete(window), timeout_s):
+            if not self._changed.wait_for(lambda: self._complete(name), timeout_s):
                 return None
-            done = self._windows[window]
-            return _best(window, done.version, list(done.done.values()), k)
+            stage = self._stages[name]
+            return _best(window, stage.version, list(stage.done.values()), k)
 
-    def _complete(self, number: int) -> bool:
-        window = self._windows.get(number)
-        return window is not None and len(window.done) == window.chunks
+    def _complete(self, name: _Name) -> bool:
+        stage = self._stages.get(name)
+        return stage is not None and len(stage.done) == stage.chunks
 
     def rejected(self, window: int) -> list[int]:
         """See `SelectionQueue.rejected`."""
         with self._changed:
-            if window not in self._windows:
-                return []
-            done = self._windows[window].done.values()
-            return sorted(int(p) for scores in done for p in scores.rejected)
+            stages = [stage for name, stage in self._stages.items() if name.window == window]
+            pushed = [scores for stage in stages for scores in stage.done.values()]
+            return sorted({int(position) for scores in pushed for position in scores.rejected})
 
     def close(self, window: int) -> None:
         """See `SelectionQueue.close`."""
         with self._changed:
             self._closed = max(self._closed, window)
-            self._windows = {n: w for n, w in self._windows.items() if n > self._closed}
-            self._leases = {t: le for t, le in self._leases.items() if t.window > self._closed}
+            self._stages = {n: s for n, s in self._stages.items() if n.window > self._closed}
+            self._leases = {
+                (name, chunk): lease
+                for (name, chunk), lease in self._leases.items()
+                if name.window > self._closed
+            }
 
     def reap(self, worker: int | None = None) -> int:
         """See `SelectionQueue.reap`."""
@@ -134,9 +166,9 @@ class MemoryQueue:
                 for ticket, lease in self._leases.items()
                 if (lease.deadline <= now if worker is None else lease.worker == worker)
             ]
-            for ticket in back:
-                del self._leases[ticket]
-                self._windows[ticket.window].todo.add(ticket.chunk)
+            for name, chunk in back:
+                del self._leases[name, chunk]
+                self._stages[name].todo.add(chunk)
             self._counts.reclaimed += len(back)
             self._changed.notify_all()
             return len(back)
@@ -144,13 +176,13 @@ class MemoryQueue:
     def stats(self) -> QueueStats:
         """See `SelectionQueue.stats`."""
         with self._changed:
-            windows = self._windows.values()
+            stages = self._stages.values()
             return QueueStats(
-                windows=len(windows),
-                waiting=sum(len(w.todo) for w in windows),
+                windows=len({name.window for name in self._stages}),
+                waiting=sum(len(s.todo) for s in stages),
                 leased=len(self._leases),
-                points=sum(len(s.positions) for w in windows for s in w.done.values()),
-                oldest_version=min((w.version for w in windows), default=None),
+                points=sum(len(c.positions) for s in stages for c in s.done.values()),
+                oldest_version=min((s.version for s in stages), default=None),
                 **vars(self._counts),
             )
 

@@ -1,52 +1,34 @@
 """The queue on a Redis-protocol server (Redis >= 6.2, Valkey >= 8): one atomic script a call.
 
-A window is a sorted set. Its members are the positions' complements (2**64 - 1 - position) as 8
-big-endian bytes: read backwards, the set is ordered by score descending and, where scores tie, by
-member descending, which is position ascending. Scores travel as ``repr`` strings, which both Redis
-and Python read back to the same 64 bits; Lua never turns one into a number.
-
-Waits block on a list of tokens (``bell`` for tickets, ``ready`` for a complete window), then ask
-the script again. A token only wakes: whoever waits also looks for itself every `SLICE_S`, so a
-token lost with a dying client costs time only.
+A stage of a window is a sorted set, whose order ``packing`` explains; ``keys`` names everything.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Sequence
-from importlib import resources
 from itertools import chain
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
-from rhoselect.queue.redis.keys import Keys
-from rhoselect.queue.redis.server import connect, patiently, server_name
+from rhoselect.queue.base import slices
+from rhoselect.queue.redis.keys import Keys, stage
+from rhoselect.queue.redis.link import Link
+from rhoselect.queue.redis.packing import (
+    pack_points,
+    pack_positions,
+    unpack_positions,
+    unpack_scores,
+)
 from rhoselect.types import ChunkScores, Popped, Positions, QueueStats, Ticket
 
-SLICE_S = 1.0
-MAX_TOKENS = 1024
 _SCRIPTS = ("open", "claim", "push", "pop", "close", "reap")
-_ALL_ONES = np.uint64(2**64 - 1)
-_T = TypeVar("_T")
-
-
-def members(positions: Positions) -> list[bytes]:
-    """The sorted-set members of ``positions`` [C]."""
-    packed = (_ALL_ONES - positions).astype(">u8").tobytes()
-    return [packed[i : i + 8] for i in range(0, len(packed), 8)]
-
-
-def positions_of(packed: Sequence[bytes]) -> Positions:
-    """The positions [C] of sorted-set members; inverse of `members`."""
-    return _ALL_ONES - np.frombuffer(b"".join(packed), ">u8").astype(np.uint64)
 
 
 class RedisQueue:
     """A `SelectionQueue` on the server at ``url``, for one run and one trainer generation.
 
-    ``lease_s`` seconds after its claim a ticket may be reaped. Keys untouched for ``expiry_s``
-    vanish (the trainer's repeated `open` makes up for it). A server that is silent or away for
+    ``lease_s`` seconds after its claim a ticket may be reaped. Keys vanish ``expiry_s`` after the
+    last `open` (the trainer's repeated `open` makes up for it). A server that is silent or away for
     ``timeout_s`` is lost: any call then raises WaitError, which names the server.
     """
 
@@ -59,148 +41,132 @@ class RedisQueue:
         expiry_s: float,
         timeout_s: float,
     ) -> None:
-        self._name = server_name(url)
-        self._client = connect(url, timeout_s)
+        self._link = Link(url, timeout_s, _SCRIPTS)
         self._keys = Keys(run_id, generation)
         self._lease_ms = max(1, round(lease_s * 1000))
         self._expiry_ms = max(1, round(expiry_s * 1000))
-        self._timeout_s = timeout_s
-        # A blocked read must return before the socket gives the server up.
-        self._slice_s = min(SLICE_S, timeout_s / 2)
-        folder = resources.files("rhoselect.queue.redis") / "scripts"
-        sources = {name: (folder / f"{name}.lua").read_text("utf-8") for name in _SCRIPTS}
-        self._scripts = {n: self._client.register_script(text) for n, text in sources.items()}
 
-    def open(self, window: int, version: int, chunks: int) -> None:
+    def open(self, window: int, version: int, chunks: int, lanes: int = 1) -> None:
         """See `SelectionQueue.open`."""
-        k = self._keys
-        keys = [k.closed, k.windows, k.todo, k.leases, k.bell, *k.window(window).all()]
-        self._run("open", keys, [window, version, chunks, self._expiry_ms, MAX_TOKENS])
+        self._open(stage(window, False), version, chunks, [])
 
-    def claim(self, worker: int, timeout_s: float) -> Ticket | None:
+    def open_shortlist(
+        self, window: int, version: int, positions: Positions, chunk: int, lanes: int = 1
+    ) -> None:
+        """See `SelectionQueue.open_shortlist`."""
+        parts = [pack_positions(part) for part in slices(positions, chunk)]
+        self._open(stage(window, True), version, len(parts), parts)
+
+    def _open(self, number: int, version: int, chunks: int, parts: list[bytes]) -> None:
+        keys = [*self._keys.run(), *self._keys.stage(number).all()]
+        self._link.run("open", keys, [number, version, chunks, self._expiry_ms, *parts])
+
+    def claim(
+        self, worker: int, timeout_s: float, lanes: int = 1, loaded: int | None = None
+    ) -> Ticket | None:
         """See `SelectionQueue.claim`."""
         k = self._keys
-        keys = [k.todo, k.leases, k.owners, k.bell]
-        args = [worker, self._lease_ms, self._expiry_ms]
-        found = self._wait(lambda: self._run("claim", keys, args), k.bell, timeout_s)
-        return None if found is None else Ticket(*map(int, found.split(b":")))
+        keys = [k.stages, k.todo, k.leases, k.owners, k.shortlists, k.bell]
+        newest = "" if loaded is None else loaded
+        args = [worker, lanes, newest, self._lease_ms, self._expiry_ms]
+        found = self._link.wait("claim", keys, args, k.bell, timeout_s)
+        if found is None:
+            return None
+        ticket, points = found
+        number, chunk, version = map(int, ticket.split(b":"))
+        positions = unpack_positions(points) if points is not None else None
+        return Ticket(number // 2, chunk, version, positions)
 
     def push(self, ticket: Ticket, scores: ChunkScores) -> bool:
         """See `SelectionQueue.push`."""
-        k = self._keys
-        keys = [k.windows, k.todo, k.leases, k.owners, k.counters, *k.window(ticket.window).all()]
-        points = members(scores.positions)
-        values = (scores.scores + 0.0).tolist()  # no -0.0: Redis may keep it as 0
-        features = scores.features
-        rows = [] if features is None else [row.tobytes() for row in features.astype("<f4")]
+        k, number = self._keys, stage(ticket.window, ticket.positions is not None)
+        here = k.stage(number).all()
+        keys = [k.stages, k.todo, k.leases, k.owners, k.counters, k.ready, *here]
+        rows = scores.features
         args = [
-            ticket.window,
+            number,
             ticket.chunk,
             ticket.version,
-            f"{ticket.window}:{ticket.chunk:010d}:{ticket.version}",
             self._expiry_ms,
-            len(points),
-            len(scores.rejected),
-            *chain.from_iterable(zip(map(repr, values), points, strict=True)),
-            *map(int, scores.rejected),
-            *chain.from_iterable(zip(points, rows, strict=False)),
+            pack_points(scores.positions, scores.scores),
+            pack_positions(scores.rejected),
+            b"" if rows is None else rows.astype("<f4").tobytes(),
         ]
-        return bool(self._run("push", keys, args))
+        return bool(self._link.run("push", keys, args))
 
-    def pop(self, window: int, k: int, timeout_s: float) -> Popped | None:
+    def pop(self, window: int, k: int, timeout_s: float, shortlist: bool = False) -> Popped | None:
         """See `SelectionQueue.pop`."""
-        here = self._keys.window(window)
-        keys = [self._keys.windows, *here.all()]
-        args = [window, k, self._expiry_ms]
-        found = self._wait(lambda: self._run("pop", keys, args), here.ready, timeout_s)
+        number = stage(window, shortlist)
+        here = self._keys.stage(number)
+        keys = [self._keys.stages, self._keys.ready, here.done, here.scores, here.features]
+        found = self._link.wait("pop", keys, [number, k], self._keys.ready, timeout_s)
         if found is None:
             return None
-        version, best, rows = found
-        features = np.frombuffer(b"".join(rows), "<f4").astype(np.float32) if rows else None
-        return Popped(
-            window,
-            int(version),
-            positions_of(best[::2]),
-            np.array([float(score) for score in best[1::2]], np.float64),
-            None if features is None else features.reshape(len(rows), -1),
-        )
+        version, points, scores, rows = found
+        positions = unpack_positions(points)
+        features = None
+        if rows:
+            features = np.frombuffer(rows, "<f4").astype(np.float32).reshape(len(positions), -1)
+        return Popped(window, int(version), positions, unpack_scores(scores), features)
 
     def rejected(self, window: int) -> list[int]:
         """See `SelectionQueue.rejected`."""
-        key = self._keys.window(window).rejected
-        return sorted(map(int, self._patiently(lambda: self._client.smembers(key))))
+        keys = [self._keys.stage(stage(window, shortlist)).rejected for shortlist in (True, False)]
+        packed: Any = self._link.patiently(lambda: self._link.client.sunion(keys))
+        return sorted(unpack_positions(b"".join(packed)).tolist())
 
     def close(self, window: int) -> None:
         """See `SelectionQueue.close`."""
-        k = self._keys
-        below = {number for number in self._open_windows() if number <= window}
-        for number in sorted(below | {window}):
-            keys = [k.closed, k.windows, k.todo, k.leases, k.owners, *k.window(number).all()]
-            self._run("close", keys, [number, self._expiry_ms])
+        k, last = self._keys, stage(window, False)
+        both = [*k.stage(last - 1).all(), *k.stage(last).all()]
+        keys = [k.closed, k.stages, k.todo, k.leases, k.owners, k.shortlists, *both]
+        below = self._link.run("close", keys, [last, self._expiry_ms])
+        if below:  # only after a trainer that skipped windows
+            names = list(chain.from_iterable(k.stage(int(number)).all() for number in below))
+            self._link.patiently(lambda: self._link.client.unlink(*names))
 
     def reap(self, worker: int | None = None) -> int:
         """See `SelectionQueue.reap`."""
         k = self._keys
-        keys = [k.todo, k.leases, k.owners, k.bell, k.counters]
         slot = "" if worker is None else worker
-        return int(self._run("reap", keys, [slot, self._expiry_ms, MAX_TOKENS]))
+        keys = [k.todo, k.leases, k.owners, k.counters, k.bell]
+        return int(self._link.run("reap", keys, [slot, self._expiry_ms]))
 
     def stats(self) -> QueueStats:
         """See `SelectionQueue.stats`."""
-        k = self._keys
-        windows = self._open_windows()
+        k, stages = self._keys, self._open_stages()
 
         def look() -> list[Any]:
-            with self._client.pipeline(transaction=False) as pipe:
+            with self._link.client.pipeline(transaction=False) as pipe:
+                pipe.hgetall(k.counters)
                 pipe.zcard(k.todo)
                 pipe.zcard(k.leases)
-                pipe.hgetall(k.counters)
-                for window in windows:
-                    pipe.zcard(k.window(window).scores)
+                for number in stages:
+                    pipe.zcard(k.stage(number).scores)
                 return pipe.execute()
 
-        waiting, leased, counters, *points = self._patiently(look)
+        counters, waiting, leased, *points = self._link.patiently(look)
         return QueueStats(
-            windows=len(windows),
+            windows=len({number // 2 for number in stages}),
             waiting=waiting,
             leased=leased,
             points=sum(points),
-            oldest_version=min(windows.values(), default=None),
+            oldest_version=min(stages.values(), default=None),
             **{name.decode(): int(count) for name, count in counters.items()},
         )
 
     def destroy(self) -> None:
         """See `SelectionQueue.destroy`."""
-        names = [self._keys.window(window).all() for window in self._open_windows()]
+        names = [self._keys.stage(number).all() for number in self._open_stages()]
         keys = [*self._keys.run(), *chain.from_iterable(names)]
-        self._patiently(lambda: self._client.unlink(*keys))
+        self._link.patiently(lambda: self._link.client.unlink(*keys))
 
     def disconnect(self) -> None:
         """Close this process's connections; the queue itself stays."""
-        self._client.close()
+        self._link.client.close()
 
-    def _open_windows(self) -> dict[int, int]:
-        """Open window -> version."""
-        entries = self._patiently(lambda: self._client.hgetall(self._keys.windows))
-        return {int(window): int(entry.split()[0]) for window, entry in entries.items()}
-
-    def _wait(self, look: Callable[[], _T | None], tokens: str, timeout_s: float) -> _T | None:
-        """The first result of ``look()`` that is not None; looks again at every token."""
-        deadline = time.monotonic() + timeout_s
-        while (result := look()) is None:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                return None
-            # Old servers round to milliseconds, and 0 would mean forever.
-            self._block(tokens, max(0.005, min(left, self._slice_s)))
-        return result
-
-    def _block(self, tokens: str, seconds: float) -> None:
-        self._patiently(lambda: self._client.blpop([tokens], seconds))
-
-    def _run(self, script: str, keys: list[str], args: Iterable[Any]) -> Any:
-        """Run a script by its hash; loaded again where the server has lost it."""
-        return self._patiently(lambda: self._scripts[script](keys=keys, args=args))
-
-    def _patiently(self, call: Callable[[], _T]) -> _T:
-        return patiently(call, self._name, self._timeout_s)
+    def _open_stages(self) -> dict[int, int]:
+        """Open stage -> version."""
+        client, key = self._link.client, self._keys.stages
+        entries = self._link.patiently(lambda: client.hgetall(key))
+        return {int(number): int(entry.split()[0]) for number, entry in entries.items()}

@@ -1,23 +1,34 @@
 """Every key name that a run holds in Redis.
 
 All names of one run and generation share a hash tag, so they live in one slot of a cluster and two
-runs, or two trainers of one run, never meet.
+runs, or two trainers of one run, never meet. Every key expires; `open` (of a stream: `advance`),
+which a waiting trainer repeats, renews them.
 
-    closed    string  the highest window ever closed
-    windows   hash    window -> "version chunks", of the open windows
-    todo      zset    tickets waiting; score: window; members order by chunk within a window
-    leases    zset    tickets leased; score: deadline in ms of server time
-    owners    hash    ticket -> worker slot, of the tickets leased
-    bell      list    one token per ticket made available, for claimers that block (capped)
-    counters  hash    accepted, repeated, late (pushes), rejected (points), reclaimed (tickets)
+A window's stages are numbered in the order of work, its shortlist before its candidates: see
+`stage`. Tickets are named "stage:chunk:version", the chunk with ten digits.
 
-and for each open window:
+    closed      string  the highest stage ever closed
+    stages      hash    stage -> "version chunks", of the open stages
+    todo        zset    tickets waiting; score: stage; members order by chunk within a stage
+    leases      zset    tickets leased; score: deadline in ms of server time
+    owners      hash    ticket -> worker slot, of the tickets leased
+    shortlists  hash    ticket -> its points, of the open shortlists
+    counters    hash    accepted, repeated, late (pushes), rejected (points), reclaimed (tickets)
+    bell        stream  one entry; a newer one: there are tickets that were not there before
+    ready       stream  one entry; a newer one: a stage is complete
 
-    done      set     chunks pushed
-    scores    zset    point -> score; member: see ``backend.members``
-    rejected  set     positions with a NaN or infinite score, in decimal
-    features  hash    point -> float32 little-endian row, if the selector wants features
-    ready     list    one token once the window is complete, for poppers that block
+and for each open stage:
+
+    done        set     chunks pushed
+    scores      zset    point -> score; members: see ``packing``
+    rejected    set     points with a NaN or infinite score
+    features    hash    point -> float32 little-endian row, if the selector wants features
+
+A rolling queue (mode "stream") has, beside counters, bell and ready:
+
+    progress    hash    step: steps done; next: chunks claimed; wanted: points waited for
+    scores      zset    point -> score; members: see ``packing``
+    ages        zset    the same members -> version that they were scored with
 """
 
 from __future__ import annotations
@@ -25,79 +36,76 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
+def stage(window: int, shortlist: bool) -> int:
+    """The number of a stage of ``window``."""
+    return 2 * window + (not shortlist)
+
+
 @dataclass(frozen=True)
-class WindowKeys:
-    """The keys of one window."""
+class StageKeys:
+    """The keys of one stage."""
 
     done: str
     scores: str
     rejected: str
     features: str
-    ready: str
 
     def all(self) -> list[str]:
         """Every key, in the order the scripts take them."""
-        return [self.done, self.scores, self.rejected, self.features, self.ready]
+        return [self.done, self.scores, self.rejected, self.features]
 
 
-@dataclass(frozen=True)
-class Keys:
-    """The keys of one run and generation; ``run_id`` may not hold braces (they end a hash tag)."""
+class Names:
+    """The names of one run and generation; ``run_id`` may not hold braces (they end a hash tag)."""
 
-    run_id: str
-    generation: int
+    def __init__(self, run_id: str, generation: int) -> None:
+        assert not set("{}") & set(run_id), run_id
+        self._prefix = f"rho:{{{run_id}:{generation}}}:"
+        self.counters = self.name("counters")
+        self.bell = self.name("bell")
+        self.ready = self.name("ready")
 
-    def __post_init__(self) -> None:
-        assert not set("{}") & set(self.run_id), self.run_id
+    def name(self, *parts: object) -> str:
+        """One key's name."""
+        return self._prefix + ":".join(map(str, parts))
 
-    def _name(self, *parts: object) -> str:
-        return ":".join([f"rho:{{{self.run_id}:{self.generation}}}", *map(str, parts)])
 
-    @property
-    def closed(self) -> str:
-        return self._name("closed")
+class Keys(Names):
+    """The keys of a queue of windows."""
 
-    @property
-    def windows(self) -> str:
-        return self._name("windows")
-
-    @property
-    def todo(self) -> str:
-        return self._name("todo")
-
-    @property
-    def leases(self) -> str:
-        return self._name("leases")
-
-    @property
-    def owners(self) -> str:
-        return self._name("owners")
-
-    @property
-    def bell(self) -> str:
-        return self._name("bell")
-
-    @property
-    def counters(self) -> str:
-        return self._name("counters")
+    def __init__(self, run_id: str, generation: int) -> None:
+        super().__init__(run_id, generation)
+        self.closed = self.name("closed")
+        self.stages = self.name("stages")
+        self.todo = self.name("todo")
+        self.leases = self.name("leases")
+        self.owners = self.name("owners")
+        self.shortlists = self.name("shortlists")
 
     def run(self) -> list[str]:
-        """The keys that belong to no window."""
-        return [
-            self.closed,
-            self.windows,
-            self.todo,
-            self.leases,
-            self.owners,
-            self.bell,
-            self.counters,
-        ]
+        """The keys that belong to no stage."""
+        held = [self.closed, self.stages, self.todo, self.leases, self.owners, self.shortlists]
+        return [*held, self.counters, self.bell, self.ready]
 
-    def window(self, window: int) -> WindowKeys:
-        """The keys of ``window``."""
-        return WindowKeys(
+    def stage(self, stage: int) -> StageKeys:
+        """The keys of a stage, by its number."""
+        return StageKeys(
             *(
-                self._name("window", window, part)
-                for part in ("done", "scores", "rejected", "features", "ready")
+                self.name("stage", stage, part)
+                for part in ("done", "scores", "rejected", "features")
             )
         )
+
+
+class StreamKeys(Names):
+    """The keys of a rolling queue."""
+
+    def __init__(self, run_id: str, generation: int) -> None:
+        super().__init__(run_id, generation)
+        self.progress = self.name("progress")
+        self.scores = self.name("scores")
+        self.ages = self.name("ages")
+
+    def all(self) -> list[str]:
+        """Every key."""
+        return [self.progress, self.scores, self.ages, self.counters, self.bell, self.ready]

@@ -1,15 +1,50 @@
--- Lease the first waiting ticket.
--- KEYS 1 todo zset, 2 leases zset, 3 owners hash, 4 bell list
--- ARGV 1 worker slot, 2 lease in ms, 3 expiry in ms
--- Returns the ticket, or nil.
-local ticket = redis.call('ZPOPMIN', KEYS[1])[1]
--- Tokens outlive tickets that were claimed without waiting; none may pile up.
-if redis.call('EXISTS', KEYS[1]) == 0 then redis.call('DEL', KEYS[4]) end
-if not ticket then return false end
+-- Lease the first waiting ticket that the worker may have.
+-- KEYS 1 stages hash, 2 todo zset, 3 leases zset, 4 owners hash, 5 shortlists hash, 6 bell stream
+-- ARGV 1 worker slot, 2 lanes, 3 newest version loaded or '' for any, 4 lease in ms, 5 expiry in ms
+-- Returns {ticket, points of a shortlist's chunk or nil}; without a ticket the bell's last id.
+local worker, lanes, loaded = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+
+-- The first ticket of the worker's lane in the stage whose first ticket of all is given.
+local function own(stage, first_chunk, version)
+  if worker >= lanes then return nil end
+  local _, chunks = string.match(redis.call('HGET', KEYS[1], stage) or '0 0', '(%S+) (%d+)')
+  local start = first_chunk + (worker - first_chunk) % lanes
+  for chunk = start, tonumber(chunks) - 1, lanes do
+    local ticket = string.format('%s:%010d:%s', stage, chunk, version)
+    if redis.call('ZSCORE', KEYS[2], ticket) then return ticket end
+  end
+end
+
+local function find()
+  local first = redis.call('ZRANGE', KEYS[2], 0, 0)[1]
+  while first do
+    local stage, chunk, version = string.match(first, '(%d+):(%d+):(%S+)')
+    local ticket = own(stage, tonumber(chunk), version)
+    if ticket then return ticket, stage end
+    if not loaded or tonumber(version) <= loaded then return first, stage end
+    first = redis.call('ZRANGEBYSCORE', KEYS[2], '(' .. stage, '+inf', 'LIMIT', 0, 1)[1]
+  end
+end
+
+local ticket, stage = find()
+local points = nil
+if ticket then
+  redis.call('ZREM', KEYS[2], ticket)
+  if stage % 2 == 0 then
+    points = redis.call('HGET', KEYS[5], ticket)
+    -- A shortlist's ticket that outlived its points is no work; the next `open` brings both back.
+    if not points then ticket = nil end
+  end
+end
+if not ticket then
+  local last = redis.call('XREVRANGE', KEYS[6], '+', '-', 'COUNT', 1)[1]
+  return last and last[1] or '0-0'
+end
 
 local time = redis.call('TIME')
-local deadline = time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[2]
-redis.call('ZADD', KEYS[2], string.format('%.0f', deadline), ticket)
-redis.call('HSET', KEYS[3], ticket, ARGV[1])
-for i = 1, #KEYS do redis.call('PEXPIRE', KEYS[i], ARGV[3]) end
-return ticket
+local deadline = time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[4]
+redis.call('ZADD', KEYS[3], deadline, ticket)
+redis.call('HSET', KEYS[4], ticket, ARGV[1])
+redis.call('PEXPIRE', KEYS[3], ARGV[5])
+redis.call('PEXPIRE', KEYS[4], ARGV[5])
+return {ticket, points or false}

@@ -1,19 +1,31 @@
--- Forget one window and raise the watermark that keeps it closed.
--- KEYS 1 closed string, 2 windows hash, 3 todo zset, 4 leases zset, 5 owners hash,
---      6 done set, 7 scores zset, 8 rejected set, 9 features hash, 10 ready list
--- ARGV 1 window, 2 expiry in ms
-local window = ARGV[1]
+-- Forget a window and all below it, and raise the watermark that keeps them closed.
+-- KEYS 1 closed string, 2 stages hash, 3 todo zset, 4 leases zset, 5 owners hash, 6 shortlists hash,
+--      7-14 the keys of the window's two stages
+-- ARGV 1 the window's last stage, 2 expiry in ms
+-- Returns the other stages that were open below: the caller deletes their keys.
+local last = tonumber(ARGV[1])
+local function is_closed(ticket) return tonumber(string.match(ticket, '^%d+')) <= last end
+
 -- Deletions first: a server at maxmemory lets a script go on that has begun to write.
-redis.call('UNLINK', KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10])
-redis.call('HDEL', KEYS[2], window)
-redis.call('ZREMRANGEBYSCORE', KEYS[3], window, window)
+redis.call('UNLINK', unpack(KEYS, 7))
+redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', last)
 for _, ticket in ipairs(redis.call('ZRANGE', KEYS[4], 0, -1)) do
-  if string.match(ticket, '^%d+') == window then
+  if is_closed(ticket) then
     redis.call('ZREM', KEYS[4], ticket)
     redis.call('HDEL', KEYS[5], ticket)
   end
 end
+for _, ticket in ipairs(redis.call('HKEYS', KEYS[6])) do
+  if is_closed(ticket) then redis.call('HDEL', KEYS[6], ticket) end
+end
+local below = {}
+for _, stage in ipairs(redis.call('HKEYS', KEYS[2])) do
+  if tonumber(stage) <= last then
+    redis.call('HDEL', KEYS[2], stage)
+    if tonumber(stage) < last - 1 then below[#below + 1] = stage end
+  end
+end
 local closed = redis.call('GET', KEYS[1])
-if not closed or tonumber(closed) < tonumber(window) then redis.call('SET', KEYS[1], window) end
-for i = 1, 5 do redis.call('PEXPIRE', KEYS[i], ARGV[2]) end
-return 1
+if not closed or tonumber(closed) < last then closed = ARGV[1] end
+redis.call('SET', KEYS[1], closed, 'PX', ARGV[2])
+return below

@@ -1,22 +1,22 @@
--- Read the best points of a complete window.
--- KEYS 1 windows hash, 2 done set, 3 scores zset, 4 rejected set, 5 features hash, 6 ready list
--- ARGV 1 window, 2 k, 3 expiry in ms
--- Returns nil while the window is not complete, else {version, {point, score, ...}, {row, ...}};
--- the rows are empty without features.
-for i = 1, #KEYS do redis.call('PEXPIRE', KEYS[i], ARGV[3]) end
+-- Read the best points of a complete stage.
+-- KEYS 1 stages hash, 2 ready stream, 3 done set, 4 scores zset, 5 features hash
+-- ARGV 1 stage, 2 k
+-- Returns {version, points, their scores as text, their rows or ''}; while the stage is not complete
+-- the last id of the ready stream.
 local entry = redis.call('HGET', KEYS[1], ARGV[1])
 local version, chunks = string.match(entry or '', '(%S+) (%d+)')
-if not version or redis.call('SCARD', KEYS[2]) < tonumber(chunks) then return false end
+if not version or redis.call('SCARD', KEYS[3]) < tonumber(chunks) then
+  local last = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
+  return last and last[1] or '0-0'
+end
 
--- A complete window keeps one token, so that every popper that blocks wakes up.
-if redis.call('EXISTS', KEYS[6]) == 0 then
-  redis.call('LPUSH', KEYS[6], 1)
-  redis.call('PEXPIRE', KEYS[6], ARGV[3])
+if ARGV[2] == '0' then return {version, '', '', ''} end
+local best = redis.call('ZRANGE', KEYS[4], 0, ARGV[2] - 1, 'REV', 'WITHSCORES')
+local featured = redis.call('EXISTS', KEYS[5]) == 1
+local points, scores, rows = {}, {}, {}
+for i = 1, #best, 2 do
+  points[#points + 1] = best[i]
+  scores[#scores + 1] = best[i + 1]
+  if featured then rows[#rows + 1] = redis.call('HGET', KEYS[5], best[i]) end
 end
-if ARGV[2] == '0' then return {version, {}, {}} end
-local best = redis.call('ZRANGE', KEYS[3], 0, ARGV[2] - 1, 'REV', 'WITHSCORES')
-local rows = {}
-if redis.call('EXISTS', KEYS[5]) == 1 then
-  for i = 1, #best, 2 do rows[#rows + 1] = redis.call('HGET', KEYS[5], best[i]) end
-end
-return {version, best, rows}
+return {version, table.concat(points), table.concat(scores, ' '), table.concat(rows)}

@@ -1,39 +1,59 @@
 -- Add the scores of one chunk, once.
--- KEYS 1 windows hash, 2 todo zset, 3 leases zset, 4 owners hash, 5 counters hash,
---      6 done set, 7 scores zset, 8 rejected set, 9 features hash, 10 ready list
--- ARGV 1 window, 2 chunk, 3 version, 4 ticket, 5 expiry in ms, 6 n points, 7 r rejected;
---      then n times (score, point), r positions, and n times (point, features) or nothing
+-- KEYS 1 stages hash, 2 todo zset, 3 leases zset, 4 owners hash, 5 counters hash, 6 ready stream,
+--      7 done set, 8 scores zset, 9 rejected set, 10 features hash
+-- ARGV 1 stage, 2 chunk, 3 version, 4 expiry in ms, 5 (score, point) of n points, 16 bytes each,
+--      6 rejected points, 8 bytes each, 7 n rows of features or ''
 -- Returns 1 if the push counted, else 0.
-local window, chunk, version, ticket = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local stage, chunk, version = ARGV[1], ARGV[2], ARGV[3]
+
+-- Run a command with the fields of packed items. Lua's stack holds a few thousand values: slices.
+local function add(command, key, packed, format, size)
+  local slice = 1000
+  for first = 0, #packed / size - 1, slice do
+    local n = math.min(slice, #packed / size - first)
+    local fields = {struct.unpack('<' .. string.rep(format, n), packed, first * size + 1)}
+    fields[#fields] = nil -- where the unpacking ended
+    redis.call(command, key, unpack(fields))
+  end
+  if #packed > 0 then redis.call('PEXPIRE', key, ARGV[4]) end
+end
+
+local function add_features()
+  local size = #ARGV[7] / (#ARGV[5] / 16)
+  for i = 0, #ARGV[5] / 16 - 1 do
+    local point = string.sub(ARGV[5], 16 * i + 9, 16 * i + 16)
+    redis.call('HSET', KEYS[10], point, string.sub(ARGV[7], size * i + 1, size * (i + 1)))
+  end
+  redis.call('PEXPIRE', KEYS[10], ARGV[4])
+end
 
 local function push()
-  local entry = redis.call('HGET', KEYS[1], window)
+  local entry = redis.call('HGET', KEYS[1], stage)
   local open_version, chunks = string.match(entry or '', '(%S+) (%d+)')
   if open_version ~= version then return 'late' end
   -- The first write: a server at maxmemory refuses this one or none, never half a push.
-  if redis.call('SADD', KEYS[6], chunk) == 0 then return 'repeated' end
+  if redis.call('SADD', KEYS[7], chunk) == 0 then return 'repeated' end
+  local done = redis.call('SCARD', KEYS[7])
+  if done == 1 then redis.call('PEXPIRE', KEYS[7], ARGV[4]) end
 
-  -- Lua's stack holds a few thousand values: long lists go in slices (of whole pairs).
-  local function add(command, key, first, last)
-    for i = first, last, 1000 do
-      redis.call(command, key, unpack(ARGV, i, math.min(i + 999, last)))
-    end
+  add('ZADD', KEYS[8], ARGV[5], 'dc8', 16)
+  if #ARGV[6] > 0 then
+    add('SADD', KEYS[9], ARGV[6], 'c8', 8)
+    redis.call('HINCRBY', KEYS[5], 'rejected', #ARGV[6] / 8)
   end
-  local pairs_end = 7 + 2 * tonumber(ARGV[6])
-  local rejected_end = pairs_end + tonumber(ARGV[7])
-  add('ZADD', KEYS[7], 8, pairs_end)
-  add('SADD', KEYS[8], pairs_end + 1, rejected_end)
-  add('HSET', KEYS[9], rejected_end + 1, #ARGV)
-  redis.call('HINCRBY', KEYS[5], 'rejected', ARGV[7])
+  if #ARGV[7] > 0 then add_features() end
 
+  local ticket = string.format('%s:%010d:%s', stage, chunk, version)
   redis.call('ZREM', KEYS[2], ticket)
   redis.call('ZREM', KEYS[3], ticket)
   redis.call('HDEL', KEYS[4], ticket)
-  if redis.call('SCARD', KEYS[6]) == tonumber(chunks) then redis.call('LPUSH', KEYS[10], 1) end
+  if done == tonumber(chunks) then
+    redis.call('XADD', KEYS[6], 'MAXLEN', 1, '*', 'stage', stage)
+    redis.call('PEXPIRE', KEYS[6], ARGV[4])
+  end
   return 'accepted'
 end
 
 local outcome = push()
-redis.call('HINCRBY', KEYS[5], outcome, 1)
-for i = 1, #KEYS do redis.call('PEXPIRE', KEYS[i], ARGV[5]) end
+if redis.call('HINCRBY', KEYS[5], outcome, 1) == 1 then redis.call('PEXPIRE', KEYS[5], ARGV[4]) end
 return outcome == 'accepted' and 1 or 0

@@ -1,6 +1,6 @@
 -- Take back the tickets whose lease ran out, or all those of one worker.
--- KEYS 1 todo zset, 2 leases zset, 3 owners hash, 4 bell list, 5 counters hash
--- ARGV 1 worker slot or '' for the expired, 2 expiry in ms, 3 most tokens in the bell
+-- KEYS 1 todo zset, 2 leases zset, 3 owners hash, 4 counters hash, 5 bell stream
+-- ARGV 1 worker slot or '' for the expired, 2 expiry in ms
 -- Returns how many.
 local back = {}
 if ARGV[1] == '' then
@@ -13,14 +13,14 @@ else
     if owners[i + 1] == ARGV[1] then back[#back + 1] = owners[i] end
   end
 end
+if #back == 0 then return 0 end
+
 for _, ticket in ipairs(back) do
   redis.call('ZREM', KEYS[2], ticket)
   redis.call('HDEL', KEYS[3], ticket)
   redis.call('ZADD', KEYS[1], string.match(ticket, '^%d+'), ticket)
 end
-for _ = 1, math.min(#back, ARGV[3] - redis.call('LLEN', KEYS[4])) do
-  redis.call('LPUSH', KEYS[4], 1)
-end
-redis.call('HINCRBY', KEYS[5], 'reclaimed', #back)
+redis.call('HINCRBY', KEYS[4], 'reclaimed', #back)
+redis.call('XADD', KEYS[5], 'MAXLEN', 1, '*', 'tickets', #back)
 for i = 1, #KEYS do redis.call('PEXPIRE', KEYS[i], ARGV[2]) end
 return #back

@@ -1,0 +1,39 @@
+"""Points as bytes, and back.
+
+A sorted-set member is the complement of a position (2**64 - 1 - position) as 8 big-endian bytes:
+read backwards, such a set is ordered by score descending and, where scores tie, by member
+descending, which is position ascending. Scores travel as 8-byte doubles to the server and as the
+text that it prints for them, which reads back to the same 64 bits.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rhoselect.types import Positions, Scores
+
+_ALL_ONES = np.uint64(2**64 - 1)
+_POINT = np.dtype([("score", "<f8"), ("member", ">u8")])
+
+
+def pack_positions(positions: Positions) -> bytes:
+    """The members of ``positions`` [C], one after another."""
+    return (_ALL_ONES - positions).astype(">u8").tobytes()
+
+
+def unpack_positions(packed: bytes) -> Positions:
+    """The positions [C]; inverse of `pack_positions`."""
+    return _ALL_ONES - np.frombuffer(packed, ">u8").astype(np.uint64)
+
+
+def pack_points(positions: Positions, scores: Scores) -> bytes:
+    """C times (score, member), 16 bytes each."""
+    points = np.empty(len(positions), _POINT)
+    points["score"] = scores + 0.0  # no -0.0: Redis may keep it as 0
+    points["member"] = _ALL_ONES - positions
+    return points.tobytes()
+
+
+def unpack_scores(text: bytes) -> Scores:
+    """The scores [C] of decimal numbers with blanks between them."""
+    return np.array([float(number) for number in text.split()], np.float64)

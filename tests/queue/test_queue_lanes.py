@@ -1,0 +1,115 @@
+"""Who is given which ticket: fair shares, and nobody idles while weights are there."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from queue_helpers import Backend
+
+from rhoselect.queue import SelectionQueue
+from rhoselect.types import Ticket
+
+
+@pytest.fixture
+def queue(backend: Backend) -> SelectionQueue:
+    return backend.new()
+
+
+def claimed(
+    queue: SelectionQueue, worker: int, lanes: int, loaded: int | None
+) -> list[tuple[int, int]]:
+    """(window, chunk) of all that ``worker`` can get."""
+    found = []
+    while (ticket := queue.claim(worker, 0.0, lanes, loaded)) is not None:
+        found.append((ticket.window, ticket.chunk))
+    return found
+
+
+def test_ahead_of_its_weights_a_worker_is_given_its_own_share_only(queue: SelectionQueue) -> None:
+    queue.open(4, 4, 5, 2)
+    queue.open(5, 5, 3, 2)
+    assert claimed(queue, 1, 2, 3) == [(4, 1), (4, 3), (5, 1)]
+    assert claimed(queue, 0, 2, 3) == [(4, 0), (4, 2), (4, 4), (5, 0), (5, 2)]
+
+
+def test_with_the_weights_a_worker_helps_the_others_before_it_goes_on(
+    queue: SelectionQueue,
+) -> None:
+    queue.open(4, 4, 5, 3)
+    queue.open(5, 5, 4, 3)
+    assert claimed(queue, 1, 3, 4) == [(4, 1), (4, 4), (4, 0), (4, 2), (4, 3), (5, 1)]
+
+
+def test_a_worker_beyond_the_lanes_helps_only(queue: SelectionQueue) -> None:
+    queue.open(0, 3, 3, 2)
+    assert claimed(queue, 2, 2, 2) == claimed(queue, 3, 2, 2) == []
+    assert claimed(queue, 3, 2, 3) == [(0, 0), (0, 1), (0, 2)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    stages=st.dictionaries(
+        st.tuples(st.integers(0, 12), st.booleans()),
+        st.tuples(st.integers(0, 3), st.integers(1, 7)),
+        max_size=5,
+    ),
+    claims=st.lists(
+        st.tuples(st.integers(0, 5), st.integers(1, 4), st.one_of(st.none(), st.integers(-1, 3))),
+        max_size=25,
+    ),
+)
+def test_every_claim_is_the_first_of_those_that_the_worker_may_have(
+    backend: Backend,
+    stages: dict[tuple[int, bool], tuple[int, int]],
+    claims: list[tuple[int, int, int | None]],
+) -> None:
+    queue = backend.new()
+    waiting = []
+    for (window, candidates), (version, chunks) in stages.items():
+        if candidates:
+            queue.open(window, version, chunks)
+        else:
+            queue.open_shortlist(window, version, np.arange(2 * chunks, dtype=np.uint64), 2)
+        waiting += [(window, candidates, chunk, version) for chunk in range(chunks)]
+    for worker, lanes, loaded in claims:
+        may = [
+            (window, candidates, chunk % lanes != worker, chunk, version)
+            for window, candidates, chunk, version in waiting
+            if chunk % lanes == worker or loaded is None or version <= loaded
+        ]
+        ticket = queue.claim(worker, 0.0, lanes, loaded)
+        if not may:
+            assert ticket is None
+            continue
+        window, candidates, _, chunk, version = min(may)
+        assert ticket == Ticket(window, chunk, version)
+        assert (ticket.positions is None) == candidates
+        waiting.remove((window, candidates, chunk, version))
+    assert queue.stats().waiting == len(waiting)
+    queue.destroy()
+
+
+@pytest.mark.parametrize("how", ["open", "open_shortlist", "reap"])
+def test_everyone_who_may_have_a_ticket_is_woken(queue: SelectionQueue, how: str) -> None:
+    """Worker 1 owns the second chunk; 2 has no chunk of its own and 9 no lane: both may help."""
+    if how == "reap":
+        queue.open(0, 1, 4)
+        assert claimed(queue, 7, 1, None) == [(0, chunk) for chunk in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        waits = [
+            pool.submit(queue.claim, worker, 30.0, 3, loaded)
+            for worker, loaded in ((1, 0), (0, 0), (2, 1), (9, None))
+        ]
+        match how:
+            case "open":
+                queue.open(0, 1, 4, 3)
+            case "open_shortlist":
+                queue.open_shortlist(0, 1, np.arange(7, dtype=np.uint64), 2, 3)
+            case _:
+                assert queue.reap(7) == 4
+        tickets = [wait.result(30.0) for wait in waits]
+    assert sorted(ticket.chunk for ticket in tickets if ticket is not None) == [0, 1, 2, 3]
