@@ -2,13 +2,15 @@
 
 It waits for a ticket (the trainer opens windows ahead) and for the snapshot that the ticket names
 (the trainer publishes it after its step). Before the weights are there, the points of its next
-tickets are already read, by a second thread (``reader``).
+tickets are already read, by a second thread (``reader``); a third one scores and pushes one chunk
+while the forward of the next runs. So forwards follow each other at once.
 """
 
 from __future__ import annotations
 
 import contextlib
 import threading
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -26,7 +28,7 @@ from rhoselect.selection import Scoring
 from rhoselect.selection.scoring import gumbel, order
 from rhoselect.snapshots import SnapshotStore
 from rhoselect.snapshots.base import Pieces
-from rhoselect.types import ChunkScores, Features, Points, Scores
+from rhoselect.types import ChunkScores, Features, ForwardOutput, Points, Scores
 
 CLAIM_WAIT_S = 0.25  # how long a wait may outlive a stop
 
@@ -65,6 +67,9 @@ class Scorer:
         self._loaded: int | None = None
         self._state: dict[str, torch.Tensor] = {}
         self._ahead: Reader | None = None
+        threads = config.scorer.threads
+        self._pusher = ThreadPoolExecutor(1, "pusher", torch.set_num_threads, (threads,))
+        self._pushed: Future[None] | None = None
 
     def run(self, stop: threading.Event) -> None:
         """Score until ``stop`` is set. Tickets that an earlier life of this slot held go back."""
@@ -77,6 +82,7 @@ class Scorer:
                 if work is not None:
                     self._finish(work, stop)
                 reader.drop()
+        self._settle()
 
     def step(self) -> bool:
         """Score the lowest ticket here and now, whoever's lane it is in, without waiting.
@@ -95,16 +101,20 @@ class Scorer:
         self._score(work)
         return True
 
-    def help(self) -> bool:
-        """Score a ticket of this lane, or one that waits in another, without waiting for weights.
+    def help(self, window: int) -> bool:
+        """Score a ticket of ``window`` or one before it, without waiting for weights: one of this
+        lane, or one that waits in another.
 
-        For a trainer that would idle. Its next ticket is then read ahead. False if there was none
-        to score yet.
+        For a trainer that would idle: its next tickets are read ahead while it trains. False if
+        there was none to score yet.
         """
         if self._ahead is None:
-            self._ahead = Reader(self._take_own, 1, self._config.scorer.threads, timeout_s=0)
+            scorer = self._config.scorer
+            self._ahead = Reader(self._take_own, scorer.prefetch, scorer.threads, timeout_s=0)
         work, found = self._ahead.next(), False
         if work is not None:
+            if work.ticket.window > window:
+                return False
             try:
                 if not (found := self._load(work.ticket.version, timeout_s=0)):
                     return False  # its weights are yet to come: it stays
@@ -167,16 +177,27 @@ class Scorer:
             self._replica.load(pieces)
 
     def _score(self, work: Work) -> None:
+        """The forward; what follows is left to the pusher. On a GPU nothing here waits for it."""
         output = None
         if work.batch is not None:
             with self._metrics.busy("forward"), threads(self._config.scorer.threads):
                 output = self._replica(work.batch)
             self._metrics.scored_points.inc(len(work.indices))
-        scores, features = self._scoring(work.indices, output, self._state)
-        ticket = work.ticket
-        if ticket.version < 0:
-            ticket = replace(ticket, version=self._loaded or 0)
-        pushed = self._queue.push(ticket, self._chunk(work, scores, features))
+        if work.ticket.version < 0:
+            work = replace(work, ticket=replace(work.ticket, version=self._loaded or 0))
+        self._settle()
+        self._pushed = self._pusher.submit(self._push, work, output, self._state)
+
+    def _settle(self) -> None:
+        """Have the last push done, or raise what it raised."""
+        if self._pushed is not None:
+            self._pushed.result()
+
+    def _push(
+        self, work: Work, output: ForwardOutput | None, state: dict[str, torch.Tensor]
+    ) -> None:
+        scores, features = self._scoring(work.indices, output, state)
+        pushed = self._queue.push(work.ticket, self._chunk(work, scores, features))
         self._metrics.pushes.labels("accepted" if pushed else "ignored").inc()
 
     def _chunk(

@@ -47,8 +47,9 @@ class Hand(Protocol):
         """Score the lowest ticket; False if there was none to score yet."""
         ...
 
-    def help(self) -> bool:
-        """Score a ticket of the trainer's own lane, or one that waits; False if there was none."""
+    def help(self, window: int) -> bool:
+        """Score a ticket of ``window`` or before, of its own lane or one that waits; False if there
+        was none."""
         ...
 
 
@@ -80,6 +81,10 @@ class Source(Protocol):
 
     def close(self, window: int) -> None:
         """Forget a window that became a step."""
+        ...
+
+    def end(self) -> None:
+        """Have done all that was asked for."""
         ...
 
     def version(self, window: int) -> int:

@@ -83,6 +83,7 @@ class Trainer:
                 self._source.close(step - 1)
                 self._record(step - 1, popped, picked, result, waited_s, started)
                 self._chores(step)
+            self._source.end()
         return self._progress(step)
 
     def _publish(self, step: int) -> None:

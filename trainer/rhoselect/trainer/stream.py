@@ -55,6 +55,9 @@ class Stream:
             self._metrics.queue_points.set(self._queue.stats().points)
         self._queue.advance(window + 1 + self._extra)
 
+    def end(self) -> None:
+        """Nothing is left undone."""
+
     def version(self, window: int) -> int:
         """The weights before the newest: a scorer may be loading them."""
         return max(0, window - 1)
@@ -67,7 +70,7 @@ class Stream:
         """The best k points there are; fewer, but n_b at least, if the scorers cannot keep up."""
         started, popped = time.monotonic(), None
         while popped is None:
-            mine = (self._workers == 0 or self._config.trainer.scores) and self._hand.step()
+            mine = (self._workers == 0 or self._config.trainer.scores) and self._hand.help(window)
             popped = self._queue.take(k, 0 if mine else RESEND_S)
             if mine or popped is not None:
                 continue

@@ -12,7 +12,9 @@ scorers it scores everything.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from rhoselect.config import Config
 from rhoselect.errors import WaitError
@@ -42,29 +44,35 @@ class Windows:
     ) -> None:
         self._config, self._folder, self._plan = config, folder, plan
         self._queue, self._metrics = queue, metrics
-        self._hand, self._workers = hand, workers
+        self._hand = hand
         self._lanes = lanes(config, workers)
         self._versions: dict[int, int] = {}
-        self._alone = workers == 0
-        self._lends = config.trainer.scores
+        self._alone = False
+        self._lends = config.trainer.scores or workers == 0
         self.lag = 0 if config.selection.lag == "auto" else config.selection.lag
         self.waited_s = 0.0
+        # Opening and closing are no one's business to wait for: they run beside the steps.
+        self._runner = ThreadPoolExecutor(1, "errands")
+        self._errands: deque[Future[None]] = deque()
 
     def open_from(self, window: int) -> None:
         """Open ``window`` and those ahead of it: scorers claim and read before weights exist."""
         for each in range(window, self._end_ahead(window)):
-            self._open(each)
+            self._open(each, self._note(each))
 
     def open_ahead(self, window: int) -> None:
         """Open what is now ahead, while ``window`` becomes a step: a time when nothing waits."""
         for each in range(max(self._versions, default=window) + 1, self._end_ahead(window)):
-            self._open(each)
+            self._errands.append(self._runner.submit(self._open, each, self._note(each)))
 
     def _end_ahead(self, window: int) -> int:
         return min(window + self.lag + 3, self._config.trainer.steps)
 
-    def _open(self, window: int) -> None:
-        version = self._versions.setdefault(window, self.version(window))
+    def _note(self, window: int) -> int:
+        """The version for a window from now on, whatever becomes of the lag."""
+        return self._versions.setdefault(window, self.version(window))
+
+    def _open(self, window: int, version: int) -> None:
         self._queue.open(window, version, self._plan.chunks, self._lanes)
 
     def version(self, window: int) -> int:
@@ -76,10 +84,18 @@ class Windows:
 
     def close(self, window: int) -> None:
         """Forget a window that became a step; before evaluations, note what the queue held."""
+        self._versions.pop(window, None)
+        self._errands.append(self._runner.submit(self._close, window))
+
+    def _close(self, window: int) -> None:
         if (window + 1) % self._config.trainer.eval_every == 0:
             self._metrics.queue_points.set(self._queue.stats().points)
         self._queue.close(window)
-        self._versions.pop(window, None)
+
+    def end(self) -> None:
+        """Have all windows closed that are to be."""
+        while self._errands:
+            self._errands.popleft().result()
 
     def rejected(self, window: int) -> list[int]:
         """Positions of ``window`` whose score was NaN or infinite, ascending."""
@@ -112,20 +128,24 @@ class Windows:
     def _wait(
         self, window: int, pop: Callable[[float], Popped | None], post: Callable[[], None]
     ) -> Popped:
+        while self._errands and self._errands[0].done():
+            self._errands.popleft().result()
         started = time.monotonic()
         moved, accepted, all_mine, popped = started, -1, True, None
         while popped is None:
-            mine = self._hand.step() if self._alone else self._lends and self._hand.help()
-            popped = pop(0 if mine else RESEND_S)
-            if mine or popped is not None:
+            mine = self._hand.step() if self._alone else self._lends and self._hand.help(window)
+            if mine:
                 continue
+            popped = pop(RESEND_S)
+            if popped is not None:
+                break
             all_mine = False
             self._remind(window, time.monotonic() - started, post)
             if (now_accepted := self._queue.stats().accepted) != accepted:
                 moved, accepted = time.monotonic(), now_accepted
             if not self._alone and time.monotonic() - moved > STALL_S:
                 self._alone = all_mine = True
-        self._alone = self._workers == 0 or (self._alone and all_mine)
+        self._alone = self._alone and all_mine
         waited_s = time.monotonic() - started
         self.waited_s += waited_s
         self._metrics.wait_seconds.labels("window").inc(waited_s)
