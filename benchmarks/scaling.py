@@ -71,7 +71,7 @@ def main() -> None:
 def settings_of(data: Path, table: Path, train_ms: float, steps: int) -> dict[str, Any]:
     """The configuration of a run on the emulated device."""
     point_ms = train_ms / 3 / N_B
-    args = {"width": 512, "depth": 2, "point_ms": point_ms, "precision_factor": FACTOR}
+    args = {"width": 128, "depth": 2, "point_ms": point_ms, "precision_factor": FACTOR}
     return {
         "data.path": str(data),
         "il.table": str(table),
