@@ -1,5 +1,5 @@
-"""The selection queue: windows of scored candidates, best first. Contract in ``base``."""
+"""The queues: windows of scored candidates, or one rolling set of them. Contracts in ``base``."""
 
-from rhoselect.queue.base import SelectionQueue
+from rhoselect.queue.base import SelectionQueue, StreamQueue
 
-__all__ = ["SelectionQueue"]
+__all__ = ["SelectionQueue", "StreamQueue"]
