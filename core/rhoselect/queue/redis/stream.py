@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from rhoselect.queue.redis.keys import StreamKeys
-from rhoselect.queue.redis.link import Link
+from rhoselect.queue.redis.link import Args, Link
 from rhoselect.queue.redis.packing import pack_aged_points, unpack_aged, unpack_scores
 from rhoselect.types import ChunkScores, Popped, QueueStats, Ticket
 
@@ -63,7 +63,7 @@ class RedisStream:
         keys = [k.progress, k.scores, k.ages, k.counters, k.ready]
         points = pack_aged_points(scores.positions, scores.scores, ticket.version)
         bounds = [self._max_age, self._capacity, self._expiry_ms]
-        args = [ticket.version, *bounds, len(scores.rejected), points]
+        args: Args = [ticket.version, *bounds, len(scores.rejected), points]
         return bool(self._link.run("stream_push", keys, args))
 
     def take(self, k: int, timeout_s: float) -> Popped | None:
@@ -107,4 +107,4 @@ class RedisStream:
 
     def disconnect(self) -> None:
         """Close this process's connections; the queue itself stays."""
-        self._link.client.close()
+        self._link.close()
