@@ -22,7 +22,7 @@ from redis.exceptions import NoScriptError, ResponseError
 from rhoselect.queue.redis.server import connect, patiently, server_name
 
 SLICE_S = 1.0
-Args = list[int | bytes]
+Args = Sequence[int | bytes]
 _T = TypeVar("_T")
 
 
