@@ -94,22 +94,25 @@ def test_every_claim_is_the_first_of_those_that_the_worker_may_have(
 
 
 @pytest.mark.parametrize("how", ["open", "open_shortlist", "reap"])
-def test_everyone_who_may_have_a_ticket_is_woken(queue: SelectionQueue, how: str) -> None:
-    """Worker 1 owns the second chunk; 2 has no chunk of its own and 9 no lane: both may help."""
+@pytest.mark.parametrize(
+    ("workers", "loaded"),
+    [((1, 0), 0), ((0, 2), 1), ((9, 7), None)],
+    ids=["for their own chunks", "one without a chunk", "without lanes"],
+)
+def test_everyone_who_may_have_a_ticket_is_woken(
+    queue: SelectionQueue, workers: tuple[int, int], loaded: int | None, how: str
+) -> None:
     if how == "reap":
-        queue.open(0, 1, 4)
-        assert claimed(queue, 7, 1, None) == [(0, chunk) for chunk in range(4)]
-    with ThreadPoolExecutor(4) as pool:
-        waits = [
-            pool.submit(queue.claim, worker, 30.0, 3, loaded)
-            for worker, loaded in ((1, 0), (0, 0), (2, 1), (9, None))
-        ]
+        queue.open(0, 1, 2)
+        assert claimed(queue, 5, 1, None) == [(0, 0), (0, 1)]
+    with ThreadPoolExecutor(2) as pool:
+        waits = [pool.submit(queue.claim, worker, 30.0, 3, loaded) for worker in workers]
         match how:
             case "open":
-                queue.open(0, 1, 4, 3)
+                queue.open(0, 1, 2, 3)
             case "open_shortlist":
-                queue.open_shortlist(0, 1, np.arange(7, dtype=np.uint64), 2, 3)
+                queue.open_shortlist(0, 1, np.arange(3, dtype=np.uint64), 2, 3)
             case _:
-                assert queue.reap(7) == 4
+                assert queue.reap(5) == 2
         tickets = [wait.result(30.0) for wait in waits]
-    assert sorted(ticket.chunk for ticket in tickets if ticket is not None) == [0, 1, 2, 3]
+    assert sorted(ticket.chunk for ticket in tickets if ticket is not None) == [0, 1]

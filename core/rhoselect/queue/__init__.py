@@ -1,4 +1,4 @@
-"""The selection queue: windows of scored candidates, best first. Contract in ``base``."""
+"""The queues: windows of scored candidates, or one rolling set of them. Contracts in ``base``."""
 
 from rhoselect.queue.base import SelectionQueue, StreamQueue
 

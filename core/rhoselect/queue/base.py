@@ -116,8 +116,9 @@ class StreamQueue(Protocol):
     def advance(self, step: int) -> None:
         """Tell that ``step`` optimizer steps are done. Idempotent; the waiting trainer re-sends it.
 
-        Tickets of the windows below step + ahead may be claimed, never again of those below
-        ``step`` if the queue was lost. Points scored with a version below step - max_age go.
+        Tickets of the windows below step + ahead may be claimed. A queue that is new, or was lost,
+        starts with the chunks of window ``step``. Points scored with a version below
+        step - max_age go.
         """
         ...
 
@@ -133,12 +134,13 @@ class StreamQueue(Protocol):
     def push(self, ticket: Ticket, scores: ChunkScores) -> bool:
         """Add points scored with ``ticket.version``; False if that is too old by now.
 
-        Beyond the capacity the lowest points go (of equal ones, the higher positions).
+        False as well before the first `advance`, when nobody can tell. Beyond the capacity the
+        lowest points go (of equal ones, the higher positions). Features are not kept.
         """
         ...
 
     def take(self, k: int, timeout_s: float) -> Popped | None:
-        """Remove and return the k best points; None if there were not k within ``timeout_s``.
+        """Remove and return the k >= 1 best points; None if there were not k within ``timeout_s``.
 
         Order: score descending, then position ascending. ``Popped.version`` is the oldest one among
         them, ``Popped.window`` -1.

@@ -12,7 +12,7 @@ import numpy as np
 
 from rhoselect.queue.base import slices
 from rhoselect.queue.redis.keys import Keys, stage
-from rhoselect.queue.redis.link import Link
+from rhoselect.queue.redis.link import Args, Link
 from rhoselect.queue.redis.packing import (
     pack_points,
     pack_positions,
@@ -67,8 +67,8 @@ class RedisQueue:
         """See `SelectionQueue.claim`."""
         k = self._keys
         keys = [k.stages, k.todo, k.leases, k.owners, k.shortlists, k.bell]
-        newest = "" if loaded is None else loaded
-        args = [worker, lanes, newest, self._lease_ms, self._expiry_ms]
+        newest = b"" if loaded is None else loaded
+        args: Args = [worker, lanes, newest, self._lease_ms, self._expiry_ms]
         found = self._link.wait("claim", keys, args, k.bell, timeout_s)
         if found is None:
             return None
@@ -83,7 +83,7 @@ class RedisQueue:
         here = k.stage(number).all()
         keys = [k.stages, k.todo, k.leases, k.owners, k.counters, k.ready, *here]
         rows = scores.features
-        args = [
+        args: Args = [
             number,
             ticket.chunk,
             ticket.version,
@@ -128,7 +128,7 @@ class RedisQueue:
     def reap(self, worker: int | None = None) -> int:
         """See `SelectionQueue.reap`."""
         k = self._keys
-        slot = "" if worker is None else worker
+        slot = b"" if worker is None else worker
         keys = [k.todo, k.leases, k.owners, k.counters, k.bell]
         return int(self._link.run("reap", keys, [slot, self._expiry_ms]))
 
@@ -163,7 +163,7 @@ class RedisQueue:
 
     def disconnect(self) -> None:
         """Close this process's connections; the queue itself stays."""
-        self._link.client.close()
+        self._link.close()
 
     def _open_stages(self) -> dict[int, int]:
         """Open stage -> version."""

@@ -5,18 +5,24 @@ that finds nothing answers with the id of the bell's last entry, and `Link.wait`
 is a newer one. So everyone who waits is woken, and what rang between the question and the wait is
 not lost. Whoever waits also looks for itself every `SLICE_S`, for the sake of bells that a flush
 of the server took with it.
+
+Scripts go over bare connections: what redis-py's client adds to a call costs more than the call.
 """
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from importlib import resources
 from typing import Any, TypeVar
+
+from redis.exceptions import NoScriptError, ResponseError
 
 from rhoselect.queue.redis.server import connect, patiently, server_name
 
 SLICE_S = 1.0
+Args = Sequence[int | bytes]
 _T = TypeVar("_T")
 
 
@@ -30,32 +36,86 @@ class Link:
         # A blocked read must return before the socket gives the server up.
         self._slice_s = min(SLICE_S, timeout_s / 2)
         folder = resources.files("rhoselect.queue.redis") / "scripts"
-        sources = {name: (folder / f"{name}.lua").read_text("utf-8") for name in scripts}
-        self._scripts = {n: self.client.register_script(text) for n, text in sources.items()}
+        self._sources = {name: (folder / f"{name}.lua").read_bytes() for name in scripts}
+        self._hashes = {
+            name: hashlib.sha1(source, usedforsecurity=False).hexdigest().encode()
+            for name, source in self._sources.items()
+        }
+        self._idle: list[Any] = []  # connections; as many as there were calls at once
 
     def patiently(self, call: Callable[[], _T]) -> _T:
         """``call()``, which may go on while the server is away: see `server.patiently`."""
         return patiently(call, self._name, self._timeout_s)
 
-    def run(self, script: str, keys: Sequence[str], args: Iterable[Any]) -> Any:
+    def run(self, script: str, keys: Sequence[str], args: Args) -> Any:
         """Run a script; it is loaded again where the server has lost it."""
-        return self.patiently(lambda: self._scripts[script](keys=keys, args=args))
+        return self._evaluate(script, _pack_call(self._hashes[script], keys, args))
 
     def wait(
-        self, script: str, keys: Sequence[str], args: Sequence[Any], bell: str, timeout_s: float
+        self,
+        script: str,
+        keys: Sequence[str],
+        args: Args,
+        bell: str,
+        timeout_s: float,
     ) -> list[Any] | None:
         """The script's first answer that is a list; None if there was none within ``timeout_s``.
 
         Any other answer is the id of the last entry in ``bell``: asked again when there is another.
         """
+        packed = _pack_call(self._hashes[script], keys, args)
         deadline = time.monotonic() + timeout_s
-        while not isinstance(answer := self.run(script, keys, args), list):
+        while not isinstance(answer := self._evaluate(script, packed), list):
             left = deadline - time.monotonic()
             if left <= 0:
                 return None
             self._block(bell, answer, min(left, self._slice_s))
         return answer
 
+    def _evaluate(self, script: str, packed: bytes) -> Any:
+        def call() -> Any:
+            try:
+                return self._send(packed)
+            except NoScriptError:
+                self._send(_pack([b"SCRIPT", b"LOAD", self._sources[script]]))
+                return self._send(packed)
+
+        return self.patiently(call)
+
     def _block(self, bell: str, last: bytes, seconds: float) -> None:
-        milliseconds = 1 + int(1000 * seconds)  # 0 would be for ever
-        self.patiently(lambda: self.client.xread({bell: last}, block=milliseconds))
+        milliseconds = b"%d" % (1 + int(1000 * seconds))  # 0 would be for ever
+        packed = _pack([b"XREAD", b"BLOCK", milliseconds, b"STREAMS", bell.encode(), last])
+        self.patiently(lambda: self._send(packed))
+
+    def _send(self, packed: bytes) -> Any:
+        """The answer to a packed command."""
+        try:
+            connection = self._idle.pop()
+        except IndexError:
+            connection = self.client.connection_pool.make_connection()
+        try:
+            connection.send_packed_command([packed])
+            return connection.read_response()
+        except BaseException as error:
+            if not isinstance(error, ResponseError):
+                connection.disconnect()  # the answer may still come; the next call connects again
+            raise
+        finally:
+            self._idle.append(connection)
+
+    def close(self) -> None:
+        """Close this process's connections."""
+        while self._idle:
+            self._idle.pop().disconnect()
+        self.client.close()
+
+
+def _pack_call(sha: bytes, keys: Sequence[str], args: Args) -> bytes:
+    names = [key.encode() for key in keys]
+    values = [arg if isinstance(arg, bytes) else b"%d" % arg for arg in args]
+    return _pack([b"EVALSHA", sha, b"%d" % len(names), *names, *values])
+
+
+def _pack(parts: list[bytes]) -> bytes:
+    """A command as Redis reads it: an array of strings."""
+    return b"*%d\r\n" % len(parts) + b"".join([b"$%d\r\n%b\r\n" % (len(p), p) for p in parts])
