@@ -37,7 +37,7 @@ from rhoselect.snapshots.codec import decode, encode
 from rhoselect.snapshots.local import LocalStore
 from rhoselect.trainer.records import read_steps, selected_sha256, weights_sha256
 from rhoselect.trainer.runfolder import RunFolder
-from rhoselect.types import Batch, ForwardOutput, Ticket
+from rhoselect.types import Batch, ForwardOutput, Stage, Ticket
 
 SEED, CLASSES, STEPS, LR = 3, 6, 30, 0.01
 TRAIN, COPIES, N_B, n_b, CHUNK = 96, 4, 32, 4, 8
@@ -331,7 +331,7 @@ def toy(split: str) -> Toy:
 
 
 @dataclass(frozen=True)
-class Stage:
+class Scored:
     """Scores [C] and payload [C, F] of points, under frozen weights and the state of that time."""
 
     function: ScoreFunction
@@ -360,11 +360,11 @@ def plain_loop(function: ScoreFunction, lag: int) -> tuple[list[npt.NDArray[np.i
     model = build_model("rhoselect.models:mlp", {"width": 16}, (6,), CLASSES, SEED)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR, fused=True)
     plan, state = Plan(SEED, TRAIN, N_B, CHUNK), function.initial_state(CLASSES)
-    stages: list[Stage] = []
+    stages: list[Scored] = []
     selected = []
     for step in range(STEPS):
         candidates = plan.indices(plan.window(step))
-        stages.append(Stage(function, copy.deepcopy(model).eval(), state))
+        stages.append(Scored(function, copy.deepcopy(model).eval(), state))
         stale = stages[max(0, step - lag)]
         parts = [stale(part) for part in np.split(candidates, N_B // CHUNK)]
         values = np.concatenate([part.scores for part in parts])
@@ -488,12 +488,17 @@ class CrashingQueue(MemoryQueue):
         self._left = claims
 
     def claim(
-        self, worker: int, timeout_s: float, lanes: int = 1, loaded: int | None = None
+        self,
+        worker: int,
+        timeout_s: float,
+        lanes: int = 1,
+        loaded: int | None = None,
+        only: Stage | None = None,
     ) -> Ticket | None:
         if self._left == 0:
             raise KeyboardInterrupt
         self._left -= 1
-        return super().claim(worker, timeout_s, lanes, loaded)
+        return super().claim(worker, timeout_s, lanes, loaded, only)
 
 
 @pytest.mark.parametrize("lag", [0, 2])

@@ -239,7 +239,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _modes(self) -> Self:
-        selection, stream = self.selection, self.stream
+        selection = self.selection
         if selection.lag == "auto" and self.trainer.publish_every > 1:
             raise ValueError(
                 f"trainer.publish_every: got {self.trainer.publish_every}, allowed 1 with"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,10 @@ Scores = npt.NDArray[np.float64]
 """Scores [C], float64, greater = sooner."""
 Features = npt.NDArray[np.float32]
 """Per-point payload [C, F], float32."""
+
+
+Stage = Literal["candidates", "shortlist"]
+"""What of a window is scored: all its candidates, or a shortlist of them once more."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
-from rhoselect.types import ChunkScores, Popped, Positions, QueueStats, Ticket
+from rhoselect.types import ChunkScores, Popped, Positions, QueueStats, Stage, Ticket
 
 
 class SelectionQueue(Protocol):
@@ -41,7 +41,12 @@ class SelectionQueue(Protocol):
         ...
 
     def claim(
-        self, worker: int, timeout_s: float, lanes: int = 1, loaded: int | None = None
+        self,
+        worker: int,
+        timeout_s: float,
+        lanes: int = 1,
+        loaded: int | None = None,
+        only: Stage | None = None,
     ) -> Ticket | None:
         """Lease a ticket to slot ``worker``: the lowest window first, in it the shortlist first.
 
@@ -50,6 +55,8 @@ class SelectionQueue(Protocol):
         window, those of other lanes that it could score at once: whose version is at most
         ``loaded``, the newest weights it has (None: those of any version). So tickets are claimed
         ahead of their weights in fair shares, and nobody idles while weights are there.
+
+        ``only``: no tickets but those of this stage.
 
         Waits up to ``timeout_s`` (0: not at all); None when there was none.
         """
@@ -123,7 +130,12 @@ class StreamQueue(Protocol):
         ...
 
     def claim(
-        self, worker: int, timeout_s: float, lanes: int = 1, loaded: int | None = None
+        self,
+        worker: int,
+        timeout_s: float,
+        lanes: int = 1,
+        loaded: int | None = None,
+        only: Stage | None = None,
     ) -> Ticket | None:
         """The next chunk of the plan, version -1 (the scorer takes the newest weights).
 

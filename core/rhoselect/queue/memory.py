@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from rhoselect.queue.base import slices
-from rhoselect.types import ChunkScores, Popped, Positions, QueueStats, Ticket
+from rhoselect.types import ChunkScores, Popped, Positions, QueueStats, Stage, Ticket
 
 
 class _Name(NamedTuple):
@@ -87,15 +87,26 @@ class MemoryQueue:
             self._changed.notify_all()
 
     def claim(
-        self, worker: int, timeout_s: float, lanes: int = 1, loaded: int | None = None
+        self,
+        worker: int,
+        timeout_s: float,
+        lanes: int = 1,
+        loaded: int | None = None,
+        only: Stage | None = None,
     ) -> Ticket | None:
         """See `SelectionQueue.claim`."""
         with self._changed:
-            return self._changed.wait_for(lambda: self._take(worker, lanes, loaded), timeout_s)
+            return self._changed.wait_for(
+                lambda: self._take(worker, lanes, loaded, only), timeout_s
+            )
 
-    def _take(self, worker: int, lanes: int, loaded: int | None) -> Ticket | None:
+    def _take(
+        self, worker: int, lanes: int, loaded: int | None, only: Stage | None
+    ) -> Ticket | None:
         for name in sorted(self._stages):
             stage = self._stages[name]
+            if only and (only == "candidates") != name.candidates:
+                continue
             may = {c for c in stage.todo if c % lanes == worker}
             if not may and (loaded is None or stage.version <= loaded):
                 may = stage.todo

@@ -6,7 +6,7 @@ from threading import Condition
 
 import numpy as np
 
-from rhoselect.types import ChunkScores, Popped, QueueStats, Ticket
+from rhoselect.types import ChunkScores, Popped, QueueStats, Stage, Ticket
 
 _Point = tuple[int, int]  # position, version
 
@@ -49,7 +49,14 @@ class MemoryStream:
             return 0
         return max(0, (self._step + self._ahead) * self._chunks - self._next)
 
-    def claim(self, worker: int, timeout_s: float) -> Ticket | None:
+    def claim(
+        self,
+        worker: int,
+        timeout_s: float,
+        lanes: int = 1,
+        loaded: int | None = None,
+        only: Stage | None = None,
+    ) -> Ticket | None:
         """See `StreamQueue.claim`."""
         with self._changed:
             if not self._changed.wait_for(self._free, timeout_s):
@@ -90,6 +97,10 @@ class MemoryStream:
             return Popped(
                 -1, min(versions), np.array(positions, np.uint64), np.array(scores, np.float64)
             )
+
+    def reap(self, worker: int | None = None) -> int:
+        """See `StreamQueue.reap`."""
+        return 0
 
     def stats(self) -> QueueStats:
         """See `StreamQueue.stats`."""

@@ -27,7 +27,7 @@ from rhoselect.launch.serial import Watch
 from rhoselect.launch.server import EmbeddedServer
 from rhoselect.launch.wiring import Prepared, build_scorer, build_trainer, prepare, run_trainer
 from rhoselect.metrics import Metrics
-from rhoselect.queue.redis import RedisQueue
+from rhoselect.queue.redis import RedisQueue, RedisStream
 from rhoselect.snapshots import SnapshotStore
 from rhoselect.snapshots.ray import RayStore, start_board
 from rhoselect.snapshots.shm import SharedMemoryStore
@@ -49,14 +49,30 @@ class Endpoints:
     board: Any
     folder: Path
 
-    def queue(self, config: Config, run: RunFolder, timeout_s: float | None = None) -> RedisQueue:
+    def queue(
+        self, config: Config, run: RunFolder, timeout_s: float | None = None
+    ) -> RedisQueue | RedisStream:
+        timeout_s = timeout_s or config.queue.timeout_s
+        selection, stream = config.selection, config.stream
+        if selection.mode == "stream":
+            return RedisStream(
+                self.queue_url,
+                run.run_id,
+                run.generation,
+                chunks=selection.n_B // selection.chunk,
+                capacity=config.capacity,
+                ahead=stream.ahead,
+                max_age=stream.max_age,
+                expiry_s=EXPIRY_S,
+                timeout_s=timeout_s,
+            )
         return RedisQueue(
             self.queue_url,
             run.run_id,
             run.generation,
             lease_s=config.queue.lease_s,
             expiry_s=EXPIRY_S,
-            timeout_s=timeout_s or config.queue.timeout_s,
+            timeout_s=timeout_s,
         )
 
     def snapshots(self, writer: bool) -> SnapshotStore:

@@ -8,6 +8,7 @@ from typing import Any
 from rhoselect.launch.wiring import Prepared, build_trainer, run_trainer
 from rhoselect.metrics import Metrics
 from rhoselect.queue.memory import MemoryQueue
+from rhoselect.queue.memory_stream import MemoryStream
 from rhoselect.snapshots.local import LocalStore
 from rhoselect.trainer.ground import Status
 from rhoselect.trainer.runfolder import RunFolder
@@ -19,9 +20,13 @@ Watch = Callable[[Callable[[], Status]], None]
 def run_serial(prepared: Prepared, folder: RunFolder, watch: Watch) -> dict[str, Any]:
     """Run to the end and return the summary. While the trainer would wait, it scores."""
     config = prepared.config
-    queue, snapshots, metrics = MemoryQueue(config.queue.lease_s), LocalStore(), Metrics()
+    snapshots, metrics = LocalStore(), Metrics()
     if config.metrics.port >= 0:
         metrics.serve(config.metrics.port, "trainer", folder.path / "logs" / "metrics")
+    queue: MemoryQueue | MemoryStream = MemoryQueue(config.queue.lease_s)
+    if config.selection.mode == "stream":
+        stream, chunks = config.stream, prepared.plan.chunks
+        queue = MemoryStream(chunks, config.capacity, stream.ahead, stream.max_age)
     trainer = build_trainer(prepared, folder, queue, snapshots, metrics, workers=0)
     watch(lambda: trainer.status)
     return run_trainer(prepared, folder, trainer, workers=0)

@@ -28,7 +28,7 @@ from rhoselect.selection import Scoring
 from rhoselect.selection.scoring import gumbel, order
 from rhoselect.snapshots import SnapshotStore
 from rhoselect.snapshots.base import Pieces
-from rhoselect.types import ChunkScores, Features, ForwardOutput, Points, Scores
+from rhoselect.types import ChunkScores, Features, ForwardOutput, Points, Scores, Stage
 
 CLAIM_WAIT_S = 0.25  # how long a wait may outlive a stop
 
@@ -67,6 +67,9 @@ class Scorer:
         self._loaded: int | None = None
         self._state: dict[str, torch.Tensor] = {}
         self._ahead: Reader | None = None
+        selection = config.selection
+        self._second_stage = config.k > 1 and selection.mode == "window"
+        self._second_stage &= selection.rescore != "trainer"
         threads = config.scorer.threads
         self._pusher = ThreadPoolExecutor(1, "pusher", torch.set_num_threads, (threads,))
         self._pushed: Future[None] | None = None
@@ -79,9 +82,8 @@ class Scorer:
             while not stop.is_set():
                 with self._metrics.waiting("ticket"):
                     work = reader.next()
-                if work is not None:
-                    self._finish(work, stop)
-                reader.drop()
+                if work is not None and self._finish(work):
+                    reader.drop(work)
         self._settle()
 
     def step(self) -> bool:
@@ -89,9 +91,7 @@ class Scorer:
 
         False if there was none to score yet.
         """
-        if self._ahead is not None:
-            self._ahead.clear()
-            self._queue.reap(self._slot)
+        self._give_back()
         work = self._take(0, lanes=1, loaded=None)
         if work is None:
             return False
@@ -101,39 +101,68 @@ class Scorer:
         self._score(work)
         return True
 
-    def help(self, window: int) -> bool:
-        """Score a ticket of ``window`` or one before it, without waiting for weights: one of this
-        lane, or one that waits in another.
+    def help(self, window: int, ahead: bool) -> bool:
+        """Score a ticket of ``window`` or one before it, without waiting for weights.
 
-        For a trainer that would idle: its next tickets are read ahead while it trains. False if
-        there was none to score yet.
+        For a trainer that would idle. With ``ahead`` it has a lane of its own, whose next tickets
+        are read while it trains; without, it takes what the scorers have left. False if there was
+        none to score yet.
         """
+        if not ahead:
+            return self._help_out(window)
         if self._ahead is None:
             scorer = self._config.scorer
             self._ahead = Reader(self._take_own, scorer.prefetch, scorer.threads, timeout_s=0)
-        work, found = self._ahead.next(), False
-        if work is not None:
-            if work.ticket.window > window:
-                return False
-            try:
-                if not (found := self._load(work.ticket.version, timeout_s=0)):
-                    return False  # its weights are yet to come: it stays
-                self._score(work)
-            except SnapshotGoneError:
-                found = True  # nobody needs it any more; there may be others
-        self._ahead.drop()
-        if found:
-            self._ahead.fill()
-        return found
+        work = self._ahead.next()
+        if work is None or work.ticket.window > window:
+            return False
+        try:
+            if not self._load(work.ticket.version, timeout_s=0):
+                return False  # its weights are yet to come: it stays
+            self._score(work)
+        except SnapshotGoneError:
+            pass  # nobody needs it any more; there may be others
+        self._ahead.drop(work)
+        self._ahead.fill()
+        return True
+
+    def _help_out(self, window: int) -> bool:
+        self._give_back()
+        work = self._take_own(timeout_s=0)
+        if work is None:
+            return False
+        if work.ticket.window > window or not self._load(work.ticket.version, timeout_s=0):
+            self._queue.reap(self._slot)
+            return False
+        self._score(work)
+        return True
+
+    def _give_back(self) -> None:
+        """Hand back what was claimed ahead."""
+        if self._ahead is not None and self._ahead.clear():
+            self._queue.reap(self._slot)
+
+    def rush(self) -> bool:
+        """Score a shortlist's ticket, if there is one: the trainer waits for it."""
+        work = self._take(0, lanes=1, loaded=None, only="shortlist")
+        if work is None:
+            return False
+        with contextlib.suppress(SnapshotGoneError):
+            if not self._load(work.ticket.version, CLAIM_WAIT_S):
+                return False  # the lease brings it back
+            self._score(work)
+        return True
 
     def _take_own(self, timeout_s: float) -> Work | None:
         # Before the first weights: none could be scored at once.
         loaded = -1 if self._loaded is None else self._loaded
-        return self._take(timeout_s, self._lanes, loaded)
+        return self._take(timeout_s, self._lanes, loaded, only="candidates")
 
-    def _take(self, timeout_s: float, lanes: int, loaded: int | None) -> Work | None:
+    def _take(
+        self, timeout_s: float, lanes: int, loaded: int | None, only: Stage | None = None
+    ) -> Work | None:
         """Claim a ticket and read its points."""
-        ticket = self._queue.claim(self._slot, timeout_s, lanes, loaded)
+        ticket = self._queue.claim(self._slot, timeout_s, lanes, loaded, only)
         if ticket is None:
             return None
         self._metrics.claims.inc()
@@ -147,12 +176,18 @@ class Scorer:
                 batch = self._points.read(indices, self._replica.device)
         return Work(ticket, positions, indices, batch)
 
-    def _finish(self, work: Work, stop: threading.Event) -> None:
-        """Wait for the ticket's weights, score and push. Dropped if nobody needs it any more."""
-        with contextlib.suppress(SnapshotGoneError):
-            while not stop.is_set():
-                if self._load(work.ticket.version, CLAIM_WAIT_S):
-                    return self._score(work)
+    def _finish(self, work: Work) -> bool:
+        """Score and push, once the weights are there; False if they are yet to come, or something
+        else came first. Dropped if nobody needs it any more."""
+        try:
+            loaded = self._load(work.ticket.version, CLAIM_WAIT_S)
+            if self._second_stage and self.rush():
+                return False  # which may have loaded other weights
+            if loaded:
+                self._score(work)
+            return loaded
+        except SnapshotGoneError:
+            return True
 
     def _load(self, version: int, timeout_s: float) -> bool:
         """Have the weights of ``version`` loaded; False if they did not come within the time."""

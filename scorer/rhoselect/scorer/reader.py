@@ -14,7 +14,7 @@ import torch
 from rhoselect.types import Batch, Indices, Positions, Ticket
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Work:
     """A claimed ticket with its points read: ``batch`` is None if no forward is needed."""
 
@@ -27,8 +27,8 @@ class Work:
 class Reader:
     """Holds up to ``depth`` results of ``take(timeout_s)``; ``fill`` asks for what is missing.
 
-    It never claims by itself: whoever scores calls ``fill`` when it has pushed, so that claims and
-    reads do not compete with scoring at the moment when weights arrive.
+    It never claims by itself: whoever scores asks when it has pushed, so that claims and reads do
+    not compete with scoring at the moment when weights arrive.
     """
 
     def __init__(
@@ -36,7 +36,8 @@ class Reader:
     ) -> None:
         self._take, self._depth, self._timeout_s = take, depth, timeout_s
         self._pool = ThreadPoolExecutor(1, "reader", torch.set_num_threads, (threads,))
-        self._ahead: deque[Future[Work | None]] = deque()
+        self._asked: deque[Future[Work | None]] = deque()
+        self._held: list[Work] = []
 
     def __enter__(self) -> Self:
         return self
@@ -51,21 +52,33 @@ class Reader:
 
     def fill(self) -> None:
         """Claim and read, in the background, until ``depth`` tickets are held."""
-        while len(self._ahead) < self._depth:
-            self._ahead.append(self._pool.submit(self._take, self._timeout_s))
+        while len(self._asked) + len(self._held) < self._depth:
+            self._asked.append(self._pool.submit(self._take, self._timeout_s))
 
     def next(self) -> Work | None:
-        """The oldest ticket held, or None if its claim found none."""
+        """Of the tickets held, the one whose weights come first; None if there was none to claim.
+
+        Never the oldest one just so: what a dead scorer held comes late, and the weights that
+        another ticket waits for may depend on it. It stays held until ``drop``.
+        """
         self.fill()
-        return self._ahead[0].result()
+        while self._asked and (self._asked[0].done() or not self._held):
+            work = self._asked.popleft().result()
+            if work is None and not self._held:
+                return None
+            if work is not None:
+                self._held.append(work)
+        return min(self._held, key=lambda work: (work.ticket.version, work.ticket.window))
 
-    def drop(self) -> None:
-        """Forget the ticket that ``next`` gave."""
-        self._ahead.popleft()
+    def drop(self, work: Work) -> None:
+        """Hold a ticket no more."""
+        self._held.remove(work)
 
-    def clear(self) -> None:
-        """Forget all tickets held."""
-        while self._ahead:
-            if not self._ahead[0].cancel():
-                self._ahead[0].result()
-            self.drop()
+    def clear(self) -> bool:
+        """Drop all tickets; False if there were none."""
+        for asked in self._asked:
+            if not asked.cancel() and (work := asked.result()) is not None:
+                self._held.append(work)
+        self._asked.clear()
+        held, self._held = self._held, []
+        return bool(held)

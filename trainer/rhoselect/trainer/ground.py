@@ -47,9 +47,13 @@ class Hand(Protocol):
         """Score the lowest ticket; False if there was none to score yet."""
         ...
 
-    def help(self, window: int) -> bool:
-        """Score a ticket of ``window`` or before, of its own lane or one that waits; False if there
-        was none."""
+    def help(self, window: int, ahead: bool) -> bool:
+        """Score a ticket of ``window`` or before: with ``ahead`` of its own lane, too, whose next
+        tickets it then reads ahead, else one that waits. False if there was none."""
+        ...
+
+    def rush(self) -> bool:
+        """Score a shortlist's ticket; False if there was none."""
         ...
 
 
@@ -69,6 +73,11 @@ class Source(Protocol):
 
     def wait(self, window: int, k: int) -> Popped:
         """The best k candidates for step ``window``. Raises WaitError after queue.timeout_s."""
+        ...
+
+    def early(self, window: int, k: int) -> None:
+        """Post the best k of a window for ``rescore``, if they are known already: before the
+        weights for it are published, so that scorers find both."""
         ...
 
     def rescore(self, window: int, version: int, positions: Positions) -> Popped:

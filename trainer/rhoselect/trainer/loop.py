@@ -79,6 +79,7 @@ class Trainer:
                 self._source.open_ahead(step)
                 result = self._update(step, picked)
                 step += 1
+                self._picker.early(step)
                 self._publish(step)
                 self._source.close(step - 1)
                 self._record(step - 1, popped, picked, result, waited_s, started)

@@ -60,6 +60,11 @@ class Picker:
         stream = self._config.selection.mode == "stream"
         return self._config.k if stream else self._config.k_of(window, version)
 
+    def early(self, step: int) -> None:
+        """Have the shortlist of ``step`` posted before its weights are."""
+        if self.by_scorers and step < self._config.trainer.steps:
+            self._source.early(step, self.wanted(step))
+
     def pick(self, popped: Popped, step: int, state: State) -> PickedBatch:
         """The batch of step ``step``. Raises WindowError if fewer than n_b points have finite
         scores."""

@@ -43,8 +43,10 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class StepRecord:
-    """One row of steps.parquet; the contract's columns in its order. ``wait_ms`` ends with the pick,
-    ``step_ms`` with the weights published and the window closed."""
+    """One row of steps.parquet; the contract's columns in its order.
+
+    ``wait_ms`` ends with the pick, ``step_ms`` with the weights published and the window closed.
+    """
 
     step: int
     window: int

@@ -37,7 +37,8 @@ class Stream:
     ) -> None:
         self._config, self._folder = config, folder
         self._queue, self._metrics = queue, metrics
-        self._hand, self._workers = hand, workers
+        self._hand = hand
+        self._lends = config.trainer.scores or workers == 0
         self._extra = 0
         self.lag = 0
         self.waited_s = 0.0
@@ -68,27 +69,34 @@ class Stream:
 
     def wait(self, window: int, k: int) -> Popped:
         """The best k points there are; fewer, but n_b at least, if the scorers cannot keep up."""
-        started, popped = time.monotonic(), None
+        started = time.monotonic()
+        popped = self._queue.take(k, 0)
         while popped is None:
-            mine = (self._workers == 0 or self._config.trainer.scores) and self._hand.help(window)
+            mine = self._lends and self._hand.step()
             popped = self._queue.take(k, 0 if mine else RESEND_S)
-            if mine or popped is not None:
-                continue
-            self._folder.check_fence()
-            waited_s = time.monotonic() - started
-            if (points := self._queue.stats().points) >= self._config.selection.n_b:
-                k = min(k, points)
-            self._extra = min(self._extra + 1, self._config.stream.ahead)
-            self._queue.advance(window + self._extra)
-            if waited_s > self._config.queue.timeout_s:
-                raise WaitError(
-                    f"step {window}: no scores for {waited_s:.0f} s (queue.timeout_s); queue:"
-                    f" {self._queue.stats()}; see logs/ for the scorers"
-                )
+            if popped is None and not mine:
+                k = self._remind(window, k, time.monotonic() - started)
         waited_s = time.monotonic() - started
         self.waited_s += waited_s
         self._metrics.wait_seconds.labels("window").inc(waited_s)
         return popped
+
+    def _remind(self, window: int, k: int, waited_s: float) -> int:
+        """Let the scorers go on; how many points to wait for now. Raises WaitError after
+        queue.timeout_s."""
+        self._folder.check_fence()
+        self._extra = min(self._extra + 1, self._config.stream.ahead)
+        self._queue.advance(window + self._extra)
+        stats = self._queue.stats()
+        if waited_s > self._config.queue.timeout_s:
+            raise WaitError(
+                f"step {window}: no scores for {waited_s:.0f} s (queue.timeout_s); queue: {stats};"
+                " see logs/ for the scorers"
+            )
+        return min(k, stats.points) if stats.points >= self._config.selection.n_b else k
+
+    def early(self, window: int, k: int) -> None:
+        raise AssertionError("the trainer re-scores by itself here")
 
     def rescore(self, window: int, version: int, positions: Positions) -> Popped:
         raise AssertionError("the trainer re-scores by itself here")

@@ -54,6 +54,7 @@ class Windows:
         # Opening and closing are no one's business to wait for: they run beside the steps.
         self._runner = ThreadPoolExecutor(1, "errands")
         self._errands: deque[Future[None]] = deque()
+        self._early: dict[int, Popped] = {}
 
     def open_from(self, window: int) -> None:
         """Open ``window`` and those ahead of it: scorers claim and read before weights exist."""
@@ -103,37 +104,53 @@ class Windows:
 
     def wait(self, window: int, k: int) -> Popped:
         """The best k candidates of a window. Raises WaitError after queue.timeout_s."""
-        popped = self._wait(
+        popped = self._early.pop(window, None) or self._wait(
             window,
             lambda timeout_s: self._queue.pop(window, k, timeout_s),
             lambda: self.open_from(window),
+            lambda: self._hand.help(window, ahead=self.lag == 0),
         )
         assert popped.version == self.version(window), "a window is scored by exactly its version"
         return popped
+
+    def early(self, window: int, k: int) -> None:
+        """Post the shortlist of a window that is complete, before its weights are published."""
+        popped = self._queue.pop(window, k, timeout_s=0)
+        if popped is not None:
+            self._early = {window: popped}
+            self._post(window, window, popped.positions)
 
     def rescore(self, window: int, version: int, positions: Positions) -> Popped:
         """``positions`` [N] of a window scored again, with ``version``, by all who score."""
 
         def post() -> None:
-            chunk = self._config.selection.chunk
-            self._queue.open_shortlist(window, version, positions, chunk, self._lanes)
+            self._post(window, version, positions)
 
         post()
         return self._wait(
             window,
             lambda timeout_s: self._queue.pop(window, len(positions), timeout_s, shortlist=True),
             post,
+            self._hand.rush,
         )
 
+    def _post(self, window: int, version: int, positions: Positions) -> None:
+        chunk = self._config.selection.chunk
+        self._queue.open_shortlist(window, version, positions, chunk, self._lanes)
+
     def _wait(
-        self, window: int, pop: Callable[[float], Popped | None], post: Callable[[], None]
+        self,
+        window: int,
+        pop: Callable[[float], Popped | None],
+        post: Callable[[], None],
+        help: Callable[[], bool],
     ) -> Popped:
         while self._errands and self._errands[0].done():
             self._errands.popleft().result()
         started = time.monotonic()
         moved, accepted, all_mine, popped = started, -1, True, None
         while popped is None:
-            mine = self._hand.step() if self._alone else self._lends and self._hand.help(window)
+            mine = self._hand.step() if self._alone else self._lends and help()
             if mine:
                 continue
             popped = pop(RESEND_S)

@@ -19,9 +19,12 @@ from rhoselect.queue.redis.packing import (
     unpack_positions,
     unpack_scores,
 )
-from rhoselect.types import ChunkScores, Popped, Positions, QueueStats, Ticket
+from rhoselect.types import ChunkScores, Popped, Positions, QueueStats, Stage, Ticket
 
 _SCRIPTS = ("open", "claim", "push", "pop", "close", "reap")
+
+
+_PARITY: dict[Stage | None, int] = {"shortlist": 0, "candidates": 1, None: -1}
 
 
 class RedisQueue:
@@ -62,13 +65,18 @@ class RedisQueue:
         self._link.run("open", keys, [number, version, chunks, self._expiry_ms, *parts])
 
     def claim(
-        self, worker: int, timeout_s: float, lanes: int = 1, loaded: int | None = None
+        self,
+        worker: int,
+        timeout_s: float,
+        lanes: int = 1,
+        loaded: int | None = None,
+        only: Stage | None = None,
     ) -> Ticket | None:
         """See `SelectionQueue.claim`."""
         k = self._keys
         keys = [k.stages, k.todo, k.leases, k.owners, k.shortlists, k.bell]
         newest = b"" if loaded is None else loaded
-        args: Args = [worker, lanes, newest, self._lease_ms, self._expiry_ms]
+        args: Args = [worker, lanes, newest, self._lease_ms, self._expiry_ms, _PARITY[only]]
         found = self._link.wait("claim", keys, args, k.bell, timeout_s)
         if found is None:
             return None

@@ -11,7 +11,7 @@ from typing import Any
 from rhoselect.queue.redis.keys import StreamKeys
 from rhoselect.queue.redis.link import Args, Link
 from rhoselect.queue.redis.packing import pack_aged_points, unpack_aged, unpack_scores
-from rhoselect.types import ChunkScores, Popped, QueueStats, Ticket
+from rhoselect.types import ChunkScores, Popped, QueueStats, Stage, Ticket
 
 _SCRIPTS = ("stream_advance", "stream_claim", "stream_push", "stream_take")
 
@@ -49,7 +49,14 @@ class RedisStream:
         args = [step, self._chunks, step - self._max_age, self._expiry_ms]
         self._link.run("stream_advance", self._keys.all(), args)
 
-    def claim(self, worker: int, timeout_s: float) -> Ticket | None:
+    def claim(
+        self,
+        worker: int,
+        timeout_s: float,
+        lanes: int = 1,
+        loaded: int | None = None,
+        only: Stage | None = None,
+    ) -> Ticket | None:
         """See `StreamQueue.claim`."""
         k = self._keys
         args = [self._chunks, self._ahead]
@@ -75,6 +82,10 @@ class RedisStream:
             return None
         positions, versions = unpack_aged(found[0])
         return Popped(-1, int(versions.min()), positions, unpack_scores(found[1]))
+
+    def reap(self, worker: int | None = None) -> int:
+        """See `StreamQueue.reap`."""
+        return 0
 
     def stats(self) -> QueueStats:
         """See `StreamQueue.stats`."""

@@ -1,6 +1,7 @@
 -- Lease the first waiting ticket that the worker may have.
 -- KEYS 1 stages hash, 2 todo zset, 3 leases zset, 4 owners hash, 5 shortlists hash, 6 bell stream
--- ARGV 1 worker slot, 2 lanes, 3 newest version loaded or '' for any, 4 lease in ms, 5 expiry in ms
+-- ARGV 1 worker slot, 2 lanes, 3 newest version loaded or '' for any, 4 lease in ms, 5 expiry in ms,
+--      6 '0' for tickets of shortlists only, '1' for candidates' only, '-1' for both
 -- Returns {ticket, points of a shortlist's chunk or nil}; without a ticket the bell's last id.
 local worker, lanes, loaded = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 
@@ -19,9 +20,11 @@ local function find()
   local first = redis.call('ZRANGE', KEYS[2], 0, 0)[1]
   while first do
     local stage, chunk, version = string.match(first, '(%d+):(%d+):(%S+)')
-    local ticket = own(stage, tonumber(chunk), version)
-    if ticket then return ticket, stage end
-    if not loaded or tonumber(version) <= loaded then return first, stage end
+    if ARGV[6] == '-1' or stage % 2 == tonumber(ARGV[6]) then
+      local ticket = own(stage, tonumber(chunk), version)
+      if ticket then return ticket, stage end
+      if not loaded or tonumber(version) <= loaded then return first, stage end
+    end
     first = redis.call('ZRANGEBYSCORE', KEYS[2], '(' .. stage, '+inf', 'LIMIT', 0, 1)[1]
   end
 end
