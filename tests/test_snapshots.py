@@ -10,7 +10,7 @@ import multiprocessing
 import secrets
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import (
     FIRST_COMPLETED,
     Future,
@@ -18,25 +18,84 @@ from concurrent.futures import (
     ThreadPoolExecutor,
     wait,
 )
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from rhoselect.errors import RunError, SnapshotGoneError
-from rhoselect.snapshots import SnapshotStore
+from rhoselect.snapshots import SnapshotStore, shm
+from rhoselect.snapshots.base import Pieces
+from rhoselect.snapshots.buffers import Buffer
 from rhoselect.snapshots.codec import decode, encode
 from rhoselect.snapshots.local import LocalStore
+from rhoselect.snapshots.manifest import Manifest
 from rhoselect.snapshots.shm import RECHECK_S, SharedMemoryStore
-from rhoselect.types import Snapshot
 
 LONG_S = 60.0  # for reads that end before
 SOON_S = 20.0
 _first = itertools.count(0, 1000)
+Tensors = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a test publishes: weights as the trainer has them, the scorers' dtypes, the state."""
+
+    tensors: Tensors
+    layout: Mapping[str, torch.dtype]
+    state: Tensors = field(default_factory=dict)
+
+    def publish(self, store: SnapshotStore, version: int) -> None:
+        store.publish(version, self.tensors, self.layout, self.state)
+
+    @property
+    def picture(self) -> object:
+        """What arrives, by the plainest means."""
+        return picture({n: self.tensors[n].to(d) for n, d in self.layout.items()}, self.state)
+
+
+def picture(weights: Tensors, state: Tensors) -> object:
+    """Comparable: bits, not values."""
+
+    def bits(t: Tensor) -> tuple[torch.dtype, list[int], bytes]:
+        flat = t.detach().contiguous().reshape(-1)
+        return t.dtype, [*t.shape], flat.view(torch.uint8).numpy().tobytes()
+
+    return (
+        {name: bits(t) for name, t in weights.items()},
+        {name: bits(t) for name, t in state.items()},
+    )
+
+
+def read(store: SnapshotStore, version: int, timeout_s: float) -> object:
+    """The picture of a version copied out of the store; None if it did not come."""
+    weights: dict[str, Tensor] = {}
+
+    def into(pieces: Pieces) -> None:
+        for name, tensor in pieces:
+            assert name not in weights
+            weights[name] = tensor.clone()
+
+    state = store.load(version, into, timeout_s)
+    if state is None:
+        assert not weights
+        return None
+    return picture(weights, state)
+
+
+def read_shm(folder: Path, version: int, timeout_s: float) -> object:
+    store = SharedMemoryStore(folder, writer=False)
+    try:
+        return read(store, version, timeout_s)
+    finally:
+        store.close()
 
 
 @dataclass(frozen=True)
@@ -45,21 +104,8 @@ class Ends:
 
     writer: SnapshotStore
     reader: Callable[[], SnapshotStore]
-    elsewhere: Callable[[int, float], Future[bytes | None]]
+    elsewhere: Callable[[int, float], Future[object]]
     first: int
-
-
-def read(store: SnapshotStore, version: int, timeout_s: float) -> bytes | None:
-    snapshot = store.get(version, timeout_s)
-    return None if snapshot is None else encode(snapshot)
-
-
-def read_shm(folder: Path, version: int, timeout_s: float) -> bytes | None:
-    store = SharedMemoryStore(folder, writer=False)
-    try:
-        return read(store, version, timeout_s)
-    finally:
-        store.close()
 
 
 @pytest.fixture
@@ -74,7 +120,7 @@ def other_process() -> Iterator[ProcessPoolExecutor]:
 
 
 @pytest.fixture(scope="module")
-def ray_ends(ray_session: None) -> Ends:
+def ray_ends(ray_session: None) -> Iterator[Ends]:
     import ray
 
     from rhoselect.snapshots.ray import RayStore, start_board
@@ -82,15 +128,19 @@ def ray_ends(ray_session: None) -> Ends:
     board = start_board()
 
     def work(version: int, timeout_s: float) -> bytes | None:
-        snapshot = RayStore(board).get(version, timeout_s)
-        return None if snapshot is None else encode(snapshot)
+        weights: dict[str, Tensor] = {}
+        state = RayStore(board).load(version, weights.update, timeout_s)
+        return None if state is None else encode(version, weights, state)
 
-    def elsewhere(version: int, timeout_s: float) -> Future[bytes | None]:
+    def there(version: int, timeout_s: float) -> object:
         task = ray.remote(work).options(num_cpus=0)
-        future: Future[bytes | None] = task.remote(version, timeout_s).future()
-        return future
+        data = ray.get(task.remote(version, timeout_s))
+        return None if data is None else picture(*decode(data)[1:])
 
-    return Ends(RayStore(board), lambda: RayStore(board), elsewhere, 0)
+    with ThreadPoolExecutor(1) as thread:
+        yield Ends(
+            RayStore(board), lambda: RayStore(board), lambda v, s: thread.submit(there, v, s), 0
+        )
 
 
 @pytest.fixture(params=["local", "shm", "ray"])
@@ -114,128 +164,135 @@ def ends(request: pytest.FixtureRequest) -> Iterator[Ends]:
             store.close()
     else:
         shared: Ends = request.getfixturevalue("ray_ends")
+        shared.writer.retire(first)  # what earlier tests left on the board
         yield Ends(shared.writer, shared.reader, shared.elsewhere, first)
 
 
-def tensors() -> dict[str, Tensor]:
-    """Weights of every dtype that travels, with values that arithmetic would not keep."""
+def odd_content() -> Content:
+    """Tensors of every kind that travels, with values that arithmetic would not keep."""
     odd = torch.tensor([float("nan"), float("inf"), -0.0, 1e-45, 1 / 3])
-    return {
-        "head.weight": torch.randn(3, 5).bfloat16(),
+    tensors: dict[str, Tensor] = {
+        "head.weight": torch.nn.Parameter(torch.randn(3, 5)),
         "head.bias": odd,
         "half": odd.half(),
         "transposed": torch.arange(6.0).reshape(2, 3).t(),
         "bn.num_batches_tracked": torch.tensor(2**53 + 1),
         "reference.0.weight": torch.randn(0, 4),
+        "not for scorers": torch.randn(7),
     }
+    layout = {n: t.dtype for n, t in tensors.items() if n != "not for scorers"}
+    layout["head.weight"] = torch.bfloat16
+    return Content(tensors, layout, {"class_weights": torch.rand(10), "step": torch.tensor(3)})
 
 
-def snapshot(version: int) -> Snapshot:
-    return Snapshot(version, {"weight": torch.full((4,), version + 0.5)})
+def content(version: int) -> Content:
+    return Content({"w": torch.full((4,), version + 0.5)}, {"w": torch.float32})
 
 
-def picture(of: Snapshot | None) -> object:
-    """All that a snapshot says, comparable: bits, not values."""
-    assert of is not None
-
-    def bits(t: Tensor) -> tuple[torch.dtype, list[int], bytes]:
-        return t.dtype, [*t.shape], t.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-
-    return (
-        of.version,
-        {name: bits(t) for name, t in of.tensors.items()},
-        {name: bits(t) for name, t in of.state.items()},
-    )
-
-
-def arrived(future: Future[bytes | None]) -> object:
-    data = future.result(SOON_S)
-    assert data is not None, "the read timed out"
-    return picture(decode(data))
-
-
-def are_waiting(*futures: Future[bytes | None]) -> bool:
+def are_waiting(*futures: Future[object]) -> bool:
     return not wait(futures, timeout=0.3, return_when=FIRST_COMPLETED).done
 
 
 # The contract of every store
 
 
-def test_a_snapshot_arrives_bit_for_bit_here_and_elsewhere(ends: Ends) -> None:
-    contents = [
-        Snapshot(ends.first, tensors(), {"class_weights": torch.rand(10), "step": torch.tensor(3)}),
-        Snapshot(ends.first + 1, tensors()),
-        Snapshot(ends.first + 2, {}, {"class_weights": torch.rand(10)}),
-        Snapshot(ends.first + 3, {}),
-    ]
-    for content in contents:
-        ends.writer.publish(content)
-    for content in contents:
-        assert picture(ends.reader().get(content.version, LONG_S)) == picture(content)
-        assert arrived(ends.elsewhere(content.version, LONG_S)) == picture(content)
+@pytest.mark.parametrize("kind", ["full", "no weights", "no state", "nothing"])
+def test_a_snapshot_arrives_cast_and_bit_for_bit(ends: Ends, kind: str) -> None:
+    sent = odd_content()
+    layout = sent.layout if kind in ("full", "no state") else {}
+    state = sent.state if kind in ("full", "no weights") else {}
+    for version in (ends.first, ends.first + 1):
+        sent = Content(odd_content().tensors, layout, state)
+        sent.publish(ends.writer, version)
+        assert read(ends.reader(), version, LONG_S) == sent.picture
+        assert ends.elsewhere(version, LONG_S).result(SOON_S) == sent.picture
+
+
+def test_the_trainer_may_change_its_tensors_once_they_are_published(ends: Ends) -> None:
+    weight, state = torch.ones(4), torch.ones(2)
+    sent = Content({"w": weight}, {"w": torch.float32}, {"s": state})
+    before = sent.picture
+    sent.publish(ends.writer, ends.first)
+    weight.zero_()
+    state.zero_()
+    assert read(ends.reader(), ends.first, LONG_S) == before
 
 
 def test_a_reader_waits_for_a_snapshot_that_comes_later(ends: Ends) -> None:
     future = ends.elsewhere(ends.first, LONG_S)
     assert are_waiting(future)
-    ends.writer.publish(snapshot(ends.first))
-    assert arrived(future) == picture(snapshot(ends.first))
+    content(ends.first).publish(ends.writer, ends.first)
+    assert future.result(SOON_S) == content(ends.first).picture
 
 
 def test_no_wake_up_is_lost_however_reads_and_publishes_cross(ends: Ends) -> None:
     for version in range(ends.first, ends.first + 25):
         future = ends.elsewhere(version, LONG_S)
-        ends.writer.publish(snapshot(version))
-        assert arrived(future) == picture(snapshot(version))
+        content(version).publish(ends.writer, version)
+        assert future.result(SOON_S) == content(version).picture
 
 
 def test_one_publish_wakes_every_waiting_reader(ends: Ends) -> None:
     with ThreadPoolExecutor(4) as threads:
         futures = [threads.submit(read, ends.reader(), ends.first, LONG_S) for _ in range(4)]
-        assert are_waiting(*futures)
-        ends.writer.publish(snapshot(ends.first))
-        for future in futures:
-            assert arrived(future) == picture(snapshot(ends.first))
+        newest = threads.submit(ends.reader().newest, LONG_S)
+        assert are_waiting(*futures, newest)
+        content(ends.first).publish(ends.writer, ends.first)
+        assert all(f.result(SOON_S) == content(ends.first).picture for f in futures)
+        assert newest.result(SOON_S) == ends.first
 
 
 def test_what_is_not_published_in_time_is_none(ends: Ends) -> None:
     reader = ends.reader()
-    assert reader.get(ends.first, 0) is None
-    started = time.monotonic()
-    assert reader.get(ends.first, 0.4) is None
-    assert 0.4 <= time.monotonic() - started < LONG_S / 2
+    assert read(reader, ends.first, 0) is None
+    assert reader.newest(0) is None
+    for wait_for_it in (lambda: read(reader, ends.first, 0.4), lambda: reader.newest(0.4)):
+        started = time.monotonic()
+        assert wait_for_it() is None
+        assert 0.4 <= time.monotonic() - started < LONG_S / 2
     assert ends.elsewhere(ends.first, 0).result(LONG_S) is None
 
 
 def test_what_is_there_is_given_without_waiting(ends: Ends) -> None:
-    ends.writer.publish(snapshot(ends.first))
+    content(ends.first).publish(ends.writer, ends.first)
     assert ends.elsewhere(ends.first, LONG_S).result(LONG_S) is not None  # it has surely arrived
-    assert picture(ends.reader().get(ends.first, 0)) == picture(snapshot(ends.first))
+    assert read(ends.reader(), ends.first, 0) == content(ends.first).picture
 
 
 def test_a_reader_gets_exactly_the_version_it_names(ends: Ends) -> None:
     for version in (ends.first + 3, ends.first + 5):
-        ends.writer.publish(snapshot(version))
+        content(version).publish(ends.writer, version)
     reader = ends.reader()
     for version in (ends.first + 3, ends.first + 5):
-        got = reader.get(version, LONG_S)
-        assert picture(got) == picture(snapshot(version))
-    assert reader.get(ends.first + 4, 0) is None
-    assert reader.get(ends.first + 6, 0) is None
+        assert read(reader, version, LONG_S) == content(version).picture
+    assert read(reader, ends.first + 4, 0) is None
+    assert read(reader, ends.first + 6, 0) is None
+
+
+def test_newest_follows_the_writer(ends: Ends) -> None:
+    reader = ends.reader()
+    for version in (ends.first, ends.first + 1, ends.first + 7):
+        content(version).publish(ends.writer, version)
+        assert read(reader, version, LONG_S) is not None
+        assert reader.newest(LONG_S) == version
+    ends.writer.retire(ends.first + 8)
+    while reader.newest(0) is not None:  # through Ray a retirement takes its time
+        continue
+    assert reader.newest(0) is None
 
 
 def test_a_retired_snapshot_is_gone_and_says_so(ends: Ends) -> None:
     for version in range(ends.first, ends.first + 4):
-        ends.writer.publish(snapshot(version))
+        content(version).publish(ends.writer, version)
     ends.writer.retire(ends.first + 2)
     with pytest.raises(SnapshotGoneError, match=f"snapshot {ends.first + 1}"):
         ends.elsewhere(ends.first + 1, LONG_S).result(LONG_S)
     reader = ends.reader()
     for timeout_s in (0, LONG_S):
         with pytest.raises(SnapshotGoneError):
-            reader.get(ends.first, timeout_s)
+            read(reader, ends.first, timeout_s)
     for version in (ends.first + 2, ends.first + 3):
-        assert picture(reader.get(version, LONG_S)) == picture(snapshot(version))
+        assert read(reader, version, LONG_S) == content(version).picture
 
 
 def test_a_reader_that_waits_learns_that_its_snapshot_is_gone(ends: Ends) -> None:
@@ -253,42 +310,94 @@ def test_what_is_retired_stays_retired(ends: Ends) -> None:
         ends.elsewhere(ends.first + 4, LONG_S).result(LONG_S)
 
 
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.tuples(st.sampled_from(["publish", "retire"]), st.integers(0, 3)), max_size=25))
+def test_shm_keeps_what_the_plain_store_keeps(calls: list[tuple[str, int]]) -> None:
+    """Whatever is published and retired, however buffers are reused for it."""
+    plain, run = LocalStore(), f"test{secrets.token_hex(4)}"
+    writer = SharedMemoryStore(SharedMemoryStore.new_folder(run, 1), writer=True)
+    stores: list[SnapshotStore] = [plain, writer]
+    version = 0
+    for what, number in calls:
+        for store in stores:
+            if what == "publish":
+                content(version).publish(store, version)
+            else:
+                store.retire(version - number)
+        version += what == "publish"
+    for asked in range(version + 1):
+        found: list[object] = []
+        for store in stores:
+            try:
+                found.append(read(store, asked, 0))
+            except SnapshotGoneError:
+                found.append("gone")
+        assert found[0] == found[1]
+    assert plain.newest(0) == writer.newest(0)
+    writer.close()
+
+
 # Shared memory
 
 
 @pytest.fixture
-def shm(shm_folder: Path) -> Iterator[SharedMemoryStore]:
+def store(shm_folder: Path) -> Iterator[SharedMemoryStore]:
     store = SharedMemoryStore(shm_folder, writer=True)
     yield store
     store.close()
 
 
 def test_shm_folder_is_private_and_goes_with_its_writer(shm_folder: Path) -> None:
+    reader = SharedMemoryStore(shm_folder, writer=False)  # may come first
+    assert read(reader, 1, 0.01) is None
     writer = SharedMemoryStore(shm_folder, writer=True)
     assert shm_folder.stat().st_mode & 0o777 == 0o700
-    reader = SharedMemoryStore(shm_folder, writer=False)
-    writer.publish(snapshot(1))
-    assert reader.get(2, 0.01) is None
+    content(1).publish(writer, 1)
+    assert read(reader, 1, LONG_S) is not None
+    assert read(reader, 2, 0.01) is None
     assert len(list(shm_folder.glob("*.sock"))) == 1
     reader.close()
-    assert [path.suffix for path in shm_folder.iterdir()] == [".safetensors"]
-    writer.retire(2)
-    assert not list(shm_folder.glob("*.safetensors"))
+    assert {path.suffix for path in shm_folder.iterdir()} == {"", ".safetensors"}
+    other = SharedMemoryStore(shm_folder, writer=False)
+    assert other.newest(0) == 1
     writer.close()
     assert not shm_folder.exists()
+    assert read(other, 1, 0) is None and other.newest(0) is None
+    other.close()
 
 
 def test_shm_is_given_back_by_the_next_generation_of_a_killed_trainer(shm_folder: Path) -> None:
     run = shm_folder.name.split("-")[2]
-    SharedMemoryStore(shm_folder, writer=True).publish(snapshot(1))  # and no close
+    killed = SharedMemoryStore(shm_folder, writer=True)
+    content(1).publish(killed, 1)
     other = SharedMemoryStore(SharedMemoryStore.new_folder(f"{run}x", 1), writer=True)
     assert SharedMemoryStore.new_folder(run, 2) != shm_folder
     assert not shm_folder.exists()
-    other.publish(snapshot(1))
-    other.close()
+    content(1).publish(other, 1)
+    for store in (other, killed):
+        store.close()
 
 
-def test_shm_wakes_its_readers_at_once(shm: SharedMemoryStore, shm_folder: Path) -> None:
+def test_shm_memory_is_bounded_by_what_is_kept(store: SharedMemoryStore, shm_folder: Path) -> None:
+    for version in range(20):
+        content(version).publish(store, version)
+        store.retire(version - 2)
+    assert len(list(shm_folder.glob("*.safetensors"))) == 4  # three kept, one to write into
+
+
+def test_shm_buffers_are_safetensors_files(store: SharedMemoryStore, shm_folder: Path) -> None:
+    sent = odd_content()
+    sent.publish(store, 1)
+    (path,) = shm_folder.glob("*.safetensors")
+    tensors = safetensors.torch.load_file(path)
+    parts = [
+        {n.removeprefix(prefix): tensors[n] for n in tensors if n.startswith(prefix)}
+        for prefix in ("weights.", "state.")
+    ]
+    assert picture(*parts) == sent.picture
+
+
+def test_shm_wakes_its_readers_at_once(store: SharedMemoryStore, shm_folder: Path) -> None:
     """A step must not wait for a poll: 20 round trips take less than a few polls would."""
     reader = SharedMemoryStore(shm_folder, writer=False)
     rounds = 20
@@ -296,47 +405,154 @@ def test_shm_wakes_its_readers_at_once(shm: SharedMemoryStore, shm_folder: Path)
         started = time.monotonic()
         for version in range(rounds):
             future = thread.submit(read, reader, version, LONG_S)
-            shm.publish(snapshot(version))
-            arrived(future)
+            content(version).publish(store, version)
+            assert future.result(SOON_S) == content(version).picture
         assert time.monotonic() - started < rounds * RECHECK_S / 2
     reader.close()
 
 
-def test_shm_finds_corrupted_bytes(shm: SharedMemoryStore, shm_folder: Path) -> None:
-    shm.publish(Snapshot(1, tensors()))
-    (path,) = shm_folder.glob("*.safetensors")
-    whole = path.read_bytes()
-    for damaged in (whole[:-1], whole[:-1] + bytes([whole[-1] ^ 1]), b""):
-        path.write_bytes(damaged)
-        with pytest.raises(RunError, match="snapshot"):
-            SharedMemoryStore(shm_folder, writer=False).get(1, LONG_S)
+def test_shm_reader_of_a_reused_buffer_is_told(store: SharedMemoryStore, shm_folder: Path) -> None:
+    """In the middle of a load its version is retired and the buffer written again."""
+    reader = SharedMemoryStore(shm_folder, writer=False)
+    content(1).publish(store, 1)
+
+    def into(pieces: Pieces) -> None:
+        next(pieces)
+        store.retire(3)
+        content(3).publish(store, 3)
+
+    with pytest.raises(SnapshotGoneError, match="snapshot 1"):
+        reader.load(1, into, LONG_S)
+    assert read(reader, 3, 0) == content(3).picture
+    reader.close()
+
+
+class Gate(torch.Tensor):
+    """A tensor that, when a publish comes to copy it, calls ``reached``."""
+
+    reached: Callable[[], None]
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        gates = [a for a in args if isinstance(a, cls)]
+        if func is torch.Tensor.copy_ and gates:
+            gates[0].reached()
+        plain = [a.as_subclass(torch.Tensor) if isinstance(a, cls) else a for a in args]
+        return func(*plain, **(kwargs or {}))
+
+
+def gated(reached: Callable[[], None]) -> Content:
+    """Two tensors of two pieces; ``reached`` is called between them."""
+    gate = torch.ones(shm.PIECE_BYTES // 4).as_subclass(Gate)
+    gate.reached = reached
+    tensors = {"early": torch.rand(shm.PIECE_BYTES // 4), "late": gate}
+    return Content(tensors, dict.fromkeys(tensors, torch.float32))
+
+
+def test_shm_is_loaded_while_it_is_still_being_written(
+    store: SharedMemoryStore, shm_folder: Path
+) -> None:
+    early = Future[Tensor]()
+
+    def into(pieces: Pieces) -> None:
+        for name, tensor in pieces:
+            if name == "early":
+                early.set_result(tensor.clone())
+
+    sent = gated(lambda: early.result(SOON_S))  # or the publish fails
+    reader = SharedMemoryStore(shm_folder, writer=False)
+    with ThreadPoolExecutor(1) as thread:
+        future = thread.submit(reader.load, 1, into, LONG_S)
+        sent.publish(store, 1)
+        assert future.result(SOON_S) == {}
+    assert torch.equal(early.result(0), sent.tensors["early"])
+    reader.close()
+
+
+def publish_slowly(folder: Path, orders: Connection) -> None:
+    """Publish version 1 in thousands of pieces, each when told to."""
+    shm.PIECE_BYTES = 1
+
+    def reached() -> None:
+        orders.send("here")
+        orders.recv()
+
+    tensors = {str(n): torch.ones(1).as_subclass(Gate) for n in range(5000)}
+    for gate in tensors.values():
+        gate.reached = reached
+    layout = dict.fromkeys(tensors, torch.float32)
+    SharedMemoryStore(folder, writer=True).publish(1, tensors, layout, {})
+
+
+@pytest.mark.parametrize("begun", [False, True], ids=["not begun", "in a load"])
+def test_shm_half_a_snapshot_of_a_killed_writer_is_not_loaded(
+    shm_folder: Path, begun: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shm, "STALL_S", 0.5)
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    writer = context.Process(target=publish_slowly, args=(shm_folder, theirs))
+    writer.start()
+    assert ours.recv() == "here"
+    reader, first_piece = SharedMemoryStore(shm_folder, writer=False), Future[None]()
+
+    def into(pieces: Pieces) -> None:
+        next(pieces)
+        first_piece.set_result(None)
+        list(pieces)
+
+    with ThreadPoolExecutor(1) as thread:
+        load = thread.submit(reader.load, 1, into, LONG_S) if begun else None
+        for _ in range(3):
+            ours.send("go")
+            assert ours.recv() == "here"
+        while load is not None and not first_piece.done():
+            ours.send("go")
+            assert ours.recv() == "here"
+        writer.kill()
+        writer.join()
+        if load is not None:
+            with pytest.raises(SnapshotGoneError, match="snapshot 1"):
+                load.result(SOON_S)
+    busy = time.thread_time()
+    assert read(reader, 1, 1.0) is None
+    assert time.thread_time() - busy < 0.2
+    assert read(reader, 1, 0) is None and reader.newest(0) is None
+    reader.close()
+    SharedMemoryStore.new_folder(shm_folder.name.split("-")[2], 2)  # tidies up
 
 
 def test_shm_is_not_disturbed_by_a_reader_that_was_killed(
-    shm: SharedMemoryStore, shm_folder: Path
+    store: SharedMemoryStore, shm_folder: Path
 ) -> None:
     abandoned = shm_folder / "1-dead.sock"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as bell:
         bell.bind(str(abandoned))
-    shm.publish(snapshot(1))
-    assert picture(shm.get(1, 0)) == picture(snapshot(1))
+    content(1).publish(store, 1)
+    assert read(store, 1, 0) == content(1).picture
     assert not abandoned.exists()
 
 
 @pytest.mark.parametrize("how", ["killed", "closed", "closed while waiting"])
 def test_shm_reader_neither_hangs_nor_spins_when_its_writer_is_gone(
-    shm: SharedMemoryStore, shm_folder: Path, how: str
+    store: SharedMemoryStore, shm_folder: Path, how: str
 ) -> None:
     reader = SharedMemoryStore(shm_folder, writer=False)
     if how == "closed while waiting":
-        assert reader.get(1, 0.01) is None
+        assert read(reader, 1, 0.01) is None
     if how != "killed":
-        shm.close()
+        store.close()
     started, busy = time.monotonic(), time.thread_time()
-    assert reader.get(1, 1.0) is None
+    assert read(reader, 1, 1.0) is None
     assert 1.0 <= time.monotonic() - started < LONG_S / 2
     assert time.thread_time() - busy < 0.2
     reader.close()
+
+
+def test_shm_without_room_says_so_before_it_writes(tmp_path: Path) -> None:
+    huge = {"w": torch.zeros(1).expand(1 << 60)}
+    with pytest.raises(RunError, match="has no room for"):
+        Buffer.create(tmp_path / "huge", Manifest.of(huge, {"w": torch.int8}, {}))
 
 
 # Bytes
@@ -367,27 +583,29 @@ def tensor(draw: st.DrawFn) -> Tensor:
 def test_encoding_keeps_every_bit(
     version: int, weights: dict[str, Tensor], state: dict[str, Tensor]
 ) -> None:
-    original = Snapshot(version, weights, state)
-    assert picture(decode(encode(original))) == picture(original)
+    decoded = decode(encode(version, weights, state))
+    assert decoded[0] == version
+    assert picture(*decoded[1:]) == picture(weights, state)
 
 
 def test_any_changed_bit_is_found() -> None:
     """In the payload always; in the header unless it says the same, as other spaces do."""
-    original = Snapshot(12, {"a.w": torch.randn(2, 3).bfloat16(), "n": torch.tensor(7)}, {})
-    data = encode(original)
+    weights = {"a.w": torch.randn(2, 3).bfloat16(), "n": torch.tensor(7)}
+    data = encode(12, weights, {})
     payload = len(data) - 2 * 3 * 2 - 8
     for place, bit in itertools.product(range(len(data)), range(8)):
         changed = bytearray(data)
         changed[place] ^= 1 << bit
         try:
-            assert picture(decode(bytes(changed))) == picture(original), (place, bit)
+            version, *found = decode(bytes(changed))
+            assert (version, picture(*found)) == (12, picture(weights, {})), (place, bit)
             assert place < payload, (place, bit)
         except RunError:
             continue
 
 
 def test_cut_or_foreign_bytes_are_refused() -> None:
-    data = encode(snapshot(3))
+    data = encode(3, content(3).tensors, {})
     for end in range(len(data)):
         with pytest.raises(RunError, match="not readable"):
             decode(data[:end])

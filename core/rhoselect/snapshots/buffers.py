@@ -9,6 +9,7 @@ import os
 import platform
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -123,9 +124,13 @@ class Buffer:
         """
         if not self._pinned:
             place = self._bytes.data_ptr(), self.size
-            self._pinned = int(torch.cuda.cudart().cudaHostRegister(*place, 0)) == 0
+            self._pinned = int(_cuda().cudaHostRegister(*place, 0)) == 0
 
     def close(self) -> None:
         """Unlock the memory; it is unmapped with the last tensor over it."""
         if self._pinned:
-            torch.cuda.cudart().cudaHostUnregister(self._bytes.data_ptr())
+            _cuda().cudaHostUnregister(self._bytes.data_ptr())
+
+
+def _cuda() -> Any:
+    return torch.cuda.cudart()  # type: ignore[no-untyped-call]

@@ -120,8 +120,8 @@ class SharedMemoryStore:
         if self._writer:
             if self._control is not None:  # readers still have it mapped
                 self._control.newest = NONE
-                self._control.version[:] = (NONE,) * MOST_BUFFERS
-            for buffer in self._buffers.values():
+            for index, buffer in self._buffers.items():
+                self._open().version[index] = NONE
                 buffer.close()
             shutil.rmtree(self._folder, ignore_errors=True)
         self._buffers.clear()
@@ -149,7 +149,7 @@ class SharedMemoryStore:
 
     def _advance(self, index: int, ready: int, gpus: set[torch.device]) -> None:
         for gpu in gpus:
-            torch.cuda.synchronize(gpu)
+            torch.cuda.current_stream(gpu).synchronize()
         self._open().advance(index, ready)
 
     def _find(self, version: int) -> int | None:
