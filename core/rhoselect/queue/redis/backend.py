@@ -74,7 +74,7 @@ class RedisQueue:
     ) -> Ticket | None:
         """See `SelectionQueue.claim`."""
         k = self._keys
-        keys = [k.stages, k.todo, k.leases, k.owners, k.shortlists, k.bell]
+        keys = [k.stages, k.todo, k.leases, k.shortlists, k.bell]
         newest = b"" if loaded is None else loaded
         args: Args = [worker, lanes, newest, self._lease_ms, self._expiry_ms, _PARITY[only]]
         found = self._link.wait("claim", keys, args, k.bell, timeout_s)
@@ -89,7 +89,7 @@ class RedisQueue:
         """See `SelectionQueue.push`."""
         k, number = self._keys, stage(ticket.window, ticket.positions is not None)
         here = k.stage(number).all()
-        keys = [k.stages, k.todo, k.leases, k.owners, k.counters, k.ready, *here]
+        keys = [k.stages, k.todo, k.leases, k.counters, k.ready, *here]
         rows = scores.features
         args: Args = [
             number,
@@ -127,7 +127,7 @@ class RedisQueue:
         """See `SelectionQueue.close`."""
         k, last = self._keys, stage(window, False)
         both = [*k.stage(last - 1).all(), *k.stage(last).all()]
-        keys = [k.closed, k.stages, k.todo, k.leases, k.owners, k.shortlists, *both]
+        keys = [k.closed, k.stages, k.todo, k.leases, k.shortlists, *both]
         below = self._link.run("close", keys, [last, self._expiry_ms])
         if below:  # only after a trainer that skipped windows
             names = list(chain.from_iterable(k.stage(int(number)).all() for number in below))
@@ -137,7 +137,7 @@ class RedisQueue:
         """See `SelectionQueue.reap`."""
         k = self._keys
         slot = b"" if worker is None else worker
-        keys = [k.todo, k.leases, k.owners, k.counters, k.bell]
+        keys = [k.todo, k.leases, k.counters, k.bell]
         return int(self._link.run("reap", keys, [slot, self._expiry_ms]))
 
     def stats(self) -> QueueStats:
@@ -148,7 +148,7 @@ class RedisQueue:
             with self._link.client.pipeline(transaction=False) as pipe:
                 pipe.hgetall(k.counters)
                 pipe.zcard(k.todo)
-                pipe.zcard(k.leases)
+                pipe.hlen(k.leases)
                 for number in stages:
                     pipe.zcard(k.stage(number).scores)
                 return pipe.execute()

@@ -10,8 +10,7 @@ A window's stages are numbered in the order of work, its shortlist before its ca
     closed      string  the highest stage ever closed
     stages      hash    stage -> "version chunks", of the open stages
     todo        zset    tickets waiting; score: stage; members order by chunk within a stage
-    leases      zset    tickets leased; score: deadline in ms of server time
-    owners      hash    ticket -> worker slot, of the tickets leased
+    leases      hash    ticket -> "deadline worker", of the tickets leased; ms of server time, slot
     shortlists  hash    ticket -> its points, of the open shortlists
     counters    hash    accepted, repeated, late (pushes), rejected (points), reclaimed (tickets)
     bell        stream  one entry; a newer one: there are tickets that were not there before
@@ -79,12 +78,11 @@ class Keys(Names):
         self.stages = self.name("stages")
         self.todo = self.name("todo")
         self.leases = self.name("leases")
-        self.owners = self.name("owners")
         self.shortlists = self.name("shortlists")
 
     def run(self) -> list[str]:
         """The keys that belong to no stage."""
-        held = [self.closed, self.stages, self.todo, self.leases, self.owners, self.shortlists]
+        held = [self.closed, self.stages, self.todo, self.leases, self.shortlists]
         return [*held, self.counters, self.bell, self.ready]
 
     def stage(self, stage: int) -> StageKeys:

@@ -1,5 +1,5 @@
 -- Lease the first waiting ticket that the worker may have.
--- KEYS 1 stages hash, 2 todo zset, 3 leases zset, 4 owners hash, 5 shortlists hash, 6 bell stream
+-- KEYS 1 stages hash, 2 todo zset, 3 leases hash, 4 shortlists hash, 5 bell stream
 -- ARGV 1 worker slot, 2 lanes, 3 newest version loaded or '' for any, 4 lease in ms, 5 expiry in ms,
 --      6 '0' for tickets of shortlists only, '1' for candidates' only, '-1' for both
 -- Returns {ticket, points of a shortlist's chunk or nil}; without a ticket the bell's last id.
@@ -21,6 +21,7 @@ local function find()
   while first do
     local stage, chunk, version = string.match(first, '(%d+):(%d+):(%S+)')
     if ARGV[6] == '-1' or stage % 2 == tonumber(ARGV[6]) then
+      if chunk % lanes == worker then return first, stage end
       local ticket = own(stage, tonumber(chunk), version)
       if ticket then return ticket, stage end
       if not loaded or tonumber(version) <= loaded then return first, stage end
@@ -34,20 +35,18 @@ local points = nil
 if ticket then
   redis.call('ZREM', KEYS[2], ticket)
   if stage % 2 == 0 then
-    points = redis.call('HGET', KEYS[5], ticket)
+    points = redis.call('HGET', KEYS[4], ticket)
     -- A shortlist's ticket that outlived its points is no work; the next `open` brings both back.
     if not points then ticket = nil end
   end
 end
 if not ticket then
-  local last = redis.call('XREVRANGE', KEYS[6], '+', '-', 'COUNT', 1)[1]
+  local last = redis.call('XREVRANGE', KEYS[5], '+', '-', 'COUNT', 1)[1]
   return last and last[1] or '0-0'
 end
 
 local time = redis.call('TIME')
 local deadline = time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[4]
-redis.call('ZADD', KEYS[3], deadline, ticket)
-redis.call('HSET', KEYS[4], ticket, ARGV[1])
+redis.call('HSET', KEYS[3], ticket, string.format('%.0f %s', deadline, ARGV[1]))
 redis.call('PEXPIRE', KEYS[3], ARGV[5])
-redis.call('PEXPIRE', KEYS[4], ARGV[5])
 return {ticket, points or false}

@@ -1,6 +1,6 @@
 -- Add the scores of one chunk, once.
--- KEYS 1 stages hash, 2 todo zset, 3 leases zset, 4 owners hash, 5 counters hash, 6 ready stream,
---      7 done set, 8 scores zset, 9 rejected set, 10 features hash
+-- KEYS 1 stages hash, 2 todo zset, 3 leases hash, 4 counters hash, 5 ready stream,
+--      6 done set, 7 scores zset, 8 rejected set, 9 features hash
 -- ARGV 1 stage, 2 chunk, 3 version, 4 expiry in ms, 5 (score, point) of n points, 16 bytes each,
 --      6 rejected points, 8 bytes each, 7 n rows of features or ''
 -- Returns 1 if the push counted, else 0.
@@ -22,9 +22,9 @@ local function add_features()
   local size = #ARGV[7] / (#ARGV[5] / 16)
   for i = 0, #ARGV[5] / 16 - 1 do
     local point = string.sub(ARGV[5], 16 * i + 9, 16 * i + 16)
-    redis.call('HSET', KEYS[10], point, string.sub(ARGV[7], size * i + 1, size * (i + 1)))
+    redis.call('HSET', KEYS[9], point, string.sub(ARGV[7], size * i + 1, size * (i + 1)))
   end
-  redis.call('PEXPIRE', KEYS[10], ARGV[4])
+  redis.call('PEXPIRE', KEYS[9], ARGV[4])
 end
 
 local function push()
@@ -32,28 +32,26 @@ local function push()
   local open_version, chunks = string.match(entry or '', '(%S+) (%d+)')
   if open_version ~= version then return 'late' end
   -- The first write: a server at maxmemory refuses this one or none, never half a push.
-  if redis.call('SADD', KEYS[7], chunk) == 0 then return 'repeated' end
-  local done = redis.call('SCARD', KEYS[7])
-  if done == 1 then redis.call('PEXPIRE', KEYS[7], ARGV[4]) end
+  if redis.call('SADD', KEYS[6], chunk) == 0 then return 'repeated' end
+  local done = redis.call('SCARD', KEYS[6])
+  if done == 1 then redis.call('PEXPIRE', KEYS[6], ARGV[4]) end
 
-  add('ZADD', KEYS[8], ARGV[5], 'dc8', 16)
+  add('ZADD', KEYS[7], ARGV[5], 'dc8', 16)
   if #ARGV[6] > 0 then
-    add('SADD', KEYS[9], ARGV[6], 'c8', 8)
-    redis.call('HINCRBY', KEYS[5], 'rejected', #ARGV[6] / 8)
+    add('SADD', KEYS[8], ARGV[6], 'c8', 8)
+    redis.call('HINCRBY', KEYS[4], 'rejected', #ARGV[6] / 8)
   end
   if #ARGV[7] > 0 then add_features() end
 
   local ticket = string.format('%s:%010d:%s', stage, chunk, version)
-  redis.call('ZREM', KEYS[2], ticket)
-  redis.call('ZREM', KEYS[3], ticket)
-  redis.call('HDEL', KEYS[4], ticket)
+  if redis.call('HDEL', KEYS[3], ticket) == 0 then redis.call('ZREM', KEYS[2], ticket) end
   if done == tonumber(chunks) then
-    redis.call('XADD', KEYS[6], 'MAXLEN', 1, '*', 'stage', stage)
-    redis.call('PEXPIRE', KEYS[6], ARGV[4])
+    redis.call('XADD', KEYS[5], 'MAXLEN', 1, '*', 'stage', stage)
+    redis.call('PEXPIRE', KEYS[5], ARGV[4])
   end
   return 'accepted'
 end
 
 local outcome = push()
-if redis.call('HINCRBY', KEYS[5], outcome, 1) == 1 then redis.call('PEXPIRE', KEYS[5], ARGV[4]) end
+if redis.call('HINCRBY', KEYS[4], outcome, 1) == 1 then redis.call('PEXPIRE', KEYS[4], ARGV[4]) end
 return outcome == 'accepted' and 1 or 0

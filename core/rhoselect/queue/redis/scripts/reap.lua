@@ -1,26 +1,22 @@
 -- Take back the tickets whose lease ran out, or all those of one worker.
--- KEYS 1 todo zset, 2 leases zset, 3 owners hash, 4 counters hash, 5 bell stream
+-- KEYS 1 todo zset, 2 leases hash, 3 counters hash, 4 bell stream
 -- ARGV 1 worker slot or '' for the expired, 2 expiry in ms
 -- Returns how many.
-local back = {}
-if ARGV[1] == '' then
-  local time = redis.call('TIME')
-  local now = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
-  back = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now)
-else
-  local owners = redis.call('HGETALL', KEYS[3])
-  for i = 1, #owners, 2 do
-    if owners[i + 1] == ARGV[1] then back[#back + 1] = owners[i] end
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local back = 0
+local leases = redis.call('HGETALL', KEYS[2])
+for i = 1, #leases, 2 do
+  local ticket, deadline, worker = leases[i], string.match(leases[i + 1], '(%d+) (%S+)')
+  if worker == ARGV[1] or (ARGV[1] == '' and tonumber(deadline) <= now) then
+    redis.call('HDEL', KEYS[2], ticket)
+    redis.call('ZADD', KEYS[1], string.match(ticket, '^%d+'), ticket)
+    back = back + 1
   end
 end
-if #back == 0 then return 0 end
-
-for _, ticket in ipairs(back) do
-  redis.call('ZREM', KEYS[2], ticket)
-  redis.call('HDEL', KEYS[3], ticket)
-  redis.call('ZADD', KEYS[1], string.match(ticket, '^%d+'), ticket)
+if back > 0 then
+  redis.call('HINCRBY', KEYS[3], 'reclaimed', back)
+  redis.call('XADD', KEYS[4], 'MAXLEN', 1, '*', 'tickets', back)
+  for i = 1, #KEYS do redis.call('PEXPIRE', KEYS[i], ARGV[2]) end
 end
-redis.call('HINCRBY', KEYS[4], 'reclaimed', #back)
-redis.call('XADD', KEYS[5], 'MAXLEN', 1, '*', 'tickets', #back)
-for i = 1, #KEYS do redis.call('PEXPIRE', KEYS[i], ARGV[2]) end
-return #back
+return back
