@@ -85,8 +85,8 @@ def read_table(
 ) -> IlTable:
     """The irreducible losses of the points ``train`` = [start, stop) of a data set, mapped.
 
-    The array lies in a file under ``cache`` (default: that of ``data.cache_dir``), made and checked when
-    the table is first read there, and anew for a table that is not the same file any more.
+    The array lies in a file under ``cache`` (default: that of ``data.cache_dir``), made and checked
+    when the table is first read there, and anew for a table that is not the same file any more.
     Raises IrreducibleLossError (one line) for a missing or unreadable file, another data set's
     fingerprint, missing or repeated indices, NaN or infinite losses, and a model that learnt from
     points of ``train`` unless ``overlap`` is "allow".
