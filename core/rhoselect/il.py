@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -124,7 +124,8 @@ def _mapped(path: Path, train: tuple[int, int], cache: Path) -> npt.NDArray[np.f
                 older.unlink(missing_ok=True)
             beside.replace(values)
         finally:
-            beside.unlink(missing_ok=True)
+            with suppress(OSError):  # it is renamed by now, or could not even be made
+                beside.unlink()
     # Copy on write, though nobody writes: torch warns of arrays that are read-only.
     return np.memmap(values, np.float32, "c")
 

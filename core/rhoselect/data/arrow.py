@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -104,51 +104,44 @@ class DatasetPoints(SplitPoints):
         a point has the same bits in any batch. Tokens are int64, floats float32 as stored. Raises
         DataError naming the index of an encoded image that is broken or of another shape.
         """
-        inputs = _to_device(self._inputs(indices), device)
+        located = self._located(indices)
+        inputs = _to_device(self._inputs(indices, located), device)
         if self._manifest.inputs.kind == "image":
             mean, std = self._scale(device)
             inputs = inputs.to(torch.float32).div_(255).sub_(mean).div_(std)
-        return Batch(indices, inputs, _to_device(self.labels(indices), device))
+        labels = _gather(located, lambda block: block.labels, np.empty(len(indices), np.int64))
+        return Batch(indices, inputs, _to_device(labels, device))
 
     def labels(self, indices: Indices) -> Labels:
         """Labels [C] int64, as trained on."""
-        return self._gather(indices, lambda block: block.labels, np.empty(len(indices), np.int64))
+        result = np.empty(len(indices), np.int64)
+        return _gather(self._located(indices), lambda block: block.labels, result)
 
     def clean_labels(self, indices: Indices) -> Labels | None:
         """Labels [C] int64 before noise was put in; None if the data set does not hold them."""
         if not self._manifest.clean_label:
             return None
-        return self._gather(indices, _clean, np.empty(len(indices), np.int64))
+        return _gather(self._located(indices), _clean, np.empty(len(indices), np.int64))
 
-    def _inputs(self, indices: Indices) -> Array:
+    def _inputs(self, indices: Indices, located: Sequence[Located]) -> Array:
         """Inputs [C, *input_shape] as stored, images decoded."""
         described = self._manifest.inputs
         result = np.empty((len(indices), *described.shape), described.dtype)
         if described.encoding is None:
-            return self._gather(indices, _raw, result)
+            return _gather(located, _raw, result)
         places = np.arange(len(indices))
-        for block, here, rows in self._located(indices):
+        for block, here, rows in located:
             for place, row in zip(places[here].tolist(), rows.tolist(), strict=True):
                 where = f"{self._shards.location}: point {indices[place]}"
                 content = _blobs(block)[row]
                 result[place] = decode(content, described.encoding, described.shape, where)
         return result
 
-    def _located(self, indices: Indices) -> Iterator[Located]:
+    def _located(self, indices: Indices) -> Sequence[Located]:
         if len(indices) > 0:
             inside = self.start <= indices.min() and indices.max() < self.stop
             assert inside, "index outside the split"
-        return self._shards.located(indices)
-
-    def _gather(self, indices: Indices, column: Callable[[Block], Array], result: Array) -> Array:
-        """Rows [C, ...] of a column, written into ``result`` [C, ...]."""
-        for block, here, rows in self._located(indices):
-            if isinstance(here, slice):
-                # "clip" writes straight into the result; "raise" would buffer it. Checked above.
-                np.take(column(block), rows, axis=0, out=result, mode="clip")
-            else:
-                result[here] = column(block)[rows]
-        return result
+        return list(self._shards.located(indices))
 
     def _scale(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Mean and std [C, 1, 1] float32 on ``device``; kept, since a copy to a GPU waits."""
@@ -160,6 +153,17 @@ class DatasetPoints(SplitPoints):
             )
             self._scales[device] = mean, std
         return self._scales[device]
+
+
+def _gather(located: Sequence[Located], column: Callable[[Block], Array], result: Array) -> Array:
+    """Rows [C, ...] of a column, written into ``result`` [C, ...]."""
+    for block, here, rows in located:
+        if isinstance(here, slice):
+            # "clip" writes straight into the result; "raise" would buffer it. They are inside.
+            np.take(column(block), rows, axis=0, out=result, mode="clip")
+        else:
+            result[here] = column(block)[rows]
+    return result
 
 
 def _raw(block: Block) -> Array:
