@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -105,7 +105,7 @@ class DatasetPoints(SplitPoints):
         DataError naming the index of an encoded image that is broken or of another shape.
         """
         located = self._located(indices)
-        inputs = _to_device(self._inputs(indices, located), device)
+        inputs = _to_device(self._inputs(located), device)
         if self._manifest.inputs.kind == "image":
             mean, std = self._scale(device)
             inputs = inputs.to(torch.float32).div_(255).sub_(mean).div_(std)
@@ -123,25 +123,25 @@ class DatasetPoints(SplitPoints):
             return None
         return _gather(self._located(indices), _clean, np.empty(len(indices), np.int64))
 
-    def _inputs(self, indices: Indices, located: Sequence[Located]) -> Array:
+    def _inputs(self, located: Located) -> Array:
         """Inputs [C, *input_shape] as stored, images decoded."""
         described = self._manifest.inputs
-        result = np.empty((len(indices), *described.shape), described.dtype)
+        result = np.empty((len(located.indices), *described.shape), described.dtype)
         if described.encoding is None:
             return _gather(located, _raw, result)
-        places = np.arange(len(indices))
-        for block, here, rows in located:
-            for place, row in zip(places[here].tolist(), rows.tolist(), strict=True):
-                where = f"{self._shards.location}: point {indices[place]}"
-                content = _blobs(block)[row]
+        for block, begin, end in located.pieces:
+            for place in range(begin, end):
+                index = int(located.indices[place])
+                where = f"{self._shards.location}: point {index}"
+                content = _blobs(block)[index - block.start]
                 result[place] = decode(content, described.encoding, described.shape, where)
-        return result
+        return _as_asked(located, result)
 
-    def _located(self, indices: Indices) -> Sequence[Located]:
+    def _located(self, indices: Indices) -> Located:
         if len(indices) > 0:
             inside = self.start <= indices.min() and indices.max() < self.stop
             assert inside, "index outside the split"
-        return list(self._shards.located(indices))
+        return self._shards.located(indices)
 
     def _scale(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Mean and std [C, 1, 1] float32 on ``device``; kept, since a copy to a GPU waits."""
@@ -155,14 +155,21 @@ class DatasetPoints(SplitPoints):
         return self._scales[device]
 
 
-def _gather(located: Sequence[Located], column: Callable[[Block], Array], result: Array) -> Array:
-    """Rows [C, ...] of a column, written into ``result`` [C, ...]."""
-    for block, here, rows in located:
-        if isinstance(here, slice):
-            # "clip" writes straight into the result; "raise" would buffer it. They are inside.
-            np.take(column(block), rows, axis=0, out=result, mode="clip")
-        else:
-            result[here] = column(block)[rows]
+def _gather(located: Located, column: Callable[[Block], Array], result: Array) -> Array:
+    """Rows [C, ...] of a column, in the order asked for; ``result`` [C, ...] is for their use."""
+    for block, begin, end in located.pieces:
+        rows = located.indices[begin:end] - block.start
+        # "clip" writes straight into the result; "raise" would buffer it. They are inside.
+        column(block).take(rows, axis=0, out=result[begin:end], mode="clip")
+    return _as_asked(located, result)
+
+
+def _as_asked(located: Located, ascending: Array) -> Array:
+    """Rows [C, ...] of ascending indices in the order in which they were asked for."""
+    if located.places is None:
+        return ascending
+    result = np.empty_like(ascending)
+    result[located.places] = ascending
     return result
 
 

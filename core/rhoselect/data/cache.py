@@ -47,8 +47,9 @@ class Cache:
 
     def touch(self, shard: Shard) -> bool:
         """Mark a shard as just used; False if it is not here."""
+        now = time.time_ns()  # finer than the clock by which the kernel stamps files
         with contextlib.suppress(FileNotFoundError):
-            os.utime(self._path(shard))
+            os.utime(self._path(shard), ns=(now, now))
         return self.holds(shard)
 
     def get(self, shard: Shard, fetch: Fetch, timeout_s: float) -> Path:
@@ -83,6 +84,7 @@ class Cache:
                 " set data.cache_dir"
             ) from None
         os.replace(file.name, self._path(shard))
+        self.touch(shard)
         return self._path(shard)
 
     def _path(self, shard: Shard) -> Path:

@@ -51,7 +51,7 @@ class RemoteShards(Shards):
                 self._mapped = {n: blocks for n, blocks in held if self._cache.holds(shards[n])}
                 path, name = self.path(number), f"{self.location}/{shard.file}"
                 with contextlib.suppress(FileNotFoundError):  # evicted since: once more
-                    start = int(self.starts[number])
+                    start = self.start(number)
                     self._mapped[number] = open_shard(path, name, shard, self.manifest, start)
             return self._mapped[number]
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +20,21 @@ from rhoselect.errors import DataError
 from rhoselect.types import Indices
 
 Numbers = npt.NDArray[np.integer[Any]]
-Located = tuple[Block, Numbers | slice, Indices]
-"""(block, places [R] in the indices asked for, rows [R] in the block)."""
+Piece = tuple[Block, int, int]
+"""(block, begin, end)."""
+
+
+@dataclass(frozen=True)
+class Located:
+    """Where C points are: ``pieces`` says which block holds indices[begin:end], piece after piece.
+
+    ``indices`` [C] are ascending, and ``places`` [C] tells where each stood when asked for; both
+    are as asked for, and ``places`` is None, if one block holds them all.
+    """
+
+    indices: Indices
+    places: Numbers | None
+    pieces: Sequence[Piece]
 
 
 class Shards(ABC):
@@ -27,8 +43,7 @@ class Shards(ABC):
     def __init__(self, location: str, manifest: Manifest) -> None:
         self.location, self.manifest = location, manifest
         rows = [shard.rows for shard in manifest.shards]
-        self.starts = np.concatenate(([0], np.cumsum(rows, dtype=np.int64)))
-        """First row of each shard [S + 1]; the last is the number of rows."""
+        self._starts = [0, *itertools.accumulate(rows)]
 
     @abstractmethod
     def path(self, number: int) -> Path:
@@ -48,25 +63,37 @@ class Shards(ABC):
 
     def overlapping(self, span: Span) -> slice:
         """The numbers of the shards that hold rows of ``span``."""
-        first, last = np.searchsorted(self.starts, [span[0], span[1] - 1], side="right") - 1
-        return slice(int(first), int(last) + 1)
+        return slice(bisect_right(self._starts, span[0]) - 1, bisect_left(self._starts, span[1]))
 
     def numbers(self, indices: Indices) -> Numbers:
         """The shard [C] of each of ``indices`` [C]."""
-        return np.searchsorted(self.starts, indices, side="right") - 1
+        return np.searchsorted(self._starts, indices, side="right") - 1
 
-    def located(self, indices: Indices) -> Iterator[Located]:
-        """Where each of ``indices`` [C] is, block by block; a slice stands for all places."""
-        for number, here in _groups(self.numbers(indices)):
-            blocks = self.blocks(number)
-            if len(blocks) == 1:
-                yield blocks[0], here, indices[here] - blocks[0].start
-                continue
-            starts = np.array([block.start for block in blocks], np.int64)
-            inside = np.searchsorted(starts, indices[here], side="right") - 1
-            places = np.arange(len(indices))[here]
-            for place, among in _groups(inside):
-                yield blocks[place], places[among], indices[here][among] - starts[place]
+    def start(self, number: int) -> int:
+        """The first row of a shard."""
+        return self._starts[number]
+
+    def located(self, indices: Indices) -> Located:
+        """The blocks that hold ``indices`` [C], shard by shard, so that few are needed at once."""
+        if len(indices) == 0:
+            return Located(indices, None, [])
+        pieces = self._pieces([int(indices.min()), int(indices.max())])
+        if len(pieces) == 1:
+            return Located(indices, None, [(pieces[0][0], 0, len(indices))])
+        places = np.argsort(indices, kind="stable")
+        ascending = indices[places]
+        return Located(ascending, places, self._pieces(ascending.tolist()))
+
+    def _pieces(self, ascending: list[int]) -> list[Piece]:
+        pieces, begin = [], 0
+        while begin < len(ascending):
+            number = bisect_right(self._starts, ascending[begin]) - 1
+            for block in self.blocks(number):
+                end = bisect_left(ascending, block.start + len(block.labels), begin)
+                if end > begin:
+                    pieces.append((block, begin, end))
+                begin = end
+        return pieces
 
 
 class LocalShards(Shards):
@@ -82,8 +109,8 @@ class LocalShards(Shards):
                 raise DataError(
                     f"shard {path}: missing, but the manifest names it; import the data again"
                 )
-            start = int(self.starts[number])
-            self._blocks.append(open_shard(path, str(path), shard, self.manifest, start))
+            blocks = open_shard(path, str(path), shard, self.manifest, self.start(number))
+            self._blocks.append(blocks)
 
     def path(self, number: int) -> Path:
         return self._folder / self.manifest.shards[number].file
@@ -96,15 +123,3 @@ class LocalShards(Shards):
 
     def check_room(self, wanted_bytes: int, reason: str) -> None:
         """Nothing: they are on the disk."""
-
-
-def _groups(keys: Numbers) -> Iterator[tuple[int, Numbers | slice]]:
-    """Each distinct key of ``keys`` [C] with its places, ascending; a slice if it is the only."""
-    if len(keys) == 0:
-        return
-    if (keys == keys[0]).all():
-        yield int(keys[0]), slice(None)
-        return
-    order = np.argsort(keys, kind="stable")
-    for places in np.split(order, np.flatnonzero(np.diff(keys[order])) + 1):
-        yield int(keys[places[0]]), places
