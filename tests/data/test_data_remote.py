@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -317,9 +318,38 @@ def test_shards_read_ahead_need_no_store(proxy: Proxy, folder: Path, tmp_path: P
     points.prefetch(indices)
     points.prefetch(indices)
     while sum(name.endswith(".arrow") for name in cached(tmp_path)) < 3:
-        pass
+        time.sleep(0.005)
     proxy.stop_after(0, then="cut")
     same_points(points, folder, indices)
+
+
+@pytest.mark.usefixtures("uploaded")
+def test_a_streamed_run_finds_the_next_group_at_hand(
+    proxy: Proxy, folder: Path, tmp_path: Path
+) -> None:
+    """Who hints at what comes a group later meets its shards fetched, in spite of the bound."""
+    shard = max(path.stat().st_size for path in folder.glob("*.arrow"))
+    order = {"order": "streamed", "stream_blocks": 2}
+    data = config(proxy.port, tmp_path, cache_bytes=5 * shard, **order)
+    points = open_data(data).split("train")
+    plan = open_plan(Config(data=data, selection=SelectionConfig(n_b=8, n_B=60, chunk=60)), points)
+    points.read(plan.indices(plan.window(0)), CPU)
+    windows = ROWS // 60
+    assert windows == 10, "two windows a group"
+    for window in range(2 * windows):
+        indices, later = (
+            plan.indices(positions)
+            for positions in (plan.window(window), plan.ahead(plan.window(window)))
+        )
+        if window >= 2:
+            proxy.stop_after(0, then="cut")
+        same_points(points, folder, indices)
+        proxy.open()
+        points.prefetch(later)
+        manifest = ArrowDataset.open(folder).manifest
+        wanted = {f"{manifest.shards[n].sha256}.arrow" for n in set(later // SHARD_ROWS)}
+        while not wanted <= set(cached(tmp_path)):
+            time.sleep(0.005)
 
 
 @pytest.fixture(scope="module")
