@@ -1,10 +1,10 @@
-"""An emulated device: models that do their real arithmetic and then wait until a declared time is up.
+"""An emulated device: models that do their real arithmetic, then wait until a declared time is up.
 
 For measuring systems behaviour with more devices than a machine has. The wait is a sleep, as a host
 thread waits for an accelerator, so that many "devices" fit on a few cores. A scoring forward of C
 points takes C x ``point_ms`` x ``precision_factor``; a training step of C points takes
-3 x C x ``point_ms`` from the start of its forward to the end of its optimizer step. Forwards of more
-than ``largest`` points (evaluations) are not emulated. Whatever is measured with it says "emulated".
+3 x C x ``point_ms`` from the start of its forward to the end of its optimizer step. Forwards of
+more than ``largest`` points (evaluations) are not emulated. Every figure from it says "emulated".
 """
 
 from __future__ import annotations

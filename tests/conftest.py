@@ -11,6 +11,15 @@ from rhoselect.data import write_dataset
 from support import CLASSES, made, patches
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The default of ``data.cache_dir``, away from the user's own."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        yield folder / "rhoselect"
+
+
 @pytest.fixture(scope="session")
 def dataset_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """400 train, 200 holdout and 100 test images [1, 16, 16] of 4 classes, 10% label noise."""

@@ -16,6 +16,7 @@ from rhoselect.config import Config, DataConfig, Section, SelectionConfig, Train
 from rhoselect.errors import ConfigError
 
 FREE = ("queue", "snapshots", "cluster", "metrics")
+FREE_KEYS = ("data.cache_dir", "data.cache_bytes", "data.timeout_s")
 
 words = st.text(st.characters(exclude_categories=["Cs"]))
 numbers = st.floats(allow_nan=False, allow_infinity=False)
@@ -29,6 +30,11 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "seed": st.integers(0, 2**63 - 1),
     "data.dataset": words,
     "data.args": arguments,
+    "data.order": st.just("shuffled"),
+    "data.stream_blocks": counts,
+    "data.cache_dir": words,
+    "data.cache_bytes": counts,
+    "data.timeout_s": positive,
     "model.factory": words,
     "model.args": arguments,
     "il.table": words,
@@ -98,7 +104,7 @@ def names(section: type[Section], prefix: str = "") -> set[str]:
 def test_these_tests_know_every_key() -> None:
     assert names(Config) == VALUES.keys() | {"data.path"}
     changes = {re.sub(r"args\..*", "args", name) for name in CHANGES}
-    assert changes == VALUES.keys()
+    assert changes == VALUES.keys() - {"data.order"}, "which goes with data.path alone"
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +132,10 @@ CHANGES: dict[str, tuple[Any, Any]] = {
     "seed": (0, 1),
     "data.dataset": ("m:f", "m:g"),
     "data.args.root": ("a", "b"),
+    "data.stream_blocks": (8, 4),
+    "data.cache_dir": ("a", "b"),
+    "data.cache_bytes": (1, 2),
+    "data.timeout_s": (1.0, 2.0),
     "model.factory": ("m:f", "m:g"),
     "model.args.flag": (1, True),
     "model.args.rate": (1, 1.0),
@@ -171,9 +181,32 @@ CHANGES: dict[str, tuple[Any, Any]] = {
 def test_exactly_the_changed_keys_are_named(changed: set[str]) -> None:
     before = {name: one for name, (one, _) in CHANGES.items()}
     after = before | {name: CHANGES[name][1] for name in changed}
-    named = sorted(name for name in changed if name.split(".")[0] not in FREE)
+    bound = changed - set(FREE_KEYS)
+    named = sorted(name for name in bound if name.split(".")[0] not in FREE)
     assert config(before).changed_keys(config(after)) == named
     assert config(after).changed_keys(config(before)) == named
+
+
+def test_another_order_of_the_data_is_a_change() -> None:
+    before, after = (config({"data.path": "d", "data.order": o}) for o in ("shuffled", "streamed"))
+    assert before.changed_keys(after) == ["data.order"]
+
+
+SECRETS = {
+    "s3://me:hidden@bucket/set": "a user and password",
+    "s3://hidden@bucket/set": "a user and password",
+    "abfs://account:hidden@box/set": "a user and password",
+    "s3://bucket/set?region=eu&secret_key=hidden": "the option 'secret_key'",
+    "gs://bucket/set?access_token=hidden": "the option 'access_token'",
+}
+
+
+@pytest.mark.parametrize("uri", SECRETS)
+def test_an_address_with_a_secret_is_refused_without_telling_it(uri: str) -> None:
+    with pytest.raises(ConfigError, match=rf"data\.path: got .*{SECRETS[uri]}") as caught:
+        configuration.load(None, [f"data.path={uri}"])
+    assert "hidden" not in str(caught.value)
+    assert "AWS_ACCESS_KEY_ID" in str(caught.value)
 
 
 def test_keys_that_come_or_go_are_named() -> None:

@@ -13,12 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from rhoselect.compute import threads
 from rhoselect.config import TrainerConfig
 from rhoselect.data import Labels, SplitPoints
-from rhoselect.errors import NonFiniteLossError
+from rhoselect.errors import IrreducibleLossError, NonFiniteLossError
 from rhoselect.il import IlMetadata, IlTable, read_table, write_table
 from rhoselect.models.build import build_model
 from rhoselect.scorer.forward import Replica
@@ -202,3 +204,61 @@ def test_rows_may_stand_in_any_order(tmp_path: Path, overfitted: Fit) -> None:
     shuffled = rows.take(pa.array(np.random.default_rng(0).permutation(len(rows))))
     pq.write_table(shuffled.replace_schema_metadata(rows.schema.metadata), path)
     assert np.array_equal(read_table(path, "f1", TRAIN).values, overfitted.table.values)
+
+
+def table_file(path: Path, index: list[int], losses: list[float]) -> None:
+    """A table as somebody else may have written it, in small row groups."""
+    metadata = IlMetadata("f", "m", "w", "holdout", (0, 0), "fp32", "now", "test", 0.0, 0)
+    write_table(path, IlTable(0, np.zeros(1, np.float32), metadata))
+    schema = pq.read_schema(path)
+    columns = [pa.array(index, pa.int64()), pa.array(losses, pa.float32())]
+    pq.write_table(pa.table(columns, schema=schema), path, row_group_size=3)
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    rows=st.lists(
+        st.tuples(st.integers(8, 16), st.sampled_from([0.5, 1.25, np.nan, np.inf])), max_size=14
+    )
+)
+def test_each_point_has_one_finite_loss_or_the_table_is_refused(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[int, float]]
+) -> None:
+    folder = tmp_path_factory.mktemp("il")
+    index, losses = [point for point, _ in rows], [loss for _, loss in rows]
+    table_file(folder / "il.parquet", index, losses)
+    inside = {point: loss for point, loss in rows if 10 <= point < 14}
+    once = sorted(point for point in index if 10 <= point < 14) == [10, 11, 12, 13]
+    if once and np.isfinite(list(inside.values())).all():
+        table = read_table(folder / "il.parquet", "f", (10, 14), cache=folder)
+        assert table.at(np.arange(10, 14)).tolist() == [inside[point] for point in range(10, 14)]
+        return
+    missing = 4 - len(inside)
+    bad = min((point for point, loss in inside.items() if not np.isfinite(loss)), default=0)
+    told = f"of index {bad} is not finite" if once else f"{missing} points missing"
+    with pytest.raises(IrreducibleLossError, match=told):
+        read_table(folder / "il.parquet", "f", (10, 14), cache=folder)
+    assert [path.name for path in folder.iterdir()] == ["il.parquet"]
+
+
+def test_the_array_is_made_once_and_anew_for_another_table(tmp_path: Path) -> None:
+    path, cache = tmp_path / "il.parquet", tmp_path / "cache"
+    table_file(path, [0, 1, 2], [0.5, 1.0, 1.5])
+    first = read_table(path, "f", (0, 3), cache=cache)
+    (file,) = cache.iterdir()
+    made_at = file.stat().st_mtime_ns
+    read_table(path, "f", (0, 3), cache=cache)
+    assert [p.stat().st_mtime_ns for p in cache.iterdir()] == [made_at]
+    table_file(path, [0, 1, 2], [2.5, 1.0, 1.5])
+    assert read_table(path, "f", (0, 3), cache=cache).values.tolist() == [2.5, 1.0, 1.5]
+    assert len(list(cache.iterdir())) == 1, "the older table's array is gone"
+    assert first.values.tolist() == [0.5, 1.0, 1.5], "but not from under its reader"
+    with pytest.raises(IrreducibleLossError, match="made for data set"):
+        read_table(path, "another", (0, 3), cache=cache)
+
+
+def test_a_cache_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    table_file(tmp_path / "il.parquet", [0, 1], [0.5, 1.0])
+    (tmp_path / "file").touch()
+    with pytest.raises(IrreducibleLossError, match=r"cannot be kept under .*data\.cache_dir"):
+        read_table(tmp_path / "il.parquet", "f", (0, 2), cache=tmp_path / "file" / "below")

@@ -8,11 +8,13 @@ so that a run means the same wherever it runs.
 from __future__ import annotations
 
 import json
+import os
 import tomllib
 from collections.abc import Iterable, Mapping
 from datetime import date, time
 from pathlib import Path
 from typing import Any, Literal, Self
+from urllib.parse import parse_qsl, urlsplit
 
 import tomlkit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -25,6 +27,7 @@ Scalar = bool | int | float | str
 
 
 FREE: dict[str, Any] = {
+    "data": {"cache_dir", "cache_bytes", "timeout_s"},
     "queue": True,
     "snapshots": True,
     "cluster": True,
@@ -40,19 +43,63 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-class DataConfig(Section):
-    """Where the points are: a folder made by ``rhoctl data import``, or a torch Dataset."""
+def cache_home() -> Path:
+    """Where what can be made again is kept, if ``data.cache_dir`` does not say."""
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "rhoselect"
 
-    path: str | None = Field(None, description="folder of Arrow shards and manifest.json")
+
+class DataConfig(Section):
+    """Where the points are: a folder made by ``rhoctl data import``, here or in an object store, or
+    a torch Dataset; and in which order they become candidates."""
+
+    path: str | None = Field(
+        None,
+        description="folder of Arrow shards and manifest.json, or its URI (s3://, gs://, hdfs://),"
+        " whose credentials come from the environment",
+    )
     dataset: str | None = Field(
         None, description="'module:factory' of a map-style torch Dataset, called with split=…"
     )
     args: dict[str, Scalar] = Field(default_factory=dict, description="keywords for dataset")
+    order: Literal["shuffled", "streamed"] = Field(
+        "shuffled", description="of candidates: all points shuffled, or groups of shards in turn"
+    )
+    stream_blocks: int = Field(8, ge=1, description="shards shuffled together in order 'streamed'")
+    cache_dir: str | None = Field(
+        None, description="folder for fetched shards and mapped tables; ~/.cache/rhoselect if unset"
+    )
+    cache_bytes: int = Field(
+        32 << 30, ge=1, description="bound of the fetched shards, which a node's processes share"
+    )
+    timeout_s: float = Field(
+        120.0, gt=0, description="longest wait for a store that sends nothing before failing"
+    )
+
+    @property
+    def remote(self) -> bool:
+        """Whether shards are fetched from a store."""
+        return self.path is not None and "://" in self.path.removeprefix("file://")
+
+    @property
+    def cache_folder(self) -> Path:
+        """``cache_dir``, or its default."""
+        return cache_home() if self.cache_dir is None else Path(self.cache_dir)
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if (self.path is None) == (self.dataset is None):
             raise ValueError("set exactly one of data.path and data.dataset")
+        if self.dataset is not None and self.order == "streamed":
+            raise ValueError(
+                "data.order: got 'streamed', allowed 'shuffled' for data.dataset, which has no"
+                " shards; import the data"
+            )
+        if self.remote and (secret := _secret_in(str(self.path))):
+            raise ValueError(
+                f"data.path: got a URI with {secret}, allowed none that holds a secret; set"
+                " credentials in the environment, as in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            )
         return self
 
 
@@ -344,6 +391,18 @@ def parse(tree: Mapping[str, Any]) -> Config:
 def from_json(text: str) -> Config:
     """The configuration back from ``model_dump_json`` (crossing a process)."""
     return parse(json.loads(text))
+
+
+def _secret_in(uri: str) -> str | None:
+    """What in a URI looks like a secret, by its place or its name; never the secret itself."""
+    parts = urlsplit(uri)
+    if parts.password is not None or (parts.username is not None and parts.scheme == "s3"):
+        return "a user and password before '@'"
+    words = ("key", "secret", "token", "password", "credential", "signature")
+    for name, _ in parse_qsl(parts.query, keep_blank_values=True):
+        if any(word in name.lower() for word in words):
+            return f"the option {name!r}"
+    return None
 
 
 def _override(tree: dict[str, Any], override: str) -> None:

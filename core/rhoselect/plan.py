@@ -103,6 +103,10 @@ class Plan:
         assert 0 <= chunk < self.chunks
         return self.window(window)[chunk * self.chunk : (chunk + 1) * self.chunk]
 
+    def ahead(self, positions: Positions) -> Positions:
+        """Plan positions [C] whose points are read a while after those of ``positions`` [C]."""
+        return positions + np.uint64(self.n_B)
+
     def indices(self, positions: Positions) -> Indices:
         """Data-set indices [C] of ``positions`` [C], which may span epochs."""
         n = np.uint64(self.n)
@@ -110,5 +114,9 @@ class Plan:
         result = np.empty(len(positions), np.int64)
         for epoch in np.unique(epochs):
             here = epochs == epoch
-            result[here] = permute(ranks[here], self.n, key64(self.seed, int(epoch)))
+            result[here] = self.shuffle(ranks[here], int(epoch))
         return result
+
+    def shuffle(self, ranks: _U64, epoch: int) -> _U64:
+        """The indices of ``ranks`` [C] of one epoch: a permutation of 0..n-1."""
+        return permute(ranks, self.n, key64(self.seed, epoch))

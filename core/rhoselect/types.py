@@ -129,8 +129,15 @@ class ForwardOutput:
 class Points(Protocol):
     """Where points come from, by data-set index."""
 
+    far: bool
+    """Whether a read may wait for a network, so that ``prefetch`` pays."""
+
     def __len__(self) -> int: ...
 
     def read(self, indices: Indices, device: torch.device) -> Batch:
         """The points of ``indices`` [C], ready for the model on ``device``."""
+        ...
+
+    def prefetch(self, indices: Indices) -> None:
+        """A hint that ``indices`` [C] will be read soon."""
         ...

@@ -25,6 +25,9 @@ class SplitPoints(ABC):
     the split.
     """
 
+    far = False
+    """Whether a read may wait for a network, so that ``prefetch`` pays."""
+
     def __init__(self, span: Span) -> None:
         self.start, self.stop = span
 
@@ -39,6 +42,23 @@ class SplitPoints(ABC):
     def index_of(self, ranks: npt.NDArray[np.integer[Any]]) -> Indices:
         """Indices [C] of ``ranks`` [C] within the split (0 … len - 1), as a plan yields them."""
         return ranks.astype(np.int64) + self.start
+
+    def first(self, count: int) -> Indices:
+        """The first ``count`` indices, without a table of all."""
+        return np.arange(self.start, min(self.start + count, self.stop), dtype=np.int64)
+
+    @property
+    def block_rows(self) -> int:
+        """Points that are fetched together, which a streamed plan keeps together."""
+        return len(self)
+
+    def check_room(self, rows: int, reason: str) -> None:
+        """Raises ConfigError if what holds ``rows`` points cannot be kept at hand together."""
+        return  # on a disk or in memory they are
+
+    def prefetch(self, indices: Indices) -> None:
+        """A hint that ``indices`` [C] are read soon; returns at once, tells no failure."""
+        return  # local points are at hand
 
     @abstractmethod
     def read(self, indices: Indices, device: torch.device) -> Batch:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from rhoselect.data.base import Labels
-from rhoselect.data.manifest import DTYPES, Array, Kind
+from rhoselect.data.images import decode, encode
+from rhoselect.data.manifest import DTYPES, Array, Encoding, Inputs, Kind
 from rhoselect.errors import DataError
 
+STEP_ROWS = 4096
 ORDER = ("train", "holdout", "test")
 Splits = Mapping[str, tuple[Array, Array]]
-"""{split: (inputs [R, ...], labels [R])}"""
+"""{split: (inputs [R, ...], labels [R])}; encoded inputs are an object array [R] of bytes."""
 
 
 @dataclass(frozen=True)
 class Columns:
-    """A split: inputs [R, ...], labels [R] int64, clean labels [R] int64 if there is noise."""
+    """A split: inputs [R, ...], labels [R] int64, clean labels [R] int64 if there is noise.
+
+    Encoded inputs are an object array [R] of bytes.
+    """
 
     inputs: Array
     labels: Labels
@@ -52,6 +57,9 @@ def _columns(kind: Kind, name: str, inputs: Array, labels: Array) -> Columns:
             f"{name}: got {len(inputs)} inputs and {len(labels)} labels, allowed as many of one as"
             " of the other, at least 1"
         )
+    if inputs.dtype == object:
+        _check_blobs(kind, name, inputs)
+        return Columns(inputs, _labels(name, labels))
     ndim = {"image": (4,), "tokens": (2,), "float": range(2, 33)}[kind]
     if inputs.dtype != DTYPES[kind] or inputs.ndim not in ndim or 0 in inputs.shape:
         raise DataError(
@@ -62,6 +70,18 @@ def _columns(kind: Kind, name: str, inputs: Array, labels: Array) -> Columns:
     if kind == "float" and not np.isfinite(inputs).all():
         row = int(np.argmin(np.isfinite(inputs.reshape(len(inputs), -1)).all(axis=1)))
         raise DataError(f"{name}: got a NaN or infinite input in row {row}, allowed finite floats")
+    return Columns(np.ascontiguousarray(inputs), _labels(name, labels))
+
+
+def _check_blobs(kind: Kind, name: str, inputs: Array) -> None:
+    if kind != "image" or inputs.ndim != 1 or not all(isinstance(x, bytes) for x in inputs):
+        raise DataError(
+            f"{name}: got inputs {list(inputs.shape)} of objects for kind {kind}, allowed for"
+            " encoded images: [R] of bytes"
+        )
+
+
+def _labels(name: str, labels: Array) -> Labels:
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise DataError(
             f"{name}: got labels {list(labels.shape)} {labels.dtype}, allowed integers [R]"
@@ -69,7 +89,7 @@ def _columns(kind: Kind, name: str, inputs: Array, labels: Array) -> Columns:
     labels = labels.astype(np.int64)
     if (low := int(labels.min())) < 0:
         raise DataError(f"{name}: got label {low}, allowed 0 and up; number the classes from 0")
-    return Columns(np.ascontiguousarray(inputs), labels)
+    return labels
 
 
 def class_count(parts: Mapping[str, Columns], classes: int | None) -> int:
@@ -82,8 +102,38 @@ def class_count(parts: Mapping[str, Columns], classes: int | None) -> int:
     return greatest + 1 if classes is None else classes
 
 
-def input_shape(parts: Mapping[str, Columns]) -> tuple[int, ...]:
-    """Shape of one input. Raises DataError if the splits differ."""
+def encoded(parts: Mapping[str, Columns], encoding: Encoding | None) -> dict[str, Columns]:
+    """Images as the bytes that are stored. Raises DataError for bytes without an ``encoding``."""
+    made = {}
+    for name, part in parts.items():
+        if encoding is None and part.inputs.dtype == object:
+            raise DataError(f"{name}: got bytes without an encoding, allowed encoding jpeg or png")
+        if encoding is not None and part.inputs.dtype != object:
+            blobs = np.empty(len(part.inputs), object)
+            blobs[:] = [encode(image, encoding) for image in part.inputs]
+            part = replace(part, inputs=blobs)
+        made[name] = part
+    return made
+
+
+def images(name: str, part: Columns, inputs: Inputs) -> Iterator[Array]:
+    """Decoded images [R, C, H, W] uint8 of a split, in steps. Raises DataError naming a row."""
+    for start in range(0, len(part.inputs), STEP_ROWS):
+        some = part.inputs[start : start + STEP_ROWS]
+        if inputs.encoding is None:
+            yield some
+            continue
+        decoded = np.empty((len(some), *inputs.shape), np.uint8)
+        for row, content in enumerate(some):
+            where = f"{name}: row {start + row}"
+            decoded[row] = decode(content, inputs.encoding, inputs.shape, where)
+        yield decoded
+
+
+def input_shape(parts: Mapping[str, Columns], encoding: Encoding | None) -> tuple[int, ...]:
+    """Shape of one input; of encoded ones, that of the first. Raises DataError if splits differ."""
+    if encoding is not None:
+        return decode(parts["train"].inputs[0], encoding, None, "train: row 0").shape
     shapes = {name: part.inputs.shape[1:] for name, part in parts.items()}
     for name, shape in shapes.items():
         if shape != shapes["train"]:

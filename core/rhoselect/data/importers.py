@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 from rhoselect.data.arrow import ArrowDataset
 from rhoselect.data.columns import Splits
 from rhoselect.data.fashion_mnist import read_fashion_mnist
 from rhoselect.data.idx import read_idx_folder
-from rhoselect.data.manifest import Kind
+from rhoselect.data.manifest import Encoding, Kind
 from rhoselect.data.tables import read_npz, read_parquet
 from rhoselect.data.writer import check_destination, check_options, write_dataset
 from rhoselect.errors import DataError
@@ -29,19 +30,24 @@ def import_dataset(
     shape: Sequence[int] | None = None,
     classes: int | None = None,
     shard_rows: int | None = None,
+    encoding: Encoding | None = None,
 ) -> ArrowDataset:
     """Read ``src`` as ``kind`` (one of KINDS), write it to the folder ``dst``, and open that.
 
     The options are those of ``write_dataset``; ``shape`` is that of one input, for Parquet only.
+    With an ``encoding``, Parquet's binary inputs are files of it, stored as they are.
     Raises DataError (one line) for anything that cannot be used; nothing is left behind then.
     """
     check_destination(Path(dst))
     check_options(label_noise, noise_seed, holdout, holdout_seed)
+    if encoding is not None and encoding not in get_args(Encoding):
+        allowed = ", ".join(get_args(Encoding))
+        raise DataError(f"encoding: got {encoding!r}, allowed one of {allowed}")
     if shape is not None and (kind != "parquet" or not shape or min(shape) < 1):
         raise DataError(f"shape: got {shape} for {kind}, allowed sizes from 1, for parquet only")
     if kind == "fashion-mnist" and classes is None:
         classes = 10
-    inputs, splits, source = _read(kind, src, shape)
+    inputs, splits, source = _read(kind, src, shape, encoding)
     write_dataset(
         dst,
         inputs,
@@ -53,11 +59,14 @@ def import_dataset(
         holdout_seed=holdout_seed,
         source=source,
         shard_rows=shard_rows,
+        encoding=encoding,
     )
     return ArrowDataset.open(dst)
 
 
-def _read(kind: str, src: str | Path, shape: Sequence[int] | None) -> tuple[Kind, Splits, str]:
+def _read(
+    kind: str, src: str | Path, shape: Sequence[int] | None, encoding: Encoding | None
+) -> tuple[Kind, Splits, str]:
     path = Path(src)
     source = f"{kind} {path.name}"
     if kind == "fashion-mnist":
@@ -68,5 +77,5 @@ def _read(kind: str, src: str | Path, shape: Sequence[int] | None) -> tuple[Kind
     if kind == "numpy":
         return *read_npz(path), source
     if kind == "parquet":
-        return *read_parquet(path, shape), source
+        return *read_parquet(path, shape, encoding is not None), source
     raise DataError(f"kind: got {kind!r}, allowed one of {', '.join(KINDS)}")

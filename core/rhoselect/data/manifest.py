@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,6 +20,7 @@ from rhoselect.errors import DataError
 
 FILE_NAME = "manifest.json"
 Kind = Literal["image", "tokens", "float"]
+Encoding = Literal["jpeg", "png"]
 Array = npt.NDArray[Any]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Size = Annotated[int, Field(ge=1)]
@@ -35,10 +37,14 @@ class Part(BaseModel):
 
 
 class Inputs(Part):
-    """One input: "image" [C, H, W] uint8, "tokens" [T] int64, or "float" [D…] float32."""
+    """One input: "image" [C, H, W] uint8, "tokens" [T] int64, or "float" [D…] float32.
+
+    With an ``encoding`` the column holds the bytes of JPEG or PNG files, which decode to ``shape``.
+    """
 
     kind: Kind
     shape: Annotated[tuple[Size, ...], Field(min_length=1)]
+    encoding: Encoding | None = None
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -52,6 +58,8 @@ class Inputs(Part):
 
     def column_type(self) -> pa.DataType:
         """Arrow type of the column ``inputs``."""
+        if self.encoding is not None:
+            return pa.large_binary()
         if self.kind == "image":
             return pa.binary(self.size)
         return pa.list_(pa.from_numpy_dtype(self.dtype), self.size)
@@ -102,13 +110,20 @@ def read_manifest(folder: Path) -> Manifest:
     if not folder.is_dir():
         raise DataError(f"data set {folder}: no such folder; make one with `rhoctl data import`")
     try:
-        manifest = Manifest.model_validate_json(path.read_bytes())
+        content = path.read_bytes()
     except FileNotFoundError:
         raise DataError(
             f"data set {folder}: has no {FILE_NAME}; allowed a folder made by `rhoctl data import`"
         ) from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error}") from None
+    return parse_manifest(content, str(path))
+
+
+def parse_manifest(content: bytes, path: str) -> Manifest:
+    """The manifest in the bytes of a file. Raises DataError when malformed or inconsistent."""
+    try:
+        manifest = Manifest.model_validate_json(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
@@ -116,6 +131,11 @@ def read_manifest(folder: Path) -> Manifest:
             f"{path}: malformed at {where}: {first['msg'].lower()}; import the data again"
         ) from None
     _check_splits(path, manifest)
+    if manifest.inputs.encoding is not None and manifest.inputs.kind != "image":
+        raise DataError(
+            f"{path}: inputs.encoding: got {manifest.inputs.encoding} for kind"
+            f" {manifest.inputs.kind}, allowed for images alone; import the data again"
+        )
     channels = manifest.inputs.shape[0] if manifest.inputs.kind == "image" else 0
     if not channels == len(manifest.mean or ()) == len(manifest.std or ()):
         raise DataError(
@@ -125,7 +145,7 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
-def _check_splits(path: Path, manifest: Manifest) -> None:
+def _check_splits(path: str, manifest: Manifest) -> None:
     for name, (start, stop) in manifest.splits.items():
         if not start < stop <= manifest.rows:
             raise DataError(
@@ -134,25 +154,50 @@ def _check_splits(path: Path, manifest: Manifest) -> None:
             )
 
 
+@dataclass(frozen=True)
+class Blobs:
+    """Encoded inputs of R rows: that of row r is data[offsets[r] : offsets[r + 1]].
+
+    ``offsets`` [R + 1] int64, ``data`` uint8.
+    """
+
+    offsets: npt.NDArray[np.int64]
+    data: npt.NDArray[np.uint8]
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, row: int) -> memoryview:
+        return self.data[self.offsets[row] : self.offsets[row + 1]].data
+
+
 def content_hash(
     inputs: Inputs,
     classes: int,
     splits: Mapping[str, Span],
-    blocks: Iterable[tuple[Array, Array, Array | None]],
+    blocks: Iterable[tuple[Array | Blobs, Array, Array | None]],
 ) -> str:
     """The fingerprint: sha256 over the header and each column's bytes, in row order.
 
     ``blocks`` yields (inputs, labels, clean labels or None) of successive rows. How the rows are
-    cut into blocks does not matter, since each column is hashed by itself.
+    cut into blocks does not matter, since each column is hashed by itself. Encoded inputs count as
+    stored, bytes and lengths.
     """
     columns = [hashlib.sha256() for _ in range(3)]
-    for block in blocks:
-        for column, values in zip(columns, block, strict=True):
-            if values is not None:
-                column.update(np.ascontiguousarray(values).reshape(-1).data)
-    header = {"inputs": inputs.model_dump(), "classes": classes, "splits": dict(splits)}
+    lengths = hashlib.sha256()
+    for stored, labels, clean in blocks:
+        values: Array = stored.data if isinstance(stored, Blobs) else stored
+        if isinstance(stored, Blobs):
+            lengths.update(np.diff(stored.offsets).data)
+            values = stored.data[stored.offsets[0] : stored.offsets[-1]]
+        for column, part in zip(columns, (values, labels, clean), strict=True):
+            if part is not None:
+                column.update(np.ascontiguousarray(part).reshape(-1).data)
+    # Left out where there is none, an encoding does not change the fingerprints of older data sets.
+    described = inputs.model_dump(exclude_none=True)
+    header = {"inputs": described, "classes": classes, "splits": dict(splits)}
     total = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
-    for column in columns:
+    for column in columns if inputs.encoding is None else [*columns, lengths]:
         total.update(column.digest())
     return total.hexdigest()
 

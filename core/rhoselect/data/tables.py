@@ -48,12 +48,15 @@ def read_npz(path: Path) -> tuple[Kind, Splits]:
     return kind, {s: (_shaped(arrays[f"x_{s}"], kind), arrays[f"y_{s}"]) for s in present}
 
 
-def read_parquet(path: Path, shape: Sequence[int] | None) -> tuple[Kind, Splits]:
+def read_parquet(
+    path: Path, shape: Sequence[int] | None, encoded: bool = False
+) -> tuple[Kind, Splits]:
     """Columns ``inputs`` and ``label`` of train.parquet, [holdout.parquet,] test.parquet.
 
     ``path`` is their folder, or one file with a column ``split`` that holds those names. Inputs are
     binary (bytes of an image of ``shape`` [C, H, W]) or lists of numbers, as long in every row;
-    lists are reshaped to ``shape`` if it is given. Raises DataError.
+    lists are reshaped to ``shape`` if it is given. With ``encoded``, binary inputs are files, kept
+    as an object array [R] of bytes. Raises DataError.
     """
     if path.is_dir():
         files = {s: path / f"{s}.parquet" for s in ORDER}
@@ -65,7 +68,9 @@ def read_parquet(path: Path, shape: Sequence[int] | None) -> tuple[Kind, Splits]
             raise DataError(f"source {path}: got split {unknown[0]!r}, allowed {', '.join(ORDER)}")
         masks = {s: np.array([name == s for name in names]) for s in ORDER}
         tables = {s: whole.filter(pa.array(mask)) for s, mask in masks.items() if mask.any()}
-    splits = {s: _columns(f"source {path}, {s}", table, shape) for s, table in tables.items()}
+    splits = {
+        s: _columns(f"source {path}, {s}", table, shape, encoded) for s, table in tables.items()
+    }
     if "train" not in splits:
         raise DataError(f"source {path}: has no train split; allowed train.parquet, test.parquet")
     kind = kind_of(splits["train"][0])
@@ -74,6 +79,8 @@ def read_parquet(path: Path, shape: Sequence[int] | None) -> tuple[Kind, Splits]
 
 def kind_of(inputs: Array) -> Kind:
     """What inputs of this element type are. Raises DataError for what are no numbers."""
+    if inputs.dtype == object:
+        return "image"
     if inputs.dtype.kind not in "iuf":
         raise DataError(f"inputs: got elements of type {inputs.dtype}, allowed integers or floats")
     if inputs.dtype == np.uint8:
@@ -113,14 +120,21 @@ def _read_table(path: Path, *more: str) -> pa.Table:
     return table
 
 
-def _columns(where: str, table: pa.Table, shape: Sequence[int] | None) -> tuple[Array, Array]:
+def _columns(
+    where: str, table: pa.Table, shape: Sequence[int] | None, encoded: bool
+) -> tuple[Array, Array]:
     label = table.column("label")
     if not pa.types.is_integer(label.type):
         raise DataError(f"{where}: got labels of type {label.type}, allowed integers")
     column = table.column("inputs")
     kind = column.type
     t = pa.types
-    if t.is_fixed_size_binary(kind) or t.is_binary(kind) or t.is_large_binary(kind):
+    is_binary = t.is_fixed_size_binary(kind) or t.is_binary(kind) or t.is_large_binary(kind)
+    if is_binary and encoded:
+        blobs = np.empty(len(column), object)
+        blobs[:] = column.to_pylist()
+        return blobs, label.to_numpy()
+    if is_binary:
         flat = np.frombuffer(b"".join(column.to_pylist()), np.uint8)
         lengths = pc.unique(pc.binary_length(column))
     elif (t.is_list(kind) or t.is_large_list(kind) or t.is_fixed_size_list(kind)) and (

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,6 +21,8 @@ from rhoselect.data.columns import (
     Splits,
     checked_columns,
     class_count,
+    encoded,
+    images,
     input_shape,
     with_holdout,
     with_noise,
@@ -28,6 +30,8 @@ from rhoselect.data.columns import (
 from rhoselect.data.manifest import (
     FILE_NAME,
     Array,
+    Blobs,
+    Encoding,
     Inputs,
     Kind,
     Manifest,
@@ -38,7 +42,6 @@ from rhoselect.data.manifest import (
 from rhoselect.errors import DataError
 
 SHARD_BYTES = 256 << 20
-STEP_ROWS = 4096
 
 
 def write_dataset(
@@ -53,6 +56,7 @@ def write_dataset(
     holdout_seed: int | None = None,
     source: str = "arrays",
     shard_rows: int | None = None,
+    encoding: Encoding | None = None,
 ) -> Manifest:
     """Write {split: (inputs [R, ...], labels [R])} with splits train, [holdout,] test.
 
@@ -60,20 +64,23 @@ def write_dataset(
     and holdout, independently with probability P, by one of the *other* classes, uniformly; the
     true one is kept in ``clean_label``. ``holdout`` moves that random fraction of train into the
     split "holdout" (``holdout_seed`` defaults to ``noise_seed``). The noise is drawn before the
-    move, so a point has the same label whatever the fraction. Raises DataError for anything it
-    cannot use, and then leaves nothing behind.
+    move, so a point has the same label whatever the fraction. ``encoding`` stores images as JPEG or
+    PNG files: images [R, C, H, W] are encoded, an object array [R] of bytes is stored as it is.
+    Raises DataError for anything it cannot use, and then leaves nothing behind.
     """
     folder = Path(dst)
     check_destination(folder)
     check_options(label_noise, noise_seed, holdout, holdout_seed)
-    parts = checked_columns(kind, splits)
+    if encoding is not None and kind != "image":
+        raise DataError(f"encoding {encoding}: got inputs of kind {kind}, allowed images")
+    parts = encoded(checked_columns(kind, splits), encoding)
     count = class_count(parts, classes)
     if label_noise:
         parts = with_noise(parts, count, label_noise, noise_seed)
     if holdout:
         seed = noise_seed if holdout_seed is None else holdout_seed
         parts = with_holdout(parts, holdout, seed)
-    manifest = _describe(kind, parts, count)
+    manifest = _describe(kind, encoding, parts, count)
     noise = {"label_noise": label_noise, "noise_seed": noise_seed, "source": source}
     return _write(folder, manifest.model_copy(update=noise), parts, shard_rows)
 
@@ -98,17 +105,15 @@ def check_options(
             raise DataError(f"{name}: got {seed}, allowed 0 or more")
 
 
-def channel_statistics(images: Array) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and std a channel of images [N, C, H, W] uint8, in [0, 1] scale; std 0 becomes 1.
+def channel_statistics(images: Iterable[Array]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and std a channel of images [R, C, H, W] uint8, in [0, 1] scale; std 0 becomes 1.
 
     Taken from histograms, so that the sums are exact whatever the order.
     """
-    channels = images.shape[1]
-    counts = np.zeros((channels, 256), np.int64)
-    for start in range(0, len(images), STEP_ROWS):
-        for channel in range(channels):
-            values = images[start : start + STEP_ROWS, channel].reshape(-1)
-            counts[channel] += np.bincount(values, minlength=256)
+    counts: Array = np.zeros((0, 256), np.int64)
+    for some in images:
+        found = [np.bincount(some[:, c].reshape(-1), minlength=256) for c in range(some.shape[1])]
+        counts = np.stack(found) + (counts if len(counts) else 0)
     levels = np.arange(256) / 255
     share = counts / counts.sum(axis=1, keepdims=True)
     mean = share @ levels
@@ -116,13 +121,21 @@ def channel_statistics(images: Array) -> tuple[tuple[float, ...], tuple[float, .
     return tuple(mean.tolist()), tuple(np.where(std > 0, std, 1.0).tolist())
 
 
-def _describe(kind: Kind, parts: Mapping[str, Columns], classes: int) -> Manifest:
+def _describe(
+    kind: Kind, encoding: Encoding | None, parts: Mapping[str, Columns], classes: int
+) -> Manifest:
     """The manifest but for its shards and how the content came about."""
-    inputs = Inputs(kind=kind, shape=input_shape(parts))
+    inputs = Inputs(kind=kind, shape=input_shape(parts, encoding), encoding=encoding)
     ends = np.cumsum([0, *(len(part.labels) for part in parts.values())]).tolist()
     spans: dict[str, Span] = dict(zip(parts, pairwise(ends), strict=True))
-    mean, std = channel_statistics(parts["train"].inputs) if kind == "image" else (None, None)
-    blocks = ((part.inputs, part.labels, part.clean) for part in parts.values())
+    mean, std = None, None
+    if kind == "image":
+        mean, std = channel_statistics(images("train", parts["train"], inputs))
+    if encoding is not None:
+        for name in parts.keys() - {"train"}:
+            for _ in images(name, parts[name], inputs):
+                pass  # decoding is the check
+    blocks = ((_stored(part.inputs), part.labels, part.clean) for part in parts.values())
     return Manifest.model_construct(
         inputs=inputs,
         classes=classes,
@@ -141,8 +154,7 @@ def _describe(kind: Kind, parts: Mapping[str, Columns], classes: int) -> Manifes
 def _write(
     folder: Path, manifest: Manifest, parts: Mapping[str, Columns], shard_rows: int | None
 ) -> Manifest:
-    row_bytes = manifest.inputs.size * manifest.inputs.dtype.itemsize
-    step = shard_rows or max(1, SHARD_BYTES // row_bytes)
+    step = shard_rows or max(1, SHARD_BYTES // _row_bytes(manifest.inputs, parts))
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.parent / f".{folder.name}.{os.getpid()}.partial"
     partial.mkdir()
@@ -160,6 +172,22 @@ def _write(
     return manifest
 
 
+def _row_bytes(inputs: Inputs, parts: Mapping[str, Columns]) -> int:
+    """Bytes of an input on disk; of encoded ones, their mean."""
+    if inputs.encoding is None:
+        return inputs.size * inputs.dtype.itemsize
+    sizes = [len(content) for part in parts.values() for content in part.inputs]
+    return max(1, sum(sizes) // len(sizes))
+
+
+def _stored(inputs: Array) -> Array | Blobs:
+    """Inputs as a block of a shard holds them."""
+    if inputs.dtype != object:
+        return inputs
+    offsets = np.cumsum([0, *map(len, inputs)], dtype=np.int64)
+    return Blobs(offsets, np.frombuffer(b"".join(inputs), np.uint8))
+
+
 def _cut(parts: Mapping[str, Columns], step: int) -> Iterator[Columns]:
     for part in parts.values():
         for start in range(0, len(part.labels), step):
@@ -168,7 +196,9 @@ def _cut(parts: Mapping[str, Columns], step: int) -> Iterator[Columns]:
 
 def _write_shard(path: Path, manifest: Manifest, columns: Columns) -> Shard:
     rows, column_type = len(columns.labels), manifest.inputs.column_type()
-    if manifest.inputs.kind == "image":
+    if manifest.inputs.encoding is not None:
+        inputs = pa.array(columns.inputs.tolist(), column_type)
+    elif manifest.inputs.kind == "image":
         data = pa.py_buffer(columns.inputs)
         inputs = pa.FixedSizeBinaryArray.from_buffers(column_type, rows, [None, data])
     else:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from rhoselect.compute import resolve, resolve_device
@@ -30,6 +29,7 @@ from rhoselect.scorer.loop import Scorer
 from rhoselect.selection import Scoring, get_function
 from rhoselect.selection.interface import State
 from rhoselect.snapshots import SnapshotStore
+from rhoselect.streamed import open_plan
 from rhoselect.trainer.audit import Auditor
 from rhoselect.trainer.ground import Ground, Source
 from rhoselect.trainer.learner import Learner
@@ -60,7 +60,7 @@ class Prepared:
         """Hash of the data set's fingerprint and of the irreducible losses in use."""
         digest = hashlib.sha256(self.dataset.fingerprint.encode())
         if self.scoring.il is not None:
-            digest.update(self.scoring.il.values.tobytes())
+            digest.update(self.scoring.il.values.data)
         return digest.hexdigest()
 
 
@@ -76,7 +76,7 @@ def prepare(config: Config) -> Prepared:
             )
     train, test = dataset.split("train"), dataset.split("test")
     selection = config.selection
-    plan = Plan(config.seed, len(train), selection.n_B, selection.chunk)
+    plan = open_plan(config, train)
     function = get_function(selection.function)
     table = None
     if function.needs.il:
@@ -86,12 +86,16 @@ def prepare(config: Config) -> Prepared:
                 " with 'rhoctl il fit' and set il.table"
             )
         table = read_table(
-            Path(config.il.table), dataset.fingerprint, dataset.splits["train"], config.il.overlap
+            Path(config.il.table),
+            dataset.fingerprint,
+            dataset.splits["train"],
+            config.il.overlap,
+            config.data.cache_folder / "il",
         )
     prepared = Prepared(config, dataset, train, test, plan, Scoring(function, table))
     resolve_device(config.scorer.device, "scorer.device")
     resolve_device(config.trainer.device, "trainer.device")
-    sample = train.read(train.indices[:2], torch.device("cpu"))
+    sample = train.read(train.first(2), torch.device("cpu"))
     check_output(config.model.factory, _model(prepared), sample.inputs, dataset.classes)
     _check_scores(prepared, sample)
     return prepared
@@ -179,7 +183,7 @@ def run_trainer(
 ) -> dict[str, Any]:
     """Train to the end, write the summary, return it."""
     progress = trainer.run()
-    sample_indices = prepared.train.indices[: prepared.config.selection.n_b].astype(np.int64)
+    sample_indices = prepared.train.first(prepared.config.selection.n_b)
     sample = prepared.train.read(sample_indices, trainer.learner.device)
     summary = summarise(
         prepared.config,

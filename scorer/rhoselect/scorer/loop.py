@@ -170,6 +170,9 @@ class Scorer:
         if positions is None:
             positions = self._plan.chunk_positions(ticket.window, ticket.chunk)
         indices = self._first_index + self._plan.indices(positions)
+        if self._points.far:
+            later = self._plan.indices(self._plan.ahead(positions))
+            self._points.prefetch(self._first_index + later)
         batch = None
         if self._scoring.needs.forward:
             with self._metrics.busy("read"):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 from rich.console import Console
 
-from rhoselect.data import KINDS, ArrowDataset, import_dataset
+from rhoselect import config as configuration
+from rhoselect.data import KINDS, ArrowDataset, Encoding, import_dataset, open_arrow
 from rhoselect.errors import ConfigError
 
 app = typer.Typer(rich_markup_mode=None, help="Import and look at data sets.")
@@ -29,6 +30,13 @@ def import_(
     shape: Annotated[
         str | None, typer.Option(help="Image shape C,H,W of parquet's binary inputs.")
     ] = None,
+    encoding: Annotated[
+        str | None,
+        typer.Option(
+            help="Store images as 'jpeg' or 'png' files, decoded when read; parquet's binary inputs"
+            " are such files already."
+        ),
+    ] = None,
 ) -> None:
     """Turn a source into a folder of Arrow shards with a manifest.
 
@@ -37,6 +45,8 @@ def import_(
       rhoctl data import fashion-mnist auto data/fm --label-noise 0.1 --holdout 0.5
 
       rhoctl data import numpy points.npz data/points --holdout 0.3
+
+      rhoctl data import parquet photos/ data/photos --encoding jpeg
     """
     dataset = import_dataset(
         kind,
@@ -46,35 +56,39 @@ def import_(
         noise_seed=noise_seed,
         holdout=holdout,
         shape=_shape(shape),
+        encoding=cast("Encoding | None", encoding),  # which it checks
     )
-    _show(dataset, dst)
+    _show(dataset, str(dst))
 
 
 @app.command()
 def info(
-    path: Annotated[Path, typer.Argument(help="Folder of a data set.")],
+    path: Annotated[str, typer.Argument(help="Folder of a data set, or its URI.")],
     verify: Annotated[bool, typer.Option("--verify", help="Check every hash.")] = False,
 ) -> None:
     """Show a data set's splits, classes, noise and fingerprint.
 
-    Example:
+    Examples:
 
       rhoctl data info data/fm --verify
+
+      rhoctl data info 's3://bucket/fm?region=eu-central-1'
     """
-    dataset = ArrowDataset.open(path)
+    dataset = open_arrow(configuration.parse({"data": {"path": path}}).data)
     if verify:
         dataset.verify()
-    _show(dataset, path)
+    _show(dataset, path.partition("?")[0])
 
 
-def _show(dataset: ArrowDataset, path: Path) -> None:
+def _show(dataset: ArrowDataset, path: str) -> None:
     manifest = dataset.manifest
     splits = ", ".join(f"{name} {stop - start}" for name, (start, stop) in dataset.splits.items())
     lines = {
         "folder": path,
         "source": manifest.source,
         "points": splits,
-        "inputs": f"{manifest.inputs.kind} {list(dataset.input_shape)}",
+        "inputs": f"{manifest.inputs.kind} {list(dataset.input_shape)}"
+        + (f", {manifest.inputs.encoding}" if manifest.inputs.encoding else ""),
         "classes": dataset.classes,
         "label noise": f"{manifest.label_noise} (seed {manifest.noise_seed})",
         "shards": len(manifest.shards),

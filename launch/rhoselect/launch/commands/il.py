@@ -28,7 +28,9 @@ def group() -> None:
 
 @app.command()
 def fit(
-    data: Annotated[str, typer.Option(help="Data folder, or 'module:factory' of a Dataset.")],
+    data: Annotated[
+        str, typer.Option(help="Data folder or URI, or 'module:factory' of a Dataset.")
+    ],
     out: Annotated[Path, typer.Option(help="Parquet file to write.")],
     model: Annotated[str, typer.Option(help="Model factory.")] = "rhoselect.models:small_cnn",
     sets: Annotated[
@@ -75,7 +77,7 @@ def fit(
         build_model(model, settings.model.args, dataset.input_shape, dataset.classes, settings.seed)
         for _ in range(2)
     ]
-    sample = train.read(train.indices[:2], torch.device("cpu"))
+    sample = train.read(train.first(2), torch.device("cpu"))
     check_output(model, networks[0], sample.inputs, dataset.classes)
     replica = Replica(networks[1], settings.scorer.precision, "running", torch.device("cpu"))
     console = Console()
@@ -111,7 +113,8 @@ def fit(
 
 def _settings(data: str, model: str, sets: list[str]) -> Config:
     """The keys of a run that apply here, with float32 scoring as their default."""
-    source = "dataset" if ":" in data and not Path(data).exists() else "path"
+    named = ":" in data and "://" not in data and not Path(data).exists()
+    source = "dataset" if named else "path"
     tree: dict[str, Any] = {"scorer": {"precision": "fp32"}}
     tree |= {"data": {source: data}, "model": {"factory": model}}
     return configuration.apply(tree, sets)
