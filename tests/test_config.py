@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,14 @@ from rhoselect.config import Config, DataConfig, Section, SelectionConfig, Train
 from rhoselect.errors import ConfigError
 
 FREE = ("queue", "snapshots", "cluster", "metrics")
-FREE_KEYS = ("data.cache_dir", "data.cache_bytes", "data.timeout_s")
+FREE_KEYS = (
+    "data.cache_dir",
+    "data.cache_bytes",
+    "data.timeout_s",
+    "scorer.prefetch",
+    "trainer.scores",
+    "selection.rescore",
+)
 
 words = st.text(st.characters(exclude_categories=["Cs"]))
 numbers = st.floats(allow_nan=False, allow_infinity=False)
@@ -44,11 +52,20 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "selection.n_B": st.sampled_from([64, 96, 128]),
     "selection.chunk": st.sampled_from([1, 2, 16, 32]),
     "selection.lag": st.integers(0, 2**63 - 1),
+    "selection.mode": st.just("window"),  # another one forbids much: below
+    "selection.max_lag": counts,
+    "selection.audit_every": st.integers(0, 2**63 - 1),
+    "selection.agreement": st.floats(0, 1, exclude_min=True),
+    "selection.rescore": st.sampled_from(["auto", "trainer", "scorers"]),
+    "stream.ahead": counts,
+    "stream.max_age": counts,
+    "stream.capacity": st.integers(0, 2**63 - 1),
     "selection.shortlist": st.integers(0, 2),
     "selection.temperature": not_negative,
     "selection.bn": st.sampled_from(["running", "batch"]),
     "scorer.precision": precisions,
     "scorer.threads": counts,
+    "scorer.prefetch": counts,
     "scorer.device": words,
     "trainer.steps": counts,
     "trainer.lr": positive,
@@ -58,6 +75,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "trainer.clip_norm": not_negative,
     "trainer.precision": precisions,
     "trainer.threads": counts,
+    "trainer.scores": st.booleans(),
     "trainer.device": words,
     "trainer.publish_every": counts,
     "trainer.eval_every": counts,
@@ -104,7 +122,8 @@ def names(section: type[Section], prefix: str = "") -> set[str]:
 def test_these_tests_know_every_key() -> None:
     assert names(Config) == VALUES.keys() | {"data.path"}
     changes = {re.sub(r"args\..*", "args", name) for name in CHANGES}
-    assert changes == VALUES.keys() - {"data.order"}, "which goes with data.path alone"
+    apart = {"data.order", "selection.mode"}  # each with a test of its own
+    assert changes == VALUES.keys() - apart
 
 
 @pytest.fixture(scope="module")
@@ -146,11 +165,19 @@ CHANGES: dict[str, tuple[Any, Any]] = {
     "selection.n_B": (64, 128),
     "selection.chunk": (16, 32),
     "selection.lag": (0, 1),
+    "selection.max_lag": (1, 2),
+    "selection.audit_every": (0, 10),
+    "selection.agreement": (0.9, 0.8),
+    "selection.rescore": ("auto", "trainer"),
+    "stream.ahead": (4, 5),
+    "stream.max_age": (16, 8),
+    "stream.capacity": (0, 1000),
     "selection.shortlist": (0, 2),
     "selection.temperature": (1.0, 0.5),
     "selection.bn": ("running", "batch"),
     "scorer.precision": ("bf16", "fp32"),
     "scorer.threads": (1, 2),
+    "scorer.prefetch": (2, 3),
     "scorer.device": ("auto", "cpu"),
     "trainer.steps": (1000, 1001),
     "trainer.lr": (1e-3, 1.0000000000000002e-3),
@@ -160,6 +187,7 @@ CHANGES: dict[str, tuple[Any, Any]] = {
     "trainer.clip_norm": (0.0, 1.0),
     "trainer.precision": ("fp32", "bf16"),
     "trainer.threads": (1, 2),
+    "trainer.scores": (True, False),
     "trainer.device": ("auto", "cpu"),
     "trainer.publish_every": (1, 2),
     "trainer.eval_every": (50, 10),
@@ -215,6 +243,42 @@ def test_keys_that_come_or_go_are_named() -> None:
     assert config(before).changed_keys(config(after)) == changed
 
 
+def test_modes_that_are_not_exact_are_changes_and_say_so() -> None:
+    exact, auto, stream = (
+        config({"data.path": "d"} | other)
+        for other in ({}, {"selection.lag": "auto"}, {"selection.mode": "stream"})
+    )
+    assert exact.exact
+    assert not auto.exact
+    assert not stream.exact
+    assert exact.changed_keys(auto) == ["selection.lag"]
+    assert exact.changed_keys(stream) == ["selection.mode"]
+    for each in (auto, stream):
+        assert parse(tomllib.loads(each.to_toml())) == each
+
+
+IMPOSSIBLE: dict[str, dict[str, Any]] = {
+    "selection.lag: got 'automatic'": {"selection.lag": "automatic"},
+    "selection.lag: got -1": {"selection.lag": -1},
+    "selection.lag: got True": {"selection.lag": True},
+    "selection.lag: got 1.5": {"selection.lag": 1.5},
+    "trainer.publish_every: got 2": {"selection.lag": "auto", "trainer.publish_every": 2},
+    'selection.mode: got "stream" with': {"selection.mode": "stream", "selection.lag": 1},
+    'selection.mode: got "stream" with .* 3': {
+        "selection.mode": "stream",
+        "trainer.publish_every": 3,
+    },
+    "selection.shortlist: got 1": {"selection.mode": "stream", "selection.shortlist": 1},
+    "stream.capacity: got 159": {"selection.mode": "stream", "stream.capacity": 159},
+}
+
+
+@pytest.mark.parametrize("message", IMPOSSIBLE)
+def test_modes_that_could_not_work_are_refused(message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{message}.*allowed"):
+        config({"data.path": "d"} | IMPOSSIBLE[message])
+
+
 def test_the_order_of_arguments_is_no_change() -> None:
     one, other = {"a": 1, "b": 2}, {"b": 2, "a": 1}
     before, after = ({"data.path": "d", "model.args": args} for args in (one, other))
@@ -249,6 +313,7 @@ def test_what_a_run_keeps_has_nothing_automatic() -> None:
     resolved = resolve(Config(data=DataConfig(path="data")))
     assert resolved.selection.shortlist == 1
     assert resolved.scorer.device in ("cpu", "cuda")
+    assert resolved.scorer.precision in ("fp32", "bf16")
     assert resolved.trainer.device == resolved.scorer.device
     assert resolve(resolved) == resolved
 

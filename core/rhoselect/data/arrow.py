@@ -75,6 +75,7 @@ class DatasetPoints(SplitPoints):
     def __init__(self, span: Span, shards: Shards) -> None:
         super().__init__(span)
         self._shards, self._manifest = shards, shards.manifest
+        self.far = shards.far
         self._scales: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     @property

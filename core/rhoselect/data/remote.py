@@ -28,6 +28,8 @@ class RemoteShards(Shards):
     comes free.
     """
 
+    far = True
+
     def __init__(self, store: Store, cache: Cache, timeout_s: float) -> None:
         content = store.read(FILE_NAME)
         super().__init__(store.location, parse_manifest(content, f"{store.location}/{FILE_NAME}"))

@@ -53,6 +53,9 @@ class Shards(ABC):
     def blocks(self, number: int) -> Sequence[Block]:
         """The blocks of a shard, mapped and checked."""
 
+    far = False
+    """Whether shards come over a network."""
+
     @abstractmethod
     def prefetch(self, numbers: Numbers) -> None:
         """A hint that these shards are needed soon."""

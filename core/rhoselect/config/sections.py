@@ -1,42 +1,17 @@
-"""The configuration: one TOML file, one tree of frozen models, every key checked before a run.
-
-Keys are named as in ``--set section.key=value``. Unknown keys are errors. Numbers that the result
-depends on (seed, chunk, threads, precision, lag, …) are fixed here, never taken from the machine,
-so that a run means the same wherever it runs.
-"""
+"""The sections of the configuration, each checked by itself."""
 
 from __future__ import annotations
 
-import json
 import os
-import tomllib
-from collections.abc import Iterable, Mapping
-from datetime import date, time
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 from urllib.parse import parse_qsl, urlsplit
 
-import tomlkit
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-
-from rhoselect.errors import ConfigError
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Precision = Literal["fp32", "bf16", "fp16"]
 ScoringPrecision = Literal["auto", "fp32", "bf16", "fp16"]
 Scalar = bool | int | float | str
-
-
-FREE: dict[str, Any] = {
-    "data": {"cache_dir", "cache_bytes", "timeout_s"},
-    "queue": True,
-    "snapshots": True,
-    "cluster": True,
-    "metrics": True,
-    "scorer": {"prefetch"},
-    "trainer": {"scores"},
-    "selection": {"rescore"},
-}
-"""Keys that no result depends on."""
 
 
 class Section(BaseModel):
@@ -268,131 +243,6 @@ class MetricsConfig(Section):
     )
 
 
-class Config(Section):
-    """A whole run."""
-
-    seed: int = Field(0, ge=0, lt=2**63, description="seed of everything")
-    data: DataConfig
-    model: ModelConfig = ModelConfig()
-    il: IlConfig = IlConfig()
-    selection: SelectionConfig = SelectionConfig()
-    stream: StreamConfig = StreamConfig()
-    scorer: ScorerConfig = ScorerConfig()
-    trainer: TrainerConfig = TrainerConfig()
-    queue: QueueConfig = QueueConfig()
-    snapshots: SnapshotConfig = SnapshotConfig()
-    cluster: ClusterConfig = ClusterConfig()
-    metrics: MetricsConfig = MetricsConfig()
-
-    @model_validator(mode="after")
-    def _modes(self) -> Self:
-        selection = self.selection
-        if selection.lag == "auto" and self.trainer.publish_every > 1:
-            raise ValueError(
-                f"trainer.publish_every: got {self.trainer.publish_every}, allowed 1 with"
-                ' selection.lag = "auto", which compares weights of every step'
-            )
-        if selection.mode == "window":
-            return self
-        if selection.lag != 0 or self.trainer.publish_every > 1:
-            raise ValueError(
-                f'selection.mode: got "stream" with selection.lag = {selection.lag!r} and'
-                f" trainer.publish_every = {self.trainer.publish_every}, allowed lag 0 and 1:"
-                " scorers take the newest weights; the bound of their age is stream.max_age"
-            )
-        wanted = self.k * selection.n_b
-        if self.k == 1:
-            raise ValueError(
-                'selection.shortlist: got 1, allowed 2 or more with selection.mode = "stream":'
-                " scores of mixed ages have to be taken afresh"
-            )
-        if self.capacity < wanted:
-            raise ValueError(
-                f"stream.capacity: got {self.capacity} points, allowed at least shortlist x n_b ="
-                f" {wanted}, or no step could ever start"
-            )
-        return self
-
-    @property
-    def capacity(self) -> int:
-        """Points that the rolling queue holds at most."""
-        return self.stream.capacity or self.stream.ahead * self.selection.n_B
-
-    @property
-    def k(self) -> int:
-        """Shortlist factor of windows scored with stale weights: without a choice 1 where there
-        are none, else 5."""
-        selection = self.selection
-        fresh = selection.lag == 0 and self.trainer.publish_every == 1
-        fresh = fresh and selection.mode == "window"
-        return selection.shortlist or (1 if fresh else min(5, selection.n_B // selection.n_b))
-
-    def k_of(self, window: int, version: int) -> int:
-        """Shortlist factor of one window: with auto-lag, fresh ones need no second stage."""
-        return 1 if self.selection.lag == "auto" and version == window else self.k
-
-    @property
-    def audit_every(self) -> int:
-        """Steps between audits; 0 is never."""
-        return self.selection.audit_every or (200 if self.selection.lag == "auto" else 0)
-
-    @property
-    def exact(self) -> bool:
-        """Whether the result is the same for any number of workers."""
-        return self.selection.mode == "window" and self.selection.lag != "auto"
-
-    def to_toml(self) -> str:
-        """The resolved configuration as TOML, every key present that has a value."""
-        return tomlkit.dumps(self.model_dump(exclude_none=True))
-
-    def changed_keys(self, other: Config) -> list[str]:
-        """Dotted names of the keys in which ``other`` would give another result.
-
-        Where servers are, who scores, how often things are shown and how long waits last may change
-        on resume.
-        """
-        mine, theirs = (_flat(config.model_dump(exclude=FREE)) for config in (self, other))
-        return sorted(n for n in mine.keys() | theirs.keys() if mine.get(n) != theirs.get(n))
-
-
-def load(path: Path | None, overrides: Iterable[str] = ()) -> Config:
-    """Read a TOML file, apply ``section.key=value`` overrides (values in TOML), check it all.
-
-    Raises ConfigError with one line.
-    """
-    tree: dict[str, Any] = {}
-    if path is not None:
-        try:
-            tree = tomllib.loads(path.read_text())
-        except FileNotFoundError:
-            raise ConfigError(
-                f"configuration {path}: no such file; examples/ has one to copy"
-            ) from None
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise ConfigError(f"configuration {path}: cannot be read as TOML: {error}") from None
-    return apply(tree, overrides)
-
-
-def apply(tree: dict[str, Any], overrides: Iterable[str]) -> Config:
-    """Apply ``section.key=value`` overrides to a tree in place and check it. Raises ConfigError."""
-    for override in overrides:
-        _override(tree, override)
-    return parse(tree)
-
-
-def parse(tree: Mapping[str, Any]) -> Config:
-    """Check a tree of plain values. Raises ConfigError naming the first offending key."""
-    try:
-        return Config.model_validate(tree)
-    except ValidationError as error:
-        raise ConfigError(_one_line(error)) from None
-
-
-def from_json(text: str) -> Config:
-    """The configuration back from ``model_dump_json`` (crossing a process)."""
-    return parse(json.loads(text))
-
-
 def _secret_in(uri: str) -> str | None:
     """What in a URI looks like a secret, by its place or its name; never the secret itself."""
     parts = urlsplit(uri)
@@ -403,56 +253,3 @@ def _secret_in(uri: str) -> str | None:
         if any(word in name.lower() for word in words):
             return f"the option {name!r}"
     return None
-
-
-def _override(tree: dict[str, Any], override: str) -> None:
-    name, equals, text = override.partition("=")
-    keys = name.strip().split(".")
-    if not equals or not all(keys):
-        raise ConfigError(f"--set: got {override!r}, allowed section.key=value")
-    try:
-        value: Any = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text  # a bare word is a string, as a shell user expects
-    if isinstance(value, date | time):
-        value = text  # no key is a date; a folder's name may look like one
-    for key in keys[:-1]:
-        tree = tree.setdefault(key, {})
-        if not isinstance(tree, dict):
-            raise ConfigError(f"--set {name}: got a path through {key!r}, which is not a section")
-    tree[keys[-1]] = value
-
-
-def _one_line(error: ValidationError) -> str:
-    first = error.errors()[0]
-    name = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "value_error":
-        return str(first["ctx"]["error"])
-    if first["type"] == "extra_forbidden":
-        return f"{name}: unknown key; allowed in its section: {_siblings(first['loc'])}"
-    if first["type"] == "missing":
-        return f"{name}: missing; set it in the file or with --set {name}.…"
-    if first["type"] == "model_type":
-        return f"{name}: got {first['input']!r}, allowed a section, as in [{name}]"
-    if "args" in first["loc"][:-1]:  # each kind of value that an argument may be had its say
-        name = ".".join(str(part) for part in first["loc"][:-1])
-        return f"{name}: got {first['input']!r}, allowed a boolean, a finite number or a string"
-    return f"{name}: got {first['input']!r}; {first['msg'].lower()}"
-
-
-def _siblings(loc: tuple[int | str, ...]) -> str:
-    section: Any = Config
-    for part in loc[:-1]:
-        section = section.model_fields[str(part)].annotation
-    return ", ".join(section.model_fields)
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Dotted names to values in JSON, which tells true, 1 and 1.0 apart."""
-    flat: dict[str, str] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = json.dumps(value)
-    return flat

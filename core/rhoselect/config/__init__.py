@@ -1,0 +1,31 @@
+"""The configuration: one TOML file, one tree of frozen models, every key checked before a run.
+
+Keys are named as in ``--set section.key=value``. Unknown keys are errors. Numbers that the result
+depends on (seed, chunk, threads, precision, lag, …) are fixed here, never taken from the machine,
+so that a run means the same wherever it runs.
+"""
+
+from rhoselect.config.loading import apply, from_json, load, parse
+from rhoselect.config.sections import (
+    DataConfig,
+    QueueConfig,
+    Section,
+    SelectionConfig,
+    TrainerConfig,
+    cache_home,
+)
+from rhoselect.config.tree import Config
+
+__all__ = [
+    "Config",
+    "DataConfig",
+    "QueueConfig",
+    "Section",
+    "SelectionConfig",
+    "TrainerConfig",
+    "apply",
+    "cache_home",
+    "from_json",
+    "load",
+    "parse",
+]

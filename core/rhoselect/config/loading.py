@@ -1,0 +1,95 @@
+"""From TOML, overrides and JSON to a checked configuration; errors in one line."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from datetime import date, time
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from rhoselect.config.tree import Config
+from rhoselect.errors import ConfigError
+
+
+def load(path: Path | None, overrides: Iterable[str] = ()) -> Config:
+    """Read a TOML file, apply ``section.key=value`` overrides (values in TOML), check it all.
+
+    Raises ConfigError with one line.
+    """
+    tree: dict[str, Any] = {}
+    if path is not None:
+        try:
+            tree = tomllib.loads(path.read_text())
+        except FileNotFoundError:
+            raise ConfigError(
+                f"configuration {path}: no such file; examples/ has one to copy"
+            ) from None
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise ConfigError(f"configuration {path}: cannot be read as TOML: {error}") from None
+    return apply(tree, overrides)
+
+
+def apply(tree: dict[str, Any], overrides: Iterable[str]) -> Config:
+    """Apply ``section.key=value`` overrides to a tree in place and check it. Raises ConfigError."""
+    for override in overrides:
+        _override(tree, override)
+    return parse(tree)
+
+
+def parse(tree: Mapping[str, Any]) -> Config:
+    """Check a tree of plain values. Raises ConfigError naming the first offending key."""
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(_one_line(error)) from None
+
+
+def from_json(text: str) -> Config:
+    """The configuration back from ``model_dump_json`` (crossing a process)."""
+    return parse(json.loads(text))
+
+
+def _override(tree: dict[str, Any], override: str) -> None:
+    name, equals, text = override.partition("=")
+    keys = name.strip().split(".")
+    if not equals or not all(keys):
+        raise ConfigError(f"--set: got {override!r}, allowed section.key=value")
+    try:
+        value: Any = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text  # a bare word is a string, as a shell user expects
+    if isinstance(value, date | time):
+        value = text  # no key is a date; a folder's name may look like one
+    for key in keys[:-1]:
+        tree = tree.setdefault(key, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"--set {name}: got a path through {key!r}, which is not a section")
+    tree[keys[-1]] = value
+
+
+def _one_line(error: ValidationError) -> str:
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "value_error":
+        return str(first["ctx"]["error"])
+    if first["type"] == "extra_forbidden":
+        return f"{name}: unknown key; allowed in its section: {_siblings(first['loc'])}"
+    if first["type"] == "missing":
+        return f"{name}: missing; set it in the file or with --set {name}.…"
+    if first["type"] == "model_type":
+        return f"{name}: got {first['input']!r}, allowed a section, as in [{name}]"
+    if "args" in first["loc"][:-1]:  # each kind of value that an argument may be had its say
+        name = ".".join(str(part) for part in first["loc"][:-1])
+        return f"{name}: got {first['input']!r}, allowed a boolean, a finite number or a string"
+    return f"{name}: got {first['input']!r}; {first['msg'].lower()}"
+
+
+def _siblings(loc: tuple[int | str, ...]) -> str:
+    section: Any = Config
+    for part in loc[:-1]:
+        section = section.model_fields[str(part)].annotation
+    return ", ".join(section.model_fields)

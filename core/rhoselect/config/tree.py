@@ -1,0 +1,135 @@
+"""The whole configuration, what its keys mean together, and what two of them differ in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Self
+
+import tomlkit
+from pydantic import Field, model_validator
+
+from rhoselect.config.sections import (
+    ClusterConfig,
+    DataConfig,
+    IlConfig,
+    MetricsConfig,
+    ModelConfig,
+    QueueConfig,
+    ScorerConfig,
+    Section,
+    SelectionConfig,
+    SnapshotConfig,
+    StreamConfig,
+    TrainerConfig,
+)
+
+FREE: dict[str, Any] = {
+    "data": {"cache_dir", "cache_bytes", "timeout_s"},
+    "queue": True,
+    "snapshots": True,
+    "cluster": True,
+    "metrics": True,
+    "scorer": {"prefetch"},
+    "trainer": {"scores"},
+    "selection": {"rescore"},
+}
+"""Keys that no result depends on."""
+
+
+class Config(Section):
+    """A whole run."""
+
+    seed: int = Field(0, ge=0, lt=2**63, description="seed of everything")
+    data: DataConfig
+    model: ModelConfig = ModelConfig()
+    il: IlConfig = IlConfig()
+    selection: SelectionConfig = SelectionConfig()
+    stream: StreamConfig = StreamConfig()
+    scorer: ScorerConfig = ScorerConfig()
+    trainer: TrainerConfig = TrainerConfig()
+    queue: QueueConfig = QueueConfig()
+    snapshots: SnapshotConfig = SnapshotConfig()
+    cluster: ClusterConfig = ClusterConfig()
+    metrics: MetricsConfig = MetricsConfig()
+
+    @model_validator(mode="after")
+    def _modes(self) -> Self:
+        selection = self.selection
+        if selection.lag == "auto" and self.trainer.publish_every > 1:
+            raise ValueError(
+                f"trainer.publish_every: got {self.trainer.publish_every}, allowed 1 with"
+                ' selection.lag = "auto", which compares weights of every step'
+            )
+        if selection.mode == "window":
+            return self
+        if selection.lag != 0 or self.trainer.publish_every > 1:
+            raise ValueError(
+                f'selection.mode: got "stream" with selection.lag = {selection.lag!r} and'
+                f" trainer.publish_every = {self.trainer.publish_every}, allowed lag 0 and 1:"
+                " scorers take the newest weights; the bound of their age is stream.max_age"
+            )
+        wanted = self.k * selection.n_b
+        if self.k == 1:
+            raise ValueError(
+                'selection.shortlist: got 1, allowed 2 or more with selection.mode = "stream":'
+                " scores of mixed ages have to be taken afresh"
+            )
+        if self.capacity < wanted:
+            raise ValueError(
+                f"stream.capacity: got {self.capacity} points, allowed at least shortlist x n_b ="
+                f" {wanted}, or no step could ever start"
+            )
+        return self
+
+    @property
+    def capacity(self) -> int:
+        """Points that the rolling queue holds at most."""
+        return self.stream.capacity or self.stream.ahead * self.selection.n_B
+
+    @property
+    def k(self) -> int:
+        """Shortlist factor of windows scored with stale weights: without a choice 1 where there
+        are none, else 5."""
+        selection = self.selection
+        fresh = selection.lag == 0 and self.trainer.publish_every == 1
+        fresh = fresh and selection.mode == "window"
+        return selection.shortlist or (1 if fresh else min(5, selection.n_B // selection.n_b))
+
+    def k_of(self, window: int, version: int) -> int:
+        """Shortlist factor of one window: with auto-lag, fresh ones need no second stage."""
+        return 1 if self.selection.lag == "auto" and version == window else self.k
+
+    @property
+    def audit_every(self) -> int:
+        """Steps between audits; 0 is never."""
+        return self.selection.audit_every or (200 if self.selection.lag == "auto" else 0)
+
+    @property
+    def exact(self) -> bool:
+        """Whether the result is the same for any number of workers."""
+        return self.selection.mode == "window" and self.selection.lag != "auto"
+
+    def to_toml(self) -> str:
+        """The resolved configuration as TOML, every key present that has a value."""
+        return tomlkit.dumps(self.model_dump(exclude_none=True))
+
+    def changed_keys(self, other: Config) -> list[str]:
+        """Dotted names of the keys in which ``other`` would give another result.
+
+        Where servers are, who scores, how often things are shown and how long waits last may change
+        on resume.
+        """
+        mine, theirs = (_flat(config.model_dump(exclude=FREE)) for config in (self, other))
+        return sorted(n for n in mine.keys() | theirs.keys() if mine.get(n) != theirs.get(n))
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Dotted names to values in JSON, which tells true, 1 and 1.0 apart."""
+    flat: dict[str, str] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = json.dumps(value)
+    return flat
