@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,8 +25,11 @@ HERE = Path(__file__).resolve().parent
 Settings = Mapping[str, Any]
 
 
-def train(run: Path, settings: Settings, workers: int) -> None:
-    """One run of `rhoctl train` with ``settings`` by dotted name, into the folder ``run``."""
+def train(run: Path, settings: Settings, workers: int, stop: threading.Event | None = None) -> None:
+    """One run of `rhoctl train` with ``settings`` by dotted name, into the folder ``run``.
+
+    Interrupted once ``stop`` is set.
+    """
     tree: dict[str, Any] = {}
     for name, value in settings.items():
         *sections, key = name.split(".")
@@ -36,12 +41,19 @@ def train(run: Path, settings: Settings, workers: int) -> None:
     config.write_text(tomlkit.dumps(tree))
     command = ["train", str(config), "--workers", str(workers), "--run-dir", str(run)]
     path = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
-    subprocess.run(
+    process = subprocess.Popen(
         [sys.executable, "-m", "rhoselect.launch.cli", *command],
-        check=True,
         stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL if stop else None,
         env={**os.environ, "PYTHONPATH": path.rstrip(os.pathsep)},
     )
+    while stop and not stop.wait(0.1) and process.poll() is None:
+        pass
+    if stop and stop.is_set():
+        process.send_signal(signal.SIGINT)
+        process.wait()
+    elif process.wait():
+        raise subprocess.CalledProcessError(process.returncode, command)
 
 
 def synthetic_data(folder: Path, points: int = 20_000) -> tuple[Path, Path]:

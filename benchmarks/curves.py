@@ -1,0 +1,105 @@
+"""Learning curves for the benchmarks: data with label noise, irreducible losses, runs, targets."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from harness import Settings, train
+from rhoselect.il import read_table
+
+
+@dataclass(frozen=True)
+class Ground:
+    """A data set with ``noise`` of its labels wrong, and irreducible losses for it."""
+
+    noise: float
+    data: Path
+    table: Path
+    il_seconds: float
+    il_flops: int
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"data.path": str(self.data), "il.table": str(self.table)}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Accuracies on a grid of steps, and the seconds of training until each (evaluations left out).
+    ``bits`` is the run's selected_sha256."""
+
+    steps: list[int]
+    accuracies: list[float]
+    seconds: list[float]
+    step_ms: float
+    flops: dict[str, int]
+    bits: str
+
+    @property
+    def smoothed(self) -> list[float]:
+        """Means of up to three neighbours on the grid."""
+        grid = self.accuracies
+        return [statistics.fmean(grid[max(0, i - 1) : i + 2]) for i in range(len(grid))]
+
+    @property
+    def best(self) -> float:
+        return max(self.smoothed)
+
+    def reach(self, target: float) -> int | None:
+        """The place on the grid at which the smoothed accuracy reaches ``target``."""
+        places = (place for place, value in enumerate(self.smoothed) if value >= target)
+        return next(places, None)
+
+
+def make_ground(folder: Path, noise: float, il_model: str, il_args: Sequence[str]) -> Ground:
+    """Import Fashion-MNIST with label noise, half of it held out, and fit irreducible losses."""
+    data, table = folder / f"data-{noise:g}", folder / f"il-{noise:g}.parquet"
+    rhoctl(
+        "data", "import", "fashion-mnist", "auto", data, "--label-noise", noise, "--holdout", 0.5
+    )
+    return fit_il(noise, data, table, il_model, il_args)
+
+
+def fit_il(noise: float, data: Path, table: Path, model: str, args: Sequence[str]) -> Ground:
+    """Irreducible losses by ``model``, stopped at their early minimum."""
+    rhoctl("il", "fit", "--data", data, "--out", table, "--model", model, "--patience", 1, *args)
+    manifest = json.loads((data / "manifest.json").read_text())
+    about = read_table(table, manifest["fingerprint"], tuple(manifest["splits"]["train"])).metadata
+    return Ground(noise, data, table, about.seconds, about.flops)
+
+
+def rhoctl(*words: object) -> None:
+    """Run a command of rhoctl."""
+    command = [sys.executable, "-m", "rhoselect.launch.cli", *map(str, words)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+def learn(run: Path, settings: Settings, workers: int = 0) -> Curve:
+    """Train and return the curve."""
+    train(run, {"metrics.port": -1, **settings}, workers)
+    lines = (run / "eval.jsonl").read_text().splitlines()
+    evaluations = [json.loads(line) for line in lines]
+    step_ms = pq.read_table(run / "steps.parquet")["step_ms"].to_pylist()
+    elapsed_s, total_ms = [0.0], 0.0
+    for each in step_ms:
+        total_ms += each
+        elapsed_s.append(total_ms / 1e3)
+    steps = [int(e["step"]) for e in evaluations]
+    summary = json.loads((run / "summary.json").read_text())
+    return Curve(
+        steps,
+        [e["accuracy"] for e in evaluations],
+        [elapsed_s[step] for step in steps],
+        statistics.median(step_ms),
+        summary["flops"],
+        summary["selected_sha256"],
+    )

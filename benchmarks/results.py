@@ -1,0 +1,123 @@
+"""Tables and plots of the committed figures: docs/results/*.json to tables.md and PNG files.
+
+python benchmarks/results.py
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+FOLDER = Path(__file__).resolve().parent.parent / "docs" / "results"
+Rows = list[dict[str, Any]]
+TABLES: dict[str, tuple[str, ...]] = {
+    "scaling": (
+        *("train_ms", "mode", "workers", "step_ms", "bound_ms", "ratio", "kept_fraction"),
+        *("overhead_ms", "chosen"),
+    ),
+    "time_to_accuracy": (
+        *("part", "model", "noise", "arm", "step_ms", "speedup_steps", "speedup_wall"),
+        *("speedup_wall_with_il", "ceiling", "reached"),
+    ),
+    "scorer": ("model", "chunk", "precision", "bare_points_per_s", "points_per_s", "efficiency"),
+    "queue": (
+        *("clients", "n_B", "chunk", "scored_per_s", "members_per_s", "pop_p50_ms"),
+        *("pop_p99_ms", "bytes_per_point"),
+    ),
+    "snapshots": (
+        *("megabytes", "readers", "dtype", "publish_to_loaded_ms", "memcpy_ms", "ratio"),
+    ),
+    "plan": ("model", "workers", "predicted_ms", "measured_ms", "error"),
+    "scale": (
+        *("points", "plan_us_per_window", "streamed_us_per_window", "il_us_per_window"),
+        *("read_us_per_window", "rss_mb"),
+    ),
+}
+
+
+def main() -> None:
+    parts = []
+    for name, columns in TABLES.items():
+        path = FOLDER / f"{name}.json"
+        if not path.exists():
+            continue
+        figures = json.loads(path.read_text())
+        parts.append(section(name, figures, columns))
+        if name in PLOTS:
+            figure = PLOTS[name](figures["rows"])
+            figure.savefig(FOLDER / f"{name}.png", dpi=110, bbox_inches="tight")
+            plt.close(figure)
+    (FOLDER / "tables.md").write_text("# Figures\n\n" + "\n\n".join(parts) + "\n")
+
+
+def section(name: str, figures: Mapping[str, Any], columns: Iterable[str]) -> str:
+    """A table, with what gave it."""
+    rows: Rows = figures["rows"]
+    names = [column for column in columns if any(column in row for row in rows)]
+    lines = [f"## {name}", "", f"`{figures['command']}`", ""]
+    if figures.get("emulated"):
+        lines += ["On an emulated device.", ""]
+    lines += ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+    lines += ["| " + " | ".join(cell(row.get(n)) for n in names) + " |" for row in rows]
+    if name in PLOTS:
+        lines += ["", f"![{name}]({name}.png)"]
+    machine = figures["machine"]
+    lines += ["", "*" + ", ".join(f"{key} {value}" for key, value in machine.items()) + "*"]
+    return "\n".join(lines)
+
+
+def cell(value: Any) -> str:
+    """A figure as it is shown."""
+    if value is None:
+        return "-"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {cell(part)}" for key, part in value.items())
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def plot_scaling(rows: Rows) -> Any:
+    """Step time against workers, beside its bound."""
+    durations = sorted({row["train_ms"] for row in rows})
+    figure, axes = plt.subplots(1, len(durations), figsize=(5.5 * len(durations), 3.6))
+    for axis, train_ms in zip(axes if len(durations) > 1 else [axes], durations, strict=True):
+        for mode in dict.fromkeys(row["mode"] for row in rows):
+            mine = [r for r in rows if r["train_ms"] == train_ms and r["mode"] == mode]
+            axis.plot(range(len(mine)), [r["step_ms"] for r in mine], "o-", label=mode)
+        axis.plot(range(len(mine)), [r["bound_ms"] for r in mine], "k:", label="bound at lag 0")
+        axis.axhline(mine[0]["uniform_ms"], color="grey", lw=1, label="uniform step")
+        axis.set_xticks(range(len(mine)), [str(r["workers"]) for r in mine])
+        axis.set(xlabel="workers", ylabel="ms a step", title=f"{train_ms:g} ms steps (emulated)")
+        axis.set_ylim(0)
+        axis.legend()
+    return figure
+
+
+def plot_time_to_accuracy(rows: Rows) -> Any:
+    """Speedups in steps and in seconds, an arm a pair of bars."""
+    shown = [row for row in rows if row["speedup_steps"]]
+    figure, axis = plt.subplots(figsize=(9, 0.42 * len(shown) + 1.2))
+    names = [f"{r['part']}: {r['model']}, {r['noise']:.0%} noise, {r['arm']}" for r in shown]
+    for offset, key in ((0.2, "speedup_steps"), (-0.2, "speedup_wall")):
+        places = [place + offset for place in range(len(shown))]
+        axis.barh(places, [row[key] for row in shown], 0.38, label=key.replace("_", " "))
+    axis.set_yticks(range(len(shown)), names, fontsize=8)
+    axis.axvline(1, color="grey", lw=1)
+    axis.set(xlabel="times sooner at uniform's best accuracy")
+    axis.legend()
+    return figure
+
+
+PLOTS: dict[str, Callable[[Rows], Any]] = {
+    "scaling": plot_scaling,
+    "time_to_accuracy": plot_time_to_accuracy,
+}
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,248 @@
+"""Seconds to the accuracy that uniform selection ends up with: the question that counts.
+
+Three parts, on Fashion-MNIST with wrong labels (30k to train on, 30k held out), every arm with
+several seeds. The target is the best accuracy (mean of three neighbouring evaluations on a fixed
+grid) of the same seed's uniform run on one device; evaluations are left out of all times.
+
+real      These cores, nothing emulated. Uniform in its best form (a plain loop: resident data,
+          fused optimizer, best number of threads) against serial and parallel RHO-LOSS.
+emulated  Real learning, with a step's duration as measured on the emulated device (a file of
+          benchmarks/scaling.py): the points selected are bit for bit the same for any number of
+          workers, so the curve of one process is the curve of all. Irreducible losses are priced at
+          their FLOPs, on one device and spread over all.
+equal     17 emulated devices: uniform data-parallel on k of them (batch 32 k) against RHO-LOSS that
+          trains on k (n_b = 32 k) and scores with all; the best of three learning rates for either,
+          no communication charged to either.
+
+    python benchmarks/time_to_accuracy.py --json docs/results/time_to_accuracy.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.progress import Progress
+
+import baseline
+from curves import Curve, Ground, learn, make_ground
+from harness import show, write
+
+Row = dict[str, Any]
+N_B, RATIO, DEVICES, FACTOR = 32, 10, 17, 0.26
+MODELS: dict[str, dict[str, Any]] = {
+    "mlp": {
+        "model": {"factory": "rhoselect.models:mlp", "args": {"width": 512, "depth": 2}},
+        "il": ("rhoselect.models:mlp", ["--batch", 256, "--set", "model.args.width=128"]),
+        "steps": 3000,
+    },
+    "small_cnn": {
+        "model": {"factory": "rhoselect.models:small_cnn", "args": {}},
+        "il": ("rhoselect.models:small_cnn", ["--batch", 256, "--set", "trainer.threads=2"]),
+        "steps": 2000,
+    },
+    "resnet18_small": {
+        "model": {"factory": "rhoselect.models:resnet18_small", "args": {"width": 16}},
+        "il": ("rhoselect.models:small_cnn", ["--batch", 256, "--set", "trainer.threads=2"]),
+        "steps": 2000,
+    },
+}
+COLUMNS = (
+    *("part", "model", "noise", "arm", "speedup_steps", "speedup_wall", "speedup_wall_with_il"),
+    *("ceiling", "step_ms", "reached"),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--parts", nargs="+", default=["real", "emulated", "equal"])
+    parser.add_argument("--models", nargs="+", default=["mlp"], choices=list(MODELS))
+    parser.add_argument("--noise", type=float, nargs="+", default=[0.1, 0.4])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--scaling", type=Path, default=Path("docs/results/scaling.json"))
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    options = parser.parse_args()
+    parts = {"real": real, "emulated": emulated, "equal": equal}
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as scratch, Progress() as progress:
+        cases = [(m, n) for m in options.models for n in options.noise]
+        task = progress.add_task("runs", total=len(cases) * len(options.parts))
+        for model, noise in cases:
+            case = Case(Path(scratch) / model, model, noise, options.seeds, options.scaling)
+            for part in options.parts:
+                rows += [
+                    {"part": part, "model": model, "noise": noise, **r} for r in parts[part](case)
+                ]
+                progress.advance(task)
+    show("time to uniform's best accuracy", rows, COLUMNS)
+    write(options.json, {"seeds": options.seeds, "rows": rows})
+
+
+class Case:
+    """A model on a data set; its runs are made once, however many parts ask for them."""
+
+    def __init__(
+        self, folder: Path, model: str, noise: float, seeds: Sequence[int], scaling: Path
+    ) -> None:
+        folder.mkdir(exist_ok=True)
+        self.spec, self.seeds, self._scaling = MODELS[model], seeds, scaling
+        self._folder = folder
+        il_model, il_args = self.spec["il"]
+        self.ground: Ground = make_ground(folder, noise, il_model, il_args)
+        self._curves: dict[str, Curve] = {}
+
+    def curve(self, seed: int, workers: int = 0, **settings: Any) -> Curve:
+        """The run of these settings (``selection__lag=1`` is selection.lag)."""
+        named = {name.replace("__", "."): value for name, value in settings.items()}
+        name = json.dumps([seed, workers, named], sort_keys=True)
+        if name not in self._curves:
+            values = {
+                **self.ground.settings,
+                "seed": seed,
+                "model.factory": self.spec["model"]["factory"],
+                "model.args": self.spec["model"]["args"],
+                "selection.n_b": N_B,
+                "selection.n_B": RATIO * N_B,
+                "selection.chunk": 160,
+                "scorer.precision": "fp32",
+                "trainer.steps": self.spec["steps"],
+                "trainer.eval_every": 25,
+                "trainer.checkpoint_every": 1_000_000,
+                **named,
+            }
+            run = self._folder / f"{self.ground.noise:g}-{len(self._curves)}"
+            self._curves[name] = learn(run, values, workers)
+        return self._curves[name]
+
+    def uniform(self, seed: int, **settings: Any) -> Curve:
+        return self.curve(seed, selection__function="uniform", **settings)
+
+    def overhead_ms(self, train_ms: float, workers: int) -> tuple[float, float]:
+        """Measured milliseconds of a lag-0 step above its bound, and of a uniform step."""
+        for row in json.loads(self._scaling.read_text())["rows"]:
+            if (row["workers"], row["train_ms"], row["mode"]) == (workers, train_ms, "lag 0"):
+                return row["step_ms"] - row["bound_ms"], row["uniform_ms"]
+        raise SystemExit(f"{self._scaling}: no row of {workers} workers at {train_ms:g} ms")
+
+
+def real(case: Case) -> list[Row]:
+    """Nothing emulated: seconds on these cores."""
+    arms: dict[str, Callable[[int], Curve]] = {
+        "serial RHO": lambda seed: case.curve(seed, trainer__threads=2, scorer__threads=2),
+        "parallel RHO, 1 worker": lambda seed: case.curve(seed, workers=1),
+    }
+    plain = {seed: baseline.uniform(case.ground, case.spec, N_B, seed) for seed in case.seeds}
+    cosine = {"trainer__schedule": "cosine"}
+    decayed = {
+        seed: baseline.uniform(case.ground, case.spec, N_B, seed, cosine=True)
+        for seed in case.seeds
+    }
+    rows = []
+    for name, arm in arms.items():
+        processes = 1 if name.startswith("serial") else 2
+        forward_ms = baseline.forward_ms(case.ground, case.spec, RATIO * N_B, processes)
+        ideal_ms = statistics.median(p.step_ms for p in plain.values()) + forward_ms
+        rows.append(row(name, case, plain, {s: arm(s) for s in case.seeds}, ideal_ms=ideal_ms))
+    late = {s: case.curve(s, trainer__threads=2, scorer__threads=2, **cosine) for s in case.seeds}
+    rows.append(row("serial RHO, cosine", case, decayed, late, ideal_ms=None))
+    return rows
+
+
+def emulated(case: Case) -> list[Row]:
+    """Real curves, durations of the emulated device with 100 ms steps."""
+    uniform = {seed: case.uniform(seed) for seed in case.seeds}
+    rho = {seed: case.curve(seed) for seed in case.seeds}
+    rows = []
+    for workers in (0, 16):
+        overhead_ms, uniform_ms = case.overhead_ms(100.0, workers)
+        bound_ms = 100.0 + -(-RATIO * N_B // 20 // (workers + 1)) * 20 * 100 / 3 / N_B * FACTOR
+        name = "serial RHO" if workers == 0 else f"parallel RHO, {workers} workers"
+        times = {"uniform_ms": uniform_ms, "step_ms": bound_ms + overhead_ms}
+        rows.append(row(name, case, uniform, rho, ideal_ms=bound_ms, **times))
+    cosine = {"trainer__schedule": "cosine"}
+    late = {seed: case.uniform(seed, **cosine) for seed in case.seeds}
+    rho_late = {seed: case.curve(seed, **cosine) for seed in case.seeds}
+    rows.append(row("parallel RHO, 16 workers, cosine", case, late, rho_late, bound_ms, **times))
+    return rows
+
+
+def equal(case: Case) -> list[Row]:
+    """Of 17 devices, k train."""
+    overhead_ms, uniform_ms = case.overhead_ms(100.0, 16)
+    target = {seed: case.uniform(seed) for seed in case.seeds}
+    rows = []
+    for k in (1, 4, 16):
+        size = {"selection__n_b": N_B * k, "selection__n_B": RATIO * N_B * k}
+        size |= {"trainer__steps": case.spec["steps"] // k, "trainer__eval_every": max(5, 25 // k)}
+        size |= {"selection__chunk": 160 * min(k, 4)}
+        score_ms = RATIO * N_B * k * 100 / 3 / N_B * FACTOR / DEVICES
+        times = {"uniform_ms": uniform_ms, "step_ms": 100.0 + score_ms + overhead_ms}
+        for lr in (1e-3, 2e-3, 4e-3):
+            found = {s: case.uniform(s, **size, trainer__lr=lr) for s in case.seeds}
+            name = f"uniform, k = {k}, lr {lr:g}"
+            rows.append(row(name, case, target, found, None, uniform_ms, uniform_ms, il=False))
+            if k < DEVICES - 1:
+                found = {s: case.curve(s, **size, trainer__lr=lr) for s in case.seeds}
+                rows.append(row(f"RHO, k = {k}, lr {lr:g}", case, target, found, None, **times))
+    return rows
+
+
+def row(
+    arm: str,
+    case: Case,
+    uniform: dict[int, Curve],
+    found: dict[int, Curve],
+    ideal_ms: float | None,
+    uniform_ms: float | None = None,
+    step_ms: float | None = None,
+    il: bool = True,
+) -> Row:
+    """Medians over the seeds; a seed that does not get there counts as a speedup of 0."""
+    figures: dict[str, list[float]] = {}
+    reached = 0
+    for seed, base in uniform.items():
+        curve, place, own = found[seed], found[seed].reach(base.best), base.reach(base.best)
+        assert own is not None
+        base_s = base.steps[own] * uniform_ms / 1e3 if uniform_ms else base.seconds[own]
+        values = dict.fromkeys(("speedup_steps", "speedup_wall", "speedup_wall_with_il"), 0.0)
+        values |= {"seconds": float("inf"), "uniform_seconds": base_s, "target": base.best}
+        if place is not None:
+            reached += 1
+            seconds = curve.steps[place] * step_ms / 1e3 if step_ms else curve.seconds[place]
+            il_s = il_seconds(case, curve, uniform_ms) if il else 0.0
+            values |= {
+                "speedup_steps": base.steps[own] / curve.steps[place],
+                "speedup_wall": base_s / seconds,
+                "speedup_wall_with_il": base_s / (seconds + il_s),
+                "seconds": seconds,
+            }
+        for name, value in values.items():
+            figures.setdefault(name, []).append(value)
+    medians = {name: statistics.median(values) for name, values in figures.items()}
+    base_ms = uniform_ms or statistics.median(c.step_ms for c in uniform.values())
+    return {
+        "arm": arm,
+        **{name: None if value == float("inf") else value for name, value in medians.items()},
+        "ceiling": medians["speedup_steps"] * base_ms / ideal_ms if ideal_ms else None,
+        "step_ms": step_ms or statistics.median(c.step_ms for c in found.values()),
+        "reached": f"{reached} of {len(uniform)}",
+        "seeds": list(uniform),
+        "by_seed": figures["speedup_wall"],
+    }
+
+
+def il_seconds(case: Case, curve: Curve, uniform_ms: float | None) -> float:
+    """Seconds of the irreducible losses: measured, or priced at their FLOPs over 17 devices."""
+    if uniform_ms is None:
+        return case.ground.il_seconds
+    per_step = curve.flops["train"] / max(curve.steps)
+    return case.ground.il_flops / per_step * uniform_ms / 1e3 / DEVICES
+
+
+if __name__ == "__main__":
+    main()
