@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from curves import Curve, Ground
+from rhoselect.compute import keep_memory
 from rhoselect.data import ArrowDataset
 from rhoselect.models.build import build_model
 
@@ -21,6 +22,7 @@ def uniform(
     ground: Ground, spec: dict[str, Any], n_b: int, seed: int, cosine: bool = False
 ) -> Curve:
     """Train on shuffled batches of ``n_b``, with whichever number of threads is faster."""
+    keep_memory()
     dataset = ArrowDataset.open(ground.data)
     train, test = (dataset.split(name) for name in ("train", "test"))
     points = train.read(train.indices, CPU)

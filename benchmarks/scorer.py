@@ -1,9 +1,10 @@
 """How much of a bare forward loop's rate a scorer keeps in a running system.
 
-A run of mode "stream" with one scorer, on real Ray actors and a real queue server, in which the
-scorer is what everything waits for: tiny training steps, and leave to run far ahead. Its rate is
-read off its own Prometheus counter. The bare loop is the same network, precision, thread count and
-chunk in inference mode on one resident batch, run before and after; nothing is emulated.
+A run with one scorer, on real Ray actors and a real queue server, in which the scorer is what
+everything waits for: it scores the next window while a step of a few points is taken (lag 1, no
+second stage). Its rate is read off its own Prometheus counter. The bare loop is the same network,
+precision, thread count and chunk in inference mode on one resident batch, run before and after;
+nothing is emulated.
 
     python benchmarks/scorer.py --json docs/results/scorer.json
 """
@@ -25,6 +26,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from rich.progress import track
 
 from harness import show, synthetic_data, train, write
+from rhoselect.compute import keep_memory
 from rhoselect.importing import load_object
 
 CASES: dict[str, dict[str, Any]] = {
@@ -75,6 +77,7 @@ def main() -> None:
 def bare_rate(case: dict[str, Any], precision: str, seconds: float) -> float:
     """Points a second of a forward loop on one thread."""
     torch.set_num_threads(1)
+    keep_memory()
     factory = load_object(case["factory"], "factory")
     model = factory(input_shape=(1, 28, 28), classes=10, **case["args"]).eval()
     inputs = torch.randn(case["chunk"], 1, 28, 28)
@@ -97,12 +100,11 @@ def running_rate(
         "il.table": str(table),
         "model.factory": case["factory"],
         "model.args": case["args"],
-        "selection.mode": "stream",
+        "selection.lag": 1,
+        "selection.shortlist": 1,
         "selection.n_b": 4,
-        "selection.n_B": 320,
+        "selection.n_B": 10 * case["chunk"],
         "selection.chunk": case["chunk"],
-        "selection.shortlist": 2,
-        "stream.ahead": 64,
         "scorer.precision": precision,
         "trainer.scores": False,
         "trainer.steps": 10_000_000,

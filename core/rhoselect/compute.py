@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 
@@ -63,6 +64,18 @@ def has_fast_bf16(device: str) -> bool:
     if device.startswith("cuda"):
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def keep_memory() -> None:
+    """Have the C library keep the memory that tensors leave, for the next ones.
+
+    glibc gives large blocks back to the kernel at once, which then zeroes the pages of the next
+    tensor anew: up to a third of a forward's time on a CPU.
+    """
+    with suppress(OSError, AttributeError):  # another C library: nothing to tune
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD, at its greatest
+        libc.mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD
 
 
 @contextmanager

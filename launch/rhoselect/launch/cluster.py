@@ -20,6 +20,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from rhoselect import config as configuration
+from rhoselect.compute import keep_memory
 from rhoselect.config import Config
 from rhoselect.errors import ConfigError, RhoError, RunError
 from rhoselect.launch.endpoints import queue_url
@@ -94,6 +95,7 @@ class ScorerActor:
 
     def run(self) -> None:
         """Score until stopped."""
+        keep_memory()
         config, metrics = self._config, Metrics()
         _log_to(self._run.path / "logs" / f"scorer-{self._slot}.log")
         logging.info("scorer %d of process %d starts", self._slot, os.getpid())
@@ -122,6 +124,7 @@ class TrainerActor:
 
     def run(self) -> dict[str, Any]:
         """Train to the end and return the summary."""
+        keep_memory()
         config, metrics = self._config, Metrics()
         _log_to(self._run.path / "logs" / "trainer.log")
         logging.info("trainer of process %d starts", os.getpid())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from rhoselect.compute import keep_memory
 from rhoselect.launch.wiring import Prepared, build_trainer, run_trainer
 from rhoselect.metrics import Metrics
 from rhoselect.queue.memory import MemoryQueue
@@ -20,6 +21,7 @@ Watch = Callable[[Callable[[], Status]], None]
 def run_serial(prepared: Prepared, folder: RunFolder, watch: Watch) -> dict[str, Any]:
     """Run to the end and return the summary. While the trainer would wait, it scores."""
     config = prepared.config
+    keep_memory()
     snapshots, metrics = LocalStore(), Metrics()
     if config.metrics.port >= 0:
         metrics.serve(config.metrics.port, "trainer", folder.path / "logs" / "metrics")

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from rhoselect import config as configuration
+from rhoselect.compute import keep_memory
 from rhoselect.config import Config
 from rhoselect.data import open_data
 from rhoselect.errors import ConfigError, IrreducibleLossError
@@ -81,6 +82,7 @@ def fit(
     check_output(model, networks[0], sample.inputs, dataset.classes)
     replica = Replica(networks[1], settings.scorer.precision, "running", torch.device("cpu"))
     console = Console()
+    keep_memory()
     table = fit_table(
         networks[0],
         replica,
