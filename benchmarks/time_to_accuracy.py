@@ -38,17 +38,17 @@ N_B, RATIO, DEVICES, FACTOR = 32, 10, 17, 0.26
 MODELS: dict[str, dict[str, Any]] = {
     "mlp": {
         "model": {"factory": "rhoselect.models:mlp", "args": {"width": 512, "depth": 2}},
-        "il": ("rhoselect.models:mlp", ["--batch", 256, "--set", "model.args.width=128"]),
+        "il": ("rhoselect.models:small_cnn", ["--set", "trainer.threads=2"]),
         "steps": 3000,
     },
     "small_cnn": {
         "model": {"factory": "rhoselect.models:small_cnn", "args": {}},
-        "il": ("rhoselect.models:small_cnn", ["--batch", 256, "--set", "trainer.threads=2"]),
+        "il": ("rhoselect.models:small_cnn", ["--set", "trainer.threads=2"]),
         "steps": 2000,
     },
     "resnet18_small": {
         "model": {"factory": "rhoselect.models:resnet18_small", "args": {"width": 16}},
-        "il": ("rhoselect.models:small_cnn", ["--batch", 256, "--set", "trainer.threads=2"]),
+        "il": ("rhoselect.models:small_cnn", ["--set", "trainer.threads=2"]),
         "steps": 2000,
     },
 }
