@@ -79,6 +79,16 @@ def test_a_replica_equals_plain_autocast_from_float32_weights(
     assert not output.losses.requires_grad
 
 
+@pytest.mark.parametrize("model", [MLP, CNN, RESNET])
+def test_the_layout_by_pixel_computes_the_same_but_for_rounding(model: tuple[str, int]) -> None:
+    learner, points = trained(*model), batch(1)
+    plain_layout = replica_of(learner, model, "fp32", "running")
+    by_pixel = Replica(build(*model, seed=99), "fp32", "running", CPU, channels_last=True)
+    by_pixel.load(learner.pieces(by_pixel.layout))
+    torch.testing.assert_close(by_pixel(points).losses, plain_layout(points).losses)
+    assert torch.equal(by_pixel(points).losses, by_pixel(points).losses)
+
+
 @pytest.mark.parametrize("model", [MLP, RESNET])
 def test_low_precision_is_really_low(model: tuple[str, int]) -> None:
     learner, points = trained(*model), batch(1)

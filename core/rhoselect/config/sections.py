@@ -173,6 +173,9 @@ class ScorerConfig(Section):
         description="autocast dtype of the scoring forward; auto: bf16 where the hardware has it,"
         " else fp32",
     )
+    channels_last: bool = Field(
+        False, description="faster convolutions, whose last bits differ from the plain layout's"
+    )
     threads: int = Field(1, ge=1, description="CPU threads of one scorer")
     prefetch: int = Field(2, ge=1, description="tickets claimed and read ahead of their weights")
     device: str = Field("auto", description="'auto', 'cpu', 'cuda' or 'cuda:N'")

@@ -227,4 +227,5 @@ def _model(prepared: Prepared) -> torch.nn.Module:
 
 
 def _replica(prepared: Prepared, bn: str, device: torch.device) -> Replica:
-    return Replica(_model(prepared), prepared.config.scorer.precision, bn, device)
+    scorer = prepared.config.scorer
+    return Replica(_model(prepared), scorer.precision, bn, device, scorer.channels_last)

@@ -20,10 +20,18 @@ class Replica:
     Linear and convolution weights are held in the scoring dtype and everything else in float32,
     under autocast: bit for bit what autocast computes from float32 weights, without casting them at
     every forward. With ``bn="batch"`` BatchNorm uses the statistics of the scored chunk and owns no
-    running statistics at all, so scoring cannot touch them.
+    running statistics at all, so scoring cannot touch them. ``channels_last`` lays images and
+    convolution weights out by pixel: faster, and in the last bits another result.
     """
 
-    def __init__(self, model: nn.Module, precision: str, bn: str, device: torch.device) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        precision: str,
+        bn: str,
+        device: torch.device,
+        channels_last: bool = False,
+    ) -> None:
         self._model = model.eval().requires_grad_(False)
         self._dtype = DTYPES[precision]
         self.device = device
@@ -38,6 +46,10 @@ class Replica:
                 module.running_mean = module.running_var = module.num_batches_tracked = None
                 module.track_running_stats = False
         model.to(device)
+        self._channels_last = channels_last
+        if channels_last:
+            # The stubs know no memory format without a dtype.
+            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._tensors = model.state_dict()
 
     @property
@@ -60,8 +72,11 @@ class Replica:
 
     def __call__(self, batch: Batch) -> ForwardOutput:
         """The forward output of C points, without gradients."""
+        inputs = batch.inputs
+        if self._channels_last and inputs.ndim == 4:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
         with torch.inference_mode(), self._autocast():
-            logits: Tensor = self._model(batch.inputs).float()
+            logits: Tensor = self._model(inputs).float()
             losses = F.cross_entropy(logits, batch.labels, reduction="none")
         return ForwardOutput(losses, logits, batch.labels)
 
