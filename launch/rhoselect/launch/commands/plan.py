@@ -67,7 +67,9 @@ def plan(
         nothing = f"{prepared.config.selection.function} needs no forward: there is nothing to plan"
         console.print(json.dumps({"verdict": nothing}) if as_json else nothing)
         return
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    shown = Console(stderr=True)
+    # Not into a file: an error is one line there.
+    with Progress(console=shown, transient=True, disable=not shown.is_terminal) as progress:
         task = progress.add_task("measuring", total=STAGES)
         stages = itertools.count()
         found = calibrate(
