@@ -96,7 +96,7 @@ def prepare(config: Config) -> Prepared:
     resolve_device(config.scorer.device, "scorer.device")
     resolve_device(config.trainer.device, "trainer.device")
     sample = train.read(train.first(2), torch.device("cpu"))
-    check_output(config.model.factory, _model(prepared), sample.inputs, dataset.classes)
+    check_output(config.model.factory, new_model(prepared), sample.inputs, dataset.classes)
     _check_scores(prepared, sample)
     return prepared
 
@@ -151,7 +151,7 @@ def build_trainer(
         evaluator,
         evaluator.layout,
     )
-    learner = Learner(_model(prepared), config.trainer, config.seed, device)
+    learner = Learner(new_model(prepared), config.trainer, config.seed, device)
     hand = build_scorer(prepared, workers, lanes(config, workers), queue, snapshots, metrics)
     source: Source
     if isinstance(queue, StreamQueue):
@@ -219,7 +219,8 @@ def _check_scores(prepared: Prepared, sample: Batch) -> None:
         )
 
 
-def _model(prepared: Prepared) -> torch.nn.Module:
+def new_model(prepared: Prepared) -> torch.nn.Module:
+    """The run's model with its initial weights, on the CPU."""
     config, dataset = prepared.config, prepared.dataset
     return build_model(
         config.model.factory, config.model.args, dataset.input_shape, dataset.classes, config.seed
@@ -228,4 +229,4 @@ def _model(prepared: Prepared) -> torch.nn.Module:
 
 def _replica(prepared: Prepared, bn: str, device: torch.device) -> Replica:
     scorer = prepared.config.scorer
-    return Replica(_model(prepared), scorer.precision, bn, device, scorer.channels_last)
+    return Replica(new_model(prepared), scorer.precision, bn, device, scorer.channels_last)

@@ -1,0 +1,119 @@
+"""Processes of `rhoctl plan` that score beside it: to load what it publishes, to share its cores.
+
+A partner prepares the same run, says that it is ready and does what it is told, one JSON message at
+a time. It ends when it is told nothing more: its pipe is closed, or its owner is gone.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rhoselect import config as configuration
+from rhoselect.compute import resolve_device
+from rhoselect.errors import RunError
+from rhoselect.launch.wiring import Prepared, new_model, prepare
+from rhoselect.scorer.forward import Replica
+from rhoselect.snapshots.shm import SharedMemoryStore
+from rhoselect.types import Batch
+
+START_S = 60.0
+ANSWER_S = 30.0
+
+
+class Partner:
+    """The owner's end of a partner."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def tell(self, **message: Any) -> None:
+        """Have it do something."""
+        self._connection.send_bytes(json.dumps(message).encode())
+
+    def answer(self, timeout_s: float = ANSWER_S) -> float:
+        """What it found. Raises RunError if it died or does not answer."""
+        try:
+            if self._connection.poll(timeout_s):
+                return float(json.loads(self._connection.recv_bytes()))
+        except (EOFError, OSError):
+            pass
+        raise RunError("a second process for the calibration died or did not answer")
+
+
+@contextmanager
+def partners(prepared: Prepared, folder: Path, count: int) -> Iterator[list[Partner]]:
+    """``count`` processes, ready, for the ``with`` block; ``folder`` is that of the snapshots."""
+    context = multiprocessing.get_context("spawn")
+    text = prepared.config.model_dump_json()
+    with ExitStack() as stack:
+        found = []
+        for _ in range(count):
+            mine, theirs = context.Pipe()
+            process = context.Process(target=_work, args=(theirs, text, folder), daemon=True)
+            process.start()
+            theirs.close()
+            stack.callback(process.join)
+            stack.callback(process.terminate)
+            found.append(Partner(mine))
+        for partner in found:
+            partner.answer(START_S)
+        yield found
+
+
+def forwards(replica: Replica, batch: Batch, seconds: float) -> float:
+    """Median seconds of a chunk's forward, of as many as take ``seconds``."""
+    times: list[float] = []
+    while sum(times) < seconds:
+        started = time.perf_counter()
+        replica(batch).losses.sum().item()  # waits for the device
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)
+
+
+def first_chunk(prepared: Prepared, device: torch.device) -> Batch:
+    """The points of the first chunk of a run."""
+    indices = prepared.train.index_of(prepared.plan.indices(prepared.plan.chunk_positions(0, 0)))
+    return prepared.train.read(indices, device)
+
+
+def scoring_replica(prepared: Prepared, precision: str) -> Replica:
+    """A replica as a scorer has it, but for its precision."""
+    config = prepared.config
+    device = resolve_device(config.scorer.device, "scorer.device")
+    return Replica(new_model(prepared), precision, config.selection.bn, device)
+
+
+def _work(connection: Connection, text: str, folder: Path) -> None:
+    prepared = prepare(configuration.from_json(text))
+    torch.set_num_threads(prepared.config.scorer.threads)
+    replica = scoring_replica(prepared, prepared.config.scorer.precision)
+    batch = first_chunk(prepared, replica.device)
+    store = SharedMemoryStore(folder, writer=False)
+
+    def load(version: int) -> float:
+        """When the weights of ``version`` were loaded, by time.monotonic."""
+        store.load(version, replica.load, ANSWER_S)
+        return time.monotonic()
+
+    tasks: dict[str, Callable[..., float]] = {
+        "load": load,
+        "forwards": lambda seconds: forwards(replica, batch, seconds),
+    }
+    connection.send_bytes(b"0")
+    try:
+        while True:
+            message = json.loads(connection.recv_bytes())
+            result = tasks[message.pop("task")](**message)
+            connection.send_bytes(json.dumps(result).encode())
+    except (EOFError, OSError, KeyboardInterrupt):
+        store.close()

@@ -1,0 +1,179 @@
+"""What a step of a run will take, from measured parts: the arithmetic of ``rhoctl plan``.
+
+At lag 0 a step is a line of things that wait for each other::
+
+    train → publish, load → score the chunks of the busiest process → pop
+
+Points of the next ``prefetch`` chunks of a process are read while it trains or waits; the others
+while a forward runs, so a read counts only where it is slower than a forward. Scores are pushed
+beside the next forward, so only the last push counts. Where processes share cores, all chunks
+together take at least their CPU time over the cores, and a forward is slower by a measured factor.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+WORKERS = (0, 1, 2, 4, 8, 16, 32)
+GAIN = 0.01
+"""More workers that shorten a step by no more than this share are not worth having."""
+OFTEN, SELDOM = 1.5, 3.0
+"""Times fewer steps that RHO-LOSS needs nearly always, and only on noisy or redundant data."""
+
+
+@dataclass(frozen=True)
+class Messages:
+    """Seconds that talking takes: ``publish_s`` from the end of a step until weights are loaded,
+    ``claim_s`` and ``push_s`` a chunk (with its scores from its losses), ``window_s`` a window."""
+
+    publish_s: float
+    claim_s: float
+    push_s: float
+    window_s: float
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The measured parts of a step, in seconds, and how they are put together.
+
+    ``train_s``: a training step on n_b points, their reading included. A chunk: ``read_s``, and
+    ``forward_s`` with ``forward_cpu_s`` of it on a core. ``load_s``: a snapshot into a replica.
+    ``alone`` is talking within one process (W = 0), ``apart`` between processes. ``cores``: how
+    many processes compute at once without taking turns, None if each has a device of its own;
+    ``slowdown``: of a forward when that many do.
+    """
+
+    chunks: int
+    prefetch: int
+    trainer_scores: bool
+    train_s: float
+    forward_s: float
+    forward_cpu_s: float
+    read_s: float
+    load_s: float
+    alone: Messages
+    apart: Messages
+    cores: int | None
+    slowdown: float
+
+
+def step_seconds(parts: Parts, workers: int) -> float:
+    """Expected seconds of a step at lag 0 with ``workers`` scorers; 0: all in one process."""
+    processes = workers + parts.trainer_scores if workers else 1
+    at_once = min(processes, parts.chunks, parts.cores or processes)
+    messages = parts.apart if workers else parts.alone
+    slowdown = 1.0
+    if parts.cores is not None and parts.cores > 1:
+        slowdown += (parts.slowdown - 1) * (at_once - 1) / (parts.cores - 1)
+    read_s = parts.read_s + messages.claim_s
+    chunk_s = max(parts.forward_s * slowdown, messages.push_s)
+    each = math.ceil(parts.chunks / processes)
+    ahead = min(each, parts.prefetch)
+    late_s = max(0.0, ahead * read_s - parts.train_s)
+    score_s = ahead * chunk_s + (each - ahead) * max(chunk_s, read_s)
+    publish_s = messages.publish_s
+    if parts.cores is not None:
+        work_s = parts.forward_cpu_s * slowdown + messages.push_s
+        score_s = max(score_s, parts.chunks * work_s / at_once)
+        publish_s += parts.load_s * max(0.0, processes / parts.cores - 1)
+    return parts.train_s + publish_s + late_s + score_s + messages.push_s + messages.window_s
+
+
+def enough_workers(parts: Parts) -> int:
+    """W*: the fewest workers beyond which no number shortens a step by more than ``GAIN``."""
+    seconds = [step_seconds(parts, workers) for workers in range(parts.chunks + 1)]
+    best_s = seconds[-1]
+    enough = parts.chunks
+    for workers in range(parts.chunks, -1, -1):
+        best_s = min(best_s, seconds[workers])
+        if seconds[workers] <= (1 + GAIN) * best_s:
+            enough = workers
+    return enough
+
+
+def own_devices(parts: Parts) -> Parts:
+    """The same parts where every process has a device of its own, like the measured one."""
+    return replace(parts, cores=None, slowdown=1.0)
+
+
+def rows(parts: Parts) -> list[dict[str, Any]]:
+    """A row a number of workers. ``kept_fraction`` is a uniform step's time over RHO-LOSS's;
+    ``break_even``, its inverse, how many times fewer steps RHO-LOSS must need to pay."""
+    table = []
+    for workers in WORKERS:
+        step_s = step_seconds(parts, workers)
+        table.append(
+            {
+                "workers": workers,
+                "step_ms": 1e3 * step_s,
+                "own_devices_ms": 1e3 * step_seconds(own_devices(parts), workers),
+                "kept_fraction": parts.train_s / step_s,
+                "break_even": step_s / parts.train_s,
+            }
+        )
+    return table
+
+
+def split(parts: Parts, devices: int) -> dict[str, Any]:
+    """How to share ``devices`` between training and scoring: the fastest step.
+
+    A step on k training devices takes train / k, no communication charged; the trainer scores as
+    one process. ``break_even`` is against uniform selection that trains on all devices.
+    """
+    own = own_devices(parts)
+
+    def seconds(training: int) -> float:
+        return step_seconds(replace(own, train_s=own.train_s / training), devices - training)
+
+    training = min(range(1, devices + 1), key=seconds)
+    return {
+        "devices": devices,
+        "training": training,
+        "scoring": devices - training,
+        "step_ms": 1e3 * seconds(training),
+        "break_even": seconds(training) * devices / parts.train_s,
+    }
+
+
+def limit(parts: Parts, workers: int) -> str:
+    """What of a step, beyond training, takes longest."""
+    messages = parts.apart if workers else parts.alone
+    step_s = step_seconds(parts, workers)
+    talk_s = messages.publish_s + messages.window_s + messages.push_s
+    free = replace(parts, read_s=0.0)
+    reading_s = step_s - step_seconds(free, workers)
+    scoring_s = step_s - parts.train_s - talk_s - reading_s
+    shares = {"scoring": scoring_s, "publishing and the queue": talk_s, "reading data": reading_s}
+    return max(shares, key=lambda name: shares[name])
+
+
+def verdict(parts: Parts) -> str:
+    """Worth it or not, and why, in a few sentences."""
+    workers = enough_workers(parts)
+    step_s = step_seconds(parts, workers)
+    ratio = step_s / parts.train_s
+    facts = (
+        f"With {workers} workers a step takes {1e3 * step_s:.1f} ms against"
+        f" {1e3 * parts.train_s:.1f} ms of a uniform one, so RHO-LOSS pays if it needs {ratio:.2f}"
+        f" times fewer steps; what costs most is {limit(parts, workers)}."
+    )
+    if ratio <= OFTEN:
+        judgement = "Worth it."
+    elif ratio <= SELDOM:
+        judgement = "Worth it on noisy or redundant data, not on clean data."
+    else:
+        judgement = "Not worth it here."
+    own = own_devices(parts)
+    own_workers = enough_workers(own)
+    own_ratio = step_seconds(own, own_workers) / parts.train_s
+    advice = ""
+    if own_ratio < ratio / (1 + GAIN):
+        advice = (
+            f" The cores of this machine are the limit: {own_workers} workers with a device each"
+            f" would bring the {ratio:.2f} down to {own_ratio:.2f}."
+        )
+    elif workers == 0:
+        advice = " More processes would not make it faster (--workers 0)."
+    return f"{judgement} {facts}{advice}"
