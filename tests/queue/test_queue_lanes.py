@@ -30,8 +30,8 @@ def claimed(
 
 
 def test_ahead_of_its_weights_a_worker_is_given_its_own_share_only(queue: SelectionQueue) -> None:
-    queue.open(4, 4, 5, 2)
-    queue.open(5, 5, 3, 2)
+    queue.open(4, 4, 5)
+    queue.open(5, 5, 3)
     assert claimed(queue, 1, 2, 3) == [(4, 1), (4, 3), (5, 1)]
     assert claimed(queue, 0, 2, 3) == [(4, 0), (4, 2), (4, 4), (5, 0), (5, 2)]
 
@@ -39,13 +39,13 @@ def test_ahead_of_its_weights_a_worker_is_given_its_own_share_only(queue: Select
 def test_with_the_weights_a_worker_helps_the_others_before_it_goes_on(
     queue: SelectionQueue,
 ) -> None:
-    queue.open(4, 4, 5, 3)
-    queue.open(5, 5, 4, 3)
+    queue.open(4, 4, 5)
+    queue.open(5, 5, 4)
     assert claimed(queue, 1, 3, 4) == [(4, 1), (4, 4), (4, 0), (4, 2), (4, 3), (5, 1)]
 
 
 def test_a_worker_beyond_the_lanes_helps_only(queue: SelectionQueue) -> None:
-    queue.open(0, 3, 3, 2)
+    queue.open(0, 3, 3)
     assert claimed(queue, 2, 2, 2) == claimed(queue, 3, 2, 2) == []
     assert claimed(queue, 3, 2, 3) == [(0, 0), (0, 1), (0, 2)]
 
@@ -109,9 +109,9 @@ def test_everyone_who_may_have_a_ticket_is_woken(
         waits = [pool.submit(queue.claim, worker, 30.0, 3, loaded) for worker in workers]
         match how:
             case "open":
-                queue.open(0, 1, 2, 3)
+                queue.open(0, 1, 2)
             case "open_shortlist":
-                queue.open_shortlist(0, 1, np.arange(3, dtype=np.uint64), 2, 3)
+                queue.open_shortlist(0, 1, np.arange(3, dtype=np.uint64), 2)
             case _:
                 assert queue.reap(5) == 2
         tickets = [wait.result(30.0) for wait in waits]

@@ -23,17 +23,15 @@ class SelectionQueue(Protocol):
     a shortlist carry their positions; those of the candidates carry None.
     """
 
-    def open(self, window: int, version: int, chunks: int, lanes: int = 1) -> None:
+    def open(self, window: int, version: int, chunks: int) -> None:
         """Hand out ``chunks`` tickets for ``window``, to be scored with ``version``.
 
         Idempotent: an open window is left as it is, so a trainer that waits re-sends it. A window
-        at or below the last closed one stays closed. ``lanes`` tells how many lanes to wake.
+        at or below the last closed one stays closed.
         """
         ...
 
-    def open_shortlist(
-        self, window: int, version: int, positions: Positions, chunk: int, lanes: int = 1
-    ) -> None:
+    def open_shortlist(self, window: int, version: int, positions: Positions, chunk: int) -> None:
         """Hand out the tickets of a window's shortlist: ``positions`` [N] in slices of ``chunk``.
 
         Otherwise as ``open``. Independent of whether the candidates' stage is still known.

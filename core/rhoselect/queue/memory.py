@@ -66,13 +66,11 @@ class MemoryQueue:
         self._closed = -1
         self._counts = _Counts()
 
-    def open(self, window: int, version: int, chunks: int, lanes: int = 1) -> None:
+    def open(self, window: int, version: int, chunks: int) -> None:
         """See `SelectionQueue.open`."""
         self._open(_Name(window, True), version, chunks, None)
 
-    def open_shortlist(
-        self, window: int, version: int, positions: Positions, chunk: int, lanes: int = 1
-    ) -> None:
+    def open_shortlist(self, window: int, version: int, positions: Positions, chunk: int) -> None:
         """See `SelectionQueue.open_shortlist`."""
         parts = slices(positions, chunk)
         self._open(_Name(window, False), version, len(parts), parts)

@@ -82,7 +82,9 @@ class Scorer:
             while not stop.is_set():
                 with self._metrics.waiting("ticket"):
                     work = reader.next()
-                if work is not None and self._finish(work):
+                if work is None:  # at a run's end there are shortlists without candidates
+                    _ = self._second_stage and self.rush()
+                elif self._finish(work):
                     reader.drop(work)
         self._settle()
 
@@ -149,7 +151,8 @@ class Scorer:
             return False
         with contextlib.suppress(SnapshotGoneError):
             if not self._load(work.ticket.version, CLAIM_WAIT_S):
-                return False  # the lease brings it back
+                self._queue.reap(self._slot)  # sooner than its lease would bring it back
+                return False
             self._score(work)
         return True
 
@@ -222,7 +225,9 @@ class Scorer:
                 output = self._replica(work.batch)
             self._metrics.scored_points.inc(len(work.indices))
         if work.ticket.version < 0:
-            work = replace(work, ticket=replace(work.ticket, version=self._loaded or 0))
+            # Scores without weights do not age: they are as old as their window.
+            version = work.ticket.window if self._loaded is None else self._loaded
+            work = replace(work, ticket=replace(work.ticket, version=version))
         self._settle()
         self._pushed = self._pusher.submit(self._push, work, output, self._state)
 

@@ -160,7 +160,7 @@ class Trainer:
             indices=picked.indices,
             scores=picked.scores,
             loss=loss,
-            staleness=step - popped.version,
+            staleness=max(0, step - popped.version),  # a stream's windows may be ahead
             candidates=self._plan.n_B,
             wait_ms=1e3 * waited_s,
             step_ms=1e3 * (time.perf_counter() - started),

@@ -52,6 +52,8 @@ class Rescorer:
     def stale(self, positions: Positions, version: int) -> Scores:
         """Scores [N] of ``positions`` [N] under the snapshot ``version``."""
         with self._metrics.busy("audit"):
+            if not self._scoring.needs.forward:  # nothing is published, nothing can age
+                return self._score(positions, {})[0]
             state = self._snapshots.load(version, self._ground.rescorer.load, timeout_s=0)
             assert state is not None, "audits keep what they compare"
             self._loaded = version

@@ -69,8 +69,8 @@ class Tuner:
         self._skip = 0
 
     def due(self, step: int) -> bool:
-        """Whether a phase starts with ``step``: ``begin`` is next."""
-        return step >= self._end_of_phase
+        """Whether a phase starts with ``step``: ``begin`` is next. Trials are never cut short."""
+        return step >= self._end_of_phase and not self._trials
 
     def begin(self, step: int, audits: list[Audit]) -> None:
         """Start a phase, with what the audits found about each lag."""

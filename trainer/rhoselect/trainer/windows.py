@@ -45,7 +45,6 @@ class Windows:
         self._config, self._folder, self._plan = config, folder, plan
         self._queue, self._metrics = queue, metrics
         self._hand = hand
-        self._lanes = lanes(config, workers)
         self._versions: dict[int, int] = {}
         self._alone = False
         self._lends = config.trainer.scores or workers == 0
@@ -74,7 +73,7 @@ class Windows:
         return self._versions.setdefault(window, self.version(window))
 
     def _open(self, window: int, version: int) -> None:
-        self._queue.open(window, version, self._plan.chunks, self._lanes)
+        self._queue.open(window, version, self._plan.chunks)
 
     def version(self, window: int) -> int:
         """The one version that may score ``window``."""
@@ -136,7 +135,7 @@ class Windows:
 
     def _post(self, window: int, version: int, positions: Positions) -> None:
         chunk = self._config.selection.chunk
-        self._queue.open_shortlist(window, version, positions, chunk, self._lanes)
+        self._queue.open_shortlist(window, version, positions, chunk)
 
     def _wait(
         self,

@@ -49,13 +49,11 @@ class RedisQueue:
         self._lease_ms = max(1, round(lease_s * 1000))
         self._expiry_ms = max(1, round(expiry_s * 1000))
 
-    def open(self, window: int, version: int, chunks: int, lanes: int = 1) -> None:
+    def open(self, window: int, version: int, chunks: int) -> None:
         """See `SelectionQueue.open`."""
         self._open(stage(window, False), version, chunks, [])
 
-    def open_shortlist(
-        self, window: int, version: int, positions: Positions, chunk: int, lanes: int = 1
-    ) -> None:
+    def open_shortlist(self, window: int, version: int, positions: Positions, chunk: int) -> None:
         """See `SelectionQueue.open_shortlist`."""
         parts = [pack_positions(part) for part in slices(positions, chunk)]
         self._open(stage(window, True), version, len(parts), parts)
