@@ -59,9 +59,10 @@ def main() -> None:
             run = folder / f"{train_ms:g}-{workers}-{mode.replace(' ', '')}"
             settings = settings_of(data, table, train_ms, options.steps)
             if mode == "auto":
-                # Trials of three ways take 12 steps each; what counts is what was chosen.
+                # The first audit is at step 20, and trials of three ways take 12 steps each; what
+                # counts is what was chosen.
                 settings |= {"selection.lag": "auto", "selection.audit_every": 10_000}
-                settings |= {"trainer.steps": options.steps + WARM_UP + 3 * 12}
+                settings |= {"trainer.steps": options.steps + WARM_UP + 20 + 3 * 12}
             train(run, settings, workers)
             rows.append(row_of(run, train_ms, workers, mode, uniform[train_ms]))
     show("emulated device", rows, [*COLUMNS, "overhead_ms", "chosen"])

@@ -82,10 +82,11 @@ class Scorer:
             while not stop.is_set():
                 with self._metrics.waiting("ticket"):
                     work = reader.next()
-                if work is None:  # at a run's end there are shortlists without candidates
-                    _ = self._second_stage and self.rush()
-                elif self._finish(work):
-                    reader.drop(work)
+                if work is not None:
+                    if self._finish(work):
+                        reader.drop(work)
+                elif self._second_stage:  # at a run's end there are shortlists without candidates
+                    self.rush()
         self._settle()
 
     def step(self) -> bool:

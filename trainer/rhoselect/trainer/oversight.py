@@ -14,6 +14,9 @@ from rhoselect.trainer.runfolder import RunFolder
 from rhoselect.trainer.tuner import PHASE_STEPS, Tuner, Way
 
 LOG_NAME = "auto.jsonl"
+FIRST_AUDIT_STEP = 20
+"""When auto-lag first looks: a lag is never tried before an audit, nor among the very first steps,
+which are like no others."""
 
 
 class Oversight:
@@ -46,6 +49,7 @@ class Oversight:
     def before(self, step: int, state: State) -> None:
         """Audit window ``step`` if that is due; at the start of a phase, let the tuner begin."""
         begins = self._tuner is not None and self._tuner.due(step)
+        begins &= not self._auto or step >= max(FIRST_AUDIT_STEP, self.keep)
         every = self._config.audit_every
         audits = []
         if (begins and self._auto) or (every and step % every == 0 and step > 0):
