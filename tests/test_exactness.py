@@ -108,6 +108,11 @@ def test_any_number_of_workers(
         ["trainer.publish_every=4", "selection.lag=2"],
         ["selection.lag=1", "selection.shortlist=1"],
         ["selection.function=loss"],
+        ["selection.lag=2", "selection.rescore=scorers", "scorer.prefetch=4"],
+        ["selection.lag=1", "selection.rescore=trainer", "trainer.scores=false"],
+        ["selection.lag=1", "selection.rescore=scorers", "selection.audit_every=4"],
+        ["trainer.scores=false", "scorer.prefetch=1"],
+        ["model.factory=rhoselect.models:small_cnn", "scorer.channels_last=true"],
     ],
     ids=lambda more: " ".join(more),
 )

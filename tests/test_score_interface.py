@@ -37,7 +37,7 @@ from rhoselect.snapshots.codec import decode, encode
 from rhoselect.snapshots.local import LocalStore
 from rhoselect.trainer.records import read_steps, selected_sha256, weights_sha256
 from rhoselect.trainer.runfolder import RunFolder
-from rhoselect.types import Batch, ForwardOutput, Stage, Ticket
+from rhoselect.types import Batch, ForwardOutput, Popped
 
 SEED, CLASSES, STEPS, LR = 3, 6, 30, 0.01
 TRAIN, COPIES, N_B, n_b, CHUNK = 96, 4, 32, 4, 8
@@ -481,24 +481,16 @@ def test_a_state_travels_with_the_weights_or_not_at_all() -> None:
 
 
 class CrashingQueue(MemoryQueue):
-    """A queue that stops the process after so many claims."""
+    """A queue that stops the process when it is asked for a window."""
 
-    def __init__(self, claims: int) -> None:
+    def __init__(self, window: int) -> None:
         super().__init__(lease_s=60)
-        self._left = claims
+        self._fatal = window
 
-    def claim(
-        self,
-        worker: int,
-        timeout_s: float,
-        lanes: int = 1,
-        loaded: int | None = None,
-        only: Stage | None = None,
-    ) -> Ticket | None:
-        if self._left == 0:
+    def pop(self, window: int, k: int, timeout_s: float, shortlist: bool = False) -> Popped | None:
+        if window == self._fatal:
             raise KeyboardInterrupt
-        self._left -= 1
-        return super().claim(worker, timeout_s, lanes, loaded, only)
+        return super().pop(window, k, timeout_s, shortlist)
 
 
 @pytest.mark.parametrize("lag", [0, 2])
@@ -507,7 +499,7 @@ def test_the_state_survives_a_crash(lag: int, tmp_path: Path) -> None:
     whole, _ = run("ClassWeights", tmp_path / "whole", lag)
     config = settings("ClassWeights", lag)
     folder = RunFolder.create(tmp_path / "run", config)
-    queue = CrashingQueue(claims=21 * N_B // CHUNK + 2)
+    queue = CrashingQueue(window=21)
     trainer = build_trainer(prepare(config), folder, queue, LocalStore(), Metrics(), workers=0)
     with pytest.raises(KeyboardInterrupt):
         trainer.run()

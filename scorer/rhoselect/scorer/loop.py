@@ -87,7 +87,12 @@ class Scorer:
                         reader.drop(work)
                 elif self._second_stage:  # at a run's end there are shortlists without candidates
                     self.rush()
+        self.close()
+
+    def close(self) -> None:
+        """Have the last push done, and the threads ended."""
         self._settle()
+        self._pusher.shutdown()
 
     def step(self) -> bool:
         """Score the lowest ticket here and now, whoever's lane it is in, without waiting.

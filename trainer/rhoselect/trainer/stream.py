@@ -5,7 +5,8 @@ it.
 ``wait`` waits for points: scorers unblock it as long as they may claim, which ``advance`` allows
 them. Points can be lost (a dead scorer's chunk, a flushed server), so a wait that does not get
 enough for a second lets the scorers one window further ahead (up to twice ``stream.ahead``), and
-goes on with fewer points than it asked for if they make a batch.
+goes on with fewer points than it asked for if they make a batch. Where two epochs meet, a point may
+be in the set twice, as a candidate of either, and be picked twice.
 """
 
 from __future__ import annotations
