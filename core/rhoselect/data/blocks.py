@@ -46,7 +46,7 @@ def open_shard(path: Path, name: str, shard: Shard, manifest: Manifest, start: i
             batch.validate(full=manifest.inputs.encoding is not None)
     except FileNotFoundError:
         raise
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise broken(name, f"not an Arrow file ({' '.join(str(error).split())})", "one") from None
     if (rows := sum(batch.num_rows for batch in batches)) != shard.rows:
         raise broken(name, f"{rows} rows", f"{shard.rows}")
