@@ -70,7 +70,7 @@ def keep_memory() -> None:
     """Have the C library keep the memory that tensors leave, for the next ones.
 
     glibc gives large blocks back to the kernel at once, which then zeroes the pages of the next
-    tensor anew: up to a third of a forward's time on a CPU.
+    tensor anew: a good part of a convolutional forward on a CPU.
     """
     with suppress(OSError, AttributeError):  # another C library: nothing to tune
         libc = ctypes.CDLL(None)

@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
-import numpy as np
 import torch
 
 from rhoselect.compute import threads
@@ -23,12 +21,12 @@ from rhoselect.metrics import Metrics
 from rhoselect.plan import Plan
 from rhoselect.queue import SelectionQueue, StreamQueue
 from rhoselect.scorer.forward import Replica
+from rhoselect.scorer.pusher import Pusher
 from rhoselect.scorer.reader import Reader, Work
 from rhoselect.selection import Scoring
-from rhoselect.selection.scoring import gumbel, order
 from rhoselect.snapshots import SnapshotStore
 from rhoselect.snapshots.base import Pieces
-from rhoselect.types import ChunkScores, Features, ForwardOutput, Points, Scores, Stage
+from rhoselect.types import Points, Stage
 
 CLAIM_WAIT_S = 0.25  # how long a wait may outlive a stop
 
@@ -70,9 +68,7 @@ class Scorer:
         selection = config.selection
         self._second_stage = config.k > 1 and selection.mode == "window"
         self._second_stage &= selection.rescore != "trainer"
-        threads = config.scorer.threads
-        self._pusher = ThreadPoolExecutor(1, "pusher", torch.set_num_threads, (threads,))
-        self._pushed: Future[None] | None = None
+        self._pusher = Pusher(config, scoring, queue, metrics)
 
     def run(self, stop: threading.Event) -> None:
         """Score until ``stop`` is set. Tickets that an earlier life of this slot held go back."""
@@ -87,12 +83,7 @@ class Scorer:
                         reader.drop(work)
                 elif self._second_stage:  # at a run's end there are shortlists without candidates
                     self.rush()
-        self.close()
-
-    def close(self) -> None:
-        """Have the last push done, and the threads ended."""
-        self._settle()
-        self._pusher.shutdown()
+        self._pusher.close()
 
     def step(self) -> bool:
         """Score the lowest ticket here and now, whoever's lane it is in, without waiting.
@@ -234,44 +225,4 @@ class Scorer:
             # Scores without weights do not age: they are as old as their window.
             version = work.ticket.window if self._loaded is None else self._loaded
             work = replace(work, ticket=replace(work.ticket, version=version))
-        self._settle()
-        self._pushed = self._pusher.submit(self._push, work, output, self._state)
-
-    def _settle(self) -> None:
-        """Have the last push done, or raise what it raised."""
-        if self._pushed is not None:
-            self._pushed.result()
-
-    def _push(
-        self, work: Work, output: ForwardOutput | None, state: dict[str, torch.Tensor]
-    ) -> None:
-        scores, features = self._scoring(work.indices, output, state)
-        pushed = self._queue.push(work.ticket, self._chunk(work, scores, features))
-        self._metrics.pushes.labels("accepted" if pushed else "ignored").inc()
-
-    def _chunk(
-        self,
-        work: Work,
-        scores: Scores,
-        features: Features | None,
-    ) -> ChunkScores:
-        """Reject non-finite scores, add the shortlist's noise, keep what can still be picked."""
-        selection, ticket = self._config.selection, work.ticket
-        finite = np.isfinite(scores)
-        if not finite.all():
-            self._metrics.rejected_points.inc(int((~finite).sum()))
-        rows = np.flatnonzero(finite)
-        if ticket.positions is None:  # not a shortlist, of which the pick may want all
-            k = self._config.k_of(ticket.window, ticket.version)
-            if k > 1 and selection.temperature > 0:
-                noise = gumbel(self._config.seed, ticket.window, work.indices)
-                scores = scores + selection.temperature * noise
-            if not self._scoring.function.whole_window:
-                best = order(work.positions[rows], scores[rows])[: k * selection.n_b]
-                rows = rows[np.sort(best)]
-        return ChunkScores(
-            work.positions[rows],
-            scores[rows],
-            work.positions[~finite],
-            None if features is None else features[rows],
-        )
+        self._pusher.submit(work, output, self._state)

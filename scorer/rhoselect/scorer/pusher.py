@@ -1,0 +1,81 @@
+"""From a forward's output to a push, in a thread of its own beside the next forward."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import torch
+
+from rhoselect.config import Config
+from rhoselect.metrics import Metrics
+from rhoselect.queue import SelectionQueue, StreamQueue
+from rhoselect.scorer.reader import Work
+from rhoselect.selection import Scoring
+from rhoselect.selection.interface import State
+from rhoselect.selection.scoring import gumbel, order
+from rhoselect.types import ChunkScores, Features, ForwardOutput, Scores
+
+
+class Pusher:
+    """Scores and pushes one chunk at a time, in the order of ``submit``."""
+
+    def __init__(
+        self,
+        config: Config,
+        scoring: Scoring,
+        queue: SelectionQueue | StreamQueue,
+        metrics: Metrics,
+    ) -> None:
+        self._config, self._scoring = config, scoring
+        self._queue, self._metrics = queue, metrics
+        threads = config.scorer.threads
+        self._pool = ThreadPoolExecutor(1, "pusher", torch.set_num_threads, (threads,))
+        self._pushed: Future[None] | None = None
+
+    def submit(self, work: Work, output: ForwardOutput | None, state: State) -> None:
+        """Have a chunk pushed, once the one before is; raises what that one raised."""
+        self.settle()
+        self._pushed = self._pool.submit(self._push, work, output, state)
+
+    def settle(self) -> None:
+        """Have the last push done, or raise what it raised."""
+        if self._pushed is not None:
+            self._pushed.result()
+
+    def close(self) -> None:
+        """End the thread, with what it was given done."""
+        self._pool.shutdown()
+        self.settle()
+
+    def _push(self, work: Work, output: ForwardOutput | None, state: State) -> None:
+        scores, features = self._scoring(work.indices, output, state)
+        pushed = self._queue.push(work.ticket, self._chunk(work, scores, features))
+        self._metrics.pushes.labels("accepted" if pushed else "ignored").inc()
+
+    def _chunk(
+        self,
+        work: Work,
+        scores: Scores,
+        features: Features | None,
+    ) -> ChunkScores:
+        """Reject non-finite scores, add the shortlist's noise, keep what can still be picked."""
+        selection, ticket = self._config.selection, work.ticket
+        finite = np.isfinite(scores)
+        if not finite.all():
+            self._metrics.rejected_points.inc(int((~finite).sum()))
+        rows = np.flatnonzero(finite)
+        if ticket.positions is None:  # not a shortlist, of which the pick may want all
+            k = self._config.k_of(ticket.window, ticket.version)
+            if k > 1 and selection.temperature > 0:
+                noise = gumbel(self._config.seed, ticket.window, work.indices)
+                scores = scores + selection.temperature * noise
+            if not self._scoring.function.whole_window:
+                best = order(work.positions[rows], scores[rows])[: k * selection.n_b]
+                rows = rows[np.sort(best)]
+        return ChunkScores(
+            work.positions[rows],
+            scores[rows],
+            work.positions[~finite],
+            None if features is None else features[rows],
+        )
