@@ -2,7 +2,8 @@
 
 Three parts, on Fashion-MNIST with wrong labels (30k to train on, 30k held out), every arm with
 several seeds. The target is the best accuracy (mean of three neighbouring evaluations on a fixed
-grid) of the same seed's uniform run on one device; evaluations are left out of all times.
+grid) of the same seed's uniform run on one device; evaluations are left out of all times. RHO-LOSS
+runs have a third of uniform's steps, and their own decay where the learning rate decays.
 
 real      These cores, nothing emulated. Uniform in its best form (a plain loop: resident data,
           fused optimizer, best number of threads) against serial and parallel RHO-LOSS.
@@ -38,7 +39,7 @@ N_B, RATIO, DEVICES, FACTOR = 32, 10, 17, 0.26
 MODELS: dict[str, dict[str, Any]] = {
     "mlp": {
         "model": {"factory": "rhoselect.models:mlp", "args": {"width": 512, "depth": 2}},
-        "il": ("rhoselect.models:small_cnn", ["--set", "trainer.threads=2"]),
+        "il": ("rhoselect.models:mlp", ["--set", "model.args.width=512"]),
         "steps": 3000,
     },
     "small_cnn": {
@@ -110,7 +111,7 @@ class Case:
                 "selection.n_B": RATIO * N_B,
                 "selection.chunk": 160,
                 "scorer.precision": "fp32",
-                "trainer.steps": self.spec["steps"],
+                "trainer.steps": self.spec["steps"] // 3,
                 "trainer.eval_every": 25,
                 "trainer.checkpoint_every": 1_000_000,
                 **named,
@@ -120,7 +121,8 @@ class Case:
         return self._curves[name]
 
     def uniform(self, seed: int, **settings: Any) -> Curve:
-        return self.curve(seed, selection__function="uniform", **settings)
+        steps = {"trainer__steps": self.spec["steps"], **settings}
+        return self.curve(seed, selection__function="uniform", **steps)
 
     def overhead_ms(self, train_ms: float, workers: int) -> tuple[float, float]:
         """Measured milliseconds of a lag-0 step above its bound, and of a uniform step."""
@@ -178,16 +180,17 @@ def equal(case: Case) -> list[Row]:
     rows = []
     for k in (1, 4, 16):
         size = {"selection__n_b": N_B * k, "selection__n_B": RATIO * N_B * k}
-        size |= {"trainer__steps": case.spec["steps"] // k, "trainer__eval_every": max(5, 25 // k)}
+        size |= {"trainer__eval_every": max(5, 25 // k)}
+        long, short = ({"trainer__steps": case.spec["steps"] // k // n} for n in (1, 3))
         size |= {"selection__chunk": 160 * min(k, 4)}
         score_ms = RATIO * N_B * k * 100 / 3 / N_B * FACTOR / DEVICES
         times = {"uniform_ms": uniform_ms, "step_ms": 100.0 + score_ms + overhead_ms}
         for lr in (1e-3, 2e-3, 4e-3):
-            found = {s: case.uniform(s, **size, trainer__lr=lr) for s in case.seeds}
+            found = {s: case.uniform(s, **size, **long, trainer__lr=lr) for s in case.seeds}
             name = f"uniform, k = {k}, lr {lr:g}"
             rows.append(row(name, case, target, found, None, uniform_ms, uniform_ms, il=False))
             if k < DEVICES - 1:
-                found = {s: case.curve(s, **size, trainer__lr=lr) for s in case.seeds}
+                found = {s: case.curve(s, **size, **short, trainer__lr=lr) for s in case.seeds}
                 rows.append(row(f"RHO, k = {k}, lr {lr:g}", case, target, found, None, **times))
     return rows
 
