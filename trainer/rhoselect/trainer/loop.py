@@ -218,7 +218,8 @@ class Trainer:
             self._send(snapshot.version, snapshot.tensors, snapshot.state)
         self._clock_start = time.monotonic() - found.progress.wall_seconds
         self._source.waited_s = found.progress.wait_seconds
-        self._source.lag = found.progress.lag
+        if self._config.selection.lag == "auto":
+            self._source.lag = found.progress.lag
         self.status = Status(**vars(found.progress))
         return found.progress.step
 
