@@ -441,31 +441,30 @@ class Gate(torch.Tensor):
         return func(*plain, **(kwargs or {}))
 
 
-def gated(reached: Callable[[], None]) -> Content:
-    """Two tensors of two pieces; ``reached`` is called between them."""
-    gate = torch.ones(shm.PIECE_BYTES // 4).as_subclass(Gate)
-    gate.reached = reached
-    tensors = {"early": torch.rand(shm.PIECE_BYTES // 4), "late": gate}
-    return Content(tensors, dict.fromkeys(tensors, torch.float32))
-
-
 def test_shm_is_loaded_while_it_is_still_being_written(
-    store: SharedMemoryStore, shm_folder: Path
+    store: SharedMemoryStore, shm_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    early = Future[Tensor]()
+    """A reader that comes half-way begins once it sees progress, so there are many pieces."""
+    monkeypatch.setattr(shm, "PIECE_BYTES", 1)
+    first, last = Future[str](), "4999"
+    loaded: dict[str, Tensor] = {}
 
     def into(pieces: Pieces) -> None:
         for name, tensor in pieces:
-            if name == "early":
-                early.set_result(tensor.clone())
+            loaded[name] = tensor.clone()
+            if not first.done():
+                first.set_result(name)
 
-    sent = gated(lambda: early.result(SOON_S))  # or the publish fails
+    tensors = {str(n): torch.full((1,), float(n)).as_subclass(Gate) for n in range(5000)}
+    for gate in tensors.values():
+        gate.reached = lambda: wait([first], timeout=0.001)
+    tensors[last].reached = lambda: first.result(0)  # or the publish fails
     reader = SharedMemoryStore(shm_folder, writer=False)
     with ThreadPoolExecutor(1) as thread:
         future = thread.submit(reader.load, 1, into, LONG_S)
-        sent.publish(store, 1)
+        store.publish(1, tensors, dict.fromkeys(tensors, torch.float32), {})
         assert future.result(SOON_S) == {}
-    assert torch.equal(early.result(0), sent.tensors["early"])
+    assert {name: t.item() for name, t in loaded.items()} == {str(n): n for n in range(5000)}
     reader.close()
 
 
