@@ -37,7 +37,7 @@ def train(run: Path, settings: Settings, workers: int, stop: threading.Event | N
         for part in sections:
             section = section.setdefault(part, {})
         section[key] = value
-    config = run.with_suffix(".toml")
+    config = run.with_name(f"{run.name}.toml")
     config.write_text(tomlkit.dumps(tree))
     command = ["train", str(config), "--workers", str(workers), "--run-dir", str(run)]
     path = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])

@@ -36,7 +36,7 @@ TABLES: dict[str, tuple[str, ...]] = {
     ),
     "plan": ("model", "workers", "predicted_ms", "measured_ms", "error"),
     "scale": (
-        *("points", "plan_us_per_window", "streamed_us_per_window", "il_us_per_window"),
+        *("points", "plan_us_per_window", "streamed_plan_us_per_window", "il_us_per_window"),
         *("read_us_per_window", "rss_mb"),
     ),
 }
