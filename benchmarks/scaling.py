@@ -45,7 +45,8 @@ def main() -> None:
         uniform = {}
         for train_ms in options.train_ms:
             settings = settings_of(data, table, train_ms, options.steps)
-            settings["selection.function"] = "uniform"
+            # In its best form: one chunk a window, as there is nothing to share out.
+            settings |= {"selection.function": "uniform", "selection.chunk": N_BIG}
             run = folder / f"uniform-{train_ms:g}"
             train(run, settings, 0)
             uniform[train_ms] = parts_of(run)["step_ms"]
