@@ -19,6 +19,7 @@ from servers import PASSWORD, free_port, tcp_server
 from support import made
 
 STEPS = 400
+SHORT = 120
 DEADLINE_S = 90.0
 
 
@@ -179,3 +180,59 @@ def test_queue_flushed(
             client.flushall()
         ended_well(process)
     assert hashes(run) == undisturbed
+
+
+MODES = {
+    "shortlists by scorers": ["selection.lag=1", "selection.rescore=scorers"],
+    "auto": ["selection.lag=auto", "selection.audit_every=40"],
+    "stream": ["selection.mode=stream"],
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.timeout(240)
+def test_every_mode_outlives_a_scorer_and_its_trainer(
+    tiny_config: Path, tmp_path: Path, mode: str
+) -> None:
+    run = tmp_path / "run"
+    settings = [*MODES[mode], f"trainer.steps={SHORT}", "trainer.checkpoint_every=20"]
+    flags = [word for value in settings for word in ("--set", value)]
+    process = start("train", tiny_config, "--run-dir", run, "--workers", 2, *flags)
+    until(lambda: bool(checkpoints(run)), process)
+    os.kill(starts(run, "scorer-1")[0], signal.SIGKILL)
+    before = newest_step(run)
+    until(lambda: newest_step(run) > before, process)
+    os.kill(starts(run, "trainer")[0], signal.SIGKILL)
+    process.communicate(timeout=DEADLINE_S)
+    assert not (run / "summary.json").exists()
+
+    ended_well(start("train", "--resume", "--run-dir", run, "--workers", 1))
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["steps"] == SHORT
+    assert summary["exact"] == (mode == "shortlists by scorers")
+    if summary["exact"]:
+        made("train", tiny_config, "--run-dir", tmp_path / "alone", *flags)
+        assert hashes(run) == hashes(tmp_path / "alone")
+
+
+@pytest.mark.timeout(240)
+def test_a_stream_goes_on_after_a_flush(tiny_config: Path, tmp_path: Path) -> None:
+    run, port = tmp_path / "run", free_port()
+    with tcp_server(tmp_path, port) as url, redis.Redis.from_url(url) as client:
+        secret = tmp_path / "secret"
+        secret.write_text(PASSWORD)
+        server = (f"queue.url=redis://127.0.0.1:{port}", f"queue.password_file={secret}")
+        values = [
+            *server,
+            *MODES["stream"],
+            f"trainer.steps={SHORT}",
+            "trainer.checkpoint_every=20",
+        ]
+        flags = [word for value in values for word in ("--set", value)]
+        process = start("train", tiny_config, "--run-dir", run, "--workers", 2, *flags)
+        for flushes in range(1, 4):
+            until(lambda: newest_step(run) >= 20 * flushes, process)  # noqa: B023 - called now
+            client.flushall()
+        ended_well(process)
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["max_staleness_steps"] <= 16, "stream.max_age"
