@@ -61,7 +61,7 @@ def train(
         note = f"{settings.selection.function} needs no forward: one process, no workers"
         console.print(note, highlight=False, soft_wrap=True)
         workers = 0
-    _check_servers(settings, workers)
+    check_servers(settings, workers)
     check_port(settings.metrics.port)
     if dry_run:
         console.print(
@@ -69,7 +69,7 @@ def train(
         )
         return
     folder = RunFolder.resume(path) if resume else _create(path, prepared)
-    summary = _run(prepared, folder, workers, console)
+    summary = execute(prepared, folder, workers, console, folder.path.name)
     write_page(path)
     console.print(
         f"{path}: {summary['steps']} steps in {summary['wall_seconds']:.1f} s, best accuracy"
@@ -80,8 +80,11 @@ def train(
     )
 
 
-def _run(prepared: Prepared, folder: RunFolder, workers: int, console: Console) -> dict[str, Any]:
-    with display(console, folder.path.name, prepared.config.trainer.steps) as watch:
+def execute(
+    prepared: Prepared, folder: RunFolder, workers: int, console: Console, title: str
+) -> dict[str, Any]:
+    """Run to the end with a live display called ``title``; returns the summary."""
+    with display(console, title, prepared.config.trainer.steps) as watch:
         if workers == 0:
             return run_serial(prepared, folder, watch)
         from rhoselect.launch.cluster import run_cluster  # Ray takes a second to import
@@ -102,7 +105,8 @@ def _create(path: Path, prepared: Prepared) -> RunFolder:
     return RunFolder.create(path, prepared.config, prepared.inputs_sha256)
 
 
-def _check_servers(settings: Config, workers: int) -> None:
+def check_servers(settings: Config, workers: int) -> None:
+    """Raise QueueConfigError or ConfigError unless queue server and cluster can be had."""
     url = queue_url(settings.queue)
     if workers == 0:
         return

@@ -1,0 +1,1 @@
+"""Experiments: a declarative file each, its grid of runs, its table and its figure."""

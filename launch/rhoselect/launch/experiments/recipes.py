@@ -1,0 +1,96 @@
+"""Data sets and irreducible losses, made once by recipe and kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+
+import typer
+from typer.core import TyperGroup
+
+from rhoselect.errors import ConfigError, DataError
+from rhoselect.launch.commands import data as data_commands
+from rhoselect.launch.commands import il as il_commands
+from rhoselect.launch.experiments.spec import Cell, DataRecipe, Spec
+
+
+@dataclass(frozen=True)
+class Recipes:
+    """The recipes of an experiment under the folder ``root``; other experiments with the same
+    recipes share what was made. ``source`` = (kind, src) stands in for that of the file."""
+
+    spec: Spec
+    root: Path
+    source: tuple[str | None, str] | None = None
+
+    def data(self, cell: Cell) -> Path:
+        """Folder of the cell's data set."""
+        return self.root / "data" / f"{cell.data}-{_digest(*self._import_words(cell))}"
+
+    def table(self, cell: Cell) -> Path | None:
+        """File of the cell's irreducible losses."""
+        if cell.il is None:
+            return None
+        words = (*self._import_words(cell), *self.spec.il[cell.il].args)
+        return self.root / "il" / f"{cell.il}-{_digest(*words)}.parquet"
+
+    def check(self, cell: Cell) -> None:
+        """Raise ConfigError or DataError for arguments that the commands do not take, and for a
+        source that is not there."""
+        recipe = self._recipe(cell)
+        if recipe.src != "auto" and not Path(recipe.src).exists() and not self.data(cell).exists():
+            raise DataError(
+                f"data recipe {cell.data}: {recipe.src}: no such file or folder; say where it is"
+                " with --data"
+            )
+        _parse(data_commands.app, "import", self._import_words(cell, "dst"), f"data.{cell.data}")
+        if cell.il is not None:
+            _parse(il_commands.app, "fit", self._fit_words(cell), f"il.{cell.il}")
+
+    def make(self, cell: Cell) -> None:
+        """Import the data and fit the irreducible losses of a cell, where that was not done."""
+        with (self.root / "make.log").open("a") as log, redirect_stdout(log):
+            if not self.data(cell).exists():
+                _run(data_commands.app, ["import", *self._import_words(cell, str(self.data(cell)))])
+            table = self.table(cell)
+            if table is not None and not table.exists():
+                _run(il_commands.app, ["fit", *self._fit_words(cell)])
+
+    def _recipe(self, cell: Cell) -> DataRecipe:
+        recipe = self.spec.data[cell.data]
+        if self.source is None:
+            return recipe
+        kind, src = self.source
+        return recipe.model_copy(update={"kind": kind or recipe.kind, "src": src})
+
+    def _import_words(self, cell: Cell, *dst: str) -> list[str]:
+        recipe = self._recipe(cell)
+        return [recipe.kind, recipe.src, *dst, *recipe.args]
+
+    def _fit_words(self, cell: Cell) -> list[str]:
+        assert cell.il is not None
+        where = ["--data", str(self.data(cell)), "--out", str(self.table(cell))]
+        return [*where, *self.spec.il[cell.il].args]
+
+
+def _digest(*words: str) -> str:
+    return hashlib.sha256(json.dumps(words).encode()).hexdigest()[:10]
+
+
+def _run(app: typer.Typer, words: Sequence[str]) -> None:
+    app(list(words), standalone_mode=False)
+
+
+def _parse(app: typer.Typer, command: str, words: Sequence[str], where: str) -> None:
+    group = typer.main.get_command(app)
+    assert isinstance(group, TyperGroup)
+    try:
+        group.commands[command].make_context(command, list(words))
+    except Exception as error:  # whichever click this typer brings along
+        if not hasattr(error, "format_message"):
+            raise
+        raise ConfigError(f"{where}: {' '.join(error.format_message().split())}") from None
