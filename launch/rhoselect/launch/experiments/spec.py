@@ -219,10 +219,19 @@ def load(name: str, folder: Path) -> Spec:
     try:
         return Spec.model_validate(tree)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        reason = first["msg"].removeprefix("Value error, ")
-        raise ConfigError(f"experiment {path}: {where + ': ' if where else ''}{reason}") from None
+        raise ConfigError(f"experiment {path}: {_one_line(error)}") from None
+
+
+def _one_line(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "value_error":
+        return str(first["ctx"]["error"])
+    if first["type"] == "missing":
+        return f"{where}: missing; every experiment has it"
+    if first["type"] == "extra_forbidden":
+        return f"{where}: unknown key; docs/experiments.md lists those allowed"
+    return f"{where}: got {first['input']!r}; {first['msg'].lower()}"
 
 
 def _known(where: str, name: str | None, allowed: Sequence[str] | dict[str, Any]) -> None:
