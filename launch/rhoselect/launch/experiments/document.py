@@ -72,7 +72,7 @@ def section(name: str, spec: Spec, results: dict[str, Any] | None, image: str) -
     else:
         lines.append("Not run yet.\n")
     if spec.paper.rows:
-        lines.append(f"Published ({spec.paper.source}):\n\n| what | value |\n| --- | --- |")
+        lines.append("| published figure | value |\n| --- | --- |")
         lines += [f"| {row.what} | {row.value} |" for row in spec.paper.rows]
         lines.append("")
     if spec.claim:

@@ -84,7 +84,9 @@ def verdict(claim: Claim, found: Sequence[Row]) -> tuple[float | None, str]:
         value = None if value is None or not other else value / other
     if value is None:
         return None, "not measured"
-    holds = value >= claim.at_least if claim.at_least is not None else value <= (claim.at_most or 0)
+    low = float("-inf") if claim.at_least is None else claim.at_least
+    high = float("inf") if claim.at_most is None else claim.at_most
+    holds = low <= value <= high
     return value, "agrees" if holds else "disagrees"
 
 
