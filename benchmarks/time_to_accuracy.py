@@ -26,7 +26,6 @@ import argparse
 import math
 import statistics
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -70,25 +69,34 @@ def main() -> None:
 
 def real(case: Case) -> list[Row]:
     """Nothing emulated: seconds on these cores."""
-    arms: dict[str, Callable[[int], Curve]] = {
-        "serial RHO": lambda seed: case.curve(seed, trainer__threads=2, scorer__threads=2),
-        "parallel RHO, 1 worker": lambda seed: case.curve(seed, workers=1),
-    }
-    plain = {seed: baseline.uniform(case.ground, case.spec, N_B, seed) for seed in case.seeds}
+    serial = serial_form(case)
     cosine = {"trainer__schedule": "cosine"}
-    decayed = {
-        seed: baseline.uniform(case.ground, case.spec, N_B, seed, cosine=True)
-        for seed in case.seeds
+    arms: dict[str, tuple[int, dict[str, Any]]] = {
+        "serial RHO": (0, serial),
+        "serial RHO, cosine": (0, {**serial, **cosine}),
+        "parallel RHO, 1 worker": (1, {}),
     }
+    plain, decayed = (
+        {seed: baseline.uniform(case.ground, case.spec, N_B, seed, decay) for seed in case.seeds}
+        for decay in (False, True)
+    )
     rows = []
-    for name, arm in arms.items():
-        processes = 1 if name.startswith("serial") else 2
-        forward_ms = baseline.forward_ms(case.ground, case.spec, RATIO * N_B, processes)
-        ideal_ms = statistics.median(p.step_ms for p in plain.values()) + forward_ms
-        rows.append(row(name, case, plain, {s: arm(s) for s in case.seeds}, ideal_ms=ideal_ms))
-    late = {s: case.curve(s, trainer__threads=2, scorer__threads=2, **cosine) for s in case.seeds}
-    rows.append(row("serial RHO, cosine", case, decayed, late, ideal_ms=None))
+    for name, (workers, settings) in arms.items():
+        uniform = decayed if name.endswith("cosine") else plain
+        forward_ms = baseline.forward_ms(case.ground, case.spec, RATIO * N_B, workers + 1)
+        ideal_ms = statistics.median(u.step_ms for u in uniform.values()) + forward_ms
+        found = {seed: case.curve(seed, workers, **settings) for seed in case.seeds}
+        rows.append(row(name, case, uniform, found, ideal_ms))
     return rows
+
+
+def serial_form(case: Case) -> dict[str, Any]:
+    """RHO-LOSS in one process in its best form: a window is one chunk; threads by a short trial."""
+    forms = [
+        {"selection__chunk": RATIO * N_B, "trainer__threads": n, "scorer__threads": n}
+        for n in (1, 2)
+    ]
+    return min(forms, key=lambda form: case.curve(0, **form, trainer__steps=200).step_ms)
 
 
 def emulated(case: Case) -> list[Row]:
@@ -190,6 +198,7 @@ def row(
             figures.setdefault(name, []).append(value)
     medians = {name: statistics.median(values) for name, values in figures.items()}
     base_ms = uniform_ms or statistics.median(c.step_ms for c in uniform.values())
+    il_model, il_args = case.spec["il"]
     return {
         "model": case.name,
         "noise": case.ground.noise,
@@ -198,6 +207,7 @@ def row(
         "ceiling": medians["speedup_steps"] * base_ms / ideal_ms if ideal_ms else None,
         "step_ms": step_ms or statistics.median(c.step_ms for c in found.values()),
         "reached": f"{reached} of {len(uniform)}",
+        "il": " ".join(map(str, (il_model, *il_args))),
         "seeds": list(uniform),
         "by_seed": figures["speedup_wall"],
     }
