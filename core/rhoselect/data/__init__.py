@@ -7,7 +7,7 @@ from rhoselect.config import DataConfig
 from rhoselect.data.arrow import ArrowDataset, DatasetPoints
 from rhoselect.data.base import Dataset, Labels, SplitPoints
 from rhoselect.data.importers import KINDS, import_dataset
-from rhoselect.data.manifest import Encoding, Manifest
+from rhoselect.data.manifest import Encoding, Manifest, Pairs
 from rhoselect.data.torch_dataset import TorchDataset, TorchPoints
 from rhoselect.data.writer import write_dataset
 
@@ -19,6 +19,7 @@ __all__ = [
     "Encoding",
     "Labels",
     "Manifest",
+    "Pairs",
     "SplitPoints",
     "TorchDataset",
     "TorchPoints",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rhoselect.config import DataConfig
-from rhoselect.data.base import Labels, Span, SplitPoints, span_of
+from rhoselect.data.base import Labels, Mask, Span, SplitPoints, span_of
 from rhoselect.data.blocks import Block, broken
 from rhoselect.data.cache import Cache
 from rhoselect.data.images import decode
@@ -123,6 +123,29 @@ class DatasetPoints(SplitPoints):
         if not self._manifest.clean_label:
             return None
         return _gather(self._located(indices), _clean, np.empty(len(indices), np.int64))
+
+    def relevant(self, indices: Indices) -> Mask | None:
+        """By the manifest's ``relevant_classes``."""
+        if self._manifest.relevant_classes is None:
+            return None
+        clean = self.clean_labels(indices)
+        labels = self.labels(indices) if clean is None else clean
+        return np.isin(labels, self._manifest.relevant_classes)
+
+    def ambiguous(self, indices: Indices) -> Mask:
+        """Copies of ambiguous points are ambiguous, too."""
+        found = np.zeros(len(indices), bool)
+        originals = self.originals(indices)
+        for start, stop in self._manifest.ambiguous.values():
+            found |= (start <= originals) & (originals < stop)
+        return found
+
+    def originals(self, indices: Indices) -> Indices:
+        """Only train has duplicates."""
+        copies = self._manifest.duplicates
+        if copies is None or self.start != self._manifest.splits["train"][0]:
+            return indices
+        return self.start + copies.originals(indices - self.start)
 
     def _inputs(self, located: Located) -> Array:
         """Inputs [C, *input_shape] as stored, images decoded."""
