@@ -62,8 +62,9 @@ class SplitPoints(ABC):
         return  # local points are at hand
 
     @abstractmethod
-    def read(self, indices: Indices, device: torch.device) -> Batch:
-        """The points of ``indices`` [C], ready for the model on ``device``."""
+    def read(self, indices: Indices, device: torch.device, epochs: Indices | None = None) -> Batch:
+        """The points of ``indices`` [C], ready for the model on ``device``; with ``epochs`` [C]
+        as they look in those, if they are augmented."""
 
     @abstractmethod
     def labels(self, indices: Indices) -> Labels:

@@ -6,6 +6,7 @@ Layout as published at https://www.cs.toronto.edu/~kriz/cifar.html: a record is 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from rhoselect.data.reading import Found
 from rhoselect.errors import DataError
 
 PIXELS = 3 * 32 * 32
-FILES = {
+FILES: Mapping[int, Mapping[str, Sequence[str]]] = {
     10: {
         "train": tuple(f"data_batch_{number}.bin" for number in range(1, 6)),
         "test": ("test_batch.bin",),

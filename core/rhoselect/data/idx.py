@@ -6,6 +6,7 @@ import gzip
 import math
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +23,7 @@ QMNIST_FILES = {
     for split in ("train", "test")
 }
 UBYTE, INT = 8, 12
-DTYPES = {UBYTE: np.dtype(np.uint8), INT: np.dtype(">i4")}
+DTYPES: dict[int, np.dtype[Any]] = {UBYTE: np.dtype(np.uint8), INT: np.dtype(">i4")}
 NAMES = {UBYTE: "unsigned bytes", INT: "big-endian 32-bit integers"}
 
 

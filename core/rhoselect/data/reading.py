@@ -39,7 +39,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Found:
-    """What a source holds; ``classes``, ``vocabulary`` and where it came from, if its reader says."""
+    """What a source holds; the last three where its reader knows them."""
 
     kind: Kind
     splits: Splits

@@ -112,7 +112,9 @@ class Mixed:
 def mixed(parts: Parts, classes: int, recipe: Recipe) -> Mixed:
     """The splits as ``recipe`` wants them. Raises DataError."""
     parts = _noisy_with_holdout(parts, classes, recipe)
-    relevant, ambiguous, duplicates = None, {}, None
+    relevant: tuple[int, ...] | None = None
+    ambiguous: dict[str, Span] = {}
+    duplicates: Duplicates | None = None
     if recipe.relevance is not None:
         parts, relevant = _with_relevance(parts, classes, recipe)
     if recipe.ambiguous:

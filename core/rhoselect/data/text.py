@@ -55,7 +55,7 @@ def read_cola(folder: Path, options: Options) -> Found:
 
 
 def read_sst2(folder: Path, options: Options) -> Found:
-    """SST-2's train.tsv and dev.tsv (which becomes test): header "sentence", "label"; two columns."""
+    """SST-2's train.tsv and dev.tsv (which becomes test): header and rows of sentence, label."""
     splits = {}
     for split, names in SST2_FILES.items():
         path, rows = _rows(folder, names)
