@@ -109,17 +109,6 @@ def run(config: Path, path: Path, workers: int, *more: str) -> dict[str, str]:
     return {key: summary[key] for key in ("selected_sha256", "weights_sha256")}
 
 
-@pytest.mark.parametrize("lag", [0, 1])
-def test_any_number_of_workers_sees_the_same_views(
-    ray_session: None, tiny_config: Path, tmp_path: Path, lag: int
-) -> None:
-    more = f"selection.lag={lag}"
-    alone = run(tiny_config, tmp_path / "0", 0, more)
-    assert run(tiny_config, tmp_path / "3", 3, more) == alone
-    other = run(tiny_config, tmp_path / "plain", 0, more, "augment.flip=false")
-    assert other != alone
-
-
 def test_a_run_scores_and_trains_on_the_view_of_its_epoch(
     tiny_config: Path, tmp_path: Path
 ) -> None:

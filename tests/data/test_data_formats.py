@@ -547,6 +547,7 @@ def test_webdataset(tmp_path: Path, layout: str) -> None:
         assert labels(dataset, split) == [n % 3 for n in range(12)]
 
 
+@pytest.mark.filterwarnings("ignore:.*unclosed file")  # the library leaves it open
 def test_webdataset_reads_what_its_own_library_reads(tmp_path: Path) -> None:
     wds = pytest.importorskip("webdataset")
     for split in ("train", "test"):
