@@ -134,8 +134,9 @@ class Points(Protocol):
 
     def __len__(self) -> int: ...
 
-    def read(self, indices: Indices, device: torch.device) -> Batch:
-        """The points of ``indices`` [C], ready for the model on ``device``."""
+    def read(self, indices: Indices, device: torch.device, epochs: Indices | None = None) -> Batch:
+        """The points of ``indices`` [C], ready for the model on ``device``; with ``epochs`` [C]
+        as they look in those, if they are augmented."""
         ...
 
     def prefetch(self, indices: Indices) -> None:

@@ -78,6 +78,16 @@ class DataConfig(Section):
         return self
 
 
+class AugmentConfig(Section):
+    """Views of images that are scored and trained on, another one each epoch; evaluation and
+    irreducible losses see the images as they are."""
+
+    crop_padding: int = Field(
+        0, ge=0, le=512, description="black pixels on each side before a random crop; 0 is off"
+    )
+    flip: bool = Field(False, description="flip horizontally with probability 1/2")
+
+
 class ModelConfig(Section):
     """The target model: a factory called as factory(input_shape=…, classes=…, **args)."""
 

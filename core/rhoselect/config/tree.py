@@ -10,6 +10,7 @@ import tomlkit
 from pydantic import Field, model_validator
 
 from rhoselect.config.sections import (
+    AugmentConfig,
     ClusterConfig,
     DataConfig,
     IlConfig,
@@ -42,6 +43,7 @@ class Config(Section):
 
     seed: int = Field(0, ge=0, lt=2**63, description="seed of everything")
     data: DataConfig
+    augment: AugmentConfig = AugmentConfig()
     model: ModelConfig = ModelConfig()
     il: IlConfig = IlConfig()
     selection: SelectionConfig = SelectionConfig()

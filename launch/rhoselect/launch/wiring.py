@@ -16,7 +16,7 @@ import torch
 
 from rhoselect.compute import resolve, resolve_device
 from rhoselect.config import Config
-from rhoselect.data import Dataset, SplitPoints, open_data
+from rhoselect.data import Dataset, SplitPoints, open_data, train_points
 from rhoselect.errors import ConfigError, DataError
 from rhoselect.il import read_table
 from rhoselect.importing import one_line
@@ -74,7 +74,7 @@ def prepare(config: Config) -> Prepared:
                 f"data: split {split!r} is missing, got {', '.join(dataset.splits)}; a run trains"
                 " on 'train' and evaluates on 'test'"
             )
-    train, test = dataset.split("train"), dataset.split("test")
+    train, test = train_points(config, dataset), dataset.split("test")
     selection = config.selection
     plan = open_plan(config, train)
     function = get_function(selection.function)
