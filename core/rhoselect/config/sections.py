@@ -93,6 +93,12 @@ class ModelConfig(Section):
 
     factory: str = Field("rhoselect.models:mlp", description="'module:factory'")
     args: dict[str, Scalar] = Field(default_factory=dict, description="keywords for factory")
+    weights: str | None = Field(
+        None, description="file of initial weights: .safetensors, or a state dict saved by torch"
+    )
+    weights_head: bool = Field(
+        True, description="false: the last layer keeps its own initial weights, whatever the file's"
+    )
 
 
 class IlConfig(Section):

@@ -21,7 +21,7 @@ from rhoselect.errors import ConfigError, DataError
 from rhoselect.il import read_table
 from rhoselect.importing import one_line
 from rhoselect.metrics import Metrics
-from rhoselect.models.build import build_model, check_output
+from rhoselect.models.build import check_output, configured_model
 from rhoselect.plan import Plan
 from rhoselect.queue import SelectionQueue, StreamQueue
 from rhoselect.scorer.forward import Replica
@@ -57,10 +57,13 @@ class Prepared:
 
     @property
     def inputs_sha256(self) -> str:
-        """Hash of the data set's fingerprint and of the irreducible losses in use."""
+        """Hash of the data's fingerprint, the irreducible losses and the first weights' file."""
         digest = hashlib.sha256(self.dataset.fingerprint.encode())
         if self.scoring.il is not None:
             digest.update(self.scoring.il.values.data)
+        if self.config.model.weights is not None:
+            with Path(self.config.model.weights).open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
         return digest.hexdigest()
 
 
@@ -222,9 +225,7 @@ def _check_scores(prepared: Prepared, sample: Batch) -> None:
 def new_model(prepared: Prepared) -> torch.nn.Module:
     """The run's model with its initial weights, on the CPU."""
     config, dataset = prepared.config, prepared.dataset
-    return build_model(
-        config.model.factory, config.model.args, dataset.input_shape, dataset.classes, config.seed
-    )
+    return configured_model(config.model, dataset.input_shape, dataset.classes, config.seed)
 
 
 def _replica(prepared: Prepared, bn: str, device: torch.device) -> Replica:
