@@ -21,6 +21,7 @@ from rhoselect.config.sections import (
     SelectionConfig,
     SnapshotConfig,
     StreamConfig,
+    SvpConfig,
     TrainerConfig,
 )
 
@@ -44,6 +45,7 @@ class Config(Section):
     data: DataConfig
     model: ModelConfig = ModelConfig()
     il: IlConfig = IlConfig()
+    svp: SvpConfig = SvpConfig()
     selection: SelectionConfig = SelectionConfig()
     stream: StreamConfig = StreamConfig()
     scorer: ScorerConfig = ScorerConfig()
