@@ -328,10 +328,7 @@ def test_scores_cost_a_forward_a_pass(tiny_config: Path, svp_table: Path, tmp_pa
     ("name", "more"),
     [
         ("gradient_norm", []),
-        ("gradient_norm_is", []),
         ("gradient_norm_is", ["selection.lag=1"]),
-        ("predictive_entropy", []),
-        ("conditional_entropy", []),
         ("loss_minus_conditional_entropy", []),
         ("bald", ["selection.lag=1", "selection.rescore=scorers", "selection.bn=batch"]),
         ("svp", []),

@@ -38,7 +38,7 @@ class GradientNorm(ScoreFunction):
 
 
 class GradientNormSampling(GradientNorm):
-    """Importance sampling by gradient norm (Katharopoulos & Fleuret 2018, eqs. 4, 8, 20).
+    """Importance sampling by gradient norm (Katharopoulos & Fleuret 2018).
 
     n_b draws with replacement from the window's N points, with probabilities p in proportion to the
     norm and weights 1/(N p): the expected gradient of a step is that of the window's mean loss.

@@ -1,4 +1,4 @@
-"""Active-learning baselines (Mindermann et al. 2022, Appendix G) with MC dropout.
+"""Active-learning baselines (as in Mindermann et al. 2022) with MC dropout.
 
 S stochastic passes give probabilities p_s(y | x); their mean is the predictive distribution
 p(y | x). All scores are in nats.

@@ -13,6 +13,7 @@ from rhoselect.selection import Needs
 from rhoselect.snapshots.base import Pieces
 from rhoselect.types import Batch, ForwardOutput
 
+PLAIN = Needs()
 CAST_MODULES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
@@ -38,7 +39,7 @@ class Replica:
         bn: str,
         device: torch.device,
         channels_last: bool = False,
-        needs: Needs = Needs(),  # noqa: B008 - immutable
+        needs: Needs = PLAIN,
         seed: int = 0,
     ) -> None:
         self._model = model.eval().requires_grad_(False)
@@ -114,7 +115,8 @@ class Replica:
         head, inputs, _ = self._last
         self._last = None
         features = inputs.float()
-        return features if head.bias is None else F.pad(features, (0, 1), value=1.0)
+        biased = "bias" in dict(head.named_parameters())
+        return F.pad(features, (0, 1), value=1.0) if biased else features
 
     def _stochastic(self, inputs: Tensor, batch: Batch) -> Tensor:
         """Logits [S, C, K] of S passes with dropout."""
