@@ -119,10 +119,39 @@ SETTINGS: dict[str, tuple[Sets, str]] = {
         ("selection.function=user_code:WantsArguments",),
         r"selection\.function .*WantsArguments: .*TypeError.*strength",
     ),
-    "function that needs passes": (
-        ("selection.function=user_code:WantsPasses",),
-        r"selection\.function .*needs .*stochastic passes.*allowed",
+    "function of a second network": (
+        ("selection.function=user_code:WantsReference",),
+        r"selection\.function .*needs a second network.*allowed",
     ),
+    "function of passes without a forward": (
+        ("selection.function=user_code:PassesWithoutForward",),
+        r"selection\.function .*got Needs\(forward=False\) with features or passes, allowed",
+    ),
+    "passes of a model without dropout": (
+        ("selection.function=bald",),
+        r"selection\.function bald: needs a model with dropout, got one of rhoselect\.models:mlp",
+    ),
+    "passes that do not repeat": (
+        ("selection.function=bald", "model.factory=user_code:OwnRandom", "model.args={}"),
+        r"selection\.function bald: got stochastic passes that do not repeat, allowed",
+    ),
+    "features of a model without a linear head": (
+        (
+            "selection.function=gradient_norm",
+            "model.factory=user_code:Scaled",
+            "model.args={}",
+        ),
+        r"model\.factory: got logits that are not the output of a torch\.nn\.Linear, allowed",
+    ),
+    "core-set without a table": (
+        ("selection.function=svp",),
+        r"svp\.table: missing, selection\.function 'svp' needs it; make one with 'rhoctl svp fit'",
+    ),
+    "core-set of no file": (
+        ("selection.function=svp", "svp.table=no.such"),
+        r"svp\.table no\.such: no such file; make it with",
+    ),
+    "core-set of nothing": (("svp.keep=0.0",), r"svp\.keep: .*greater than 0"),
     "function of one score": (
         ("selection.function=user_code:OneScore",),
         r"selection\.function user_code:OneScore: for 2 points gives scores of shape \[\], allowed",

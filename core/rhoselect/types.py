@@ -114,8 +114,10 @@ class ForwardOutput:
     """What a replica computed for C points (K classes), on its device, without gradients.
 
     ``losses`` [C] float32 in nats; ``logits`` [C, K] float32; ``labels`` [C] int64. On request:
-    ``features`` [C, F] last-layer inputs, ``passes`` [S, C, K] logits of S stochastic passes
-    (dropout on), ``reference_losses`` [C] of the second network in the snapshot.
+    ``features`` [C, F] float32, the inputs of the last layer and, if it has a bias, a column of
+    ones: the gradient of a loss with respect to the layer is the outer product of
+    (softmax - one-hot) and this row. ``passes`` [S, C, K] logits of S stochastic passes (dropout
+    on), ``reference_losses`` [C] of the second network in the snapshot.
     """
 
     losses: Tensor

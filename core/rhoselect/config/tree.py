@@ -22,6 +22,7 @@ from rhoselect.config.sections import (
     SelectionConfig,
     SnapshotConfig,
     StreamConfig,
+    SvpConfig,
     TrainerConfig,
 )
 
@@ -46,6 +47,7 @@ class Config(Section):
     augment: AugmentConfig = AugmentConfig()
     model: ModelConfig = ModelConfig()
     il: IlConfig = IlConfig()
+    svp: SvpConfig = SvpConfig()
     selection: SelectionConfig = SelectionConfig()
     stream: StreamConfig = StreamConfig()
     scorer: ScorerConfig = ScorerConfig()

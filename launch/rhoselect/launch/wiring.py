@@ -26,7 +26,8 @@ from rhoselect.plan import Plan
 from rhoselect.queue import SelectionQueue, StreamQueue
 from rhoselect.scorer.forward import Replica
 from rhoselect.scorer.loop import Scorer
-from rhoselect.selection import Scoring, get_function
+from rhoselect.selection import Needs, Scoring, get_function
+from rhoselect.selection.coreset import CoreSet, read_core_set
 from rhoselect.selection.interface import State
 from rhoselect.snapshots import SnapshotStore
 from rhoselect.streamed import open_plan
@@ -41,7 +42,7 @@ from rhoselect.trainer.runfolder import RunFolder
 from rhoselect.trainer.stream import Stream
 from rhoselect.trainer.summary import summarise
 from rhoselect.trainer.windows import Windows, lanes
-from rhoselect.types import Batch
+from rhoselect.types import Batch, ForwardOutput
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,13 @@ class Prepared:
 
     @property
     def inputs_sha256(self) -> str:
-        """Hash of the data's fingerprint, the irreducible losses and the first weights' file."""
+        """Hash of the data's fingerprint, the first weights' file, and the irreducible losses or
+        core-set in use."""
         digest = hashlib.sha256(self.dataset.fingerprint.encode())
         if self.scoring.il is not None:
             digest.update(self.scoring.il.values.data)
+        if self.scoring.core_set is not None:
+            digest.update(self.scoring.core_set.members.data)
         if self.config.model.weights is not None:
             with Path(self.config.model.weights).open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
@@ -95,7 +99,9 @@ def prepare(config: Config) -> Prepared:
             config.il.overlap,
             config.data.cache_folder / "il",
         )
-    prepared = Prepared(config, dataset, train, test, plan, Scoring(function, table))
+    core_set = _core_set(config, dataset) if function.needs.core_set else None
+    scoring = Scoring(function, table, core_set)
+    prepared = Prepared(config, dataset, train, test, plan, scoring)
     resolve_device(config.scorer.device, "scorer.device")
     resolve_device(config.trainer.device, "trainer.device")
     sample = train.read(train.first(2), torch.device("cpu"))
@@ -125,7 +131,7 @@ def build_scorer(
         prepared.train,
         prepared.train.start,
         prepared.scoring,
-        _replica(prepared, config.selection.bn, device),
+        _scoring_replica(prepared, device),
         queue,
         snapshots,
         metrics,
@@ -143,8 +149,8 @@ def build_trainer(
     """The trainer of a run folder, with a scorer of its own in the slot after the workers'."""
     config, plan, scoring = prepared.config, prepared.plan, prepared.scoring
     device = resolve_device(config.trainer.device, "trainer.device")
-    rescorer = _replica(prepared, config.selection.bn, device)
-    evaluator = _replica(prepared, "running", device)
+    rescorer = _scoring_replica(prepared, device)
+    evaluator = _replica(prepared, "running", device, Needs())
     ground = Ground(
         prepared.train,
         prepared.test,
@@ -207,7 +213,9 @@ def _check_scores(prepared: Prepared, sample: Batch) -> None:
     function, output = prepared.config.selection.function, None
     state: State = {}  # it travels with the weights
     if prepared.scoring.needs.forward:
-        output = _replica(prepared, "running", torch.device("cpu"))(sample)
+        replica = _replica(prepared, "running", torch.device("cpu"), prepared.scoring.needs)
+        output = replica(sample)
+        _check_passes(prepared, output, replica(sample))
         state = prepared.scoring.function.initial_state(prepared.dataset.classes)
     try:
         scores, _ = prepared.scoring(sample.indices, output, state)
@@ -222,12 +230,44 @@ def _check_scores(prepared: Prepared, sample: Batch) -> None:
         )
 
 
+def _check_passes(prepared: Prepared, first: ForwardOutput, second: ForwardOutput) -> None:
+    """Raise ConfigError unless stochastic passes are random, and the same for the same points."""
+    if first.passes is None or second.passes is None:
+        return
+    key = f"selection.function {prepared.config.selection.function}"
+    if torch.allclose(first.passes, first.logits):
+        raise ConfigError(
+            f"{key}: needs a model with dropout, got one of {prepared.config.model.factory} whose"
+            " stochastic passes are all alike; choose a model with dropout layers"
+        )
+    if not torch.equal(first.passes, second.passes):
+        raise ConfigError(
+            f"{key}: got stochastic passes that do not repeat, allowed a model that draws from"
+            " torch's own generator and changes nothing in a forward but BatchNorm's statistics"
+        )
+
+
 def new_model(prepared: Prepared) -> torch.nn.Module:
     """The run's model with its initial weights, on the CPU."""
     config, dataset = prepared.config, prepared.dataset
     return configured_model(config.model, dataset.input_shape, dataset.classes, config.seed)
 
 
-def _replica(prepared: Prepared, bn: str, device: torch.device) -> Replica:
-    scorer = prepared.config.scorer
-    return Replica(new_model(prepared), scorer.precision, bn, device, scorer.channels_last)
+def _scoring_replica(prepared: Prepared, device: torch.device) -> Replica:
+    return _replica(prepared, prepared.config.selection.bn, device, prepared.scoring.needs)
+
+
+def _replica(prepared: Prepared, bn: str, device: torch.device, needs: Needs) -> Replica:
+    scorer, seed = prepared.config.scorer, prepared.config.seed
+    model = new_model(prepared)
+    return Replica(model, scorer.precision, bn, device, scorer.channels_last, needs, seed)
+
+
+def _core_set(config: Config, dataset: Dataset) -> CoreSet:
+    if config.svp.table is None:
+        raise ConfigError(
+            f"svp.table: missing, selection.function {config.selection.function!r} needs it; make"
+            " one with 'rhoctl svp fit' and set svp.table"
+        )
+    path, train = Path(config.svp.table), dataset.splits["train"]
+    return read_core_set(path, dataset.fingerprint, train, config.svp.keep)
