@@ -146,7 +146,8 @@ def test_ambiguous_points_are_means_of_two_classes_with_either_label(tmp_path: P
         assert points.ambiguous(indices).tolist() == [False] * before + [True] * count
         batch = points.read(indices, CPU)
         raw = np.round((batch.inputs.numpy() * m.std[0] + m.mean[0]) * 255).astype(int)
-        flat, labels = raw.reshape(len(raw), -1), batch.labels.numpy()
+        flat, labels = raw.reshape(len(raw), -1), points.clean_labels(indices)
+        assert labels is not None
         sums = (flat[:before, None] + flat[None, :before]) // 2
         for place in range(before, before + 5):
             pairs = np.argwhere((sums == flat[place]).all(-1))
@@ -190,6 +191,8 @@ BAD: dict[str, tuple[str, dict[str, Any]]] = {
     "pair of one": ("noise pairs: got", {"label_noise": 0.5, "noise_pairs": ((1, 1),)}),
     "pair beyond": ("allowed classes 0 to 9", {"label_noise": 0.5, "noise_pairs": ((0, 10),)}),
     "holdout noise": ("holdout noise: got 1", {"holdout_noise": 1.0}),
+    "holdout noise without one": ("there is no holdout; give", {"holdout_noise": 0.0}),
+    "pair below": ("noise pairs: got", {"label_noise": 0.5, "noise_pairs": ((-1, 1),)}),
     "all relevant": ("got 10 classes in full, allowed 1 to 9", {"relevance": (10, 0.5)}),
     "relevance share": ("relevance: got", {"relevance": (2, 0.0)}),
     "relevance split": ("splits: got 'valid'", {"relevance_splits": ("valid",)}),

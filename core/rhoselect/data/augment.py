@@ -34,17 +34,15 @@ class Augmentation:
     def __call__(self, images: Tensor, indices: Indices, epochs: Indices) -> Tensor:
         """The views [C, channels, H, W] of ``images`` (same shape) in ``epochs`` [C]."""
         (down, right), flipped = self.draw(indices, epochs)
-        device, (count, channels, height, width) = images.device, images.shape
-        rows = torch.arange(height) + torch.from_numpy(down)[:, None]
-        columns = torch.arange(width) + torch.from_numpy(right)[:, None]
-        columns = torch.where(torch.from_numpy(flipped)[:, None], columns.flip(1), columns)
+        device, (height, width) = images.device, images.shape[2:]
+        rows = torch.arange(len(images), device=device)
         padded = F.pad(images, (self.crop_padding,) * 4)
-        return padded[
-            torch.arange(count, device=device)[:, None, None, None],
-            torch.arange(channels, device=device)[:, None, None],
-            rows.to(device)[:, None, :, None],
-            columns.to(device)[:, None, None, :],
+        crops = padded.unfold(2, height, 1).unfold(3, width, 1)  # [C, channels, places, places, …]
+        views = crops[
+            rows, :, torch.from_numpy(down).to(device), torch.from_numpy(right).to(device)
         ]
+        turned = torch.from_numpy(flipped).to(device)[:, None, None, None]
+        return torch.where(turned, views.flip(3), views)
 
     def draw(
         self, indices: Indices, epochs: Indices

@@ -79,7 +79,7 @@ class SplitPoints(ABC):
         return None
 
     def ambiguous(self, indices: Indices) -> Mask:
-        """Which of ``indices`` [C] were made of two points of different labels."""
+        """Which of ``indices`` [C] were made of two points of different classes."""
         return np.zeros(len(indices), bool)
 
     def originals(self, indices: Indices) -> Indices:

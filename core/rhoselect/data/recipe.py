@@ -42,7 +42,7 @@ class Recipe:
     data come from 20% of the classes, is (20, 0.0625)).
 
     ``ambiguous`` = A appends A times as many points as there are to train and holdout, each the
-    mean of two of the split's points of different labels, with the label of either at random.
+    mean of two of the split's points of different classes, with the true label of either at random.
 
     ``duplicates`` = K: a ``duplicate_share`` of the points of train is there K times in all.
     """
@@ -61,25 +61,10 @@ class Recipe:
 
     def check(self) -> None:
         """Raises DataError for a fraction, a seed, a number or a pair that makes no sense."""
-        fractions = {
-            "label noise": self.label_noise,
-            "holdout noise": self.holdout_noise or 0.0,
-            "holdout": self.holdout,
-        }
-        for name, value in fractions.items():
-            if not 0 <= value < 1:
-                raise DataError(f"{name}: got {value}, allowed a fraction in [0, 1)")
+        self._check_noise()
         for name, seed in (("noise", self.noise_seed), ("holdout", self.holdout_seed or 0)):
             if seed < 0:
                 raise DataError(f"{name} seed: got {seed}, allowed 0 or more")
-        if self.noise_pairs and not (self.label_noise or self.holdout_noise):
-            raise DataError("noise pairs: got pairs without label noise, allowed with, such as 0.5")
-        sources = [pair[0] for pair in self.noise_pairs]
-        if len(set(sources)) < len(sources) or any(a == b for a, b in self.noise_pairs):
-            raise DataError(
-                f"noise pairs: got {list(self.noise_pairs)}, allowed (from, to) of two classes,"
-                " each class at most once as the first"
-            )
         if not 0 <= self.ambiguous < 10:
             raise DataError(f"ambiguous: got {self.ambiguous}, allowed a share in [0, 10)")
         if self.duplicates < 1 or not 0 < self.duplicate_share <= 1:
@@ -96,6 +81,26 @@ class Recipe:
             )
         if unknown := sorted(set(self.relevance_splits) - set(ORDER)):
             raise DataError(f"relevance splits: got {unknown[0]!r}, allowed {', '.join(ORDER)}")
+
+    def _check_noise(self) -> None:
+        fractions = {
+            "label noise": self.label_noise,
+            "holdout noise": self.holdout_noise or 0.0,
+            "holdout": self.holdout,
+        }
+        for name, value in fractions.items():
+            if not 0 <= value < 1:
+                raise DataError(f"{name}: got {value}, allowed a fraction in [0, 1)")
+        if self.noise_pairs and not (self.label_noise or self.holdout_noise):
+            raise DataError("noise pairs: got pairs without label noise, allowed with, such as 0.5")
+        sources = [pair[0] for pair in self.noise_pairs]
+        if len(set(sources)) < len(sources) or any(
+            a == b or min(a, b) < 0 for a, b in self.noise_pairs
+        ):
+            raise DataError(
+                f"noise pairs: got {list(self.noise_pairs)}, allowed (from, to) of two classes,"
+                " each class at most once as the first"
+            )
 
 
 @dataclass(frozen=True)
@@ -142,7 +147,13 @@ def _noisy_with_holdout(parts: Parts, classes: int, recipe: Recipe) -> Parts:
     if recipe.holdout:
         versions = [with_holdout(version, recipe) for version in versions]
     train, held = versions
-    return train if "holdout" not in train else {**train, "holdout": held["holdout"]}
+    if "holdout" in train:
+        return {**train, "holdout": held["holdout"]}
+    if recipe.holdout_noise is not None:
+        raise DataError(
+            f"holdout noise: got {recipe.holdout_noise}, but there is no holdout; give --holdout"
+        )
+    return train
 
 
 def with_noise(parts: Parts, classes: int, probability: float, recipe: Recipe) -> Parts:
@@ -231,8 +242,8 @@ def _with_ambiguous(parts: Parts, recipe: Recipe) -> tuple[Parts, dict[str, Span
 
 
 def _ambiguous(part: Columns, count: int, random: np.random.Generator) -> Columns:
-    """``count`` means of two points of different labels each, labelled as either of them."""
-    rows, labels = len(part.labels), part.labels
+    """``count`` means of two points of different classes each, labelled as either of them."""
+    rows, labels = len(part.labels), part.true_labels
     if (labels == labels[0]).all():
         raise DataError("ambiguous: got points of 1 class, allowed of 2 or more")
     one, other = random.integers(0, rows, (2, count))

@@ -1,8 +1,8 @@
 """Texts: GLUE's CoLA and SST-2 as tab-separated files, and a tokenizer without a table.
 
 A token is a run of letters and digits, or one other sign, in lower case; its id is a hash of it
-between 1 and vocabulary - 1, so two words may share an id (about 1 word in 4 does among 2,000
-different ones at 8192). 0 is padding. The same text has the same ids anywhere and for ever.
+between 1 and vocabulary - 1, so two words may share an id (about 1 word in 5 does among 2,000
+different ones at 8192). 0 is padding. No table has to travel with the ids.
 """
 
 from __future__ import annotations

@@ -140,7 +140,8 @@ def _show(dataset: ArrowDataset, path: str) -> None:
         "source": manifest.source,
         "points": splits,
         "inputs": f"{manifest.inputs.kind} {list(dataset.input_shape)}"
-        + (f", {manifest.inputs.encoding}" if manifest.inputs.encoding else ""),
+        + (f", {manifest.inputs.encoding}" if manifest.inputs.encoding else "")
+        + (f", vocabulary {manifest.vocabulary}" if manifest.vocabulary else ""),
         "classes": dataset.classes,
         "label noise": _noise(manifest),
         "mix": _mix(manifest),
