@@ -44,6 +44,8 @@ def build_model(
         torch.manual_seed(int(key64(seed, 0x6D6F64656C)) >> 1)
         try:
             model = make(input_shape=input_shape, classes=classes, **args)
+        except ModelError as error:
+            raise ModelError(f"model.factory {factory}: {error}") from None
         except Exception as error:
             raise ModelError(
                 f"model.factory {factory}: failed with {one_line(error)} when called"

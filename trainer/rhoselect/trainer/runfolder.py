@@ -111,7 +111,7 @@ def check_resume(path: Path, given: Path | None, overrides: Iterable[str]) -> Co
 
 
 def check_inputs(path: Path, inputs_sha256: str) -> None:
-    """Raise RunFolderError if a run would be resumed on other points or irreducible losses."""
+    """Raise RunFolderError if a run would be resumed on other points, losses or first weights."""
     if (path / "inputs_sha256").read_text() != inputs_sha256:
         raise RunFolderError(
             f"run folder {path}: --resume with other data or irreducible losses (or first weights)"
