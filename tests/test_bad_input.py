@@ -143,6 +143,15 @@ SETTINGS: dict[str, tuple[Sets, str]] = {
         ),
         r"model\.factory: got logits that are not the output of a torch\.nn\.Linear, allowed",
     ),
+    "a queue that holds no whole window": (
+        (
+            "selection.function=divbs",
+            "model.args={width = 32}",
+            "selection.mode=stream",
+            "stream.capacity=40",
+        ),
+        r"stream\.capacity: got 40 points, allowed at least selection\.n_B = 64 with",
+    ),
     "core-set without a table": (
         ("selection.function=svp",),
         r"svp\.table: missing, selection\.function 'svp' needs it; make one with 'rhoctl svp fit'",
@@ -410,6 +419,24 @@ def test_fits(
 ) -> None:
     fit = ("il", "fit", "--data", dataset_dir, "--out", destination, *MLP)
     refuse(pattern, *fit, *arguments)
+
+
+PROXIES: dict[str, tuple[list[str], str]] = {
+    "batch": (["--batch", "401"], r"--batch: got 401, allowed at most the 400 of 'train'"),
+    "model": (["--model", "user_code:f"], r"model\.factory: .*'user_code' has no 'f'"),
+    "data": (["--data", "no/where"], r"data set no/where: no such folder"),
+    "diverged": (
+        ["--set", "trainer.lr=1e30", "--epochs", "1"],
+        r"training loss .*got .*lower",
+    ),
+}
+
+
+@pytest.mark.parametrize(("arguments", "pattern"), PROXIES.values(), ids=PROXIES)
+def test_proxies(
+    refuse: Refuse, dataset_dir: Path, destination: Path, arguments: list[str], pattern: str
+) -> None:
+    refuse(pattern, "svp", "fit", "--data", dataset_dir, "--out", destination, *MLP, *arguments)
 
 
 def test_a_fit_into_a_folder(dataset_dir: Path, tmp_path: Path) -> None:

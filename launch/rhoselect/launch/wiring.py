@@ -20,6 +20,7 @@ from rhoselect.data import Dataset, SplitPoints, open_data, train_points
 from rhoselect.errors import ConfigError, DataError
 from rhoselect.il import read_table
 from rhoselect.importing import one_line
+from rhoselect.launch.checks import check_passes, open_core_set
 from rhoselect.metrics import Metrics
 from rhoselect.models.build import check_output, configured_model
 from rhoselect.plan import Plan
@@ -27,7 +28,6 @@ from rhoselect.queue import SelectionQueue, StreamQueue
 from rhoselect.scorer.forward import Replica
 from rhoselect.scorer.loop import Scorer
 from rhoselect.selection import Needs, Scoring, get_function
-from rhoselect.selection.coreset import CoreSet, read_core_set
 from rhoselect.selection.interface import State
 from rhoselect.snapshots import SnapshotStore
 from rhoselect.streamed import open_plan
@@ -42,7 +42,7 @@ from rhoselect.trainer.runfolder import RunFolder
 from rhoselect.trainer.stream import Stream
 from rhoselect.trainer.summary import summarise
 from rhoselect.trainer.windows import Windows, lanes
-from rhoselect.types import Batch, ForwardOutput
+from rhoselect.types import Batch
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,12 @@ def prepare(config: Config) -> Prepared:
     selection = config.selection
     plan = open_plan(config, train)
     function = get_function(selection.function)
+    if function.whole_window and selection.mode == "stream" and config.capacity < selection.n_B:
+        raise ConfigError(
+            f"stream.capacity: got {config.capacity} points, allowed at least selection.n_B ="
+            f" {selection.n_B} with selection.function {selection.function!r}, which picks from"
+            " that many"
+        )
     table = None
     if function.needs.il:
         if config.il.table is None:
@@ -99,7 +105,7 @@ def prepare(config: Config) -> Prepared:
             config.il.overlap,
             config.data.cache_folder / "il",
         )
-    core_set = _core_set(config, dataset) if function.needs.core_set else None
+    core_set = open_core_set(config, dataset) if function.needs.core_set else None
     scoring = Scoring(function, table, core_set)
     prepared = Prepared(config, dataset, train, test, plan, scoring)
     resolve_device(config.scorer.device, "scorer.device")
@@ -215,7 +221,7 @@ def _check_scores(prepared: Prepared, sample: Batch) -> None:
     if prepared.scoring.needs.forward:
         replica = _replica(prepared, "running", torch.device("cpu"), prepared.scoring.needs)
         output = replica(sample)
-        _check_passes(prepared, output, replica(sample))
+        check_passes(prepared.config, output, replica(sample))
         state = prepared.scoring.function.initial_state(prepared.dataset.classes)
     try:
         scores, _ = prepared.scoring(sample.indices, output, state)
@@ -227,23 +233,6 @@ def _check_scores(prepared: Prepared, sample: Batch) -> None:
         raise ConfigError(
             f"selection.function {function}: for 2 points gives scores of shape"
             f" {list(scores.shape)}, allowed [2]; return one score a point"
-        )
-
-
-def _check_passes(prepared: Prepared, first: ForwardOutput, second: ForwardOutput) -> None:
-    """Raise ConfigError unless stochastic passes are random, and the same for the same points."""
-    if first.passes is None or second.passes is None:
-        return
-    key = f"selection.function {prepared.config.selection.function}"
-    if torch.allclose(first.passes, first.logits):
-        raise ConfigError(
-            f"{key}: needs a model with dropout, got one of {prepared.config.model.factory} whose"
-            " stochastic passes are all alike; choose a model with dropout layers"
-        )
-    if not torch.equal(first.passes, second.passes):
-        raise ConfigError(
-            f"{key}: got stochastic passes that do not repeat, allowed a model that draws from"
-            " torch's own generator and changes nothing in a forward but BatchNorm's statistics"
         )
 
 
@@ -261,13 +250,3 @@ def _replica(prepared: Prepared, bn: str, device: torch.device, needs: Needs) ->
     scorer, seed = prepared.config.scorer, prepared.config.seed
     model = new_model(prepared)
     return Replica(model, scorer.precision, bn, device, scorer.channels_last, needs, seed)
-
-
-def _core_set(config: Config, dataset: Dataset) -> CoreSet:
-    if config.svp.table is None:
-        raise ConfigError(
-            f"svp.table: missing, selection.function {config.selection.function!r} needs it; make"
-            " one with 'rhoctl svp fit' and set svp.table"
-        )
-    path, train = Path(config.svp.table), dataset.splits["train"]
-    return read_core_set(path, dataset.fingerprint, train, config.svp.keep)
