@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from rhoselect.errors import RhoError
-from rhoselect.launch.commands import data, experiment, il, plan, report, train
+from rhoselect.launch.commands import data, experiment, il, plan, report, svp, train
 
 app = typer.Typer(
     add_completion=False,
@@ -19,6 +19,7 @@ app = typer.Typer(
 app.add_typer(data.app, name="data")
 app.add_typer(il.app, name="il")
 app.add_typer(experiment.app, name="experiment")
+app.add_typer(svp.app, name="svp")
 app.command("train")(train.train)
 app.command("plan")(plan.plan)
 app.command("report")(report.report)

@@ -90,7 +90,8 @@ def scoring_replica(prepared: Prepared, precision: str) -> Replica:
     """A replica as a scorer has it, but for its precision."""
     config = prepared.config
     device = resolve_device(config.scorer.device, "scorer.device")
-    return Replica(new_model(prepared), precision, config.selection.bn, device)
+    model, needs, seed = new_model(prepared), prepared.scoring.needs, config.seed
+    return Replica(model, precision, config.selection.bn, device, needs=needs, seed=seed)
 
 
 def _work(connection: Connection, text: str, folder: Path) -> None:

@@ -16,17 +16,18 @@ import torch
 
 from rhoselect.compute import resolve, resolve_device
 from rhoselect.config import Config
-from rhoselect.data import Dataset, SplitPoints, open_data
+from rhoselect.data import Dataset, SplitPoints, open_data, train_points
 from rhoselect.errors import ConfigError, DataError
 from rhoselect.il import read_table
 from rhoselect.importing import one_line
+from rhoselect.launch.checks import check_passes, open_core_set
 from rhoselect.metrics import Metrics
-from rhoselect.models.build import build_model, check_output
+from rhoselect.models.build import check_output, configured_model
 from rhoselect.plan import Plan
 from rhoselect.queue import SelectionQueue, StreamQueue
 from rhoselect.scorer.forward import Replica
 from rhoselect.scorer.loop import Scorer
-from rhoselect.selection import Scoring, get_function
+from rhoselect.selection import Needs, Scoring, get_function
 from rhoselect.selection.interface import State
 from rhoselect.snapshots import SnapshotStore
 from rhoselect.streamed import open_plan
@@ -57,10 +58,16 @@ class Prepared:
 
     @property
     def inputs_sha256(self) -> str:
-        """Hash of the data set's fingerprint and of the irreducible losses in use."""
+        """Hash of the data's fingerprint, the first weights' file, and the irreducible losses or
+        core-set in use."""
         digest = hashlib.sha256(self.dataset.fingerprint.encode())
         if self.scoring.il is not None:
             digest.update(self.scoring.il.values.data)
+        if self.scoring.core_set is not None:
+            digest.update(self.scoring.core_set.members.data)
+        if self.config.model.weights is not None:
+            with Path(self.config.model.weights).open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
         return digest.hexdigest()
 
 
@@ -74,10 +81,16 @@ def prepare(config: Config) -> Prepared:
                 f"data: split {split!r} is missing, got {', '.join(dataset.splits)}; a run trains"
                 " on 'train' and evaluates on 'test'"
             )
-    train, test = dataset.split("train"), dataset.split("test")
+    train, test = train_points(config, dataset), dataset.split("test")
     selection = config.selection
     plan = open_plan(config, train)
     function = get_function(selection.function)
+    if function.whole_window and selection.mode == "stream" and config.capacity < selection.n_B:
+        raise ConfigError(
+            f"stream.capacity: got {config.capacity} points, allowed at least selection.n_B ="
+            f" {selection.n_B} with selection.function {selection.function!r}, which picks from"
+            " that many"
+        )
     table = None
     if function.needs.il:
         if config.il.table is None:
@@ -92,7 +105,9 @@ def prepare(config: Config) -> Prepared:
             config.il.overlap,
             config.data.cache_folder / "il",
         )
-    prepared = Prepared(config, dataset, train, test, plan, Scoring(function, table))
+    core_set = open_core_set(config, dataset) if function.needs.core_set else None
+    scoring = Scoring(function, table, core_set)
+    prepared = Prepared(config, dataset, train, test, plan, scoring)
     resolve_device(config.scorer.device, "scorer.device")
     resolve_device(config.trainer.device, "trainer.device")
     sample = train.read(train.first(2), torch.device("cpu"))
@@ -122,7 +137,7 @@ def build_scorer(
         prepared.train,
         prepared.train.start,
         prepared.scoring,
-        _replica(prepared, config.selection.bn, device),
+        _scoring_replica(prepared, device),
         queue,
         snapshots,
         metrics,
@@ -140,8 +155,8 @@ def build_trainer(
     """The trainer of a run folder, with a scorer of its own in the slot after the workers'."""
     config, plan, scoring = prepared.config, prepared.plan, prepared.scoring
     device = resolve_device(config.trainer.device, "trainer.device")
-    rescorer = _replica(prepared, config.selection.bn, device)
-    evaluator = _replica(prepared, "running", device)
+    rescorer = _scoring_replica(prepared, device)
+    evaluator = _replica(prepared, "running", device, Needs())
     ground = Ground(
         prepared.train,
         prepared.test,
@@ -204,7 +219,9 @@ def _check_scores(prepared: Prepared, sample: Batch) -> None:
     function, output = prepared.config.selection.function, None
     state: State = {}  # it travels with the weights
     if prepared.scoring.needs.forward:
-        output = _replica(prepared, "running", torch.device("cpu"))(sample)
+        replica = _replica(prepared, "running", torch.device("cpu"), prepared.scoring.needs)
+        output = replica(sample)
+        check_passes(prepared.config, output, replica(sample))
         state = prepared.scoring.function.initial_state(prepared.dataset.classes)
     try:
         scores, _ = prepared.scoring(sample.indices, output, state)
@@ -222,11 +239,14 @@ def _check_scores(prepared: Prepared, sample: Batch) -> None:
 def new_model(prepared: Prepared) -> torch.nn.Module:
     """The run's model with its initial weights, on the CPU."""
     config, dataset = prepared.config, prepared.dataset
-    return build_model(
-        config.model.factory, config.model.args, dataset.input_shape, dataset.classes, config.seed
-    )
+    return configured_model(config.model, dataset.input_shape, dataset.classes, config.seed)
 
 
-def _replica(prepared: Prepared, bn: str, device: torch.device) -> Replica:
-    scorer = prepared.config.scorer
-    return Replica(new_model(prepared), scorer.precision, bn, device, scorer.channels_last)
+def _scoring_replica(prepared: Prepared, device: torch.device) -> Replica:
+    return _replica(prepared, prepared.config.selection.bn, device, prepared.scoring.needs)
+
+
+def _replica(prepared: Prepared, bn: str, device: torch.device, needs: Needs) -> Replica:
+    scorer, seed = prepared.config.scorer, prepared.config.seed
+    model = new_model(prepared)
+    return Replica(model, scorer.precision, bn, device, scorer.channels_last, needs, seed)

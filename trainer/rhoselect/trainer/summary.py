@@ -37,6 +37,8 @@ def summarise(
         rescored = config.selection.n_B if whole else config.k * config.selection.n_b
     scored = progress.scored_points
     forwards = (scored + progress.step * rescored) if scoring.needs.forward else 0
+    forwards *= 1 + scoring.needs.passes
+    proxy = scoring.core_set.metadata if scoring.core_set else None
     uses_il = scoring.needs.il and scoring.il is not None
     return {
         "method": config.selection.function,
@@ -48,6 +50,7 @@ def summarise(
         "steps_to": {str(t): _steps_to(evaluations, t) for t in config.trainer.targets},
         "wall_seconds": progress.wall_seconds,
         "il_seconds": scoring.il.metadata.seconds if uses_il and scoring.il else 0.0,
+        "proxy_seconds": proxy.seconds if proxy else 0.0,
         "trainer_wait_seconds": progress.wait_seconds,
         "busy_seconds": busy_seconds,
         "scored_points": scored,
@@ -63,6 +66,7 @@ def summarise(
             "train": progress.step * config.selection.n_b * step_flops(model, sample),
             "score": forwards * forward_flops(model, sample) if forwards else 0,
             "il": scoring.il.metadata.flops if uses_il and scoring.il else 0,
+            "proxy": proxy.flops if proxy else 0,
         },
         "seed": config.seed,
     }

@@ -15,7 +15,7 @@ from rhoselect.config import Config
 from rhoselect.data import open_data
 from rhoselect.errors import ConfigError, IrreducibleLossError
 from rhoselect.il import write_table
-from rhoselect.models.build import build_model, check_output
+from rhoselect.models.build import check_output, configured_model
 from rhoselect.scorer.forward import Replica
 from rhoselect.trainer.irreducible import fit as fit_table
 
@@ -75,7 +75,7 @@ def fit(
     if batch > len(holdout):
         raise ConfigError(f"--batch: got {batch}, allowed at most the {len(holdout)} of {split!r}")
     networks = [
-        build_model(model, settings.model.args, dataset.input_shape, dataset.classes, settings.seed)
+        configured_model(settings.model, dataset.input_shape, dataset.classes, settings.seed)
         for _ in range(2)
     ]
     sample = train.read(train.first(2), torch.device("cpu"))
