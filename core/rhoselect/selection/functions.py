@@ -19,6 +19,18 @@ class ReducibleLoss(ScoreFunction):
         return inputs.forward.losses - inputs.irreducible_losses
 
 
+class UpdatedReducibleLoss(ScoreFunction):
+    """Eq. 2, before its last approximation: the irreducible-loss model also learns from the points
+    trained on, so its loss is that given D_ho and D_t, and it travels with the weights."""
+
+    needs = Needs(reference=True)
+
+    def score(self, inputs: ScoreInputs) -> Tensor:
+        reference = inputs.forward.reference_losses
+        assert reference is not None, "Needs.reference is True"
+        return inputs.forward.losses - reference
+
+
 class Loss(ScoreFunction):
     """The loss under the current weights (Kawaguchi & Lu 2020): prefers noise and outliers."""
 
@@ -47,6 +59,7 @@ class Uniform(ScoreFunction):
 
 BUILT_IN: dict[str, type[ScoreFunction]] = {
     "reducible_loss": ReducibleLoss,
+    "updated_reducible_loss": UpdatedReducibleLoss,
     "loss": Loss,
     "irreducible_loss": IrreducibleLoss,
     "uniform": Uniform,
@@ -77,9 +90,9 @@ def get_function(name: str) -> ScoreFunction:
             " rhoselect.selection.ScoreFunction; subclass it"
         )
     needs = function.needs
-    if needs.features or needs.passes or needs.reference:
+    if needs.features or needs.passes:
         raise ConfigError(
-            f"selection.function {name}: needs features, stochastic passes or a second network,"
-            " which this version's workers do not compute; allowed Needs(forward, il)"
+            f"selection.function {name}: needs features or stochastic passes, which this"
+            " version's workers do not compute; allowed Needs(forward, il, reference)"
         )
     return function

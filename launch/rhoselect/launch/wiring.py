@@ -17,11 +17,12 @@ import torch
 from rhoselect.compute import resolve, resolve_device
 from rhoselect.config import Config
 from rhoselect.data import Dataset, SplitPoints, open_data
-from rhoselect.errors import ConfigError, DataError
-from rhoselect.il import read_table
+from rhoselect.errors import ConfigError, DataError, IrreducibleLossError
+from rhoselect.il import check_overlap, read_table
 from rhoselect.importing import one_line
 from rhoselect.metrics import Metrics
 from rhoselect.models.build import build_model, check_output
+from rhoselect.models.reference import ReferenceFile
 from rhoselect.plan import Plan
 from rhoselect.queue import SelectionQueue, StreamQueue
 from rhoselect.scorer.forward import Replica
@@ -54,6 +55,7 @@ class Prepared:
     test: SplitPoints
     plan: Plan
     scoring: Scoring
+    reference: ReferenceFile | None = None
 
     @property
     def inputs_sha256(self) -> str:
@@ -61,6 +63,8 @@ class Prepared:
         digest = hashlib.sha256(self.dataset.fingerprint.encode())
         if self.scoring.il is not None:
             digest.update(self.scoring.il.values.data)
+        if self.reference is not None:
+            digest.update(self.reference.sha256.encode())
         return digest.hexdigest()
 
 
@@ -92,7 +96,8 @@ def prepare(config: Config) -> Prepared:
             config.il.overlap,
             config.data.cache_folder / "il",
         )
-    prepared = Prepared(config, dataset, train, test, plan, Scoring(function, table))
+    reference = _open_reference(config, dataset) if function.needs.reference else None
+    prepared = Prepared(config, dataset, train, test, plan, Scoring(function, table), reference)
     resolve_device(config.scorer.device, "scorer.device")
     resolve_device(config.trainer.device, "trainer.device")
     sample = train.read(train.first(2), torch.device("cpu"))
@@ -122,7 +127,7 @@ def build_scorer(
         prepared.train,
         prepared.train.start,
         prepared.scoring,
-        _replica(prepared, config.selection.bn, device),
+        new_replica(prepared, config.selection.bn, device),
         queue,
         snapshots,
         metrics,
@@ -140,8 +145,8 @@ def build_trainer(
     """The trainer of a run folder, with a scorer of its own in the slot after the workers'."""
     config, plan, scoring = prepared.config, prepared.plan, prepared.scoring
     device = resolve_device(config.trainer.device, "trainer.device")
-    rescorer = _replica(prepared, config.selection.bn, device)
-    evaluator = _replica(prepared, "running", device)
+    rescorer = new_replica(prepared, config.selection.bn, device)
+    evaluator = _bare_replica(prepared, "running", device)
     ground = Ground(
         prepared.train,
         prepared.test,
@@ -151,7 +156,7 @@ def build_trainer(
         evaluator,
         evaluator.layout,
     )
-    learner = Learner(new_model(prepared), config.trainer, config.seed, device)
+    learner = new_learner(prepared, device)
     hand = build_scorer(prepared, workers, lanes(config, workers), queue, snapshots, metrics)
     source: Source
     if isinstance(queue, StreamQueue):
@@ -194,6 +199,8 @@ def run_trainer(
         prepared.scoring,
         sample,
         trainer.metrics.busy_by_phase(),
+        prepared.reference,
+        None if trainer.learner.reference is None else trainer.learner.reference.model,
     )
     trainer.records.finish(summary)
     return summary
@@ -204,7 +211,7 @@ def _check_scores(prepared: Prepared, sample: Batch) -> None:
     function, output = prepared.config.selection.function, None
     state: State = {}  # it travels with the weights
     if prepared.scoring.needs.forward:
-        output = _replica(prepared, "running", torch.device("cpu"))(sample)
+        output = new_replica(prepared, "running", torch.device("cpu"))(sample)
         state = prepared.scoring.function.initial_state(prepared.dataset.classes)
     try:
         scores, _ = prepared.scoring(sample.indices, output, state)
@@ -227,6 +234,53 @@ def new_model(prepared: Prepared) -> torch.nn.Module:
     )
 
 
-def _replica(prepared: Prepared, bn: str, device: torch.device) -> Replica:
+def _open_reference(config: Config, dataset: Dataset) -> ReferenceFile:
+    """The file of the second network. Raises UserError unless it suits the data set and the run."""
+    path, function = config.il.weights, config.selection.function
+    if path is None:
+        raise ConfigError(
+            f"il.weights: missing, selection.function {function!r} needs it; make one with 'rhoctl"
+            " il fit --weights-out FILE' and set il.weights"
+        )
+    reference = ReferenceFile.open(Path(path), "il.weights")
+    made = reference.metadata
+    if made.fingerprint != dataset.fingerprint:
+        raise IrreducibleLossError(
+            f"il.weights {path}: made for data set {made.fingerprint[:12]}, allowed"
+            f" {dataset.fingerprint[:12]} (data.path); run 'rhoctl il fit' on this data set"
+        )
+    if config.il.overlap != "allow":
+        check_overlap(f"il.weights {path}", made.learnt, dataset.splits["train"])
+    return reference
+
+
+def _reference_model(prepared: Prepared) -> torch.nn.Module:
+    assert prepared.reference is not None, "checked at start"
+    return prepared.reference.build(prepared.dataset.input_shape, prepared.dataset.classes)
+
+
+def new_learner(prepared: Prepared, device: torch.device) -> Learner:
+    """The learner before its first step, with the second network if the run has one."""
+    config, reference = prepared.config, None
+    if prepared.reference is not None:
+        lr = config.trainer.lr * config.il.update_lr_factor
+        slower = config.trainer.model_copy(update={"lr": lr})
+        reference = Learner(_reference_model(prepared), slower, config.seed, device)
+    return Learner(new_model(prepared), config.trainer, config.seed, device, reference)
+
+
+def new_replica(prepared: Prepared, bn: str, device: torch.device) -> Replica:
+    """A replica that scores, with the second network if the score function needs one; that is
+    evaluated with running statistics, as when tables are made."""
+    model, scorer = new_model(prepared), prepared.config.scorer
+    reference = None
+    if prepared.reference is not None:
+        second = _reference_model(prepared)
+        reference = Replica(second, scorer.precision, "running", device, scorer.channels_last)
+    return Replica(model, scorer.precision, bn, device, scorer.channels_last, reference)
+
+
+def _bare_replica(prepared: Prepared, bn: str, device: torch.device) -> Replica:
+    """A replica of the model alone."""
     scorer = prepared.config.scorer
     return Replica(new_model(prepared), scorer.precision, bn, device, scorer.channels_last)

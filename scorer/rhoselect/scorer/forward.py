@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from rhoselect.compute import DTYPES
 from rhoselect.snapshots.base import Pieces
-from rhoselect.types import Batch, ForwardOutput
+from rhoselect.types import REFERENCE, Batch, ForwardOutput
 
 CAST_MODULES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -21,7 +21,8 @@ class Replica:
     under autocast: bit for bit what autocast computes from float32 weights, without casting them at
     every forward. With ``bn="batch"`` BatchNorm uses the statistics of the scored chunk and owns no
     running statistics at all, so scoring cannot touch them. ``channels_last`` lays images and
-    convolution weights out by pixel: faster, and in the last bits another result.
+    convolution weights out by pixel: faster, and in the last bits another result. ``reference`` is
+    the second network of functions that need one: its weights come in the same snapshots.
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class Replica:
         bn: str,
         device: torch.device,
         channels_last: bool = False,
+        reference: Replica | None = None,
     ) -> None:
         self._model = model.eval().requires_grad_(False)
         self._dtype = DTYPES[precision]
@@ -50,7 +52,10 @@ class Replica:
         if channels_last:
             # The stubs know no memory format without a dtype.
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._tensors = model.state_dict()
+        self._tensors: dict[str, Tensor] = dict(model.state_dict())
+        self._reference = reference
+        if reference is not None:
+            self._tensors |= {REFERENCE + name: t for name, t in reference._tensors.items()}
 
     @property
     def layout(self) -> dict[str, torch.dtype]:
@@ -78,7 +83,8 @@ class Replica:
         with torch.inference_mode(), self._autocast():
             logits: Tensor = self._model(inputs).float()
             losses = F.cross_entropy(logits, batch.labels, reduction="none")
-        return ForwardOutput(losses, logits, batch.labels)
+        second = None if self._reference is None else self._reference(batch).losses
+        return ForwardOutput(losses, logits, batch.labels, reference_losses=second)
 
     def _autocast(self) -> torch.autocast:
         enabled = self._dtype is not torch.float32

@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from rhoselect.config import Config
+from rhoselect.models.reference import ReferenceFile
 from rhoselect.selection import Scoring
 from rhoselect.trainer import records
 from rhoselect.trainer.checkpoint import Progress
@@ -24,9 +25,12 @@ def summarise(
     scoring: Scoring,
     sample: Batch,
     busy_seconds: dict[str, float],
+    reference: ReferenceFile | None = None,
+    reference_model: nn.Module | None = None,
 ) -> dict[str, Any]:
     """The summary of a finished run; ``sample`` is any batch for counting FLOPs, ``busy_seconds``
-    those of the trainer's process by phase, since its start or last resume."""
+    those of the trainer's process by phase, since its start or last resume; ``reference`` and its
+    model are the second network of a function that evaluates one."""
     evaluations = records.read_evaluations(folder.path)
     steps = records.read_steps(folder.path)
     accuracies = [e["accuracy"] for e in evaluations]
@@ -37,7 +41,18 @@ def summarise(
         rescored = config.selection.n_B if whole else config.k * config.selection.n_b
     scored = progress.scored_points
     forwards = (scored + progress.step * rescored) if scoring.needs.forward else 0
-    uses_il = scoring.needs.il and scoring.il is not None
+    il_seconds, il_flops = 0.0, 0
+    if scoring.needs.il and scoring.il is not None:
+        il_seconds, il_flops = scoring.il.metadata.seconds, scoring.il.metadata.flops
+    train_flops = progress.step * config.selection.n_b * step_flops(model, sample)
+    score_flops = forwards * forward_flops(model, sample) if forwards else 0
+    if reference is not None and reference_model is not None:
+        il_seconds += reference.metadata.seconds
+        il_flops += reference.metadata.flops
+        score_flops += forwards * forward_flops(reference_model, sample)
+        if config.il.update_lr_factor:
+            each = step_flops(reference_model, sample)
+            train_flops += progress.step * config.selection.n_b * each
     return {
         "method": config.selection.function,
         "workers": workers,
@@ -47,7 +62,7 @@ def summarise(
         "final_accuracy": accuracies[-1],
         "steps_to": {str(t): _steps_to(evaluations, t) for t in config.trainer.targets},
         "wall_seconds": progress.wall_seconds,
-        "il_seconds": scoring.il.metadata.seconds if uses_il and scoring.il else 0.0,
+        "il_seconds": il_seconds,
         "trainer_wait_seconds": progress.wait_seconds,
         "busy_seconds": busy_seconds,
         "scored_points": scored,
@@ -60,9 +75,9 @@ def summarise(
         ),
         "exact": config.exact,
         "flops": {
-            "train": progress.step * config.selection.n_b * step_flops(model, sample),
-            "score": forwards * forward_flops(model, sample) if forwards else 0,
-            "il": scoring.il.metadata.flops if uses_il and scoring.il else 0,
+            "train": train_flops,
+            "score": score_flops,
+            "il": il_flops,
         },
         "seed": config.seed,
     }
