@@ -1,4 +1,4 @@
-"""Irreducible losses: recipes and variants compared by their cost and by what RHO-LOSS makes of them.
+"""Irreducible losses: recipes and variants, by their cost and by what RHO-LOSS makes of them.
 
 Fashion-MNIST, half of it holdout, label noise; an MLP. Each arm is one `rhoctl il fit` and one
 `rhoctl train`, in fresh processes, beside one uniform run.

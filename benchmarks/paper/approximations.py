@@ -1,14 +1,15 @@
 """Table 1: rank correlations of ever cheaper selection functions with the ideal one (section 4.1).
 
-Approximation 0: predictions of deep ensembles of 5, trained to convergence on D_t and on D_ho and D_t
-together. Each further one keeps the simplifications of those before it: 1a a single model instead of
-an ensemble; 1b it is not trained to convergence, but takes one step a batch; 2 the irreducible-loss
-model does not learn from D_t; 3 it is small. All score the same windows; Approximation 0 picks the
-batches that D_t grows by. Printed: Spearman's correlation with Approximation 0, mean over windows.
+Approximation 0: predictions of deep ensembles of 5, trained to convergence, on D_t, and on D_ho
+and D_t together. Each further one keeps the simplifications of those before it: 1a a single model
+instead of an ensemble; 1b it is not trained to convergence, but takes one step a batch; 2 the
+irreducible-loss model does not learn from D_t; 3 it is small. All score the same windows;
+Approximation 0 picks the batches that D_t grows by. Printed: Spearman's correlation with
+Approximation 0, mean over windows.
 
-Shortened against the paper: Fashion-MNIST instead of QMNIST, 2,000 holdout points, MLPs of 128 units
-instead of 512, some dozens of windows, and ensembles that go on from their last weights, until their
-training loss is below 0.05 nats or 10 passes are over, instead of starting anew at each window.
+Shortened against the paper: Fashion-MNIST instead of QMNIST, 2,000 holdout points, MLPs of 128
+units instead of 512, some dozens of windows, and ensembles that go on from their last weights,
+until a pass has a loss below 0.05 nats or 10 passes are over, instead of starting anew.
 """
 
 from __future__ import annotations
@@ -40,13 +41,13 @@ class Network:
 
     def __init__(self, seed: int, width: int = 128, lr: float = 1e-3) -> None:
         torch.manual_seed(seed)
-        self._model: nn.Module = mlp(input_shape=(1, 28, 28), classes=10, width=width)
-        self._optimizer = torch.optim.AdamW(self._model.parameters(), lr=lr, fused=True)
+        self.model: nn.Module = mlp(input_shape=(1, 28, 28), classes=10, width=width)
+        self._optimizer = torch.optim.AdamW(self.model.parameters(), lr=lr, fused=True)
         self._shuffle = torch.Generator().manual_seed(seed)
 
     def step(self, points: Points) -> float:
         """One optimizer step; the loss before it."""
-        loss = F.cross_entropy(self._model(points[0]), points[1])
+        loss = F.cross_entropy(self.model(points[0]), points[1])
         self._optimizer.zero_grad()
         loss.backward()
         self._optimizer.step()
@@ -64,7 +65,7 @@ class Network:
     def probabilities(self, points: Points) -> Tensor:
         """Of the labels [C] that the points have."""
         with torch.no_grad():
-            every = self._model(points[0]).softmax(1)
+            every = self.model(points[0]).softmax(1)
         return every.gather(1, points[1][:, None])[:, 0]
 
 
