@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -80,7 +81,10 @@ def test_uniform_takes_the_first_of_a_window_which_the_plan_has_shuffled() -> No
 def test_built_ins_ask_for_exactly_what_they_use(name: str) -> None:
     function = get_function(name)
     scoring = Scoring(function, table() if function.needs.il else None)
-    values, features = scoring(INDICES, output() if function.needs.forward else None, {})
+    forward = output() if function.needs.forward else None
+    if forward is not None and function.needs.reference:
+        forward = dataclasses.replace(forward, reference_losses=torch.zeros(3))
+    values, features = scoring(INDICES, forward, {})
     assert values.shape == (3,)
     assert values.dtype == np.float64
     assert features is None

@@ -96,7 +96,7 @@ def measure(train: SplitPoints, holdout: SplitPoints, windows: int, seed: int) -
     il, small_il = Network(seed + 100), Network(seed + 100, width=16)
     for network in (il, small_il):
         network.fit(held, 5)
-    updated_il._model.load_state_dict(il._model.state_dict())
+    updated_il.model.load_state_dict(il.model.state_dict())
     for part in range(0, N_B, n_b):
         target.step((trained[0][part : part + n_b], trained[1][part : part + n_b]))
     found: dict[str, list] = defaultdict(list)
