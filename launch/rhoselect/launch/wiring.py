@@ -17,9 +17,10 @@ import torch
 from rhoselect.compute import resolve, resolve_device
 from rhoselect.config import Config
 from rhoselect.data import Dataset, SplitPoints, open_data
-from rhoselect.errors import ConfigError, DataError, IrreducibleLossError
-from rhoselect.il import check_overlap, read_table
+from rhoselect.errors import ConfigError, DataError
+from rhoselect.il import read_table
 from rhoselect.importing import one_line
+from rhoselect.launch.reference import open_reference
 from rhoselect.metrics import Metrics
 from rhoselect.models.build import build_model, check_output
 from rhoselect.models.reference import ReferenceFile
@@ -96,7 +97,7 @@ def prepare(config: Config) -> Prepared:
             config.il.overlap,
             config.data.cache_folder / "il",
         )
-    reference = _open_reference(config, dataset) if function.needs.reference else None
+    reference = open_reference(config, dataset) if function.needs.reference else None
     prepared = Prepared(config, dataset, train, test, plan, Scoring(function, table), reference)
     resolve_device(config.scorer.device, "scorer.device")
     resolve_device(config.trainer.device, "trainer.device")
@@ -232,26 +233,6 @@ def new_model(prepared: Prepared) -> torch.nn.Module:
     return build_model(
         config.model.factory, config.model.args, dataset.input_shape, dataset.classes, config.seed
     )
-
-
-def _open_reference(config: Config, dataset: Dataset) -> ReferenceFile:
-    """The file of the second network. Raises UserError unless it suits the data set and the run."""
-    path, function = config.il.weights, config.selection.function
-    if path is None:
-        raise ConfigError(
-            f"il.weights: missing, selection.function {function!r} needs it; make one with 'rhoctl"
-            " il fit --weights-out FILE' and set il.weights"
-        )
-    reference = ReferenceFile.open(Path(path), "il.weights")
-    made = reference.metadata
-    if made.fingerprint != dataset.fingerprint:
-        raise IrreducibleLossError(
-            f"il.weights {path}: made for data set {made.fingerprint[:12]}, allowed"
-            f" {dataset.fingerprint[:12]} (data.path); run 'rhoctl il fit' on this data set"
-        )
-    if config.il.overlap != "allow":
-        check_overlap(f"il.weights {path}", made.learnt, dataset.splits["train"])
-    return reference
 
 
 def _reference_model(prepared: Prepared) -> torch.nn.Module:
