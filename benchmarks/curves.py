@@ -60,7 +60,7 @@ class Curve:
         return next(places, None)
 
 
-def make_ground(folder: Path, noise: float, il_model: str, il_args: Sequence[str]) -> Ground:
+def make_ground(folder: Path, noise: float, il_model: str, il_args: Sequence[object]) -> Ground:
     """Import Fashion-MNIST with label noise, half of it held out, and fit irreducible losses."""
     data, table = folder / f"data-{noise:g}", folder / f"il-{noise:g}.parquet"
     rhoctl(
@@ -69,9 +69,9 @@ def make_ground(folder: Path, noise: float, il_model: str, il_args: Sequence[str
     return fit_il(noise, data, table, il_model, il_args)
 
 
-def fit_il(noise: float, data: Path, table: Path, model: str, args: Sequence[str]) -> Ground:
-    """Irreducible losses by ``model``, stopped at their early minimum."""
-    rhoctl("il", "fit", "--data", data, "--out", table, "--model", model, "--patience", 1, *args)
+def fit_il(noise: float, data: Path, table: Path, model: str, args: Sequence[object]) -> Ground:
+    """Irreducible losses by ``model``; ``args`` are those of `rhoctl il fit`."""
+    rhoctl("il", "fit", "--data", data, "--out", table, "--model", model, *args)
     manifest = json.loads((data / "manifest.json").read_text())
     about = read_table(table, manifest["fingerprint"], tuple(manifest["splits"]["train"])).metadata
     return Ground(noise, data, table, about.seconds, about.flops)

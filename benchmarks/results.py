@@ -1,5 +1,7 @@
 """Tables and plots of the committed figures: docs/results/*.json to tables.md and PNG files.
 
+A benchmark taken in several runs has a file for each: NAME_WHICH.json.
+
 python benchmarks/results.py
 """
 
@@ -20,7 +22,7 @@ Rows = list[dict[str, Any]]
 TABLES: dict[str, tuple[str, ...]] = {
     "scaling": (
         *("train_ms", "mode", "workers", "step_ms", "bound_ms", "ratio", "kept_fraction"),
-        *("kept_of_train", "overhead_ms", "chosen"),
+        *("overhead_ms", "chosen"),
     ),
     "time_to_accuracy": (
         *("part", "model", "noise", "arm", "step_ms", "speedup_steps", "speedup_wall"),
@@ -45,17 +47,17 @@ TABLES: dict[str, tuple[str, ...]] = {
 def main() -> None:
     parts = []
     for name, columns in TABLES.items():
-        path = FOLDER / f"{name}.json"
-        if not path.exists():
-            continue
-        figures = json.loads(path.read_text())
-        for row in figures["rows"] if name == "scaling" else []:
-            row["kept_of_train"] = row["train_ms"] / row["step_ms"]
-        parts.append(section(name, figures, columns))
-        if name in PLOTS:
-            figure = PLOTS[name](figures["rows"])
+        files = sorted(FOLDER.glob(f"{name}.json")) + sorted(FOLDER.glob(f"{name}_*.json"))
+        rows: Rows = []
+        for path in files:
+            figures = json.loads(path.read_text())
+            parts.append(section(path.stem, figures, columns))
+            rows += figures["rows"]
+        if rows and name in PLOTS:
+            figure = PLOTS[name](rows)
             figure.savefig(FOLDER / f"{name}.png", dpi=110, bbox_inches="tight")
             plt.close(figure)
+            parts.append(f"![{name}]({name}.png)")
     (FOLDER / "tables.md").write_text("# Figures\n\n" + "\n\n".join(parts) + "\n")
 
 
@@ -65,14 +67,9 @@ def section(name: str, figures: Mapping[str, Any], columns: Iterable[str]) -> st
     names = [column for column in columns if any(column in row for row in rows)]
     lines = [f"## {name}", "", f"`{figures['command']}`", ""]
     if figures.get("emulated"):
-        lines += [
-            "On an emulated device. `kept_of_train`: the declared training step over the step;"
-        ]
-        lines += ["`kept_fraction`: the measured uniform step over it.", ""]
+        lines += ["On an emulated device.", ""]
     lines += ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
     lines += ["| " + " | ".join(cell(row.get(n)) for n in names) + " |" for row in rows]
-    if name in PLOTS:
-        lines += ["", f"![{name}]({name}.png)"]
     machine = figures["machine"]
     lines += ["", "*" + ", ".join(f"{key} {value}" for key, value in machine.items()) + "*"]
     return "\n".join(lines)

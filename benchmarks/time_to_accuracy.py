@@ -1,6 +1,6 @@
 """Seconds to the accuracy that uniform selection ends up with: the question that counts.
 
-Three parts, on Fashion-MNIST with wrong labels (30k to train on, 30k held out), every arm with
+Four parts, on Fashion-MNIST with wrong labels (30k to train on, 30k held out), every arm with
 several seeds. The target is the best accuracy (mean of three neighbouring evaluations on a fixed
 grid) of the same seed's uniform run on one device; evaluations are left out of all times. RHO-LOSS
 runs have a third of uniform's steps, and their own decay where the learning rate decays.
@@ -10,7 +10,9 @@ real      These cores, nothing emulated. Uniform in its best form (a plain loop:
 emulated  Real learning, with a step's duration as measured on the emulated device (a file of
           benchmarks/scaling.py): the points selected are bit for bit the same for any number of
           workers, so the curve of one process is the curve of all. Irreducible losses are priced at
-          their FLOPs, on one device and spread over all.
+          their FLOPs, spread over all devices.
+live      The emulated device itself, as what auto and stream select depends on timing: 16 scorers
+          and a trainer learn for real, each step as long as declared.
 equal     17 emulated devices: uniform data-parallel on k of them (batch 32 k) against RHO-LOSS that
           trains on k (n_b = 32 k) and scores with all; the best of three learning rates for either,
           no communication charged to either.
@@ -21,38 +23,22 @@ equal     17 emulated devices: uniform data-parallel on k of them (batch 32 k) a
 from __future__ import annotations
 
 import argparse
-import json
+import math
 import statistics
 import tempfile
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.progress import Progress
 
 import baseline
-from curves import Curve, Ground, learn, make_ground
+from cases import MODELS, N_B, RATIO, Case
+from curves import Curve
 from harness import show, write
 
 Row = dict[str, Any]
-N_B, RATIO, DEVICES, FACTOR = 32, 10, 17, 0.26
-MODELS: dict[str, dict[str, Any]] = {
-    "mlp": {
-        "model": {"factory": "rhoselect.models:mlp", "args": {"width": 512, "depth": 2}},
-        "il": ("rhoselect.models:mlp", ["--set", "model.args.width=512"]),
-        "steps": 3000,
-    },
-    "small_cnn": {
-        "model": {"factory": "rhoselect.models:small_cnn", "args": {}},
-        "il": ("rhoselect.models:small_cnn", ["--set", "trainer.threads=2"]),
-        "steps": 2000,
-    },
-    "resnet18_small": {
-        "model": {"factory": "rhoselect.models:resnet18_small", "args": {"width": 16}},
-        "il": ("rhoselect.models:small_cnn", ["--set", "trainer.threads=2"]),
-        "steps": 2000,
-    },
-}
+TRAIN_MS, DEVICES, CHUNK, FACTOR = 100.0, 17, 20, 0.26
+POINT_MS = TRAIN_MS / 3 / N_B  # a forward of one point
 COLUMNS = (
     *("part", "model", "noise", "arm", "speedup_steps", "speedup_wall", "speedup_wall_with_il"),
     *("ceiling", "step_ms", "reached"),
@@ -61,14 +47,13 @@ COLUMNS = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--parts", nargs="+", default=["real", "emulated", "equal"])
+    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS))
     parser.add_argument("--models", nargs="+", default=["mlp"], choices=list(MODELS))
     parser.add_argument("--noise", type=float, nargs="+", default=[0.1, 0.4])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--scaling", type=Path, default=Path("docs/results/scaling.json"))
     parser.add_argument("--json", type=Path, help="write the figures here")
     options = parser.parse_args()
-    parts = {"real": real, "emulated": emulated, "equal": equal}
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as scratch, Progress() as progress:
         cases = [(m, n) for m in options.models for n in options.noise]
@@ -76,123 +61,108 @@ def main() -> None:
         for model, noise in cases:
             case = Case(Path(scratch) / model, model, noise, options.seeds, options.scaling)
             for part in options.parts:
-                rows += [
-                    {"part": part, "model": model, "noise": noise, **r} for r in parts[part](case)
-                ]
+                rows += [{"part": part, **r} for r in PARTS[part](case)]
                 progress.advance(task)
     show("time to uniform's best accuracy", rows, COLUMNS)
     write(options.json, {"seeds": options.seeds, "rows": rows})
 
 
-class Case:
-    """A model on a data set; its runs are made once, however many parts ask for them."""
-
-    def __init__(
-        self, folder: Path, model: str, noise: float, seeds: Sequence[int], scaling: Path
-    ) -> None:
-        folder.mkdir(exist_ok=True)
-        self.spec, self.seeds, self._scaling = MODELS[model], seeds, scaling
-        self._folder = folder
-        il_model, il_args = self.spec["il"]
-        self.ground: Ground = make_ground(folder, noise, il_model, il_args)
-        self._curves: dict[str, Curve] = {}
-
-    def curve(self, seed: int, workers: int = 0, **settings: Any) -> Curve:
-        """The run of these settings (``selection__lag=1`` is selection.lag)."""
-        named = {name.replace("__", "."): value for name, value in settings.items()}
-        name = json.dumps([seed, workers, named], sort_keys=True)
-        if name not in self._curves:
-            values = {
-                **self.ground.settings,
-                "seed": seed,
-                "model.factory": self.spec["model"]["factory"],
-                "model.args": self.spec["model"]["args"],
-                "selection.n_b": N_B,
-                "selection.n_B": RATIO * N_B,
-                "selection.chunk": 160,
-                "scorer.precision": "fp32",
-                "trainer.steps": self.spec["steps"] // 3,
-                "trainer.eval_every": 25,
-                "trainer.checkpoint_every": 1_000_000,
-                **named,
-            }
-            run = self._folder / f"{self.ground.noise:g}-{len(self._curves)}"
-            self._curves[name] = learn(run, values, workers)
-        return self._curves[name]
-
-    def uniform(self, seed: int, **settings: Any) -> Curve:
-        steps = {"trainer__steps": self.spec["steps"], **settings}
-        return self.curve(seed, selection__function="uniform", **steps)
-
-    def overhead_ms(self, train_ms: float, workers: int) -> tuple[float, float]:
-        """Measured milliseconds of a lag-0 step above its bound, and of a uniform step."""
-        for row in json.loads(self._scaling.read_text())["rows"]:
-            if (row["workers"], row["train_ms"], row["mode"]) == (workers, train_ms, "lag 0"):
-                return row["step_ms"] - row["bound_ms"], row["uniform_ms"]
-        raise SystemExit(f"{self._scaling}: no row of {workers} workers at {train_ms:g} ms")
-
-
 def real(case: Case) -> list[Row]:
     """Nothing emulated: seconds on these cores."""
-    arms: dict[str, Callable[[int], Curve]] = {
-        "serial RHO": lambda seed: case.curve(seed, trainer__threads=2, scorer__threads=2),
-        "parallel RHO, 1 worker": lambda seed: case.curve(seed, workers=1),
-    }
-    plain = {seed: baseline.uniform(case.ground, case.spec, N_B, seed) for seed in case.seeds}
+    serial = serial_form(case)
     cosine = {"trainer__schedule": "cosine"}
-    decayed = {
-        seed: baseline.uniform(case.ground, case.spec, N_B, seed, cosine=True)
-        for seed in case.seeds
+    arms: dict[str, tuple[int, dict[str, Any]]] = {
+        "serial RHO": (0, serial),
+        "serial RHO, cosine": (0, {**serial, **cosine}),
+        "parallel RHO, 1 worker": (1, {}),
     }
+    plain, decayed = (
+        {seed: baseline.uniform(case.ground, case.spec, N_B, seed, decay) for seed in case.seeds}
+        for decay in (False, True)
+    )
     rows = []
-    for name, arm in arms.items():
-        processes = 1 if name.startswith("serial") else 2
-        forward_ms = baseline.forward_ms(case.ground, case.spec, RATIO * N_B, processes)
-        ideal_ms = statistics.median(p.step_ms for p in plain.values()) + forward_ms
-        rows.append(row(name, case, plain, {s: arm(s) for s in case.seeds}, ideal_ms=ideal_ms))
-    late = {s: case.curve(s, trainer__threads=2, scorer__threads=2, **cosine) for s in case.seeds}
-    rows.append(row("serial RHO, cosine", case, decayed, late, ideal_ms=None))
+    for name, (workers, settings) in arms.items():
+        uniform = decayed if name.endswith("cosine") else plain
+        forward_ms = baseline.forward_ms(case.ground, case.spec, RATIO * N_B, workers + 1)
+        ideal_ms = statistics.median(u.step_ms for u in uniform.values()) + forward_ms
+        found = {seed: case.curve(seed, workers, **settings) for seed in case.seeds}
+        rows.append(row(name, case, uniform, found, ideal_ms))
     return rows
 
 
+def serial_form(case: Case) -> dict[str, Any]:
+    """RHO-LOSS in one process in its best form: a window is one chunk; threads by a short trial."""
+    forms = [
+        {"selection__chunk": RATIO * N_B, "trainer__threads": n, "scorer__threads": n}
+        for n in (1, 2)
+    ]
+    return min(forms, key=lambda form: case.curve(0, **form, trainer__steps=200).step_ms)
+
+
 def emulated(case: Case) -> list[Row]:
-    """Real curves, durations of the emulated device with 100 ms steps."""
+    """Real curves, durations of the emulated device."""
     uniform = {seed: case.uniform(seed) for seed in case.seeds}
     rho = {seed: case.curve(seed) for seed in case.seeds}
-    rows = []
-    for workers in (0, 16):
-        overhead_ms, uniform_ms = case.overhead_ms(100.0, workers)
-        bound_ms = 100.0 + -(-RATIO * N_B // 20 // (workers + 1)) * 20 * 100 / 3 / N_B * FACTOR
-        name = "serial RHO" if workers == 0 else f"parallel RHO, {workers} workers"
-        times = {"uniform_ms": uniform_ms, "step_ms": bound_ms + overhead_ms}
-        rows.append(row(name, case, uniform, rho, ideal_ms=bound_ms, **times))
     cosine = {"trainer__schedule": "cosine"}
     late = {seed: case.uniform(seed, **cosine) for seed in case.seeds}
     rho_late = {seed: case.curve(seed, **cosine) for seed in case.seeds}
-    rows.append(row("parallel RHO, 16 workers, cosine", case, late, rho_late, bound_ms, **times))
+    rows = []
+    for workers in (0, DEVICES - 1):
+        overhead_ms, uniform_ms = case.measured_ms(TRAIN_MS, workers)
+        chunks = math.ceil(RATIO * N_B / CHUNK / (workers + 1))
+        bound_ms = TRAIN_MS + chunks * CHUNK * POINT_MS * FACTOR
+        name = f"parallel RHO, {workers} workers" if workers else "serial RHO"
+        times = {"uniform_ms": uniform_ms, "step_ms": bound_ms + overhead_ms}
+        rows.append(row(name, case, uniform, rho, bound_ms, **times))
+        rows.append(row(f"{name}, cosine", case, late, rho_late, bound_ms, **times))
     return rows
 
 
 def equal(case: Case) -> list[Row]:
     """Of 17 devices, k train."""
-    overhead_ms, uniform_ms = case.overhead_ms(100.0, 16)
+    overhead_ms, uniform_ms = case.measured_ms(TRAIN_MS, DEVICES - 1)
     target = {seed: case.uniform(seed) for seed in case.seeds}
     rows = []
     for k in (1, 4, 16):
         size = {"selection__n_b": N_B * k, "selection__n_B": RATIO * N_B * k}
-        size |= {"trainer__eval_every": max(5, 25 // k)}
+        size |= {"trainer__eval_every": max(5, 25 // k), "selection__chunk": 160 * min(k, 4)}
         long, short = ({"trainer__steps": case.spec["steps"] // k // n} for n in (1, 3))
-        size |= {"selection__chunk": 160 * min(k, 4)}
-        score_ms = RATIO * N_B * k * 100 / 3 / N_B * FACTOR / DEVICES
-        times = {"uniform_ms": uniform_ms, "step_ms": 100.0 + score_ms + overhead_ms}
+        bound_ms = TRAIN_MS + RATIO * N_B * k * POINT_MS * FACTOR / DEVICES
+        times = {"uniform_ms": uniform_ms, "step_ms": bound_ms + overhead_ms}
         for lr in (1e-3, 2e-3, 4e-3):
             found = {s: case.uniform(s, **size, **long, trainer__lr=lr) for s in case.seeds}
-            name = f"uniform, k = {k}, lr {lr:g}"
-            rows.append(row(name, case, target, found, None, uniform_ms, uniform_ms, il=False))
+            name, alone = f"uniform, k = {k}, lr {lr:g}", {"step_ms": uniform_ms, "il": False}
+            rows.append(row(name, case, target, found, uniform_ms, uniform_ms, **alone))
             if k < DEVICES - 1:
                 found = {s: case.curve(s, **size, **short, trainer__lr=lr) for s in case.seeds}
-                rows.append(row(f"RHO, k = {k}, lr {lr:g}", case, target, found, None, **times))
+                name = f"RHO, k = {k}, lr {lr:g}"
+                rows.append(row(name, case, target, found, bound_ms, **times))
     return rows
+
+
+def live(case: Case) -> list[Row]:
+    """Auto and stream on the emulated device; their ceiling is a step of training alone."""
+    _, uniform_ms = case.measured_ms(TRAIN_MS, DEVICES - 1)
+    uniform = {seed: case.uniform(seed) for seed in case.seeds}
+    device = {"point_ms": POINT_MS, "precision_factor": FACTOR}
+    settings = {
+        "model__factory": case.spec["model"]["factory"].replace("rhoselect.models", "emulated"),
+        "model__args": {**case.spec["model"]["args"], **device},
+        "selection__chunk": CHUNK,
+        "trainer__steps": case.spec["steps"] // 6,
+    }
+    rows = []
+    for mode, keys in {
+        "auto": {"selection__lag": "auto"},
+        "stream": {"selection__mode": "stream"},
+    }.items():
+        found = {s: case.curve(s, DEVICES - 1, **settings, **keys) for s in case.seeds}
+        name = f"parallel RHO, 16 workers, {mode}"
+        rows.append(row(name, case, uniform, found, TRAIN_MS, uniform_ms))
+    return rows
+
+
+PARTS = {"real": real, "emulated": emulated, "live": live, "equal": equal}
 
 
 def row(
@@ -228,12 +198,16 @@ def row(
             figures.setdefault(name, []).append(value)
     medians = {name: statistics.median(values) for name, values in figures.items()}
     base_ms = uniform_ms or statistics.median(c.step_ms for c in uniform.values())
+    il_model, il_args = case.spec["il"]
     return {
+        "model": case.name,
+        "noise": case.ground.noise,
         "arm": arm,
         **{name: None if value == float("inf") else value for name, value in medians.items()},
         "ceiling": medians["speedup_steps"] * base_ms / ideal_ms if ideal_ms else None,
         "step_ms": step_ms or statistics.median(c.step_ms for c in found.values()),
         "reached": f"{reached} of {len(uniform)}",
+        "il": " ".join(map(str, (il_model, *il_args))),
         "seeds": list(uniform),
         "by_seed": figures["speedup_wall"],
     }

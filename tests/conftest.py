@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -76,8 +77,11 @@ port = -1
 
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
-    """One Ray cluster for all runs of the session in this process; runs join it."""
+    """One Ray cluster for all runs of the session in this process; runs join it. Its processes find
+    the modules beside this one."""
     from rhoselect.launch.cluster import joined
 
-    with joined("local", workers=5):
-        yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+        with joined("local", workers=5):
+            yield

@@ -119,10 +119,48 @@ SETTINGS: dict[str, tuple[Sets, str]] = {
         ("selection.function=user_code:WantsArguments",),
         r"selection\.function .*WantsArguments: .*TypeError.*strength",
     ),
-    "function that needs passes": (
-        ("selection.function=user_code:WantsPasses",),
-        r"selection\.function .*needs .*stochastic passes.*allowed",
+    "function of a second network": (
+        ("selection.function=user_code:WantsReference",),
+        r"selection\.function .*needs a second network.*allowed",
     ),
+    "function of passes without a forward": (
+        ("selection.function=user_code:PassesWithoutForward",),
+        r"selection\.function .*got Needs\(forward=False\) with features or passes, allowed",
+    ),
+    "passes of a model without dropout": (
+        ("selection.function=bald",),
+        r"selection\.function bald: needs a model with dropout, got one of rhoselect\.models:mlp",
+    ),
+    "passes that do not repeat": (
+        ("selection.function=bald", "model.factory=user_code:OwnRandom", "model.args={}"),
+        r"selection\.function bald: got stochastic passes that do not repeat, allowed",
+    ),
+    "features of a model without a linear head": (
+        (
+            "selection.function=gradient_norm",
+            "model.factory=user_code:Scaled",
+            "model.args={}",
+        ),
+        r"model\.factory: got logits that are not the output of a torch\.nn\.Linear, allowed",
+    ),
+    "a queue that holds no whole window": (
+        (
+            "selection.function=divbs",
+            "model.args={width = 32}",
+            "selection.mode=stream",
+            "stream.capacity=40",
+        ),
+        r"stream\.capacity: got 40 points, allowed at least selection\.n_B = 64 with",
+    ),
+    "core-set without a table": (
+        ("selection.function=svp",),
+        r"svp\.table: missing, selection\.function 'svp' needs it; make one with 'rhoctl svp fit'",
+    ),
+    "core-set of no file": (
+        ("selection.function=svp", "svp.table=no.such"),
+        r"svp\.table no\.such: no such file; make it with",
+    ),
+    "core-set of nothing": (("svp.keep=0.0",), r"svp\.keep: .*greater than 0"),
     "function of one score": (
         ("selection.function=user_code:OneScore",),
         r"selection\.function user_code:OneScore: for 2 points gives scores of shape \[\], allowed",
@@ -396,6 +434,24 @@ def test_fits(
 ) -> None:
     fit = ("il", "fit", "--data", dataset_dir, "--out", destination, *MLP)
     refuse(pattern, *fit, *arguments)
+
+
+PROXIES: dict[str, tuple[list[str], str]] = {
+    "batch": (["--batch", "401"], r"--batch: got 401, allowed at most the 400 of 'train'"),
+    "model": (["--model", "user_code:f"], r"model\.factory: .*'user_code' has no 'f'"),
+    "data": (["--data", "no/where"], r"data set no/where: no such folder"),
+    "diverged": (
+        ["--set", "trainer.lr=1e30", "--epochs", "1"],
+        r"training loss .*got .*lower",
+    ),
+}
+
+
+@pytest.mark.parametrize(("arguments", "pattern"), PROXIES.values(), ids=PROXIES)
+def test_proxies(
+    refuse: Refuse, dataset_dir: Path, destination: Path, arguments: list[str], pattern: str
+) -> None:
+    refuse(pattern, "svp", "fit", "--data", dataset_dir, "--out", destination, *MLP, *arguments)
 
 
 def test_a_fit_into_a_folder(dataset_dir: Path, tmp_path: Path) -> None:

@@ -112,6 +112,7 @@ def test_any_number_of_workers(
         ["selection.lag=1", "selection.rescore=trainer", "trainer.scores=false"],
         ["selection.lag=1", "selection.rescore=scorers", "selection.audit_every=4"],
         ["trainer.scores=false", "scorer.prefetch=1"],
+        ["augment.crop_padding=2", "augment.flip=true", "selection.lag=1"],
         ["model.factory=rhoselect.models:small_cnn", "scorer.channels_last=true"],
     ],
     ids=lambda more: " ".join(more),

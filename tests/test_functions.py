@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from rhoselect.il import IlMetadata, IlTable
 from rhoselect.plan import Plan, key64, mix64
 from rhoselect.selection import Scoring, get_function
+from rhoselect.selection.coreset import CoreSet, ProxyMetadata
 from rhoselect.selection.functions import BUILT_IN
 from rhoselect.selection.scoring import gumbel, order
 from rhoselect.types import ForwardOutput
@@ -79,16 +80,28 @@ def test_uniform_takes_the_first_of_a_window_which_the_plan_has_shuffled() -> No
 
 @pytest.mark.parametrize("name", sorted(BUILT_IN))
 def test_built_ins_ask_for_exactly_what_they_use(name: str) -> None:
-    function = get_function(name)
-    scoring = Scoring(function, table() if function.needs.il else None)
-    forward = output() if function.needs.forward else None
-    if forward is not None and function.needs.reference:
-        forward = dataclasses.replace(forward, reference_losses=torch.zeros(3))
-    values, features = scoring(INDICES, forward, {})
+    """Nothing but what ``needs`` says is given to them."""
+    function, needs, given = get_function(name), get_function(name).needs, output()
+    given = dataclasses.replace(
+        given,
+        features=torch.ones(3, 5) if needs.features else None,
+        passes=torch.stack([LOGITS] * needs.passes) if needs.passes else None,
+        reference_losses=torch.zeros(3) if needs.reference else None,
+    )
+    metadata = ProxyMetadata("f", 10, "m", "test", 0.0, 0)
+    core_set = CoreSet(10, np.array([True, False, True]), metadata) if needs.core_set else None
+    scoring = Scoring(function, table() if needs.il else None, core_set)
+    state = function.initial_state(2) if needs.forward else {}
+    values, features = scoring(INDICES, given if needs.forward else None, state)
     assert values.shape == (3,)
     assert values.dtype == np.float64
-    assert features is None
-    assert not function.whole_window
+    assert (features is not None) == (name == "divbs")
+    assert function.whole_window == (name in ("divbs", "gradient_norm_is"))
+
+
+def test_the_core_set_comes_first() -> None:
+    core_set = CoreSet(10, np.array([True, False, True]), ProxyMetadata("f", 10, "m", "t", 0.0, 0))
+    assert Scoring(get_function("svp"), None, core_set)(INDICES, None, {})[0].tolist() == [1, 1, 0]
 
 
 def test_order_breaks_ties_by_position_wherever_the_rows_stand() -> None:

@@ -37,6 +37,46 @@ class TupleOutput(Linear):
         return self.layers(inputs), inputs
 
 
+class Scaled(Linear):
+    """Logits that are not the output of a layer."""
+
+    def forward(self, inputs: Tensor) -> Any:
+        return 2 * self.layers(inputs)
+
+
+class Dropped(nn.Module):
+    """A perceptron with BatchNorm and dropout."""
+
+    def __init__(self, input_shape: tuple[int, ...], classes: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Flatten(),
+            nn.LazyLinear(32),
+            nn.BatchNorm1d(32),
+            nn.ReLU(),
+            nn.Dropout(0.5),
+            nn.Linear(32, classes),
+        )
+        self.layers(torch.zeros(2, *input_shape))
+
+    def forward(self, inputs: Tensor) -> Any:
+        return self.layers(inputs)
+
+
+class OwnRandom(Linear):
+    """In training mode draws from a generator of its own."""
+
+    def __init__(self, input_shape: tuple[int, ...], classes: int) -> None:
+        super().__init__(input_shape, classes)
+        self.generator = torch.Generator().manual_seed(0)
+
+    def forward(self, inputs: Tensor) -> Any:
+        logits = self.layers(inputs)
+        if self.training:
+            return logits + torch.randn(logits.shape, generator=self.generator)
+        return logits
+
+
 class OneDimension(Linear):
     def forward(self, inputs: Tensor) -> Any:
         return self.layers(inputs)[:, 0]
@@ -105,11 +145,18 @@ class FiniteForFew(ScoreFunction):
         return scores
 
 
-class WantsPasses(ScoreFunction):
-    needs = Needs(passes=8)
+class WantsReference(ScoreFunction):
+    needs = Needs(reference=True)
 
     def score(self, inputs: ScoreInputs) -> Tensor:
         return inputs.forward.losses
+
+
+class PassesWithoutForward(ScoreFunction):
+    needs = Needs(forward=False, passes=8)
+
+    def score(self, inputs: ScoreInputs) -> Tensor:
+        return torch.zeros(len(inputs.indices))
 
 
 class OneScore(ScoreFunction):

@@ -7,11 +7,13 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+import numpy as np
 import torch
 
 from rhoselect.config import Config
 from rhoselect.errors import ConfigError
-from rhoselect.plan import key64
+from rhoselect.plan import key64, mix64
+from rhoselect.types import Indices
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -97,7 +99,20 @@ def seed_step(seed: int, step: int, device: torch.device) -> None:
     Not torch.manual_seed: without a GPU in use it files a stack trace for each device type to seed
     later, at every call, for good.
     """
-    key = int(key64(seed, 0x73746570, step)) >> 1
+    _seed(int(key64(seed, 0x73746570, step)) >> 1, device)
+
+
+def seed_points(seed: int, indices: Indices, number: int, device: torch.device) -> None:
+    """Reseed ``device`` for stochastic pass ``number`` over the points ``indices`` [C], in order.
+
+    The points tell the chunk and its window, whose replica or second stage this may be.
+    """
+    places = mix64(np.arange(len(indices), dtype=np.uint64))
+    points = np.bitwise_xor.reduce(mix64(indices.astype(np.uint64) ^ places))
+    _seed(int(key64(seed, 0x70617373, int(points), number)) >> 1, device)
+
+
+def _seed(key: int, device: torch.device) -> None:
     torch.default_generator.manual_seed(key)
     if device.type == "cuda":
         with torch.cuda.device(device):

@@ -107,6 +107,10 @@ class Plan:
         """Plan positions [C] whose points are read a while after those of ``positions`` [C]."""
         return positions + np.uint64(self.n_B)
 
+    def epochs(self, positions: Positions) -> Indices:
+        """Epochs [C] of ``positions`` [C], from 0."""
+        return (positions // np.uint64(self.n)).astype(np.int64)
+
     def indices(self, positions: Positions) -> Indices:
         """Data-set indices [C] of ``positions`` [C], which may span epochs."""
         n = np.uint64(self.n)

@@ -117,8 +117,10 @@ class ForwardOutput:
     """What a replica computed for C points (K classes), on its device, without gradients.
 
     ``losses`` [C] float32 in nats; ``logits`` [C, K] float32; ``labels`` [C] int64. On request:
-    ``features`` [C, F] last-layer inputs, ``passes`` [S, C, K] logits of S stochastic passes
-    (dropout on), ``reference_losses`` [C] of the second network in the snapshot.
+    ``features`` [C, F] float32, the inputs of the last layer and, if it has a bias, a column of
+    ones: the gradient of a loss with respect to the layer is the outer product of
+    (softmax - one-hot) and this row. ``passes`` [S, C, K] logits of S stochastic passes (dropout
+    on), ``reference_losses`` [C] of the second network in the snapshot.
     """
 
     losses: Tensor
@@ -137,8 +139,9 @@ class Points(Protocol):
 
     def __len__(self) -> int: ...
 
-    def read(self, indices: Indices, device: torch.device) -> Batch:
-        """The points of ``indices`` [C], ready for the model on ``device``."""
+    def read(self, indices: Indices, device: torch.device, epochs: Indices | None = None) -> Batch:
+        """The points of ``indices`` [C], ready for the model on ``device``; with ``epochs`` [C]
+        as they look in those, if they are augmented."""
         ...
 
     def prefetch(self, indices: Indices) -> None:

@@ -78,11 +78,27 @@ class DataConfig(Section):
         return self
 
 
+class AugmentConfig(Section):
+    """Views of images that are scored and trained on, another one each epoch; evaluation and
+    irreducible losses see the images as they are."""
+
+    crop_padding: int = Field(
+        0, ge=0, le=512, description="black pixels on each side before a random crop; 0 is off"
+    )
+    flip: bool = Field(False, description="flip horizontally with probability 1/2")
+
+
 class ModelConfig(Section):
     """The target model: a factory called as factory(input_shape=…, classes=…, **args)."""
 
     factory: str = Field("rhoselect.models:mlp", description="'module:factory'")
     args: dict[str, Scalar] = Field(default_factory=dict, description="keywords for factory")
+    weights: str | None = Field(
+        None, description="file of initial weights: .safetensors, or a state dict saved by torch"
+    )
+    weights_head: bool = Field(
+        True, description="false: the last layer keeps its own initial weights, whatever the file's"
+    )
 
 
 class IlConfig(Section):
@@ -102,6 +118,15 @@ class IlConfig(Section):
         ge=0,
         description="such an IL model learns from each batch, too, at this share of the learning"
         " rate; 0: never",
+    )
+
+
+class SvpConfig(Section):
+    """The core-set of selection.function "svp" (unused by others)."""
+
+    table: str | None = Field(None, description="file made by 'rhoctl svp fit'")
+    keep: float = Field(
+        0.5, gt=0, le=1, description="share of the train split kept: the points of greatest entropy"
     )
 
 

@@ -10,6 +10,7 @@ import tomlkit
 from pydantic import Field, model_validator
 
 from rhoselect.config.sections import (
+    AugmentConfig,
     ClusterConfig,
     DataConfig,
     IlConfig,
@@ -21,6 +22,7 @@ from rhoselect.config.sections import (
     SelectionConfig,
     SnapshotConfig,
     StreamConfig,
+    SvpConfig,
     TrainerConfig,
 )
 
@@ -42,8 +44,10 @@ class Config(Section):
 
     seed: int = Field(0, ge=0, lt=2**63, description="seed of everything")
     data: DataConfig
+    augment: AugmentConfig = AugmentConfig()
     model: ModelConfig = ModelConfig()
     il: IlConfig = IlConfig()
+    svp: SvpConfig = SvpConfig()
     selection: SelectionConfig = SelectionConfig()
     stream: StreamConfig = StreamConfig()
     scorer: ScorerConfig = ScorerConfig()

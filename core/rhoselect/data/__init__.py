@@ -3,13 +3,15 @@
 Start at ``open_data``. ``base`` says what a data set is to the loops.
 """
 
-from rhoselect.config import DataConfig
+from rhoselect.config import Config, DataConfig
 from rhoselect.data.arrow import ArrowDataset, DatasetPoints
+from rhoselect.data.augment import Augmentation
 from rhoselect.data.base import Dataset, Labels, SplitPoints
 from rhoselect.data.importers import KINDS, import_dataset
-from rhoselect.data.manifest import Encoding, Manifest
+from rhoselect.data.manifest import Encoding, Manifest, Pairs
 from rhoselect.data.torch_dataset import TorchDataset, TorchPoints
 from rhoselect.data.writer import write_dataset
+from rhoselect.errors import ConfigError
 
 __all__ = [
     "KINDS",
@@ -19,12 +21,14 @@ __all__ = [
     "Encoding",
     "Labels",
     "Manifest",
+    "Pairs",
     "SplitPoints",
     "TorchDataset",
     "TorchPoints",
     "import_dataset",
     "open_arrow",
     "open_data",
+    "train_points",
     "write_dataset",
 ]
 
@@ -35,6 +39,18 @@ def open_arrow(config: DataConfig) -> ArrowDataset:
     if config.remote:
         return ArrowDataset.open_remote(config)
     return ArrowDataset.open(config.path.removeprefix("file://"))
+
+
+def train_points(config: Config, dataset: Dataset) -> SplitPoints:
+    """The split "train", augmented as section ``augment`` says. Raises DataError or ConfigError."""
+    augment = config.augment
+    if not (augment.crop_padding or augment.flip):
+        return dataset.split("train")
+    if not isinstance(dataset, ArrowDataset):
+        raise ConfigError(
+            "augment: got a data.dataset, allowed with data.path alone; import the data"
+        )
+    return dataset.split("train", Augmentation(config.seed, augment.crop_padding, augment.flip))
 
 
 def open_data(config: DataConfig) -> Dataset:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from rhoselect.config import DataConfig
-from rhoselect.data.base import Labels, Span, SplitPoints, span_of
+from rhoselect.data.augment import Augmentation
+from rhoselect.data.base import Labels, Mask, Span, SplitPoints, span_of
 from rhoselect.data.blocks import Block, broken
 from rhoselect.data.cache import Cache
 from rhoselect.data.images import decode
@@ -18,6 +19,7 @@ from rhoselect.data.manifest import Array, Blobs, content_hash, file_hash
 from rhoselect.data.remote import RemoteShards
 from rhoselect.data.shards import LocalShards, Located, Shards
 from rhoselect.data.store import Store
+from rhoselect.errors import ConfigError
 from rhoselect.types import Batch, Indices
 
 
@@ -50,9 +52,15 @@ class ArrowDataset:
         cache = Cache(config.cache_folder / "shards", config.cache_bytes)
         return cls(RemoteShards(Store(config.path, config.timeout_s), cache, config.timeout_s))
 
-    def split(self, name: str) -> DatasetPoints:
-        """The points of a split. Raises DataError for an unknown name."""
-        return DatasetPoints(span_of(name, self.splits), self._shards)
+    def split(self, name: str, augmentation: Augmentation | None = None) -> DatasetPoints:
+        """The points of a split. Raises DataError for an unknown name, ConfigError for an
+        augmentation of other inputs than images."""
+        if augmentation is not None and self.manifest.inputs.kind != "image":
+            raise ConfigError(
+                f"augment: got inputs of kind {self.manifest.inputs.kind}, allowed for images"
+                " alone; leave the section out"
+            )
+        return DatasetPoints(span_of(name, self.splits), self._shards, augmentation)
 
     def verify(self) -> None:
         """Read everything; raise DataError if a shard's hash or the fingerprint differs."""
@@ -72,8 +80,11 @@ class ArrowDataset:
 class DatasetPoints(SplitPoints):
     """A split of an ArrowDataset."""
 
-    def __init__(self, span: Span, shards: Shards) -> None:
+    def __init__(
+        self, span: Span, shards: Shards, augmentation: Augmentation | None = None
+    ) -> None:
         super().__init__(span)
+        self._augmentation = augmentation
         self._shards, self._manifest = shards, shards.manifest
         self.far = shards.far
         self._scales: dict[torch.device, tuple[Tensor, Tensor]] = {}
@@ -98,15 +109,18 @@ class DatasetPoints(SplitPoints):
         """Fetch the shards of ``indices`` [C] in the background, if the data set is remote."""
         self._shards.prefetch(self._shards.numbers(indices))
 
-    def read(self, indices: Indices, device: torch.device) -> Batch:
+    def read(self, indices: Indices, device: torch.device, epochs: Indices | None = None) -> Batch:
         """Inputs [C, *input_shape] and labels [C] on ``device``.
 
         Images are (x / 255 - mean) / std in float32, converted on the device, element by element:
-        a point has the same bits in any batch. Tokens are int64, floats float32 as stored. Raises
-        DataError naming the index of an encoded image that is broken or of another shape.
+        a point has the same bits in any batch; with ``epochs`` x are augmented views. Tokens are
+        int64, floats float32 as stored. Raises DataError naming the index of an encoded image that
+        is broken or of another shape.
         """
         located = self._located(indices)
         inputs = _to_device(self._inputs(located), device)
+        if self._augmentation is not None and epochs is not None:
+            inputs = self._augmentation(inputs, indices, epochs)
         if self._manifest.inputs.kind == "image":
             mean, std = self._scale(device)
             inputs = inputs.to(torch.float32).div_(255).sub_(mean).div_(std)
@@ -123,6 +137,29 @@ class DatasetPoints(SplitPoints):
         if not self._manifest.clean_label:
             return None
         return _gather(self._located(indices), _clean, np.empty(len(indices), np.int64))
+
+    def relevant(self, indices: Indices) -> Mask | None:
+        """By the manifest's ``relevant_classes``."""
+        if self._manifest.relevant_classes is None:
+            return None
+        clean = self.clean_labels(indices)
+        labels = self.labels(indices) if clean is None else clean
+        return np.isin(labels, self._manifest.relevant_classes)
+
+    def ambiguous(self, indices: Indices) -> Mask:
+        """Copies of ambiguous points are ambiguous, too."""
+        found = np.zeros(len(indices), bool)
+        originals = self.originals(indices)
+        for start, stop in self._manifest.ambiguous.values():
+            found |= (start <= originals) & (originals < stop)
+        return found
+
+    def originals(self, indices: Indices) -> Indices:
+        """Only train has duplicates."""
+        copies = self._manifest.duplicates
+        if copies is None or self.start != self._manifest.splits["train"][0]:
+            return indices
+        return self.start + copies.originals(indices - self.start)
 
     def _inputs(self, located: Located) -> Array:
         """Inputs [C, *input_shape] as stored, images decoded."""

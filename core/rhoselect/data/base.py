@@ -14,6 +14,7 @@ from rhoselect.errors import DataError
 from rhoselect.types import Batch, Indices
 
 Labels = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
 Span = tuple[int, int]
 """[start, stop) of global indices."""
 
@@ -61,8 +62,9 @@ class SplitPoints(ABC):
         return  # local points are at hand
 
     @abstractmethod
-    def read(self, indices: Indices, device: torch.device) -> Batch:
-        """The points of ``indices`` [C], ready for the model on ``device``."""
+    def read(self, indices: Indices, device: torch.device, epochs: Indices | None = None) -> Batch:
+        """The points of ``indices`` [C], ready for the model on ``device``; with ``epochs`` [C]
+        as they look in those, if they are augmented."""
 
     @abstractmethod
     def labels(self, indices: Indices) -> Labels:
@@ -71,6 +73,18 @@ class SplitPoints(ABC):
     @abstractmethod
     def clean_labels(self, indices: Indices) -> Labels | None:
         """Labels [C] int64 before noise was put in, or None where nobody knows."""
+
+    def relevant(self, indices: Indices) -> Mask | None:
+        """Which of ``indices`` [C] are of a class kept in full, by true label; None if all are."""
+        return None
+
+    def ambiguous(self, indices: Indices) -> Mask:
+        """Which of ``indices`` [C] were made of two points of different classes."""
+        return np.zeros(len(indices), bool)
+
+    def originals(self, indices: Indices) -> Indices:
+        """The index [C] that each of ``indices`` [C] is a duplicate of; mostly itself."""
+        return indices
 
 
 class Dataset(Protocol):

@@ -1,4 +1,4 @@
-"""Splits in memory on their way to disk: checked, with label noise and a holdout put in."""
+"""Splits in memory on their way to disk, checked."""
 
 from __future__ import annotations
 
@@ -30,9 +30,26 @@ class Columns:
     clean: Labels | None = None
 
     def rows(self, which: Array | slice) -> Columns:
-        """The rows that a mask or a slice picks."""
+        """The rows that a mask, a slice or their numbers pick."""
         clean = None if self.clean is None else self.clean[which]
         return Columns(self.inputs[which], self.labels[which], clean)
+
+    @property
+    def true_labels(self) -> Labels:
+        """Labels [R] before noise was put in."""
+        return self.labels if self.clean is None else self.clean
+
+    def joined(self, more: Columns) -> Columns:
+        """These rows, then those of ``more``, which are of the same kind."""
+        assert (self.clean is None) == (more.clean is None)
+        clean = None
+        if self.clean is not None and more.clean is not None:
+            clean = np.concatenate([self.clean, more.clean])
+        return Columns(
+            np.concatenate([self.inputs, more.inputs]),
+            np.concatenate([self.labels, more.labels]),
+            clean,
+        )
 
 
 def checked_columns(kind: Kind, splits: Splits) -> dict[str, Columns]:
@@ -142,39 +159,3 @@ def input_shape(parts: Mapping[str, Columns], encoding: Encoding | None) -> tupl
                 " train"
             )
     return shapes["train"]
-
-
-def with_noise(
-    parts: Mapping[str, Columns], classes: int, probability: float, seed: int
-) -> dict[str, Columns]:
-    """Labels of train and holdout replaced, each with ``probability``, by one of the others."""
-    if classes < 2:
-        raise DataError("label noise: got 1 class, allowed 2 or more, to have another one to take")
-    random = np.random.default_rng([seed, 0])
-    noisy = {}
-    for name, part in parts.items():
-        labels = part.labels
-        if name != "test":
-            wrong = random.random(len(labels)) < probability
-            step = random.integers(1, classes, len(labels))
-            labels = np.where(wrong, (labels + step) % classes, labels)
-        noisy[name] = replace(part, labels=labels, clean=part.labels)
-    return noisy
-
-
-def with_holdout(parts: Mapping[str, Columns], fraction: float, seed: int) -> dict[str, Columns]:
-    """A random ``fraction`` of train moved to holdout; both keep their order."""
-    if "holdout" in parts:
-        raise DataError(
-            "holdout: got a fraction, but the source has a holdout split; drop the flag"
-        )
-    train = parts["train"]
-    total = len(train.labels)
-    count = round(fraction * total)
-    if not 0 < count < total:
-        raise DataError(
-            f"holdout: got {fraction} of {total} training points, which leaves one side empty"
-        )
-    held = np.zeros(total, bool)
-    held[np.random.default_rng([seed, 1]).permutation(total)[:count]] = True
-    return {"train": train.rows(~held), "holdout": train.rows(held), "test": parts["test"]}

@@ -66,3 +66,21 @@ def decode(
         f"{where}: got an image {list(got)}, allowed {allowed}; convert the source and import it"
         " again"
     )
+
+
+def picture(content: bytes, side: int | None, where: str) -> Images:
+    """The image [3, H, W] uint8 in a JPEG or PNG file, as RGB; squeezed to ``side`` x ``side``.
+
+    Raises DataError, which begins with ``where``, for bytes that are no whole image.
+    """
+    try:
+        with Image.open(io.BytesIO(content), formats=["JPEG", "PNG"]) as file:
+            colours = file.convert("RGB")
+            if side is not None:
+                colours = colours.resize((side, side), Image.Resampling.BILINEAR)
+            return np.asarray(colours).transpose(2, 0, 1)
+    except Exception as error:  # broken bytes break decoders in many ways
+        raise DataError(
+            f"{where}: got bytes that are no whole JPEG or PNG image ({one_line(error)}), allowed"
+            " one; mend the source"
+        ) from None

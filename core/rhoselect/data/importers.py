@@ -2,20 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
+from rhoselect.data.ambiguous_mnist import read_ambiguous_mnist
 from rhoselect.data.arrow import ArrowDataset
-from rhoselect.data.columns import Splits
+from rhoselect.data.cifar import read_cifar
 from rhoselect.data.fashion_mnist import read_fashion_mnist
-from rhoselect.data.idx import read_idx_folder
-from rhoselect.data.manifest import Encoding, Kind
+from rhoselect.data.folders import CINIC_CLASSES, read_clothing1m, read_image_folder
+from rhoselect.data.hugging_face import read_hugging_face
+from rhoselect.data.idx import read_idx_folder, read_qmnist
+from rhoselect.data.manifest import Encoding, Pairs
+from rhoselect.data.reading import Found, Options
+from rhoselect.data.recipe import Recipe
 from rhoselect.data.tables import read_npz, read_parquet
-from rhoselect.data.writer import check_destination, check_options, write_dataset
+from rhoselect.data.text import read_cola, read_sst2
+from rhoselect.data.webdataset import read_webdataset
+from rhoselect.data.writer import check_destination, write_dataset
 from rhoselect.errors import DataError
 
-KINDS = ("fashion-mnist", "idx", "numpy", "parquet")
+
+def _fashion_mnist(path: Path, _: Options) -> Found:
+    splits, source = read_fashion_mnist(str(path))
+    return Found("image", splits, 10, source=source)
+
+
+READERS: Mapping[str, Callable[[Path, Options], Found]] = {
+    "fashion-mnist": _fashion_mnist,
+    "idx": lambda path, _: Found("image", read_idx_folder(path)),
+    "qmnist": lambda path, _: Found("image", read_qmnist(path), 10),
+    "cifar-10": lambda path, _: read_cifar(path, 10),
+    "cifar-100": lambda path, _: read_cifar(path, 100),
+    "cinic-10": lambda path, options: read_image_folder(path, options, CINIC_CLASSES),
+    "image-folder": read_image_folder,
+    "clothing-1m": read_clothing1m,
+    "ambiguous-mnist": lambda path, _: read_ambiguous_mnist(path),
+    "cola": read_cola,
+    "sst-2": read_sst2,
+    "hugging-face": read_hugging_face,
+    "webdataset": read_webdataset,
+    "numpy": lambda path, _: Found(*read_npz(path)),
+    "parquet": lambda path, o: Found(*read_parquet(path, o.shape, o.encoding is not None)),
+}
+KINDS = tuple(READERS)
+OF_FILES = ("cinic-10", "image-folder", "clothing-1m", "hugging-face", "webdataset")
+CIFAR_PAIRS: Pairs = ((9, 1), (2, 0), (4, 7), (3, 5), (5, 3))
+MNIST_PAIRS: Pairs = ((7, 1), (2, 7), (5, 6), (6, 5), (3, 8))
+CONFUSABLE: Mapping[str, Pairs] = {
+    "fashion-mnist": ((6, 0), (4, 2), (9, 7), (3, 0)),
+    "cifar-10": CIFAR_PAIRS,
+    "cinic-10": CIFAR_PAIRS,
+    "qmnist": MNIST_PAIRS,
+    "ambiguous-mnist": MNIST_PAIRS,
+}
+"""Confusable classes (from, to) of ``noise_pairs="auto"``. Those of CIFAR-10 (truck to automobile,
+bird to airplane, deer to horse, cat and dog) and MNIST (7 to 1, 2 to 7, 5 and 6, 3 to 8) are those
+of Patrini et al. 2017; of Fashion-MNIST shirt to T-shirt, coat to pullover, ankle boot to sneaker,
+dress to T-shirt."""
 
 
 def import_dataset(
@@ -23,59 +67,68 @@ def import_dataset(
     src: str | Path,
     dst: str | Path,
     *,
-    label_noise: float = 0.0,
-    noise_seed: int = 0,
-    holdout: float = 0.0,
-    holdout_seed: int | None = None,
-    shape: Sequence[int] | None = None,
     classes: int | None = None,
     shard_rows: int | None = None,
+    noise_pairs: Pairs | str = (),
+    shape: Sequence[int] | None = None,
     encoding: Encoding | None = None,
+    resize: int | None = None,
+    tokens: int = Options.tokens,
+    vocabulary: int = Options.vocabulary,
+    columns: tuple[str, str] | None = None,
+    **recipe: Any,
 ) -> ArrowDataset:
     """Read ``src`` as ``kind`` (one of KINDS), write it to the folder ``dst``, and open that.
 
-    The options are those of ``write_dataset``; ``shape`` is that of one input, for Parquet only.
-    With an ``encoding``, Parquet's binary inputs are files of it, stored as they are.
-    Raises DataError (one line) for anything that cannot be used; nothing is left behind then.
+    ``shape`` to ``columns`` are those of ``Options``, all others of ``write_dataset``;
+    ``noise_pairs="auto"`` takes those that are known of the kind. With an ``encoding``, images that
+    are files of it are stored as they are. Raises DataError (one line) for anything that cannot be
+    used; nothing is left behind then.
     """
+    options = Options(shape, encoding, resize, tokens, vocabulary, columns)
     check_destination(Path(dst))
-    check_options(label_noise, noise_seed, holdout, holdout_seed)
-    if encoding is not None and encoding not in get_args(Encoding):
-        allowed = ", ".join(get_args(Encoding))
-        raise DataError(f"encoding: got {encoding!r}, allowed one of {allowed}")
-    if shape is not None and (kind != "parquet" or not shape or min(shape) < 1):
-        raise DataError(f"shape: got {shape} for {kind}, allowed sizes from 1, for parquet only")
-    if kind == "fashion-mnist" and classes is None:
-        classes = 10
-    inputs, splits, source = _read(kind, src, shape, encoding)
+    _check(kind, options)
+    if noise_pairs == "auto":
+        if kind not in CONFUSABLE:
+            known = ", ".join(CONFUSABLE)
+            raise DataError(f"noise pairs: none are known of {kind}, but of {known}; give them")
+        noise_pairs = CONFUSABLE[kind]
+    recipe["noise_pairs"] = noise_pairs
+    Recipe(**recipe).check()
+    found = READERS[kind](Path(src), options)
     write_dataset(
         dst,
-        inputs,
-        splits,
-        classes,
-        label_noise=label_noise,
-        noise_seed=noise_seed,
-        holdout=holdout,
-        holdout_seed=holdout_seed,
-        source=source,
+        found.kind,
+        found.splits,
+        found.classes if classes is None else classes,
+        source=found.source or f"{kind} {Path(src).name}",
         shard_rows=shard_rows,
         encoding=encoding,
+        vocabulary=found.vocabulary,
+        **recipe,
     )
     return ArrowDataset.open(dst)
 
 
-def _read(
-    kind: str, src: str | Path, shape: Sequence[int] | None, encoding: Encoding | None
-) -> tuple[Kind, Splits, str]:
-    path = Path(src)
-    source = f"{kind} {path.name}"
-    if kind == "fashion-mnist":
-        splits, source = read_fashion_mnist(str(src))
-        return "image", splits, source
-    if kind == "idx":
-        return "image", read_idx_folder(path), source
-    if kind == "numpy":
-        return *read_npz(path), source
-    if kind == "parquet":
-        return *read_parquet(path, shape, encoding is not None), source
-    raise DataError(f"kind: got {kind!r}, allowed one of {', '.join(KINDS)}")
+def _check(kind: str, options: Options) -> None:
+    """Raises DataError for an unknown kind, and for options that make no sense with it."""
+    if kind not in READERS:
+        raise DataError(f"kind: got {kind!r}, allowed one of {', '.join(KINDS)}")
+    if options.encoding is not None and options.encoding not in get_args(Encoding):
+        allowed = ", ".join(get_args(Encoding))
+        raise DataError(f"encoding: got {options.encoding!r}, allowed one of {allowed}")
+    shape = options.shape
+    if shape is not None and (kind != "parquet" or not shape or min(shape) < 1):
+        raise DataError(f"shape: got {shape} for {kind}, allowed sizes from 1, for parquet only")
+    if options.resize is not None and (kind not in OF_FILES or options.resize < 1):
+        allowed = ", ".join(OF_FILES)
+        raise DataError(
+            f"resize: got {options.resize} for {kind}, allowed 1 or more, for {allowed}"
+        )
+    if options.columns is not None and kind != "hugging-face":
+        raise DataError(f"columns: got {options.columns} for {kind}, allowed for hugging-face only")
+    if options.tokens < 1 or options.vocabulary < 2:
+        raise DataError(
+            f"tokens, vocabulary: got {options.tokens}, {options.vocabulary}, allowed 1 or more, 2"
+            " or more"
+        )

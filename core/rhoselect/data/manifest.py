@@ -17,11 +17,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rhoselect.data.base import Span
 from rhoselect.errors import DataError
+from rhoselect.plan import key64, permute
 
 FILE_NAME = "manifest.json"
+COPIES = 0x636F70696573  # what the key of duplicates is for
 Kind = Literal["image", "tokens", "float"]
 Encoding = Literal["jpeg", "png"]
 Array = npt.NDArray[Any]
+Pairs = tuple[tuple[int, int], ...]
+"""((from, to), …): classes whose labels become another one's."""
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Size = Annotated[int, Field(ge=1)]
 Row = Annotated[int, Field(ge=0)]
@@ -74,10 +78,37 @@ class Shard(Part):
     sha256: Sha256
 
 
+class Duplicates(Part):
+    """A train split of ``points`` points, then times - 1 copies of ``copied`` of them.
+
+    Which ones is a keyed permutation, so that no table is needed to tell a copy's original.
+    """
+
+    times: Annotated[int, Field(ge=2)]
+    points: Size
+    copied: Size
+    seed: Row
+
+    @property
+    def rows(self) -> int:
+        """Points in all."""
+        return self.points + (self.times - 1) * self.copied
+
+    def originals(self, rows: Array) -> Array:
+        """The row [C] below ``points`` of which each of ``rows`` [C] is a copy, or is itself."""
+        later = np.maximum(rows - self.points, 0) % self.copied
+        key = key64(self.seed, COPIES)
+        copied = permute(later.astype(np.uint64), self.points, key).astype(np.int64)
+        return np.where(rows < self.points, rows, copied)
+
+
 class Manifest(Part):
     """The whole of manifest.json. Rows count over the shards in order: row = index of a point.
 
     ``mean`` and ``std`` hold one number a channel, of the train split's images scaled to [0, 1].
+    What ``Recipe`` put in: ``holdout_noise`` is the holdout's label noise if it differs,
+    ``relevant_classes`` are those kept in full, ``ambiguous`` says where in the data set those
+    points of a split are.
     """
 
     format: Literal[1] = 1
@@ -91,6 +122,12 @@ class Manifest(Part):
     std: tuple[Annotated[float, Field(gt=0)], ...] | None = None
     label_noise: float
     noise_seed: int
+    noise_pairs: Pairs = ()
+    holdout_noise: float | None = None
+    relevant_classes: tuple[Row, ...] | None = None
+    ambiguous: dict[str, tuple[Row, Row]] = Field(default_factory=dict)
+    duplicates: Duplicates | None = None
+    vocabulary: Size | None = None
     source: str
 
     @property

@@ -45,7 +45,7 @@ def read_npz(path: Path) -> tuple[Kind, Splits]:
             raise DataError(f"source {path}: {name}: got a single value, allowed an array of rows")
     kind = kind_of(arrays["x_train"])
     present = [split for split in ORDER if f"x_{split}" in arrays]
-    return kind, {s: (_shaped(arrays[f"x_{s}"], kind), arrays[f"y_{s}"]) for s in present}
+    return kind, {s: (shaped(arrays[f"x_{s}"], kind), arrays[f"y_{s}"]) for s in present}
 
 
 def read_parquet(
@@ -69,12 +69,13 @@ def read_parquet(
         masks = {s: np.array([name == s for name in names]) for s in ORDER}
         tables = {s: whole.filter(pa.array(mask)) for s, mask in masks.items() if mask.any()}
     splits = {
-        s: _columns(f"source {path}, {s}", table, shape, encoded) for s, table in tables.items()
+        s: table_columns(f"source {path}, {s}", table, shape, encoded)
+        for s, table in tables.items()
     }
     if "train" not in splits:
         raise DataError(f"source {path}: has no train split; allowed train.parquet, test.parquet")
     kind = kind_of(splits["train"][0])
-    return kind, {s: (_shaped(x, kind), y) for s, (x, y) in splits.items()}
+    return kind, {s: (shaped(x, kind), y) for s, (x, y) in splits.items()}
 
 
 def kind_of(inputs: Array) -> Kind:
@@ -88,7 +89,7 @@ def kind_of(inputs: Array) -> Kind:
     return "tokens" if inputs.dtype.kind in "iu" else "float"
 
 
-def _shaped(inputs: Array, kind: Kind) -> Array:
+def shaped(inputs: Array, kind: Kind) -> Array:
     """Images as [N, C, H, W]; numbers as the type kept on disk. Others pass, to be refused."""
     if kind != "image":
         target = np.int64 if kind == "tokens" else np.float32
@@ -120,9 +121,10 @@ def _read_table(path: Path, *more: str) -> pa.Table:
     return table
 
 
-def _columns(
+def table_columns(
     where: str, table: pa.Table, shape: Sequence[int] | None, encoded: bool
 ) -> tuple[Array, Array]:
+    """Inputs and labels of the columns ``inputs`` and ``label``, as ``read_parquet`` says."""
     label = table.column("label")
     if not pa.types.is_integer(label.type):
         raise DataError(f"{where}: got labels of type {label.type}, allowed integers")

@@ -94,8 +94,8 @@ class TorchPoints(SplitPoints):
         super().__init__(span)
         self._dataset, self._part = dataset, parts[name]
 
-    def read(self, indices: Indices, device: torch.device) -> Batch:
-        """Inputs [C, *input_shape] as the data set gives them, labels [C] int64.
+    def read(self, indices: Indices, device: torch.device, epochs: Indices | None = None) -> Batch:
+        """Inputs [C, *input_shape] as the data set gives them in any epoch, labels [C] int64.
 
         Raises DataError for a label beyond ``classes`` and for an input of another shape.
         """

@@ -1,4 +1,4 @@
-"""Arrays → a data set on disk, with label noise and a holdout split put in on the way.
+"""Arrays → a data set on disk, with what a ``Recipe`` says put in on the way.
 
 The folder is written under a temporary name beside its destination and renamed at the end: it is
 whole or it is not there. Shards never span splits.
@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,8 +25,6 @@ from rhoselect.data.columns import (
     encoded,
     images,
     input_shape,
-    with_holdout,
-    with_noise,
 )
 from rhoselect.data.manifest import (
     FILE_NAME,
@@ -39,6 +38,7 @@ from rhoselect.data.manifest import (
     content_hash,
     file_hash,
 )
+from rhoselect.data.recipe import Recipe, mixed
 from rhoselect.errors import DataError
 
 SHARD_BYTES = 256 << 20
@@ -50,39 +50,42 @@ def write_dataset(
     splits: Splits,
     classes: int | None = None,
     *,
-    label_noise: float = 0.0,
-    noise_seed: int = 0,
-    holdout: float = 0.0,
-    holdout_seed: int | None = None,
     source: str = "arrays",
     shard_rows: int | None = None,
     encoding: Encoding | None = None,
+    vocabulary: int | None = None,
+    **recipe: Any,
 ) -> Manifest:
     """Write {split: (inputs [R, ...], labels [R])} with splits train, [holdout,] test.
 
-    ``classes`` defaults to the greatest label + 1. ``label_noise`` = P replaces each label of train
-    and holdout, independently with probability P, by one of the *other* classes, uniformly; the
-    true one is kept in ``clean_label``. ``holdout`` moves that random fraction of train into the
-    split "holdout" (``holdout_seed`` defaults to ``noise_seed``). The noise is drawn before the
-    move, so a point has the same label whatever the fraction. ``encoding`` stores images as JPEG or
-    PNG files: images [R, C, H, W] are encoded, an object array [R] of bytes is stored as it is.
-    Raises DataError for anything it cannot use, and then leaves nothing behind.
+    ``classes`` defaults to the greatest label + 1. ``encoding`` stores images as JPEG or PNG files:
+    images [R, C, H, W] are encoded, an object array [R] of bytes is stored as it is. ``vocabulary``
+    is a bound of token ids, for whoever builds a model. All other options are the fields of
+    ``Recipe``: noise, holdout, mix. Raises DataError for anything it cannot use, and then leaves
+    nothing behind.
     """
-    folder = Path(dst)
+    folder, chosen = Path(dst), Recipe(**recipe)
     check_destination(folder)
-    check_options(label_noise, noise_seed, holdout, holdout_seed)
+    chosen.check()
     if encoding is not None and kind != "image":
         raise DataError(f"encoding {encoding}: got inputs of kind {kind}, allowed images")
-    parts = encoded(checked_columns(kind, splits), encoding)
-    count = class_count(parts, classes)
-    if label_noise:
-        parts = with_noise(parts, count, label_noise, noise_seed)
-    if holdout:
-        seed = noise_seed if holdout_seed is None else holdout_seed
-        parts = with_holdout(parts, holdout, seed)
+    columns = checked_columns(kind, splits)
+    count = class_count(columns, classes)
+    result = mixed(columns, count, chosen)
+    parts = encoded(result.parts, encoding)
     manifest = _describe(kind, encoding, parts, count)
-    noise = {"label_noise": label_noise, "noise_seed": noise_seed, "source": source}
-    return _write(folder, manifest.model_copy(update=noise), parts, shard_rows)
+    found = {
+        "label_noise": chosen.label_noise,
+        "noise_seed": chosen.noise_seed,
+        "noise_pairs": chosen.noise_pairs,
+        "holdout_noise": chosen.holdout_noise,
+        "relevant_classes": result.relevant_classes,
+        "ambiguous": _globally(result.ambiguous, manifest.splits),
+        "duplicates": result.duplicates,
+        "vocabulary": vocabulary,
+        "source": source,
+    }
+    return _write(folder, manifest.model_copy(update=found), parts, shard_rows)
 
 
 def check_destination(folder: Path) -> None:
@@ -91,18 +94,6 @@ def check_destination(folder: Path) -> None:
         return
     if folder.exists() or folder.is_symlink():
         raise DataError(f"destination {folder}: exists; allowed a new or empty folder")
-
-
-def check_options(
-    label_noise: float, noise_seed: int, holdout: float, holdout_seed: int | None
-) -> None:
-    """Raises DataError for a noise or holdout fraction outside [0, 1), or a negative seed."""
-    for name, value in (("label noise", label_noise), ("holdout", holdout)):
-        if not 0 <= value < 1:
-            raise DataError(f"{name}: got {value}, allowed a fraction in [0, 1)")
-    for name, seed in (("noise seed", noise_seed), ("holdout seed", holdout_seed or 0)):
-        if seed < 0:
-            raise DataError(f"{name}: got {seed}, allowed 0 or more")
 
 
 def channel_statistics(images: Iterable[Array]) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -170,6 +161,11 @@ def _write(
         shutil.rmtree(partial)
         raise
     return manifest
+
+
+def _globally(rows: Mapping[str, Span], splits: Mapping[str, Span]) -> dict[str, Span]:
+    """Rows of a split as indices of the data set."""
+    return {s: (splits[s][0] + begin, splits[s][0] + end) for s, (begin, end) in rows.items()}
 
 
 def _row_bytes(inputs: Inputs, parts: Mapping[str, Columns]) -> int:

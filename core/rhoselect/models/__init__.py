@@ -1,10 +1,24 @@
-"""Models of the paper (Appendix B), by import path: ``rhoselect.models:mlp`` and so on.
+"""Models by import path: ``rhoselect.models:mlp`` and so on; docs/models.md has a table of them.
 
 Every factory is called as ``factory(input_shape=…, classes=…, **args)`` and returns a module that
 maps inputs [C, *input_shape] to logits [C, classes].
 """
 
-from rhoselect.models.convolutional import resnet18_small, small_cnn
+from rhoselect.models.convolutional import cifar_cnn, small_cnn, vgg11_bn
 from rhoselect.models.perceptron import mlp
+from rhoselect.models.residual import resnet18_small, resnet34, resnet50
+from rhoselect.models.text import albert, text_transformer
+from rhoselect.models.vision import vision
 
-__all__ = ["mlp", "resnet18_small", "small_cnn"]
+__all__ = [
+    "albert",
+    "cifar_cnn",
+    "mlp",
+    "resnet18_small",
+    "resnet34",
+    "resnet50",
+    "small_cnn",
+    "text_transformer",
+    "vgg11_bn",
+    "vision",
+]

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from rhoselect.config.sections import ModelConfig
 from rhoselect.errors import ModelError
 from rhoselect.importing import load_object, one_line
+from rhoselect.models.weights import load_weights
 from rhoselect.plan import key64
+
+
+def configured_model(
+    config: ModelConfig, input_shape: tuple[int, ...], classes: int, seed: int
+) -> nn.Module:
+    """``build_model`` of a configuration, with the weights of its file if it names one."""
+    model = build_model(config.factory, config.args, input_shape, classes, seed)
+    if config.weights is not None:
+        load_weights(model, Path(config.weights), config.weights_head)
+    return model
 
 
 def build_model(
@@ -31,6 +44,8 @@ def build_model(
         torch.manual_seed(int(key64(seed, 0x6D6F64656C)) >> 1)
         try:
             model = make(input_shape=input_shape, classes=classes, **args)
+        except ModelError as error:
+            raise ModelError(f"model.factory {factory}: {error}") from None
         except Exception as error:
             raise ModelError(
                 f"model.factory {factory}: failed with {one_line(error)} when called"

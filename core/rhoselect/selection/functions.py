@@ -7,7 +7,15 @@ from torch import Tensor
 
 from rhoselect.errors import ConfigError
 from rhoselect.importing import load_object, one_line
+from rhoselect.selection.gradients import DivBS, GradientNorm, GradientNormSampling
 from rhoselect.selection.interface import Needs, ScoreFunction, ScoreInputs
+from rhoselect.selection.reducr import Reducr
+from rhoselect.selection.uncertainty import (
+    Bald,
+    ConditionalEntropy,
+    LossMinusConditionalEntropy,
+    PredictiveEntropy,
+)
 
 
 class ReducibleLoss(ScoreFunction):
@@ -57,12 +65,32 @@ class Uniform(ScoreFunction):
         return torch.zeros(len(inputs.indices))
 
 
+class SelectionViaProxy(ScoreFunction):
+    """Uniform on the core-set of ``[svp]`` (Coleman et al. 2020): of each window the first n_b
+    points in the core-set and, should there be fewer, others after them."""
+
+    needs = Needs(forward=False, core_set=True)
+
+    def score(self, inputs: ScoreInputs) -> Tensor:
+        assert inputs.core_set is not None, "Needs.core_set"
+        return inputs.core_set.float()
+
+
 BUILT_IN: dict[str, type[ScoreFunction]] = {
     "reducible_loss": ReducibleLoss,
     "updated_reducible_loss": UpdatedReducibleLoss,
     "loss": Loss,
     "irreducible_loss": IrreducibleLoss,
     "uniform": Uniform,
+    "gradient_norm": GradientNorm,
+    "gradient_norm_is": GradientNormSampling,
+    "bald": Bald,
+    "predictive_entropy": PredictiveEntropy,
+    "conditional_entropy": ConditionalEntropy,
+    "loss_minus_conditional_entropy": LossMinusConditionalEntropy,
+    "svp": SelectionViaProxy,
+    "divbs": DivBS,
+    "reducr": Reducr,
 }
 
 
@@ -90,9 +118,9 @@ def get_function(name: str) -> ScoreFunction:
             " rhoselect.selection.ScoreFunction; subclass it"
         )
     needs = function.needs
-    if needs.features or needs.passes:
+    if not needs.forward and (needs.features or needs.passes or needs.reference):
         raise ConfigError(
-            f"selection.function {name}: needs features or stochastic passes, which this"
-            " version's workers do not compute; allowed Needs(forward, il, reference)"
+            f"selection.function {name}: got Needs(forward=False) with features, passes or a second"
+            " network, allowed only with a forward"
         )
     return function

@@ -22,27 +22,32 @@ State = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Needs:
-    """What a score function asks of the workers; what is not asked for is not computed."""
+    """What a score function asks of the workers; what is not asked for is not computed.
+
+    ``passes`` is the number S of stochastic passes.
+    """
 
     forward: bool = True
     il: bool = False
     features: bool = False
     passes: int = 0
     reference: bool = False
+    core_set: bool = False
 
 
 @dataclass(frozen=True)
 class ScoreInputs:
     """One chunk of C candidates: ``indices`` [C], and what ``Needs`` asked for, else None.
 
-    ``il`` [C] float32 in nats. ``state`` was published with the weights that scored; it
-    is empty when Needs.forward is False.
+    ``il`` [C] float32 in nats; ``core_set`` [C] bool. ``state`` was published with
+    the weights that scored; it is empty when Needs.forward is False.
     """
 
     indices: Indices
     output: ForwardOutput | None = None
     il: Tensor | None = None
     state: State = field(default_factory=dict)
+    core_set: Tensor | None = None
 
     @property
     def forward(self) -> ForwardOutput:

@@ -11,6 +11,7 @@ import torch
 
 from rhoselect.il import IlTable
 from rhoselect.plan import key64, mix64
+from rhoselect.selection.coreset import CoreSet
 from rhoselect.selection.interface import Needs, ScoreFunction, ScoreInputs, State
 from rhoselect.snapshots.base import Pieces
 from rhoselect.types import Batch, ForwardOutput, Indices, Positions, Scores
@@ -30,10 +31,11 @@ class Forward(Protocol):
 
 @dataclass(frozen=True)
 class Scoring:
-    """A score function with the irreducible losses that it may need."""
+    """A score function with the irreducible losses, or the core-set, that it may need."""
 
     function: ScoreFunction
     il: IlTable | None
+    core_set: CoreSet | None = None
 
     @property
     def needs(self) -> Needs:
@@ -50,7 +52,12 @@ class Scoring:
             il = il if output is None else il.to(output.losses.device)
         if output is not None:
             state = {name: value.to(output.losses.device) for name, value in state.items()}
-        inputs = ScoreInputs(indices, output, il, state)
+        members = None
+        if self.needs.core_set:
+            assert self.core_set is not None, "checked at start"
+            members = torch.from_numpy(self.core_set.at(indices))
+            members = members if output is None else members.to(output.losses.device)
+        inputs = ScoreInputs(indices, output, il, state, members)
         scores = self.function.score(inputs)
         features = self.function.payload(inputs)
         return (

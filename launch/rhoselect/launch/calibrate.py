@@ -121,7 +121,8 @@ def _steps(prepared: Prepared, learner: Learner, replica: Replica) -> _Steps:
     times: list[tuple[float, float, float, float]] = []
 
     def read(positions: Positions, where: Learner | Replica) -> Batch:
-        return points.read(points.index_of(plan.indices(positions)), where.device)
+        indices = points.index_of(plan.indices(positions))
+        return points.read(indices, where.device, plan.epochs(positions))
 
     began = time.perf_counter()
     while len(times) < MOST_STEPS and time.perf_counter() - began < STEPS_S:

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from rhoselect.errors import RhoError
-from rhoselect.launch.commands import data, il, plan, report, train
+from rhoselect.launch.commands import data, il, plan, report, svp, train
 
 app = typer.Typer(
     add_completion=False,
@@ -18,6 +18,7 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data")
 app.add_typer(il.app, name="il")
+app.add_typer(svp.app, name="svp")
 app.command("train")(train.train)
 app.command("plan")(plan.plan)
 app.command("report")(report.report)

@@ -16,13 +16,14 @@ import torch
 
 from rhoselect.compute import resolve, resolve_device
 from rhoselect.config import Config
-from rhoselect.data import Dataset, SplitPoints, open_data
+from rhoselect.data import Dataset, SplitPoints, open_data, train_points
 from rhoselect.errors import ConfigError, DataError
 from rhoselect.il import read_table
 from rhoselect.importing import one_line
+from rhoselect.launch.checks import check_passes, open_core_set
 from rhoselect.launch.reference import open_reference
 from rhoselect.metrics import Metrics
-from rhoselect.models.build import build_model, check_output
+from rhoselect.models.build import check_output, configured_model
 from rhoselect.models.reference import ReferenceFile
 from rhoselect.plan import Plan
 from rhoselect.queue import SelectionQueue, StreamQueue
@@ -60,10 +61,16 @@ class Prepared:
 
     @property
     def inputs_sha256(self) -> str:
-        """Hash of the data set's fingerprint and of the irreducible losses in use."""
+        """Hash of the data's fingerprint, the first weights' file, and the irreducible losses or
+        core-set in use."""
         digest = hashlib.sha256(self.dataset.fingerprint.encode())
         if self.scoring.il is not None:
             digest.update(self.scoring.il.values.data)
+        if self.scoring.core_set is not None:
+            digest.update(self.scoring.core_set.members.data)
+        if self.config.model.weights is not None:
+            with Path(self.config.model.weights).open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
         if self.reference is not None:
             digest.update(self.reference.sha256.encode())
         return digest.hexdigest()
@@ -79,10 +86,16 @@ def prepare(config: Config) -> Prepared:
                 f"data: split {split!r} is missing, got {', '.join(dataset.splits)}; a run trains"
                 " on 'train' and evaluates on 'test'"
             )
-    train, test = dataset.split("train"), dataset.split("test")
+    train, test = train_points(config, dataset), dataset.split("test")
     selection = config.selection
     plan = open_plan(config, train)
     function = get_function(selection.function)
+    if function.whole_window and selection.mode == "stream" and config.capacity < selection.n_B:
+        raise ConfigError(
+            f"stream.capacity: got {config.capacity} points, allowed at least selection.n_B ="
+            f" {selection.n_B} with selection.function {selection.function!r}, which picks from"
+            " that many"
+        )
     table = None
     if function.needs.il:
         if config.il.table is None:
@@ -97,8 +110,10 @@ def prepare(config: Config) -> Prepared:
             config.il.overlap,
             config.data.cache_folder / "il",
         )
+    core_set = open_core_set(config, dataset) if function.needs.core_set else None
     reference = open_reference(config, dataset) if function.needs.reference else None
-    prepared = Prepared(config, dataset, train, test, plan, Scoring(function, table), reference)
+    scoring = Scoring(function, table, core_set)
+    prepared = Prepared(config, dataset, train, test, plan, scoring, reference)
     resolve_device(config.scorer.device, "scorer.device")
     resolve_device(config.trainer.device, "trainer.device")
     sample = train.read(train.first(2), torch.device("cpu"))
@@ -212,7 +227,9 @@ def _check_scores(prepared: Prepared, sample: Batch) -> None:
     function, output = prepared.config.selection.function, None
     state: State = {}  # it travels with the weights
     if prepared.scoring.needs.forward:
-        output = new_replica(prepared, "running", torch.device("cpu"))(sample)
+        replica = new_replica(prepared, "running", torch.device("cpu"))
+        output = replica(sample)
+        check_passes(prepared.config, output, replica(sample))
         state = prepared.scoring.function.initial_state(prepared.dataset.classes)
     try:
         scores, _ = prepared.scoring(sample.indices, output, state)
@@ -230,9 +247,7 @@ def _check_scores(prepared: Prepared, sample: Batch) -> None:
 def new_model(prepared: Prepared) -> torch.nn.Module:
     """The run's model with its initial weights, on the CPU."""
     config, dataset = prepared.config, prepared.dataset
-    return build_model(
-        config.model.factory, config.model.args, dataset.input_shape, dataset.classes, config.seed
-    )
+    return configured_model(config.model, dataset.input_shape, dataset.classes, config.seed)
 
 
 def _reference_model(prepared: Prepared) -> torch.nn.Module:
@@ -251,14 +266,22 @@ def new_learner(prepared: Prepared, device: torch.device) -> Learner:
 
 
 def new_replica(prepared: Prepared, bn: str, device: torch.device) -> Replica:
-    """A replica that scores, with the second network if the score function needs one; that is
+    """A replica that scores: it computes what the score function needs. A second network is
     evaluated with running statistics, as when tables are made."""
-    model, scorer = new_model(prepared), prepared.config.scorer
-    reference = None
+    scorer, reference = prepared.config.scorer, None
     if prepared.reference is not None:
         second = _reference_model(prepared)
         reference = Replica(second, scorer.precision, "running", device, scorer.channels_last)
-    return Replica(model, scorer.precision, bn, device, scorer.channels_last, reference)
+    return Replica(
+        new_model(prepared),
+        scorer.precision,
+        bn,
+        device,
+        scorer.channels_last,
+        prepared.scoring.needs,
+        prepared.config.seed,
+        reference,
+    )
 
 
 def _bare_replica(prepared: Prepared, bn: str, device: torch.device) -> Replica:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
-from rhoselect.compute import DTYPES
+from rhoselect.compute import DTYPES, seed_points
+from rhoselect.errors import ModelError
+from rhoselect.selection import Needs
 from rhoselect.snapshots.base import Pieces
 from rhoselect.types import REFERENCE, Batch, ForwardOutput
 
+PLAIN = Needs()
 CAST_MODULES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
@@ -21,8 +24,13 @@ class Replica:
     under autocast: bit for bit what autocast computes from float32 weights, without casting them at
     every forward. With ``bn="batch"`` BatchNorm uses the statistics of the scored chunk and owns no
     running statistics at all, so scoring cannot touch them. ``channels_last`` lays images and
-    convolution weights out by pixel: faster, and in the last bits another result. ``reference`` is
-    the second network of functions that need one: its weights come in the same snapshots.
+    convolution weights out by pixel: faster, and in the last bits another result.
+
+    Beyond losses and logits it computes what ``needs`` asks for. Stochastic passes (Gal &
+    Ghahramani 2016, "Dropout as a Bayesian approximation") run everything but BatchNorm and its
+    like in training mode; their random numbers are a function of (``seed``, the points, pass),
+    whoever computes them. ``reference`` is the second network of functions that need one: its
+    weights come in the same snapshots.
     """
 
     def __init__(
@@ -32,6 +40,8 @@ class Replica:
         bn: str,
         device: torch.device,
         channels_last: bool = False,
+        needs: Needs = PLAIN,
+        seed: int = 0,
         reference: Replica | None = None,
     ) -> None:
         self._model = model.eval().requires_grad_(False)
@@ -56,6 +66,14 @@ class Replica:
         self._reference = reference
         if reference is not None:
             self._tensors |= {REFERENCE + name: t for name, t in reference._tensors.items()}
+        self._passes, self._seed = needs.passes, seed
+        self._last: tuple[nn.Linear, Tensor, Tensor] | None = None
+        if needs.features:
+            for module in model.modules():
+                if isinstance(module, nn.Linear):
+                    module.register_forward_hook(self._note)
+        self._features = needs.features
+        self._random = [m for m in model.modules() if not isinstance(m, _NormBase)]
 
     @property
     def layout(self) -> dict[str, torch.dtype]:
@@ -81,10 +99,44 @@ class Replica:
         if self._channels_last and inputs.ndim == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         with torch.inference_mode(), self._autocast():
-            logits: Tensor = self._model(inputs).float()
+            output: Tensor = self._model(inputs)
+            logits = output.float()
             losses = F.cross_entropy(logits, batch.labels, reduction="none")
+            features = self._last_inputs(output) if self._features else None
+            passes = self._stochastic(inputs, batch) if self._passes else None
         second = None if self._reference is None else self._reference(batch).losses
-        return ForwardOutput(losses, logits, batch.labels, reference_losses=second)
+        return ForwardOutput(losses, logits, batch.labels, features, passes, second)
+
+    def _note(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        assert isinstance(module, nn.Linear)
+        self._last = module, args[0], output
+
+    def _last_inputs(self, output: Tensor) -> Tensor:
+        """The last layer's inputs [C, F], float32, with a column of ones if it has a bias."""
+        if self._last is None or self._last[2] is not output:
+            raise ModelError(
+                "model.factory: got logits that are not the output of a torch.nn.Linear, allowed"
+                " only those with a selection.function that uses last-layer features"
+            )
+        head, inputs, _ = self._last
+        self._last = None
+        features = inputs.float()
+        biased = "bias" in dict(head.named_parameters())
+        return F.pad(features, (0, 1), value=1.0) if biased else features
+
+    def _stochastic(self, inputs: Tensor, batch: Batch) -> Tensor:
+        """Logits [S, C, K] of S passes with dropout."""
+        self._train(True)
+        passes = []
+        for number in range(self._passes):
+            seed_points(self._seed, batch.indices, number, self.device)
+            passes.append(self._model(inputs).float())
+        self._train(False)
+        return torch.stack(passes)
+
+    def _train(self, mode: bool) -> None:
+        for module in self._random:
+            module.training = mode
 
     def _autocast(self) -> torch.autocast:
         enabled = self._dtype is not torch.float32

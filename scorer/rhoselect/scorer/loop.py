@@ -176,7 +176,8 @@ class Scorer:
         batch = None
         if self._scoring.needs.forward:
             with self._metrics.busy("read"):
-                batch = self._points.read(indices, self._replica.device)
+                epochs = self._plan.epochs(positions)
+                batch = self._points.read(indices, self._replica.device, epochs)
         return Work(ticket, positions, indices, batch)
 
     def _finish(self, work: Work) -> bool:

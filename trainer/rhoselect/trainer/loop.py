@@ -114,7 +114,8 @@ class Trainer:
             for chunk in range(self._plan.chunks):
                 positions = self._plan.chunk_positions(step, chunk)
                 indices = self._ground.train.start + self._plan.indices(positions)
-                batch = self._ground.train.read(indices, self.learner.device)
+                epochs = self._plan.epochs(positions)
+                batch = self._ground.train.read(indices, self.learner.device, epochs)
                 losses = self.learner.losses(batch)
                 finite.append(losses[losses.isfinite()])
             loss = torch.cat(finite).mean().item()  # of none: NaN
@@ -123,7 +124,7 @@ class Trainer:
 
     def _update(self, step: int, picked: PickedBatch) -> StepResult:
         with self.metrics.busy("train"):
-            batch = self._ground.train.read(picked.indices, self.learner.device)
+            batch = self._ground.train.read(picked.indices, self.learner.device, picked.epochs)
             result = self.learner.update(batch, picked.weights, step)
         if self._stateful:  # others need not wait for the device here
             labels, losses = batch.labels.cpu(), result.losses.cpu()

@@ -20,9 +20,11 @@ from rhoselect.types import Indices, Popped, Positions
 
 @dataclass(frozen=True)
 class PickedBatch:
-    """Data-set indices [n_b] in training order, their scores, and loss weights [n_b] or None."""
+    """Data-set indices [n_b] in training order, the epochs that they were candidates of, their
+    scores, and loss weights [n_b] or None."""
 
     indices: Indices
+    epochs: Indices
     scores: list[float]
     weights: torch.Tensor | None
 
@@ -71,7 +73,8 @@ class Picker:
         best = self._shortlist(popped)
         refined = best
         if self._k(step, popped.version) > 1:
-            refined = self._shortlist(self._refine(popped, step, state))
+            popped = self._refine(popped, step, state)
+            refined = self._shortlist(popped)
         n_b = self._config.selection.n_b
         if len(refined.indices) < n_b:
             dropped = np.setdiff1d(best.indices, refined.indices)
@@ -82,7 +85,8 @@ class Picker:
         if picked.weights is not None:
             weights = torch.from_numpy(picked.weights).to(self._device)
         rows = picked.rows
-        return PickedBatch(refined.indices[rows], refined.scores[rows].tolist(), weights)
+        epochs = self._plan.epochs(popped.positions[rows])
+        return PickedBatch(refined.indices[rows], epochs, refined.scores[rows].tolist(), weights)
 
     def _refine(self, popped: Popped, step: int, state: State) -> Popped:
         """The shortlist under the weights of now; points with non-finite scores are dropped."""

@@ -62,12 +62,14 @@ class Rescorer:
     def _score(self, positions: Positions, state: State) -> tuple[Scores, Features | None]:
         ground, chunk = self._ground, self._config.selection.chunk
         indices = ground.train.start + self._plan.indices(positions)
+        epochs = self._plan.epochs(positions)
         scores, rows = [], []
         with threads(self._config.scorer.threads):
             for start in range(0, len(indices), chunk):
-                part, output = indices[start : start + chunk], None
+                part, when = indices[start : start + chunk], epochs[start : start + chunk]
+                output = None
                 if self._scoring.needs.forward:
-                    output = ground.rescorer(ground.train.read(part, self._learner.device))
+                    output = ground.rescorer(ground.train.read(part, self._learner.device, when))
                 values, features = self._scoring(part, output, state)
                 scores.append(values)
                 rows += [] if features is None else [features]

@@ -2,7 +2,7 @@
 
 config.toml       the resolved configuration
 run_id            a random name: the run's keys on a shared queue server
-inputs_sha256     of the data set's fingerprint and the irreducible losses
+inputs_sha256     of the data set's fingerprint, the irreducible losses, the weights to begin with
 generations/      one empty file a trainer generation; the highest owns the folder
 checkpoints/      step-000000500.safetensors …
 steps/            parts of steps.parquet that end with each checkpoint
@@ -111,11 +111,12 @@ def check_resume(path: Path, given: Path | None, overrides: Iterable[str]) -> Co
 
 
 def check_inputs(path: Path, inputs_sha256: str) -> None:
-    """Raise RunFolderError if a run would be resumed on other points or irreducible losses."""
+    """Raise RunFolderError if a run would be resumed on other points, losses or first weights."""
     if (path / "inputs_sha256").read_text() != inputs_sha256:
         raise RunFolderError(
-            f"run folder {path}: --resume with other data or irreducible losses than it began with;"
-            " allowed the same data.path and il.table contents; restore them or start a new run"
+            f"run folder {path}: --resume with other data or irreducible losses (or first weights)"
+            " than it began with; allowed the same contents of data.path, il.table and"
+            " model.weights; restore them or start a new run"
         )
 
 

@@ -41,6 +41,8 @@ def summarise(
         rescored = config.selection.n_B if whole else config.k * config.selection.n_b
     scored = progress.scored_points
     forwards = (scored + progress.step * rescored) if scoring.needs.forward else 0
+    forwards *= 1 + scoring.needs.passes
+    proxy = scoring.core_set.metadata if scoring.core_set else None
     il_seconds, il_flops = 0.0, 0
     if scoring.needs.il and scoring.il is not None:
         il_seconds, il_flops = scoring.il.metadata.seconds, scoring.il.metadata.flops
@@ -63,6 +65,7 @@ def summarise(
         "steps_to": {str(t): _steps_to(evaluations, t) for t in config.trainer.targets},
         "wall_seconds": progress.wall_seconds,
         "il_seconds": il_seconds,
+        "proxy_seconds": proxy.seconds if proxy else 0.0,
         "trainer_wait_seconds": progress.wait_seconds,
         "busy_seconds": busy_seconds,
         "scored_points": scored,
@@ -78,6 +81,7 @@ def summarise(
             "train": train_flops,
             "score": score_flops,
             "il": il_flops,
+            "proxy": proxy.flops if proxy else 0,
         },
         "seed": config.seed,
     }

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 import typer
 from rich.console import Console
 
 from rhoselect import config as configuration
-from rhoselect.data import KINDS, ArrowDataset, Encoding, import_dataset, open_arrow
+from rhoselect.data import (
+    KINDS,
+    ArrowDataset,
+    Encoding,
+    Manifest,
+    Pairs,
+    import_dataset,
+    open_arrow,
+)
 from rhoselect.errors import ConfigError
 
 app = typer.Typer(rich_markup_mode=None, help="Import and look at data sets.")
@@ -23,30 +31,64 @@ def import_(
     label_noise: Annotated[
         float, typer.Option(help="Share of train and holdout labels set to another class.")
     ] = 0.0,
-    noise_seed: Annotated[int, typer.Option(help="Seed of the noise and of the holdout.")] = 0,
+    noise_seed: Annotated[int, typer.Option(help="Seed of noise, holdout and mix.")] = 0,
+    noise_pairs: Annotated[
+        str,
+        typer.Option(
+            help="Noise between confusable classes alone: FROM:TO,…, or 'auto' for those known of"
+            " the kind."
+        ),
+    ] = "",
     holdout: Annotated[
         float, typer.Option(help="Share of train moved to a holdout split, for 'il fit'.")
     ] = 0.0,
+    holdout_noise: Annotated[
+        float | None, typer.Option(help="Label noise of the holdout, if another; 0: clean.")
+    ] = None,
+    relevance: Annotated[
+        str | None,
+        typer.Option(help="K:SHARE keeps K random classes in full, that share of each other."),
+    ] = None,
+    relevance_splits: Annotated[
+        str, typer.Option(help="Splits that --relevance is for.")
+    ] = "train,holdout,test",
+    ambiguous: Annotated[
+        float,
+        typer.Option(help="Means of two points appended to train and holdout, as a share of them."),
+    ] = 0.0,
+    duplicates: Annotated[
+        str, typer.Option(help="K: each point of train K times; K:SHARE: a share of them.")
+    ] = "1",
     shape: Annotated[
         str | None, typer.Option(help="Image shape C,H,W of parquet's binary inputs.")
     ] = None,
     encoding: Annotated[
         str | None,
         typer.Option(
-            help="Store images as 'jpeg' or 'png' files, decoded when read; parquet's binary inputs"
-            " are such files already."
+            help="Store images as 'jpeg' or 'png' files, decoded when read; sources that are such"
+            " files already keep their bytes."
         ),
     ] = None,
+    resize: Annotated[
+        int | None, typer.Option(help="Pixels a side that image files are squeezed to.")
+    ] = None,
+    tokens: Annotated[int, typer.Option(help="Token ids a text, cut or padded with 0.")] = 64,
+    vocabulary: Annotated[int, typer.Option(help="Words are hashed to ids below this.")] = 8192,
+    columns: Annotated[
+        str | None, typer.Option(help="INPUTS,LABEL columns of hugging-face, if not the usual.")
+    ] = None,
 ) -> None:
-    """Turn a source into a folder of Arrow shards with a manifest.
+    """Turn a source into a folder of Arrow shards with a manifest. Kinds: docs/data.md.
 
     Examples:
 
       rhoctl data import fashion-mnist auto data/fm --label-noise 0.1 --holdout 0.5
 
-      rhoctl data import numpy points.npz data/points --holdout 0.3
+      rhoctl data import cifar-10 cifar-10-batches-bin data/c10 --label-noise 0.5 --noise-pairs auto
 
-      rhoctl data import parquet photos/ data/photos --encoding jpeg
+      rhoctl data import cifar-100 cifar-100-binary data/c100 --relevance 20:0.0625 --holdout 0.5
+
+      rhoctl data import image-folder photos/ data/photos --resize 64 --encoding jpeg
     """
     dataset = import_dataset(
         kind,
@@ -54,9 +96,19 @@ def import_(
         dst,
         label_noise=label_noise,
         noise_seed=noise_seed,
+        noise_pairs=_pairs(noise_pairs),
         holdout=holdout,
+        holdout_noise=holdout_noise,
+        relevance=_relevance(relevance),
+        relevance_splits=tuple(relevance_splits.split(",")),
+        ambiguous=ambiguous,
+        **_duplicates(duplicates),
         shape=_shape(shape),
         encoding=cast("Encoding | None", encoding),  # which it checks
+        resize=resize,
+        tokens=tokens,
+        vocabulary=vocabulary,
+        columns=_columns(columns),
     )
     _show(dataset, str(dst))
 
@@ -88,15 +140,78 @@ def _show(dataset: ArrowDataset, path: str) -> None:
         "source": manifest.source,
         "points": splits,
         "inputs": f"{manifest.inputs.kind} {list(dataset.input_shape)}"
-        + (f", {manifest.inputs.encoding}" if manifest.inputs.encoding else ""),
+        + (f", {manifest.inputs.encoding}" if manifest.inputs.encoding else "")
+        + (f", vocabulary {manifest.vocabulary}" if manifest.vocabulary else ""),
         "classes": dataset.classes,
-        "label noise": f"{manifest.label_noise} (seed {manifest.noise_seed})",
+        "label noise": _noise(manifest),
+        "mix": _mix(manifest),
         "shards": len(manifest.shards),
         "fingerprint": dataset.fingerprint,
     }
     console = Console(highlight=False, markup=False, soft_wrap=True)
     for name, value in lines.items():
         console.print(f"{name:12} {value}")
+
+
+def _noise(manifest: Manifest) -> str:
+    parts = [f"{manifest.label_noise}"]
+    if manifest.noise_pairs:
+        parts.append("between " + ", ".join(f"{a} to {b}" for a, b in manifest.noise_pairs))
+    if manifest.holdout_noise is not None:
+        parts.append(f"holdout {manifest.holdout_noise}")
+    return ", ".join(parts) + f" (seed {manifest.noise_seed})"
+
+
+def _mix(manifest: Manifest) -> str:
+    parts = []
+    if manifest.relevant_classes is not None:
+        parts.append(f"classes {', '.join(map(str, manifest.relevant_classes))} in full")
+    for split, (start, stop) in manifest.ambiguous.items():
+        parts.append(f"{stop - start} ambiguous points in {split}")
+    if (copies := manifest.duplicates) is not None:
+        parts.append(f"{copies.copied} of {copies.points} points {copies.times} times")
+    return "; ".join(parts) or "as in the source"
+
+
+def _pairs(text: str) -> Pairs | str:
+    if text in ("", "auto"):
+        return text or ()
+    try:
+        first, second = zip(*(part.split(":") for part in text.split(",")), strict=True)
+        return tuple(zip(map(int, first), map(int, second), strict=True))
+    except ValueError:
+        raise ConfigError(
+            f"--noise-pairs: got {text!r}, allowed FROM:TO,… as in 6:0,4:2, or auto"
+        ) from None
+
+
+def _relevance(text: str | None) -> tuple[int, float] | None:
+    if text is None:
+        return None
+    try:
+        classes, share = text.split(":")
+        return int(classes), float(share)
+    except ValueError:
+        raise ConfigError(f"--relevance: got {text!r}, allowed K:SHARE as in 2:0.06") from None
+
+
+def _duplicates(text: str) -> dict[str, Any]:
+    times, _, share = text.partition(":")
+    try:
+        return {"duplicates": int(times), "duplicate_share": float(share or 1)}
+    except ValueError:
+        raise ConfigError(
+            f"--duplicates: got {text!r}, allowed K or K:SHARE, as in 5:0.2"
+        ) from None
+
+
+def _columns(text: str | None) -> tuple[str, str] | None:
+    if text is None:
+        return None
+    inputs, comma, label = text.partition(",")
+    if not (inputs and comma and label):
+        raise ConfigError(f"--columns: got {text!r}, allowed INPUTS,LABEL as in img,fine_label")
+    return inputs, label
 
 
 def _shape(text: str | None) -> list[int] | None:

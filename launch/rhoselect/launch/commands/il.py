@@ -16,7 +16,7 @@ from rhoselect.data import Dataset, open_data
 from rhoselect.errors import ConfigError, IrreducibleLossError
 from rhoselect.il import IlTable, write_table
 from rhoselect.launch.display import fit_display
-from rhoselect.models.build import build_model, check_output
+from rhoselect.models.build import check_output, configured_model
 from rhoselect.models.reference import ReferenceMetadata, load_weights, save_reference
 from rhoselect.scorer.forward import Replica
 from rhoselect.trainer.irreducible import Fitter, Recipe, Watch
@@ -158,9 +158,10 @@ def _points_to_learn(
 
 def _fitter(settings: Config, dataset: Dataset, recipe: Recipe, watch: Watch) -> Fitter:
     """What fits and scores with the model of the settings, which is built and checked."""
-    factory, args = settings.model.factory, settings.model.args
-    shape, classes, seed = dataset.input_shape, dataset.classes, settings.seed
-    network, twin = (build_model(factory, args, shape, classes, seed) for _ in range(2))
+    factory, shape, classes = settings.model.factory, dataset.input_shape, dataset.classes
+    network, twin = (
+        configured_model(settings.model, shape, classes, settings.seed) for _ in range(2)
+    )
     train = dataset.split("train")
     sample = train.read(train.first(2), torch.device("cpu"))
     check_output(factory, network, sample.inputs, classes)

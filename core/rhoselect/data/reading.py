@@ -1,0 +1,92 @@
+"""What all importers share: their options, what they give, and names of splits and classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rhoselect.data.columns import Splits
+from rhoselect.data.images import encode, picture
+from rhoselect.data.manifest import Array, Encoding, Kind
+from rhoselect.errors import DataError
+
+ALIASES = {
+    "train": ("train",),
+    "holdout": ("holdout", "valid", "validation", "val"),
+    "test": ("test",),
+}
+"""What sources call our splits."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a source is read.
+
+    ``shape``: of one input, for Parquet's flat ones. ``encoding``: images stay, or become, files.
+    ``resize``: images become squares of that many pixels a side. ``tokens``: ids a text;
+    ``vocabulary``: bound of the ids. ``columns``: (inputs, label) of a Hugging Face data set.
+    """
+
+    shape: Sequence[int] | None = None
+    encoding: Encoding | None = None
+    resize: int | None = None
+    tokens: int = 64
+    vocabulary: int = 8192
+    columns: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a source holds; the last three where its reader knows them."""
+
+    kind: Kind
+    splits: Splits
+    classes: int | None = None
+    vocabulary: int | None = None
+    source: str | None = None
+
+
+def match_splits(names: Iterable[str], where: str) -> dict[str, str]:
+    """{our split: the source's name of it}; without a test split, the validation split is it."""
+    there = list(names)
+    found = {ours: name for ours, aliases in ALIASES.items() for name in aliases if name in there}
+    if "test" not in found and "holdout" in found:
+        found["test"] = found.pop("holdout")
+    for split in ("train", "test"):
+        if split not in found:
+            raise DataError(
+                f"{where}: got splits {', '.join(sorted(there)) or 'none'}, but {split!r} is"
+                f" missing; allowed train, test and, if you like, {'/'.join(ALIASES['holdout'])}"
+            )
+    return found
+
+
+def image_inputs(files: Iterable[tuple[str, bytes]], options: Options) -> Array:
+    """Images [R, 3, H, W] uint8 of (name, content of a JPEG or PNG file); grey ones become RGB.
+
+    With an ``encoding`` an object array [R] of bytes: as they are, or made anew if resized. Raises
+    DataError, which begins with the name, for what is no image or is of another size than others.
+    """
+    images: list[Array] = []
+    blobs: list[bytes] = []
+    for name, content in files:
+        if options.encoding is not None and options.resize is None:
+            blobs.append(content)  # which the writer checks
+            continue
+        image = picture(content, options.resize, name)
+        if options.encoding is not None:
+            blobs.append(encode(image, options.encoding))
+            continue
+        if images and image.shape != images[0].shape:
+            raise DataError(
+                f"{name}: got an image {list(image.shape)}, allowed {list(images[0].shape)} as in"
+                " the first one; give --resize SIZE"
+            )
+        images.append(image)
+    if options.encoding is None:
+        return np.stack(images) if images else np.empty((0, 3, 0, 0), np.uint8)
+    result = np.empty(len(blobs), object)
+    result[:] = blobs
+    return result

@@ -1,0 +1,96 @@
+"""WebDataset tars: files of one sample are neighbours and share their name up to the first dot.
+
+A sample is an image (.jpg, .jpeg, .png) and a label (.cls, a decimal number); other files are
+passed over. Nothing is unpacked to disk, so no name in a tar can reach a file; links and devices
+are refused, and so are files beyond a size.
+"""
+
+from __future__ import annotations
+
+import tarfile
+import zlib
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from rhoselect.data.manifest import Array
+from rhoselect.data.reading import ALIASES, Found, Options, image_inputs, match_splits
+from rhoselect.errors import DataError
+from rhoselect.importing import one_line
+
+FILE_BYTES = 64 << 20
+IMAGES = ("jpg", "jpeg", "png")
+
+
+def read_webdataset(folder: Path, options: Options) -> Found:
+    """The samples of SPLIT-….tar or SPLIT/….tar, in the order of the tars' names."""
+    if not folder.is_dir():
+        raise DataError(f"source {folder}: no such folder; allowed one of train-000000.tar and so")
+    shards = defaultdict(list)
+    names = {alias for aliases in ALIASES.values() for alias in aliases}
+    for path in sorted([*folder.glob("*.tar"), *folder.glob("*/*.tar")]):
+        split = path.parent.name if path.parent != folder else path.stem.split("-")[0]
+        if split not in names:
+            raise DataError(f"source {path}: got a tar of split {split!r}, allowed train-….tar")
+        shards[split].append(path)
+    found = match_splits(shards, f"source {folder}")
+    return Found("image", {ours: _split(shards[s], options) for ours, s in found.items()})
+
+
+def _split(paths: Sequence[Path], options: Options) -> tuple[Array, Array]:
+    labels: list[int] = []
+
+    def files() -> Iterator[tuple[str, bytes]]:
+        for path in paths:
+            for name, image, label in _samples(path):
+                labels.append(label)
+                yield f"{path}: {name}", image
+
+    return image_inputs(files(), options), np.array(labels, np.int64)
+
+
+def _samples(path: Path) -> Iterator[tuple[str, bytes, int]]:
+    """(key, bytes of the image, label) of each sample in a tar."""
+    key, parts = None, {}
+    for name, content in _files(path):
+        base, _, ending = name.rpartition("/")[2].partition(".")
+        stem = f"{name.rpartition('/')[0]}/{base}"
+        if key is not None and stem != key:
+            yield _sample(path, key, parts)
+            parts = {}
+        key = stem
+        parts[ending.lower()] = content
+    if key is not None:
+        yield _sample(path, key, parts)
+
+
+def _sample(path: Path, key: str, parts: dict[str, bytes]) -> tuple[str, bytes, int]:
+    images = [ending for ending in IMAGES if ending in parts]
+    label = parts.get("cls", b"").strip()
+    if len(images) != 1 or not label.isdigit():
+        raise DataError(
+            f"{path}: sample {key!r}: got files {', '.join(sorted(parts))} and label"
+            f" {label[:20]!r}, allowed one of {', '.join(IMAGES)} and a number in .cls"
+        )
+    return key, parts[images[0]], int(label)
+
+
+def _files(path: Path) -> Iterator[tuple[str, bytes]]:
+    """(name, content) of the regular files of a tar, gzipped or not."""
+    try:
+        with tarfile.open(path) as tar:
+            for member in tar:
+                if member.isdir():
+                    continue
+                if not member.isreg() or member.size > FILE_BYTES:
+                    raise DataError(
+                        f"{path}: {member.name!r}: got {member.size} bytes of type"
+                        f" {member.type!r}, allowed regular files of at most {FILE_BYTES}"
+                    )
+                file = tar.extractfile(member)
+                assert file is not None, "a regular file"
+                yield member.name, file.read()
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: not a readable tar: {one_line(error)}") from None

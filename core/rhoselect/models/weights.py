@@ -1,0 +1,73 @@
+"""Initial weights from a file: safetensors, or a state dict that torch saved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from rhoselect.errors import ModelError
+from rhoselect.importing import one_line
+
+
+def load_weights(model: nn.Module, path: Path, head: bool) -> None:
+    """Copy the tensors of ``path`` into ``model``: same names, same shapes, none over.
+
+    ``head`` False leaves the last layer (the module that holds the last parameter) as it is, and
+    what the file has under its name out. Raises ModelError naming the first difference.
+    """
+    given, own = read_weights(path), model.state_dict()
+    if not head:
+        last = last_layer(model)
+        given = {n: t for n, t in given.items() if not n.startswith(last)}
+        own = {n: t for n, t in own.items() if not n.startswith(last)}
+    differences = [f"{n} is not in the file" for n in own if n not in given]
+    differences += [f"{n} is not in the model" for n in given if n not in own]
+    differences += [
+        f"{n} is {list(given[n].shape)} in the file and {list(t.shape)} in the model"
+        for n, t in own.items()
+        if n in given and given[n].shape != t.shape
+    ]
+    if differences:
+        more = f" (and {len(differences) - 3} more)" if len(differences) > 3 else ""
+        raise ModelError(
+            f"model.weights {path}: {'; '.join(differences[:3])}{more}; allowed the model's own"
+            " names and shapes; model.weights_head = false leaves out the last layer"
+        )
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(given[name])
+
+
+def read_weights(path: Path) -> Mapping[str, Tensor]:
+    """The tensors of a file by name: safetensors by its suffix, else torch's format, never with
+    other pickled objects. Raises ModelError."""
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise ModelError(
+            f"model.weights: got {path}, no such file; allowed a .safetensors file or a state dict"
+            " saved by torch"
+        ) from None
+    except Exception as error:  # a file of any other kind: anything may come out of parsing it
+        raise ModelError(
+            f"model.weights {path}: cannot be read ({one_line(error)[:200]}); allowed a"
+            " .safetensors file or a state dict saved by torch"
+        ) from None
+    if not isinstance(found, Mapping) or not all(isinstance(t, Tensor) for t in found.values()):
+        raise ModelError(
+            f"model.weights {path}: holds other things than tensors by name; allowed a state dict"
+            " alone: torch.save(model.state_dict(), …)"
+        )
+    return found
+
+
+def last_layer(model: nn.Module) -> str:
+    """The name, with its dot, of the module that holds the model's last parameter."""
+    *_, name = (name for name, _ in model.named_parameters())
+    return name.rpartition(".")[0] + "."

@@ -1,0 +1,139 @@
+"""Token ids end to end: the built-in transformer through import, ``il fit`` and runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rhoselect.config import TrainerConfig
+from rhoselect.data import write_dataset
+from rhoselect.models.build import build_model
+from rhoselect.scorer.forward import Replica
+from rhoselect.trainer.learner import Learner
+from rhoselect.types import Batch
+from support import made, rhoctl
+
+CPU = torch.device("cpu")
+TEXT = "rhoselect.models:text_transformer"
+SMALL = {"vocabulary": 20, "width": 16, "heads": 2}
+
+
+def texts(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Texts of 2 to 12 tokens, padded with 0; the class is which of the tokens 1 and 2 is there."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, 2, count)
+    tokens = random.integers(3, 20, (count, 12))
+    lengths = random.integers(2, 13, count)
+    tokens[np.arange(12) >= lengths[:, None]] = 0
+    tokens[np.arange(count), random.integers(0, lengths)] = 1 + labels
+    return tokens, labels
+
+
+@pytest.fixture(scope="module")
+def text_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("text") / "data"
+    splits = {"train": texts(0, 640), "holdout": texts(1, 320), "test": texts(2, 200)}
+    write_dataset(folder, "tokens", splits)
+    return folder
+
+
+def settings(data: Path, more: list[str]) -> list[str]:
+    given = [
+        f"data.path={data}",
+        f"model.factory={TEXT}",
+        "model.args={vocabulary = 20, width = 16, heads = 2}",
+        "selection.n_b=8",
+        "selection.n_B=64",
+        "selection.chunk=16",
+        "metrics.port=-1",
+        *more,
+    ]
+    return [word for item in given for word in ("--set", item)]
+
+
+def test_token_ids_train_to_the_same_bits_with_and_without_a_worker(
+    ray_session: None, text_data: Path, tmp_path: Path
+) -> None:
+    table = tmp_path / "il.parquet"
+    args = [word for key, value in SMALL.items() for word in ("--set", f"model.args.{key}={value}")]
+    made("il", "fit", "--data", text_data, "--model", TEXT, "--out", table, "--epochs", "1", *args)
+    more = [f"il.table={table}", "scorer.precision=fp32", "trainer.steps=8"]
+    hashes = []
+    for workers in (0, 1):
+        run = tmp_path / str(workers)
+        made("train", "--run-dir", run, "--workers", workers, *settings(text_data, more))
+        summary = json.loads((run / "summary.json").read_text())
+        hashes.append((summary["selected_sha256"], summary["weights_sha256"]))
+    assert hashes[0] == hashes[1]
+
+
+def test_the_transformer_learns_which_token_is_there(text_data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    more = ["selection.function=uniform", "trainer.steps=200", "trainer.lr=0.005"]
+    made("train", "--run-dir", run, "--workers", "0", *settings(text_data, more))
+    assert json.loads((run / "summary.json").read_text())["best_accuracy"] > 0.9
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_replica_computes_what_plain_autocast_does(precision: str) -> None:
+    tokens, labels = texts(3, 16)
+    points = Batch(np.arange(16), torch.from_numpy(tokens), torch.from_numpy(labels))
+    learner = Learner(build_model(TEXT, SMALL, (12,), 2, 0), TrainerConfig(), 0, CPU)
+    learner.update(points, None, 0)
+    replica = Replica(build_model(TEXT, SMALL, (12,), 2, 9), precision, "running", CPU)
+    replica.load(learner.pieces(replica.layout))
+    low = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
+    with torch.no_grad(), low:
+        logits = learner.model.eval()(points.inputs).float()
+    assert torch.equal(replica(points).logits, logits)
+    assert torch.equal(replica(points).logits, logits)
+
+
+def test_padding_changes_nothing_and_an_empty_text_is_finite() -> None:
+    model = build_model(TEXT, SMALL, (6,), 3, seed=0).eval()
+    padded = torch.tensor([[5, 7, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0]])
+    logits = model(padded)
+    assert torch.isfinite(logits).all()
+    with torch.no_grad():
+        model.embedding.weight[0] = 9.0  # type: ignore[union-attr, index]
+    assert torch.equal(model(padded), logits)
+    assert not torch.allclose(model(padded.roll(1, 1)), logits)
+
+
+def test_a_token_outside_the_vocabulary_is_one_line(text_data: Path, tmp_path: Path) -> None:
+    words = settings(text_data, ["selection.function=uniform", "trainer.steps=12"])
+    words += ["--set", "model.args.vocabulary=10"]
+    result = rhoctl("train", "--run-dir", tmp_path / "run", "--workers", "0", *words)
+    assert result.code == 2
+    assert "got token ids from 0 to 1" in result.err
+    assert "allowed 0 to 9" in result.err
+    assert result.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("args", "shape", "message"),
+    [
+        ({"vocabulary": 9, "width": 10, "heads": 4}, (5,), r"width: got 10, allowed a multiple"),
+        ({"vocabulary": 9}, (3, 8, 8), r"shape \[3, 8, 8\], allowed \[T\] token ids"),
+    ],
+)
+def test_arguments_that_do_not_fit(
+    args: dict[str, int], shape: tuple[int, ...], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        build_model(TEXT, args, shape, 3, seed=0)
+
+
+def test_albert_ignores_padding_and_has_the_librarys_names() -> None:
+    transformers = pytest.importorskip("transformers")
+    args = {"vocabulary": 30, "embedding": 8, "width": 16, "heads": 2, "layers": 2, "hidden": 32}
+    model = build_model("rhoselect.models:albert", args, (6,), 3, seed=0).eval()
+    assert "albert.embeddings.word_embeddings.weight" in model.state_dict()
+    padded, twin = torch.tensor([[5, 7, 0, 0, 0, 0]]), torch.tensor([[5, 7]])
+    plain = transformers.AlbertForSequenceClassification(model.config).eval()  # type: ignore[operator]
+    plain.load_state_dict(model.state_dict())
+    torch.testing.assert_close(model(padded), plain(input_ids=twin).logits)
