@@ -11,11 +11,12 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from safetensors.torch import save_file
+from torch import nn
 
 from rhoselect.errors import ModelError
 from rhoselect.models.build import build_model
+from rhoselect.models.weights import load_weights
 
 METADATA_KEY = "rhoselect"
 Scalar = bool | int | float | str
@@ -60,7 +61,7 @@ class ReferenceFile:
         """The model with its weights, on the CPU. Raises ModelError."""
         made = self.metadata
         model = build_model(made.factory, made.args, input_shape, classes, seed=0)
-        load_weights(model, self.path, "il.weights")
+        load_weights(model, self.path, key="il.weights")
         return model
 
 
@@ -77,37 +78,12 @@ def save_reference(path: Path, model: nn.Module, metadata: ReferenceMetadata) ->
     beside.replace(path)
 
 
-def load_weights(model: nn.Module, path: Path, key: str) -> None:
-    """Load the tensors of a safetensors file into ``model``: the same names and shapes, all of
-    them. ``key`` is named in a ModelError (one line)."""
-    _check_there(path, key)
-    try:
-        tensors: dict[str, Tensor] = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ModelError(
-            f"{key} {path}: cannot be read as safetensors ({_line(error)}); convert it"
-        ) from None
-    own = {name: tuple(t.shape) for name, t in model.state_dict().items()}
-    found = {name: tuple(t.shape) for name, t in tensors.items()}
-    if found != own:
-        name = min(n for n in own.keys() | found.keys() if own.get(n) != found.get(n))
-        raise ModelError(
-            f"{key} {path}: tensor {name!r}: got {_shape(found.get(name))}, allowed"
-            f" {_shape(own.get(name))} of the model; are factory and model.args those of the file?"
-        )
-    model.load_state_dict(tensors)
-
-
 def _check_there(path: Path, key: str) -> None:
     if not path.is_file():
         raise ModelError(
             f"{key} {path}: no such file; allowed a safetensors file, as of"
             " 'rhoctl il fit --weights-out FILE'"
         )
-
-
-def _shape(shape: tuple[int, ...] | None) -> str:
-    return "none" if shape is None else f"shape {list(shape)}"
 
 
 def _line(error: Exception) -> str:

@@ -17,7 +17,8 @@ from rhoselect.errors import ConfigError, IrreducibleLossError
 from rhoselect.il import IlTable, write_table
 from rhoselect.launch.display import fit_display
 from rhoselect.models.build import check_output, configured_model
-from rhoselect.models.reference import ReferenceMetadata, load_weights, save_reference
+from rhoselect.models.reference import ReferenceMetadata, save_reference
+from rhoselect.models.weights import load_weights
 from rhoselect.scorer.forward import Replica
 from rhoselect.trainer.irreducible import Fitter, Recipe, Watch
 
@@ -95,7 +96,7 @@ def fit(
         network = fitter.model
         if reference is not None:
             if weights is not None:
-                load_weights(network, weights, "--weights")
+                load_weights(network, weights, key="--weights")
             table = fitter.reference()
         elif folds is not None:
             table = fitter.cross_fit(folds)
