@@ -63,7 +63,8 @@ $(DATA)/manifest.json: | $(VENV)
 		--label-noise 0.1 --noise-seed 0 --holdout 0.5
 
 $(IL): | $(DATA)/manifest.json
-	$(RHOCTL) il fit --data $(DATA) --model rhoselect.models:small_cnn \
+	$(RHOCTL) il fit --data $(DATA) --model rhoselect.models:small_cnn --batch 64 --epochs 10 \
+		--patience 2 --set trainer.schedule=constant --set trainer.lr=1e-3 \
 		--set trainer.threads=2 --out $@
 
 runs/demo-uniform/summary.json: | $(IL)

@@ -34,7 +34,9 @@ def il_table(dataset_dir: Path) -> Path:
     """Irreducible losses of ``dataset_dir``."""
     table = dataset_dir.with_name("il.parquet")
     model = ("--model", "rhoselect.models:mlp", "--set", "model.args.width=16")
-    made("il", "fit", "--data", dataset_dir, "--out", table, *model, "--epochs", "1")
+    made(
+        "il", "fit", "--data", dataset_dir, "--out", table, *model, "--epochs", "1", "--batch", "64"
+    )
     return table
 
 

@@ -409,7 +409,22 @@ FITS: dict[str, tuple[list[str], str]] = {
     "output": (["--model", "user_code:TupleOutput", "--set", "model.args={}"], r"returns a tuple"),
     "setting": (["--set", "trainer.lr=0"], r"trainer\.lr: got 0; .*greater than 0"),
     "data": (["--data", "no/where"], r"data set no/where: no such folder"),
-    "diverged": (["--set", "trainer.lr=1e30", "--epochs", "1"], r"training loss .*got .*lower"),
+    "one fold": (["--folds", "1"], r"--folds"),
+    "more folds than points": (["--folds", "401"], r"--folds: got 401, allowed 2 to the 400"),
+    "batch of folds": (["--folds", "2", "--batch", "201"], r"--batch: got 201, .* the 200 of 'tr"),
+    "folds of a reference": (["--folds", "2", "--reference", "m:f"], r"--folds: .*one of the two"),
+    "weights of folds": (["--folds", "2", "--weights-out", "w"], r"--weights-out: .*--folds 2"),
+    "weights alone": (["--weights", "w"], r"--weights: .*allowed with --reference"),
+    "weights not there": (
+        ["--reference", "rhoselect.models:mlp", "--weights", "no/w"],
+        r"--weights: got no/w, no such file",
+    ),
+    "weights of no format": (
+        ["--reference", "rhoselect.models:mlp", "--weights", __file__],
+        r"--weights .*: cannot be read .*allowed",
+    ),
+    "reference": (["--reference", "user_code:f"], r"model\.factory: .*'user_code' has no 'f'"),
+    "diverged": (["--set", "trainer.lr=1e30", "--batch", "64"], r"training loss .*got .*lower"),
 }
 
 

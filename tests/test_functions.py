@@ -86,6 +86,7 @@ def test_built_ins_ask_for_exactly_what_they_use(name: str) -> None:
         given,
         features=torch.ones(3, 5) if needs.features else None,
         passes=torch.stack([LOGITS] * needs.passes) if needs.passes else None,
+        reference_losses=torch.zeros(3) if needs.reference else None,
     )
     metadata = ProxyMetadata("f", 10, "m", "test", 0.0, 0)
     core_set = CoreSet(10, np.array([True, False, True]), metadata) if needs.core_set else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import hashlib
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,14 +19,16 @@ from hypothesis import strategies as st
 from torch import nn
 
 from rhoselect.compute import threads
-from rhoselect.config import TrainerConfig
-from rhoselect.data import Labels, SplitPoints
+from rhoselect.config import DataConfig, TrainerConfig
+from rhoselect.data import Labels, SplitPoints, open_data, write_dataset
 from rhoselect.errors import IrreducibleLossError, NonFiniteLossError
 from rhoselect.il import IlMetadata, IlTable, read_table, write_table
 from rhoselect.models.build import build_model
 from rhoselect.scorer.forward import Replica
-from rhoselect.trainer.irreducible import fit
+from rhoselect.trainer.irreducible import Fitter, Recipe, split_folds
 from rhoselect.types import Batch, Indices
+from support import CLASSES as CLASSES_OF_PATCHES
+from support import made, patches
 
 CPU = torch.device("cpu")
 CLASSES = 3
@@ -56,38 +59,42 @@ class Blobs(SplitPoints):
         return None
 
 
-class Fit:
-    """One fit: its table, the mean losses that it told, and the model as it was in the end."""
+class Watched:
+    """A fitter of a small network, and what it told: mean losses, and the network of each epoch."""
 
     def __init__(
         self, epochs: int, settings: TrainerConfig, batch: int = 10, patience: int = 0
     ) -> None:
-        self.model, twin = (
+        network, twin = (
             build_model("rhoselect.models:mlp", {"width": 32, "depth": 1}, (6,), CLASSES, 0)
             for _ in range(2)
         )
         replica = Replica(twin, "fp32", "running", CPU)
+        self.replica, self.train = twin, Blobs(TRAIN)
         self.told: list[float] = []
         self.models: list[nn.Module] = []
-        self.table = fit(
-            self.model,
-            replica,
-            replica.layout,
-            Blobs(HOLDOUT),
-            Blobs(TRAIN),
-            settings=settings,
-            batch=batch,
-            epochs=epochs,
-            patience=patience,
-            seed=0,
-            metadata=METADATA,
-            on_epoch=self._tell,
+        self.steps = 0
+        recipe = Recipe(settings, batch, epochs, patience, seed=0)
+        self.fitter = Fitter(
+            network, replica, replica.layout, self.train, recipe, self, "f1", "m:m", "fp32"
         )
 
-    def _tell(self, epoch: int, epochs: int, loss: float) -> None:
-        assert epoch == len(self.told) + 1
+    def step(self) -> None:
+        self.steps += 1
+
+    def epoch(self, epoch: int, loss: float) -> None:
         self.told.append(loss)
-        self.models.append(copy.deepcopy(self.model))
+        self.models.append(copy.deepcopy(self.replica))
+
+
+class Fit(Watched):
+    """One fit on the holdout: its table, too."""
+
+    def __init__(
+        self, epochs: int, settings: TrainerConfig, batch: int = 10, patience: int = 0
+    ) -> None:
+        super().__init__(epochs, settings, batch, patience)
+        self.table, self.model = self.fitter.holdout(Blobs(HOLDOUT), "holdout")
 
 
 OVERFITTING = TrainerConfig(lr=0.02, weight_decay=0.0)
@@ -143,7 +150,7 @@ def test_the_same_fit_gives_the_same_table(overfitted: Fit) -> None:
 def test_metadata_tells_where_a_table_comes_from(overfitted: Fit) -> None:
     metadata = overfitted.table.metadata
     assert vars(metadata).items() >= METADATA.items()
-    assert metadata.holdout == HOLDOUT
+    assert (metadata.holdout, metadata.variant, metadata.folds) == (HOLDOUT, "holdout", 0)
     assert metadata.tool.startswith("rhoselect ")
     age = datetime.now(UTC) - datetime.fromisoformat(metadata.date)
     assert 0 <= age.total_seconds() < 600
@@ -170,6 +177,79 @@ def test_a_cosine_schedule_spans_the_whole_fit_whatever_trainer_steps_says() -> 
 def test_a_fit_that_diverges_stops_instead_of_writing_a_table() -> None:
     with pytest.raises(NonFiniteLossError, match="irreducible-loss model"):
         Fit(epochs=2, settings=TrainerConfig(lr=1e30))
+
+
+class Named(Blobs):
+    """Those points with an input of their own each, [6 + 60]: who learnt from a point knows it."""
+
+    def _point(self, index: int) -> tuple[torch.Tensor, int]:
+        cloud, label = super()._point(index)
+        own = F.one_hot(torch.tensor(index - TRAIN[0]), TRAIN[1] - TRAIN[0])
+        return torch.cat([cloud, own]), label
+
+
+@pytest.mark.parametrize("folds", [2, 3, 5])
+def test_a_cross_fitted_loss_is_of_a_model_that_learnt_from_all_points_but_a_fold_with_it(
+    folds: int,
+) -> None:
+    """A linear model's weights of a point's own input stay 0 until it learns from that point."""
+    linear, twin = nn.Linear(66, CLASSES, bias=False), nn.Linear(66, CLASSES, bias=False)
+    nn.init.zeros_(linear.weight)
+    watched = Watched(epochs=1, settings=TrainerConfig(lr=0.1), batch=2)
+    replica = Replica(twin, "fp32", "running", CPU)
+    watched.replica = twin
+    table = dataclasses.replace(
+        watched.fitter,
+        model=linear,
+        replica=replica,
+        layout=replica.layout,
+        train=Named(TRAIN),
+    ).cross_fit(folds)
+    points = Named(TRAIN).read(np.arange(*TRAIN), CPU)
+    scored = []
+    for model in watched.models:
+        weights = model.state_dict()["weight"][:, 6:]
+        unseen = (weights == 0).all(0).nonzero().flatten()
+        assert abs(len(unseen) - 60 / folds) < 1
+        losses = F.cross_entropy(model(points.inputs), points.labels, reduction="none")
+        np.testing.assert_allclose(table.values[unseen], losses[unseen], rtol=1e-5)
+        scored += unseen.tolist()
+    assert sorted(scored) == list(range(60)), "every point is in one fold"
+    metadata = table.metadata
+    assert (metadata.variant, metadata.folds, metadata.split) == ("cross-fit", folds, "train")
+    assert metadata.holdout == TRAIN
+
+
+def test_other_seeds_cut_other_folds() -> None:
+    """Of random points, not of neighbours, which may be alike."""
+    first, second = (split_folds(1000, 2, seed)[0] for seed in (0, 1))
+    assert 400 < len(np.intersect1d(first, second)) * 2 < 600
+    assert 400 < (np.diff(first) == 1).sum() * 2 < 600
+
+
+def test_a_run_takes_a_cross_fitted_table_and_not_one_of_a_model_that_saw_its_points(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "il.parquet"
+    table = Watched(epochs=1, settings=TrainerConfig()).fitter.cross_fit(2)
+    write_table(path, table)
+    assert read_table(path, "f1", TRAIN).metadata == table.metadata
+    seen = dataclasses.replace(table.metadata, variant="holdout")
+    write_table(path, dataclasses.replace(table, metadata=seen))
+    with pytest.raises(IrreducibleLossError, match="overlap the train split"):
+        read_table(path, "f1", TRAIN)
+
+
+def test_a_reference_scores_as_it_is() -> None:
+    watched = Watched(epochs=1, settings=TrainerConfig())
+    table = watched.fitter.reference()
+    points = Blobs(TRAIN).read(np.arange(*TRAIN), CPU)
+    with threads(1), torch.no_grad():
+        logits = watched.fitter.model.eval()(points.inputs)
+        losses = F.cross_entropy(logits, points.labels, reduction="none")
+    assert np.array_equal(table.values, losses.numpy())
+    assert table.metadata.variant == "reference"
+    assert table.metadata.flops == 60 * 2 * (6 * 32 + 32 * CLASSES)
 
 
 def test_a_table_comes_back_from_its_file(overfitted: Fit, tmp_path: Path) -> None:
@@ -262,3 +342,46 @@ def test_a_cache_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(IrreducibleLossError, match=r"cannot be kept under .*data\.cache_dir"):
         read_table(tmp_path / "il.parquet", "f", (0, 2), cache=tmp_path / "file" / "below")
+
+
+# The command.
+
+
+def values(path: Path) -> list[float]:
+    losses: list[float] = pq.read_table(path)["irreducible_loss"].to_pylist()
+    return losses
+
+
+def test_a_model_that_was_fitted_is_a_reference(dataset_dir: Path, tmp_path: Path) -> None:
+    """From its file it gives the same losses again; with other weights it would not."""
+    fit = ("il", "fit", "--data", dataset_dir, "--set", "model.args.width=16", "--epochs", "2")
+    mlp, weights = "rhoselect.models:mlp", tmp_path / "new" / "il.safetensors"
+    fitted, again, bare = (tmp_path / f"{name}.parquet" for name in ("fitted", "again", "bare"))
+    made(*fit, "--model", mlp, "--out", fitted, "--weights-out", weights)
+    made(*fit, "--reference", mlp, "--weights", weights, "--out", again)
+    made(*fit, "--reference", mlp, "--out", bare)
+    assert values(again) == values(fitted)
+    assert values(bare) != values(fitted)
+
+
+def test_cross_fitting_needs_no_holdout_and_tells_how_it_goes(tmp_path: Path) -> None:
+    splits = patches()
+    del splits["holdout"]
+    write_dataset(tmp_path / "data", "image", splits, CLASSES_OF_PATCHES)
+    fit = ("il", "fit", "--data", tmp_path / "data", "--model", "rhoselect.models:mlp")
+    small = ("--set", "model.args.width=16", "--epochs", "2", "--batch", "32")
+    result = made(*fit, *small, "--folds", "2", "--out", tmp_path / "il.parquet")
+    told = [line.split(":")[0] for line in result.out.splitlines()]
+    epochs = [f"model {model}/2, epoch {epoch}/2" for model in (1, 2) for epoch in (1, 2)]
+    assert told == [*epochs, str(tmp_path / "il.parquet")]
+    assert len(values(tmp_path / "il.parquet")) == 400
+
+
+def test_a_fit_tells_wrong_labels_from_right_ones(dataset_dir: Path, tmp_path: Path) -> None:
+    """With the settings that it has by itself."""
+    train = open_data(DataConfig(path=str(dataset_dir))).split("train")
+    clean = train.clean_labels(train.indices)
+    wrong = clean != train.labels(train.indices)
+    made("il", "fit", "--data", dataset_dir, "--out", tmp_path / "il", "--epochs", "20")
+    losses = np.array(values(tmp_path / "il"))
+    assert np.median(losses[wrong]) > 2 > 0.5 > np.median(losses[~wrong])

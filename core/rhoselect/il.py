@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -30,11 +31,17 @@ from rhoselect.types import Indices
 METADATA_KEY = b"rhoselect"
 COLUMNS = ("index", "irreducible_loss")
 STEP_ROWS = 1 << 20
+Variant = Literal["holdout", "cross-fit", "reference"]
+"""How the model, or models, of a table came to what they know."""
 
 
 @dataclass(frozen=True)
 class IlMetadata:
-    """Where a table comes from. ``holdout`` = [start, stop) of the points its model learnt from."""
+    """Where a table comes from. ``holdout`` = [start, stop) of the points its model learnt from.
+
+    Of a cross-fit that is the train split, in ``folds`` folds, each scored by a model that learnt
+    from the others; of a reference it is empty, for nobody here knows what it learnt from.
+    """
 
     fingerprint: str
     model: str
@@ -46,6 +53,8 @@ class IlMetadata:
     tool: str
     seconds: float
     flops: int
+    variant: Variant = "holdout"
+    folds: int = 0
 
 
 @dataclass(frozen=True)
@@ -97,13 +106,18 @@ def read_table(
             f"il.table {path}: made for data set {metadata.fingerprint[:12]}, allowed"
             f" {fingerprint[:12]} (data.path); run 'rhoctl il fit' on this data set"
         )
-    start, stop = train
-    if overlap != "allow" and max(start, metadata.holdout[0]) < min(stop, metadata.holdout[1]):
+    if metadata.variant != "cross-fit" and overlap != "allow":
+        check_overlap(f"il.table {path}", metadata.holdout, train)
+    return IlTable(train[0], _mapped(path, train, cache or cache_home() / "il"), metadata)
+
+
+def check_overlap(what: str, learnt: tuple[int, int], train: tuple[int, int]) -> None:
+    """Raise IrreducibleLossError if a model learnt from points [start, stop) of ``train``."""
+    if max(train[0], learnt[0]) < min(train[1], learnt[1]):
         raise IrreducibleLossError(
-            f"il.table {path}: its model learnt from points {list(metadata.holdout)}, which overlap"
-            f' the train split {[start, stop]}; fit on a holdout or set il.overlap = "allow"'
+            f"{what}: its model learnt from points {list(learnt)}, which overlap the train split"
+            f' {list(train)}; fit on a holdout or with --folds, or set il.overlap = "allow"'
         )
-    return IlTable(start, _mapped(path, train, cache or cache_home() / "il"), metadata)
 
 
 def _mapped(path: Path, train: tuple[int, int], cache: Path) -> npt.NDArray[np.float32]:

@@ -21,6 +21,9 @@ Features = npt.NDArray[np.float32]
 """Per-point payload [C, F], float32."""
 
 
+REFERENCE = "reference."
+"""Prefix of a second network's tensors in snapshots and checkpoints."""
+
 Stage = Literal["candidates", "shortlist"]
 """What of a window is scored: all its candidates, or a shortlist of them once more."""
 

@@ -102,11 +102,22 @@ class ModelConfig(Section):
 
 
 class IlConfig(Section):
-    """The irreducible-loss table, made by ``rhoctl il fit``."""
+    """The irreducible-loss table, or the model itself, both made by ``rhoctl il fit``."""
 
     table: str | None = Field(None, description="Parquet file; needed by functions that use IL")
     overlap: Literal["forbid", "allow"] = Field(
         "forbid", description="'allow' accepts an IL model trained on points of the train split"
+    )
+    weights: str | None = Field(
+        None,
+        description="safetensors file of 'rhoctl il fit --weights-out'; needed by functions that"
+        " evaluate the IL model anew, as 'updated_reducible_loss'",
+    )
+    update_lr_factor: float = Field(
+        0.01,
+        ge=0,
+        description="such an IL model learns from each batch, too, at this share of the learning"
+        " rate; 0: never",
     )
 
 

@@ -13,13 +13,16 @@ from rhoselect.errors import ModelError
 from rhoselect.importing import one_line
 
 
-def load_weights(model: nn.Module, path: Path, head: bool) -> None:
+def load_weights(
+    model: nn.Module, path: Path, head: bool = True, key: str = "model.weights"
+) -> None:
     """Copy the tensors of ``path`` into ``model``: same names, same shapes, none over.
 
     ``head`` False leaves the last layer (the module that holds the last parameter) as it is, and
-    what the file has under its name out. Raises ModelError naming the first difference.
+    what the file has under its name out. Raises ModelError, which begins with the ``key`` that gave
+    the path, naming the first difference.
     """
-    given, own = read_weights(path), model.state_dict()
+    given, own = read_weights(path, key), model.state_dict()
     if not head:
         last = last_layer(model)
         given = {n: t for n, t in given.items() if not n.startswith(last)}
@@ -34,7 +37,7 @@ def load_weights(model: nn.Module, path: Path, head: bool) -> None:
     if differences:
         more = f" (and {len(differences) - 3} more)" if len(differences) > 3 else ""
         raise ModelError(
-            f"model.weights {path}: {'; '.join(differences[:3])}{more}; allowed the model's own"
+            f"{key} {path}: {'; '.join(differences[:3])}{more}; allowed the model's own"
             " names and shapes; model.weights_head = false leaves out the last layer"
         )
     with torch.no_grad():
@@ -42,7 +45,7 @@ def load_weights(model: nn.Module, path: Path, head: bool) -> None:
             tensor.copy_(given[name])
 
 
-def read_weights(path: Path) -> Mapping[str, Tensor]:
+def read_weights(path: Path, key: str) -> Mapping[str, Tensor]:
     """The tensors of a file by name: safetensors by its suffix, else torch's format, never with
     other pickled objects. Raises ModelError."""
     try:
@@ -51,17 +54,17 @@ def read_weights(path: Path) -> Mapping[str, Tensor]:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise ModelError(
-            f"model.weights: got {path}, no such file; allowed a .safetensors file or a state dict"
+            f"{key}: got {path}, no such file; allowed a .safetensors file or a state dict"
             " saved by torch"
         ) from None
     except Exception as error:  # a file of any other kind: anything may come out of parsing it
         raise ModelError(
-            f"model.weights {path}: cannot be read ({one_line(error)[:200]}); allowed a"
+            f"{key} {path}: cannot be read ({one_line(error)[:200]}); allowed a"
             " .safetensors file or a state dict saved by torch"
         ) from None
     if not isinstance(found, Mapping) or not all(isinstance(t, Tensor) for t in found.values()):
         raise ModelError(
-            f"model.weights {path}: holds other things than tensors by name; allowed a state dict"
+            f"{key} {path}: holds other things than tensors by name; allowed a state dict"
             " alone: torch.save(model.state_dict(), …)"
         )
     return found

@@ -27,6 +27,18 @@ class ReducibleLoss(ScoreFunction):
         return inputs.forward.losses - inputs.irreducible_losses
 
 
+class UpdatedReducibleLoss(ScoreFunction):
+    """Eq. 2, before its last approximation: the irreducible-loss model also learns from the points
+    trained on, so its loss is that given D_ho and D_t, and it travels with the weights."""
+
+    needs = Needs(reference=True)
+
+    def score(self, inputs: ScoreInputs) -> Tensor:
+        reference = inputs.forward.reference_losses
+        assert reference is not None, "Needs.reference is True"
+        return inputs.forward.losses - reference
+
+
 class Loss(ScoreFunction):
     """The loss under the current weights (Kawaguchi & Lu 2020): prefers noise and outliers."""
 
@@ -66,6 +78,7 @@ class SelectionViaProxy(ScoreFunction):
 
 BUILT_IN: dict[str, type[ScoreFunction]] = {
     "reducible_loss": ReducibleLoss,
+    "updated_reducible_loss": UpdatedReducibleLoss,
     "loss": Loss,
     "irreducible_loss": IrreducibleLoss,
     "uniform": Uniform,
@@ -105,14 +118,9 @@ def get_function(name: str) -> ScoreFunction:
             " rhoselect.selection.ScoreFunction; subclass it"
         )
     needs = function.needs
-    if needs.reference:
+    if not needs.forward and (needs.features or needs.passes or needs.reference):
         raise ConfigError(
-            f"selection.function {name}: needs a second network, which this version's workers do"
-            " not compute; allowed Needs(forward, il, features, passes)"
-        )
-    if not needs.forward and (needs.features or needs.passes):
-        raise ConfigError(
-            f"selection.function {name}: got Needs(forward=False) with features or passes, allowed"
-            " only with a forward"
+            f"selection.function {name}: got Needs(forward=False) with features, passes or a second"
+            " network, allowed only with a forward"
         )
     return function

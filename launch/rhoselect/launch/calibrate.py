@@ -19,7 +19,7 @@ from rhoselect.compute import resolve_device, threads
 from rhoselect.launch.partner import Partner, first_chunk, forwards, partners, scoring_replica
 from rhoselect.launch.planning import Messages, Parts
 from rhoselect.launch.talk import publishing, queueing, redis_queue
-from rhoselect.launch.wiring import Prepared, new_model
+from rhoselect.launch.wiring import Prepared, new_learner
 from rhoselect.queue.memory import MemoryQueue
 from rhoselect.scorer.forward import Replica
 from rhoselect.snapshots.local import LocalStore
@@ -54,7 +54,7 @@ def calibrate(prepared: Prepared, note: Note) -> Calibration:
     """
     config, plan = prepared.config, prepared.plan
     device = resolve_device(config.trainer.device, "trainer.device")
-    learner = Learner(new_model(prepared), config.trainer, config.seed, device)
+    learner = new_learner(prepared, device)
     replica = scoring_replica(prepared, config.scorer.precision)
     chunk = first_chunk(prepared, replica.device)
     cores = _cores(config.scorer.threads, replica)

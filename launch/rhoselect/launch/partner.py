@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ import torch
 from rhoselect import config as configuration
 from rhoselect.compute import resolve_device
 from rhoselect.errors import RunError
-from rhoselect.launch.wiring import Prepared, new_model, prepare
+from rhoselect.launch.wiring import Prepared, new_replica, prepare
 from rhoselect.scorer.forward import Replica
 from rhoselect.snapshots.shm import SharedMemoryStore
 from rhoselect.types import Batch
@@ -90,8 +91,9 @@ def scoring_replica(prepared: Prepared, precision: str) -> Replica:
     """A replica as a scorer has it, but for its precision."""
     config = prepared.config
     device = resolve_device(config.scorer.device, "scorer.device")
-    model, needs, seed = new_model(prepared), prepared.scoring.needs, config.seed
-    return Replica(model, precision, config.selection.bn, device, needs=needs, seed=seed)
+    scorer = config.scorer.model_copy(update={"precision": precision})
+    with_it = replace(prepared, config=config.model_copy(update={"scorer": scorer}))
+    return new_replica(with_it, config.selection.bn, device)
 
 
 def _work(connection: Connection, text: str, folder: Path) -> None:

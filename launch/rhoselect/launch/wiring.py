@@ -21,13 +21,15 @@ from rhoselect.errors import ConfigError, DataError
 from rhoselect.il import read_table
 from rhoselect.importing import one_line
 from rhoselect.launch.checks import check_passes, open_core_set
+from rhoselect.launch.reference import open_reference
 from rhoselect.metrics import Metrics
 from rhoselect.models.build import check_output, configured_model
+from rhoselect.models.reference import ReferenceFile
 from rhoselect.plan import Plan
 from rhoselect.queue import SelectionQueue, StreamQueue
 from rhoselect.scorer.forward import Replica
 from rhoselect.scorer.loop import Scorer
-from rhoselect.selection import Needs, Scoring, get_function
+from rhoselect.selection import Scoring, get_function
 from rhoselect.selection.interface import State
 from rhoselect.snapshots import SnapshotStore
 from rhoselect.streamed import open_plan
@@ -55,6 +57,7 @@ class Prepared:
     test: SplitPoints
     plan: Plan
     scoring: Scoring
+    reference: ReferenceFile | None = None
 
     @property
     def inputs_sha256(self) -> str:
@@ -68,6 +71,8 @@ class Prepared:
         if self.config.model.weights is not None:
             with Path(self.config.model.weights).open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
+        if self.reference is not None:
+            digest.update(self.reference.sha256.encode())
         return digest.hexdigest()
 
 
@@ -106,8 +111,9 @@ def prepare(config: Config) -> Prepared:
             config.data.cache_folder / "il",
         )
     core_set = open_core_set(config, dataset) if function.needs.core_set else None
+    reference = open_reference(config, dataset) if function.needs.reference else None
     scoring = Scoring(function, table, core_set)
-    prepared = Prepared(config, dataset, train, test, plan, scoring)
+    prepared = Prepared(config, dataset, train, test, plan, scoring, reference)
     resolve_device(config.scorer.device, "scorer.device")
     resolve_device(config.trainer.device, "trainer.device")
     sample = train.read(train.first(2), torch.device("cpu"))
@@ -137,7 +143,7 @@ def build_scorer(
         prepared.train,
         prepared.train.start,
         prepared.scoring,
-        _scoring_replica(prepared, device),
+        new_replica(prepared, config.selection.bn, device),
         queue,
         snapshots,
         metrics,
@@ -155,8 +161,8 @@ def build_trainer(
     """The trainer of a run folder, with a scorer of its own in the slot after the workers'."""
     config, plan, scoring = prepared.config, prepared.plan, prepared.scoring
     device = resolve_device(config.trainer.device, "trainer.device")
-    rescorer = _scoring_replica(prepared, device)
-    evaluator = _replica(prepared, "running", device, Needs())
+    rescorer = new_replica(prepared, config.selection.bn, device)
+    evaluator = _bare_replica(prepared, "running", device)
     ground = Ground(
         prepared.train,
         prepared.test,
@@ -166,7 +172,7 @@ def build_trainer(
         evaluator,
         evaluator.layout,
     )
-    learner = Learner(new_model(prepared), config.trainer, config.seed, device)
+    learner = new_learner(prepared, device)
     hand = build_scorer(prepared, workers, lanes(config, workers), queue, snapshots, metrics)
     source: Source
     if isinstance(queue, StreamQueue):
@@ -209,6 +215,8 @@ def run_trainer(
         prepared.scoring,
         sample,
         trainer.metrics.busy_by_phase(),
+        prepared.reference,
+        None if trainer.learner.reference is None else trainer.learner.reference.model,
     )
     trainer.records.finish(summary)
     return summary
@@ -219,7 +227,7 @@ def _check_scores(prepared: Prepared, sample: Batch) -> None:
     function, output = prepared.config.selection.function, None
     state: State = {}  # it travels with the weights
     if prepared.scoring.needs.forward:
-        replica = _replica(prepared, "running", torch.device("cpu"), prepared.scoring.needs)
+        replica = new_replica(prepared, "running", torch.device("cpu"))
         output = replica(sample)
         check_passes(prepared.config, output, replica(sample))
         state = prepared.scoring.function.initial_state(prepared.dataset.classes)
@@ -242,11 +250,41 @@ def new_model(prepared: Prepared) -> torch.nn.Module:
     return configured_model(config.model, dataset.input_shape, dataset.classes, config.seed)
 
 
-def _scoring_replica(prepared: Prepared, device: torch.device) -> Replica:
-    return _replica(prepared, prepared.config.selection.bn, device, prepared.scoring.needs)
+def _reference_model(prepared: Prepared) -> torch.nn.Module:
+    assert prepared.reference is not None, "checked at start"
+    return prepared.reference.build(prepared.dataset.input_shape, prepared.dataset.classes)
 
 
-def _replica(prepared: Prepared, bn: str, device: torch.device, needs: Needs) -> Replica:
-    scorer, seed = prepared.config.scorer, prepared.config.seed
-    model = new_model(prepared)
-    return Replica(model, scorer.precision, bn, device, scorer.channels_last, needs, seed)
+def new_learner(prepared: Prepared, device: torch.device) -> Learner:
+    """The learner before its first step, with the second network if the run has one."""
+    config, reference = prepared.config, None
+    if prepared.reference is not None:
+        lr = config.trainer.lr * config.il.update_lr_factor
+        slower = config.trainer.model_copy(update={"lr": lr})
+        reference = Learner(_reference_model(prepared), slower, config.seed, device)
+    return Learner(new_model(prepared), config.trainer, config.seed, device, reference)
+
+
+def new_replica(prepared: Prepared, bn: str, device: torch.device) -> Replica:
+    """A replica that scores: it computes what the score function needs. A second network is
+    evaluated with running statistics, as when tables are made."""
+    scorer, reference = prepared.config.scorer, None
+    if prepared.reference is not None:
+        second = _reference_model(prepared)
+        reference = Replica(second, scorer.precision, "running", device, scorer.channels_last)
+    return Replica(
+        new_model(prepared),
+        scorer.precision,
+        bn,
+        device,
+        scorer.channels_last,
+        prepared.scoring.needs,
+        prepared.config.seed,
+        reference,
+    )
+
+
+def _bare_replica(prepared: Prepared, bn: str, device: torch.device) -> Replica:
+    """A replica of the model alone."""
+    scorer = prepared.config.scorer
+    return Replica(new_model(prepared), scorer.precision, bn, device, scorer.channels_last)

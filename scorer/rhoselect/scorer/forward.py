@@ -11,7 +11,7 @@ from rhoselect.compute import DTYPES, seed_points
 from rhoselect.errors import ModelError
 from rhoselect.selection import Needs
 from rhoselect.snapshots.base import Pieces
-from rhoselect.types import Batch, ForwardOutput
+from rhoselect.types import REFERENCE, Batch, ForwardOutput
 
 PLAIN = Needs()
 CAST_MODULES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -29,7 +29,8 @@ class Replica:
     Beyond losses and logits it computes what ``needs`` asks for. Stochastic passes (Gal &
     Ghahramani 2016, "Dropout as a Bayesian approximation") run everything but BatchNorm and its
     like in training mode; their random numbers are a function of (``seed``, the points, pass),
-    whoever computes them.
+    whoever computes them. ``reference`` is the second network of functions that need one: its
+    weights come in the same snapshots.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Replica:
         channels_last: bool = False,
         needs: Needs = PLAIN,
         seed: int = 0,
+        reference: Replica | None = None,
     ) -> None:
         self._model = model.eval().requires_grad_(False)
         self._dtype = DTYPES[precision]
@@ -60,7 +62,10 @@ class Replica:
         if channels_last:
             # The stubs know no memory format without a dtype.
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._tensors = model.state_dict()
+        self._tensors: dict[str, Tensor] = dict(model.state_dict())
+        self._reference = reference
+        if reference is not None:
+            self._tensors |= {REFERENCE + name: t for name, t in reference._tensors.items()}
         self._passes, self._seed = needs.passes, seed
         self._last: tuple[nn.Linear, Tensor, Tensor] | None = None
         if needs.features:
@@ -99,7 +104,8 @@ class Replica:
             losses = F.cross_entropy(logits, batch.labels, reduction="none")
             features = self._last_inputs(output) if self._features else None
             passes = self._stochastic(inputs, batch) if self._passes else None
-        return ForwardOutput(losses, logits, batch.labels, features, passes)
+        second = None if self._reference is None else self._reference(batch).losses
+        return ForwardOutput(losses, logits, batch.labels, features, passes, second)
 
     def _note(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         assert isinstance(module, nn.Linear)

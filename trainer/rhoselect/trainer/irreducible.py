@@ -1,14 +1,19 @@
-"""The irreducible-loss model (Appendix B): trained on the holdout split with AdamW; of its epochs
-the one with the lowest loss on the training set D is kept, and scores D's points un-augmented."""
+"""Irreducible losses (Appendix B): what a model that never saw a point cannot tell of its label.
+
+Three ways to such models: trained on a holdout split; cross-fitted, K models each trained on the
+train split without a fold of it, which it then scores; or a ready one that nobody trains here.
+"""
 
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
 import time
-from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +24,8 @@ from rhoselect.compute import threads
 from rhoselect.config import TrainerConfig
 from rhoselect.data import SplitPoints
 from rhoselect.errors import NonFiniteLossError
-from rhoselect.il import IlMetadata, IlTable
-from rhoselect.plan import Plan
+from rhoselect.il import IlMetadata, IlTable, Variant
+from rhoselect.plan import Plan, key64, permute
 from rhoselect.selection import Forward
 from rhoselect.trainer.flops import forward_flops, step_flops
 from rhoselect.trainer.learner import Learner
@@ -28,75 +33,197 @@ from rhoselect.trainer.records import weights_sha256
 from rhoselect.types import Indices
 
 SCORE_BATCH = 1000
-OnEpoch = Callable[[int, int, float], None]
-"""Called after each epoch with (epoch from 1, epochs, mean loss on the train split in nats)."""
+CPU = torch.device("cpu")
+
+
+class Watch(Protocol):
+    """Told how a fit goes on."""
+
+    def step(self) -> None:
+        """An optimizer step is done."""
+        ...
+
+    def epoch(self, epoch: int, loss: float) -> None:
+        """``epoch`` (from 1) is done: mean loss in nats of the points to score."""
+        ...
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is trained. The schedule spans ``epochs``; ``settings.steps`` does not count.
+
+    ``patience`` epochs in a row without a lower loss on the points to score end a fit (0: never).
+    """
+
+    settings: TrainerConfig
+    batch: int
+    epochs: int
+    patience: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Subset:
+    """The points of ``indices`` [N] of a split."""
+
+    points: SplitPoints
+    indices: Indices
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A model at its best epoch and what it gives: ``losses`` [N] float32 in nats, FLOPs spent."""
+
+    model: nn.Module
+    losses: npt.NDArray[np.float32]
+    flops: int
+
+
+@dataclass(frozen=True)
+class Fitter:
+    """Makes irreducible-loss tables of ``train``.
+
+    ``model`` is the network before any training, from which every fit starts anew; ``replica``, of
+    the same architecture, scores. ``fingerprint``, ``name`` and ``precision`` go into the metadata.
+    All methods raise NonFiniteLossError.
+    """
+
+    model: nn.Module
+    replica: Forward
+    layout: dict[str, torch.dtype]
+    train: SplitPoints
+    recipe: Recipe
+    watch: Watch
+    fingerprint: str
+    name: str
+    precision: str
+
+    def holdout(self, holdout: SplitPoints, split: str) -> tuple[IlTable, nn.Module]:
+        """The table of a model trained on ``holdout``, and the model (Algorithm 1, lines 1 and 2).
+
+        Of its epochs the one with the lowest loss on the train split is kept.
+        """
+        started = time.monotonic()
+        fitted = self._fit(Subset(holdout, holdout.indices), Subset(self.train, self.train.indices))
+        learnt = (holdout.start, holdout.stop)
+        digest = weights_sha256(fitted.model)
+        metadata = self._metadata("holdout", split, learnt, digest, started, fitted.flops)
+        return IlTable(self.train.start, fitted.losses, metadata), fitted.model
+
+    def cross_fit(self, folds: int) -> IlTable:
+        """The table of ``folds`` models: each scores its fold and trained on all the other points.
+
+        With 2 folds this is the paper's variant without a holdout (section 4.2, "no holdout set").
+        """
+        started = time.monotonic()
+        values = np.empty(len(self.train), np.float32)
+        flops, digest = 0, hashlib.sha256()
+        for fold in split_folds(len(self.train), folds, self.recipe.seed):
+            others = np.setdiff1d(np.arange(len(self.train)), fold, assume_unique=True)
+            learnt = Subset(self.train, self.train.index_of(others))
+            fitted = self._fit(learnt, Subset(self.train, self.train.index_of(fold)))
+            values[fold] = fitted.losses
+            flops += fitted.flops
+            digest.update(weights_sha256(fitted.model).encode())
+        span = (self.train.start, self.train.stop)
+        metadata = self._metadata(
+            "cross-fit", "train", span, digest.hexdigest(), started, flops, folds
+        )
+        return IlTable(self.train.start, values, metadata)
+
+    def reference(self) -> IlTable:
+        """The table of ``model`` as it is, whatever it learnt from."""
+        started = time.monotonic()
+        with threads(self.recipe.settings.threads):
+            weights = self.model.state_dict()
+            self.replica.load((name, weights[name]) for name in self.layout)
+            losses = score(self.replica, Subset(self.train, self.train.indices))
+        check_finite("mean loss on the train split", float(losses.mean(dtype=np.float64)))
+        sample = self.train.read(self.train.first(self.recipe.batch), CPU)
+        flops = len(losses) * forward_flops(self.model, sample)
+        nothing = (self.train.start, self.train.start)
+        digest = weights_sha256(self.model)
+        metadata = self._metadata("reference", "", nothing, digest, started, flops)
+        return IlTable(self.train.start, losses, metadata)
+
+    def _fit(self, learn: Subset, scored: Subset) -> Fitted:
+        model = copy.deepcopy(self.model)
+        return fit(model, self.replica, self.layout, learn, scored, self.recipe, self.watch)
+
+    def _metadata(
+        self,
+        variant: Variant,
+        split: str,
+        learnt: tuple[int, int],
+        digest: str,
+        started: float,
+        flops: int,
+        folds: int = 0,
+    ) -> IlMetadata:
+        return IlMetadata(
+            fingerprint=self.fingerprint,
+            model=self.name,
+            weights_sha256=digest,
+            split=split,
+            holdout=learnt,
+            precision=self.precision,
+            date=datetime.now(UTC).isoformat(timespec="seconds"),
+            tool=f"rhoselect {version('rhoselect')}",
+            seconds=time.monotonic() - started,
+            flops=flops,
+            variant=variant,
+            folds=folds,
+        )
+
+
+def split_folds(points: int, folds: int, seed: int) -> list[npt.NDArray[np.int64]]:
+    """The ranks 0 … points - 1 in ``folds`` random folds, whose sizes differ by one at most."""
+    ranks = permute(np.arange(points, dtype=np.uint64), points, key64(seed, 0x666F6C64))
+    return [np.sort(fold) for fold in np.array_split(ranks.astype(np.int64), folds)]
 
 
 def fit(
     model: nn.Module,
     replica: Forward,
     layout: dict[str, torch.dtype],
-    holdout: SplitPoints,
-    train: SplitPoints,
-    *,
-    settings: TrainerConfig,
-    batch: int,
-    epochs: int,
-    patience: int,
-    seed: int,
-    metadata: dict[str, str],
-    on_epoch: OnEpoch,
-) -> IlTable:
-    """Fit an irreducible-loss table for ``train``.
-
-    ``model`` is trained on ``holdout`` in place; ``replica``, of the same architecture, scores.
-    ``settings.steps`` does not count, ``epochs`` does; ``patience`` epochs in a row without a lower
-    loss on ``train`` end the fit (0: never). ``metadata`` gives fingerprint, model, split
-    and precision. Raises NonFiniteLossError.
-    """
-    started = time.monotonic()
-    plan = Plan(seed, len(holdout), batch, batch)
-    steps_per_epoch = len(holdout) // batch
-    settings = settings.model_copy(update={"steps": epochs * steps_per_epoch})
-    learner = Learner(model, settings, seed, torch.device("cpu"))
-    best_loss, best_model, best_epoch, epoch = float("inf"), model, 0, 0
+    learn: Subset,
+    scored: Subset,
+    recipe: Recipe,
+    watch: Watch,
+) -> Fitted:
+    """Train ``model`` in place on ``learn``; its losses on ``scored`` at the epoch where their mean
+    is lowest, un-augmented. Raises NonFiniteLossError."""
+    steps = len(learn.indices) // recipe.batch
+    settings = recipe.settings.model_copy(update={"steps": recipe.epochs * steps})
+    learner = Learner(model, settings, recipe.seed, CPU)
+    plan = Plan(recipe.seed, len(learn.indices), recipe.batch, recipe.batch)
     losses: npt.NDArray[np.float32] = np.empty(0, np.float32)
+    best_loss, best_model, best_epoch, epoch = math.inf, model, 0, 0
     with threads(settings.threads):
-        for epoch in range(epochs):
-            for step in range(epoch * steps_per_epoch, (epoch + 1) * steps_per_epoch):
-                indices = holdout.start + plan.indices(plan.window(step))
-                result = learner.update(holdout.read(indices, learner.device), None, step)
-                _check_finite(f"training loss at step {step}", result.loss.item())
+        for epoch in range(1, recipe.epochs + 1):
+            for step in range((epoch - 1) * steps, epoch * steps):
+                indices = learn.indices[plan.indices(plan.window(step))]
+                result = learner.update(learn.points.read(indices, CPU), None, step)
+                check_finite(f"training loss at step {step}", result.loss.item())
+                watch.step()
             replica.load(learner.pieces(layout))
-            scored = score(replica, train, train.indices)
-            mean_loss = float(scored.mean(dtype=np.float64))
-            _check_finite(f"mean loss on the train split after epoch {epoch + 1}", mean_loss)
+            now = score(replica, scored)
+            mean_loss = float(now.mean(dtype=np.float64))
+            check_finite(f"mean loss of the points to score after epoch {epoch}", mean_loss)
+            watch.epoch(epoch, mean_loss)
             if mean_loss < best_loss:
-                best_loss, losses, best_model = mean_loss, scored, copy.deepcopy(learner.model)
+                best_loss, losses, best_model = mean_loss, now, copy.deepcopy(model)
                 best_epoch = epoch
-            on_epoch(epoch + 1, epochs, mean_loss)
-            if patience and epoch - best_epoch >= patience:
+            if recipe.patience and epoch - best_epoch >= recipe.patience:
                 break
-        sample = train.read(train.indices[:batch], learner.device)
-        trained = (epoch + 1) * steps_per_epoch * batch * step_flops(model, sample)
-        flops = trained + (epoch + 1) * len(train) * forward_flops(model, sample)
-    span = (int(holdout.indices[0]), int(holdout.indices[-1]) + 1)
-    described = IlMetadata(
-        fingerprint=metadata["fingerprint"],
-        model=metadata["model"],
-        weights_sha256=weights_sha256(best_model),
-        split=metadata["split"],
-        holdout=span,
-        precision=metadata["precision"],
-        date=datetime.now(UTC).isoformat(timespec="seconds"),
-        tool=f"rhoselect {version('rhoselect')}",
-        seconds=time.monotonic() - started,
-        flops=flops,
-    )
-    return IlTable(train.start, losses, described)
+        sample = learn.points.read(learn.indices[: recipe.batch], CPU)
+        flops = epoch * steps * recipe.batch * step_flops(model, sample)
+        flops += epoch * len(scored.indices) * forward_flops(model, sample)
+    return Fitted(best_model, losses, flops)
 
 
-def _check_finite(what: str, loss: float) -> None:
+def check_finite(what: str, loss: float) -> None:
+    """Raise NonFiniteLossError unless ``loss`` is finite."""
     if not math.isfinite(loss):
         raise NonFiniteLossError(
             f"irreducible-loss model: {what}: got {loss}, allowed a finite one; lower trainer.lr or"
@@ -104,11 +231,10 @@ def _check_finite(what: str, loss: float) -> None:
         )
 
 
-def score(replica: Forward, points: SplitPoints, indices: Indices) -> npt.NDArray[np.float32]:
-    """Losses [N] float32 in nats of the points of ``indices`` [N] under the loaded weights."""
-    device = torch.device("cpu")
+def score(replica: Forward, scored: Subset) -> npt.NDArray[np.float32]:
+    """Losses [N] float32 in nats of points under the loaded weights."""
     parts = [
-        replica(points.read(indices[start : start + SCORE_BATCH], device)).losses.numpy()
-        for start in range(0, len(indices), SCORE_BATCH)
+        replica(scored.points.read(scored.indices[start : start + SCORE_BATCH], CPU)).losses.numpy()
+        for start in range(0, len(scored.indices), SCORE_BATCH)
     ]
     return np.concatenate(parts)

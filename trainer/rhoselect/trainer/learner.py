@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from rhoselect.compute import seed_step
 from rhoselect.config import TrainerConfig
 from rhoselect.snapshots.base import Pieces
-from rhoselect.types import Batch
+from rhoselect.types import REFERENCE, Batch
 
 
 @dataclass(frozen=True)
@@ -38,15 +38,26 @@ def learning_rate(config: TrainerConfig, step: int) -> float:
 
 
 class Learner:
-    """AdamW (fused) on one device. A step is a pure function of (weights, batch, seed, step)."""
+    """AdamW (fused) on one device. A step is a pure function of (weights, batch, seed, step).
+
+    ``reference`` learns from the same batches: the irreducible-loss model of eq. 2. Its tensors are
+    handed on with the learner's own, under a prefix.
+    """
 
     def __init__(
-        self, model: nn.Module, config: TrainerConfig, seed: int, device: torch.device
+        self,
+        model: nn.Module,
+        config: TrainerConfig,
+        seed: int,
+        device: torch.device,
+        reference: Learner | None = None,
     ) -> None:
+        self.reference = reference
         self.model = model.to(device).train()
         self.device = device
         self._config = config
         self._seed = seed
+        self.learns = config.lr > 0
         self._optimizer = torch.optim.AdamW(
             model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
         )
@@ -63,6 +74,8 @@ class Learner:
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate(self._config, step)
         self._optimizer.step()
+        if self.reference is not None and self.reference.learns:
+            self.reference.update(batch, weights, step)
         correct = logits.detach().argmax(1) == batch.labels
         return StepResult(loss.detach(), losses.detach(), correct)
 
@@ -78,17 +91,21 @@ class Learner:
         return logits, F.cross_entropy(logits, batch.labels, reduction="none")
 
     def sum_of_weights(self) -> float:
-        """Finite only if every parameter is."""
-        return sum(p.detach().double().sum().item() for p in self.model.parameters())
+        """Finite only if every parameter is, of the reference, too."""
+        own = sum(p.detach().double().sum().item() for p in self.model.parameters())
+        return own if self.reference is None else own + self.reference.sum_of_weights()
 
     @property
     def tensors(self) -> Mapping[str, Tensor]:
         """Parameters and buffers by name: live, they change with every step."""
-        return self.model.state_dict()
+        own = self.model.state_dict()
+        if self.reference is None:
+            return own
+        return {**own, **_prefixed(self.reference.tensors)}
 
     def pieces(self, layout: Iterable[str]) -> Pieces:
         """The tensors that ``layout`` names, for a replica to load."""
-        own = self.model.state_dict()
+        own = self.tensors
         return ((name, own[name]) for name in layout)
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -96,10 +113,17 @@ class Learner:
         flat = {f"model.{name}": t for name, t in self.model.state_dict().items()}
         for slot, moments in self._optimizer.state_dict()["state"].items():
             flat |= {f"optimizer.{slot}.{name}": t for name, t in moments.items()}
+        if self.reference is not None:
+            flat |= _prefixed(self.reference.state_dict())
         return flat
 
     def load_state_dict(self, flat: Mapping[str, Tensor]) -> None:
         """Restore what ``state_dict`` gave."""
+        if self.reference is not None:
+            second = {
+                n.removeprefix(REFERENCE): t for n, t in flat.items() if n.startswith(REFERENCE)
+            }
+            self.reference.load_state_dict(second)
         self.model.load_state_dict(
             {n.removeprefix("model."): t for n, t in flat.items() if n.startswith("model.")}
         )
@@ -110,3 +134,7 @@ class Learner:
                 moments.setdefault(int(slot), {})[moment] = tensor
         stored = self._optimizer.state_dict()
         self._optimizer.load_state_dict({**stored, "state": moments})
+
+
+def _prefixed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {REFERENCE + name: tensor for name, tensor in tensors.items()}

@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from rhoselect.config import Config
+from rhoselect.models.reference import ReferenceFile
 from rhoselect.selection import Scoring
 from rhoselect.trainer import records
 from rhoselect.trainer.checkpoint import Progress
@@ -24,9 +25,12 @@ def summarise(
     scoring: Scoring,
     sample: Batch,
     busy_seconds: dict[str, float],
+    reference: ReferenceFile | None = None,
+    reference_model: nn.Module | None = None,
 ) -> dict[str, Any]:
     """The summary of a finished run; ``sample`` is any batch for counting FLOPs, ``busy_seconds``
-    those of the trainer's process by phase, since its start or last resume."""
+    those of the trainer's process by phase, since its start or last resume; ``reference`` and its
+    model are the second network of a function that evaluates one."""
     evaluations = records.read_evaluations(folder.path)
     steps = records.read_steps(folder.path)
     accuracies = [e["accuracy"] for e in evaluations]
@@ -39,7 +43,18 @@ def summarise(
     forwards = (scored + progress.step * rescored) if scoring.needs.forward else 0
     forwards *= 1 + scoring.needs.passes
     proxy = scoring.core_set.metadata if scoring.core_set else None
-    uses_il = scoring.needs.il and scoring.il is not None
+    il_seconds, il_flops = 0.0, 0
+    if scoring.needs.il and scoring.il is not None:
+        il_seconds, il_flops = scoring.il.metadata.seconds, scoring.il.metadata.flops
+    train_flops = progress.step * config.selection.n_b * step_flops(model, sample)
+    score_flops = forwards * forward_flops(model, sample) if forwards else 0
+    if reference is not None and reference_model is not None:
+        il_seconds += reference.metadata.seconds
+        il_flops += reference.metadata.flops
+        score_flops += forwards * forward_flops(reference_model, sample)
+        if config.il.update_lr_factor:
+            each = step_flops(reference_model, sample)
+            train_flops += progress.step * config.selection.n_b * each
     return {
         "method": config.selection.function,
         "workers": workers,
@@ -49,7 +64,7 @@ def summarise(
         "final_accuracy": accuracies[-1],
         "steps_to": {str(t): _steps_to(evaluations, t) for t in config.trainer.targets},
         "wall_seconds": progress.wall_seconds,
-        "il_seconds": scoring.il.metadata.seconds if uses_il and scoring.il else 0.0,
+        "il_seconds": il_seconds,
         "proxy_seconds": proxy.seconds if proxy else 0.0,
         "trainer_wait_seconds": progress.wait_seconds,
         "busy_seconds": busy_seconds,
@@ -63,9 +78,9 @@ def summarise(
         ),
         "exact": config.exact,
         "flops": {
-            "train": progress.step * config.selection.n_b * step_flops(model, sample),
-            "score": forwards * forward_flops(model, sample) if forwards else 0,
-            "il": scoring.il.metadata.flops if uses_il and scoring.il else 0,
+            "train": train_flops,
+            "score": score_flops,
+            "il": il_flops,
             "proxy": proxy.flops if proxy else 0,
         },
         "seed": config.seed,

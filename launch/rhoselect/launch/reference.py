@@ -1,0 +1,31 @@
+"""The second network of a run: its file, checked against the data set and the configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rhoselect.config import Config
+from rhoselect.data import Dataset
+from rhoselect.errors import ConfigError, IrreducibleLossError
+from rhoselect.il import check_overlap
+from rhoselect.models.reference import ReferenceFile
+
+
+def open_reference(config: Config, dataset: Dataset) -> ReferenceFile:
+    """The file of the second network. Raises UserError unless it suits the data set and the run."""
+    path, function = config.il.weights, config.selection.function
+    if path is None:
+        raise ConfigError(
+            f"il.weights: missing, selection.function {function!r} needs it; make one with 'rhoctl"
+            " il fit --weights-out FILE' and set il.weights"
+        )
+    reference = ReferenceFile.open(Path(path), "il.weights")
+    made = reference.metadata
+    if made.fingerprint != dataset.fingerprint:
+        raise IrreducibleLossError(
+            f"il.weights {path}: made for data set {made.fingerprint[:12]}, allowed"
+            f" {dataset.fingerprint[:12]} (data.path); run 'rhoctl il fit' on this data set"
+        )
+    if config.il.overlap != "allow":
+        check_overlap(f"il.weights {path}", made.learnt, dataset.splits["train"])
+    return reference
