@@ -12,7 +12,7 @@ import pytest
 from matplotlib.image import imread
 
 from rhoselect.config import Config, DataConfig
-from rhoselect.data import write_dataset
+from rhoselect.data import ArrowDataset, write_dataset
 from rhoselect.errors import ConfigError
 from rhoselect.launch.experiments import document, outcomes, table
 from rhoselect.launch.experiments.recipes import Recipes
@@ -190,8 +190,8 @@ def finished(
     records.finish({"method": path.name, "wall_seconds": 2.0})
 
 
-def outcome(path: Path, arm: str, seed: int, data: Path = Path(), **group: Any) -> outcomes.Outcome:
-    cell = Cell(Group(name="g", data="d", **group), Arm(name=arm), seed, "d", None, {})
+def outcome(path: Path, arm: str, seed: int, data: Path) -> outcomes.Outcome:
+    cell = Cell(Group(name="g", data="d"), Arm(name=arm), seed, "d", None, {})
     return outcomes.load(cell, path, data)
 
 
@@ -204,7 +204,14 @@ def test_the_table_by_hand(tiny: Path, tmp_path: Path) -> None:
     text = tiny.read_text().replace('"noisy"', '"g"').replace("[0.2, 1.01]", "[0.3, 0.8]")
     tiny.write_text(text)
     spec = load(str(tiny), PAPER)
-    runs = [outcome(tmp_path / f"{arm}-{s}", arm, s) for s in (0, 1) for arm in ("uniform", "rho")]
+    data = tmp_path / "data"
+    images = np.zeros((8, 1, 4, 4), np.uint8), np.arange(8) % 2
+    write_dataset(data, "image", {"train": images, "test": images})
+    runs = [
+        outcome(tmp_path / f"{arm}-{seed}", arm, seed, data)
+        for seed in (0, 1)
+        for arm in ("uniform", "rho")
+    ]
     uniform, rho = table.rows(spec, runs)
     assert (uniform["group"], uniform["arm"], rho["arm"]) == ("g", "uniform", "rho")
     assert uniform["targets"]["0.3"]["values"] == [2, 2]
@@ -243,18 +250,26 @@ def test_verdicts_follow_the_measured_medians() -> None:
     assert said("c", at_least=0.0) == (None, "not measured")
 
 
-def test_relevance_and_repeats_come_from_the_points_themselves(tmp_path: Path) -> None:
+def test_relevance_and_repeats_are_those_of_the_manifest(tmp_path: Path) -> None:
     images = np.arange(8, dtype=np.uint8).reshape(8, 1, 1, 1).repeat(4, axis=2).repeat(4, axis=3)
-    images[4:] = images[:4]  # points 4 to 7 are copies of 0 to 3
-    labels = np.array([0, 1, 2, 2, 0, 1, 2, 2])
-    write_dataset(tmp_path / "data", "image", {"train": (images, labels), "test": (images, labels)})
-    finished(tmp_path / "run", [0.5], [0.0, 0.0, 0.0], [[0, 1], [4, 2], [0, 7]])
-    found = outcome(tmp_path / "run", "a", 0, tmp_path / "data", relevant_classes=[0, 1])
-    assert found.properties(0.0)["relevant_share"] == pytest.approx(4 / 6)
-    assert found.properties(0.0)["repeat_share"] == pytest.approx(1 / 6)
-    copies = outcome(tmp_path / "run", "a", 0, tmp_path / "data", duplicates=True)
-    assert copies.properties(0.0)["repeat_share"] == pytest.approx(2 / 6)
-    assert copies.properties(0.0)["relevant_share"] is None
+    split = images, np.array([0, 1, 2, 2, 0, 1, 2, 2])
+    splits = {"train": split, "test": split}
+    write_dataset(tmp_path / "mixed", "image", splits, relevance=(1, 1.0), duplicates=2)
+    write_dataset(tmp_path / "plain", "image", splits)
+    train = ArrowDataset.open(tmp_path / "mixed").split("train")
+    copies = {
+        int(original): 8 + row for row, original in enumerate(train.originals(np.arange(8, 16)))
+    }
+    picked = [[0, 1], [copies[0], 2], [0, 3]]
+    finished(tmp_path / "run", [0.5], [0.0, 0.0, 0.0], picked)
+    found = outcome(tmp_path / "run", "a", 0, tmp_path / "mixed").properties(0.0)
+    assert found["repeat_share"] == pytest.approx(2 / 6)
+    relevant = train.relevant(np.concatenate(picked))
+    assert relevant is not None
+    assert found["relevant_share"] == pytest.approx(relevant.mean())
+    found = outcome(tmp_path / "run", "a", 0, tmp_path / "plain").properties(0.0)
+    assert found["repeat_share"] == pytest.approx(1 / 6)
+    assert found["relevant_share"] is None
 
 
 def test_a_grid_runs_resumes_and_is_reported(tiny: Path, tmp_path: Path) -> None:

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from rhoselect.config import parse
-from rhoselect.data import open_data
+from rhoselect.data import SplitPoints, open_data
 from rhoselect.errors import RunFolderError
 from rhoselect.launch.experiments.spec import Cell
 from rhoselect.launch.report import Run, load_run
 from rhoselect.trainer.records import read_evaluations, read_steps
 
 Array = npt.NDArray[Any]
-READ_ROWS = 4096
 LATE = 0.75
 
 
@@ -62,18 +58,13 @@ class Outcome:
         }
 
     def _relevant_share(self) -> float | None:
-        if not self.cell.group.relevant_classes:
-            return None
-        train = open_data(parse({"data": {"path": str(self.data)}}).data).split("train")
-        labels = train.labels(np.concatenate(self.indices))
-        return float(np.isin(labels, self.cell.group.relevant_classes).mean())
+        relevant = _train(self.data).relevant(np.concatenate(self.indices))
+        return None if relevant is None else float(relevant.mean())
 
     def _repeat_share(self) -> float:
-        """Share of the points trained on that had been trained on before; copies count as one."""
-        selected = np.concatenate(self.indices)
-        if self.cell.group.duplicates:
-            start, contents = _contents(self.data)
-            selected = contents[selected - start]
+        """Share of the points trained on that had been trained on before; duplicates count as
+        one."""
+        selected = _train(self.data).originals(np.concatenate(self.indices))
         return 1 - len(np.unique(selected)) / len(selected)
 
 
@@ -91,16 +82,8 @@ def load(cell: Cell, path: Path, data: Path) -> Outcome:
     return Outcome(cell, run, worst, corrupted, correct, indices, data)
 
 
-@cache
-def _contents(data: Path) -> tuple[int, Array]:
-    """First index of the train split, and a number a point that tells different inputs apart."""
-    train = open_data(parse({"data": {"path": str(data)}}).data).split("train")
-    hashes: list[bytes] = []
-    for begin in range(0, len(train), READ_ROWS):
-        batch = train.read(train.indices[begin : begin + READ_ROWS], torch.device("cpu"))
-        hashes += [hashlib.sha256(row.numpy().data).digest() for row in batch.inputs]
-    _, numbers = np.unique(np.array(hashes), return_inverse=True)
-    return train.start, numbers
+def _train(data: Path) -> SplitPoints:
+    return open_data(parse({"data": {"path": str(data)}}).data).split("train")
 
 
 def _mean(values: Array) -> float | None:

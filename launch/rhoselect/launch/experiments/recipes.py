@@ -1,4 +1,4 @@
-"""Data sets and irreducible losses, made once by recipe and kept."""
+"""Data sets, irreducible losses and core-sets, made once by recipe and kept."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from rhoselect.errors import ConfigError, DataError
 from rhoselect.launch.commands import data as data_commands
 from rhoselect.launch.commands import il as il_commands
+from rhoselect.launch.commands import svp as svp_commands
 from rhoselect.launch.experiments.spec import Cell, DataRecipe, Spec
 
 
@@ -38,6 +39,19 @@ class Recipes:
         words = (*self._import_words(cell), *self.spec.il[cell.il].args)
         return self.root / "il" / f"{cell.il}-{_digest(*words)}.parquet"
 
+    def il_weights(self, cell: Cell) -> Path | None:
+        """File of the irreducible-loss model's weights, for those who train it further."""
+        table = self.table(cell)
+        return None if table is None else table.with_suffix(".safetensors")
+
+    def core_set(self, cell: Cell) -> Path | None:
+        """File of the proxy's entropies."""
+        name = cell.group.svp
+        if name is None:
+            return None
+        words = (*self._import_words(cell), *self.spec.svp[name].args)
+        return self.root / "svp" / f"{name}-{_digest(*words)}.safetensors"
+
     def check(self, cell: Cell) -> None:
         """Raise ConfigError or DataError for arguments that the commands do not take, and for a
         source that is not there."""
@@ -49,16 +63,20 @@ class Recipes:
             )
         _parse(data_commands.app, "import", self._import_words(cell, "dst"), f"data.{cell.data}")
         if cell.il is not None:
-            _parse(il_commands.app, "fit", self._fit_words(cell), f"il.{cell.il}")
+            _parse(il_commands.app, "fit", self._il_words(cell), f"il.{cell.il}")
+        if cell.group.svp is not None:
+            _parse(svp_commands.app, "fit", self._svp_words(cell), f"svp.{cell.group.svp}")
 
     def make(self, cell: Cell) -> None:
-        """Import the data and fit the irreducible losses of a cell, where that was not done."""
+        """Import the data of a cell and fit what it needs, where that was not done."""
         with (self.root / "make.log").open("a") as log, redirect_stdout(log):
             if not self.data(cell).exists():
                 _run(data_commands.app, ["import", *self._import_words(cell, str(self.data(cell)))])
-            table = self.table(cell)
+            table, core_set = self.table(cell), self.core_set(cell)
             if table is not None and not table.exists():
-                _run(il_commands.app, ["fit", *self._fit_words(cell)])
+                _run(il_commands.app, ["fit", *self._il_words(cell)])
+            if core_set is not None and not core_set.exists():
+                _run(svp_commands.app, ["fit", *self._svp_words(cell)])
 
     def _recipe(self, cell: Cell) -> DataRecipe:
         recipe = self.spec.data[cell.data]
@@ -71,10 +89,18 @@ class Recipes:
         recipe = self._recipe(cell)
         return [recipe.kind, recipe.src, *dst, *recipe.args]
 
-    def _fit_words(self, cell: Cell) -> list[str]:
+    def _il_words(self, cell: Cell) -> list[str]:
         assert cell.il is not None
+        args = self.spec.il[cell.il].args
         where = ["--data", str(self.data(cell)), "--out", str(self.table(cell))]
-        return [*where, *self.spec.il[cell.il].args]
+        if "--folds" not in args:  # whose models are many
+            where += ["--weights-out", str(self.il_weights(cell))]
+        return [*where, *args]
+
+    def _svp_words(self, cell: Cell) -> list[str]:
+        assert cell.group.svp is not None
+        where = ["--data", str(self.data(cell)), "--out", str(self.core_set(cell))]
+        return [*where, *self.spec.svp[cell.group.svp].args]
 
 
 def _digest(*words: str) -> str:

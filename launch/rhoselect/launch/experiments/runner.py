@@ -29,11 +29,17 @@ def check(grid: Sequence[Cell], recipes: Recipes, overrides: Sequence[str]) -> N
         config = settings(cell, recipes, overrides)
         function = get_function(config.selection.function)
         load_object(config.model.factory, "model.factory")
-        if function.needs.il and config.il.table is None:
-            raise ConfigError(
-                f"arm {cell.arm.name}: il: missing, {config.selection.function} needs it; name a"
-                " recipe in the arm or its group"
-            )
+        needed = {
+            "il": (function.needs.il and config.il.table is None)
+            or (function.needs.reference and config.il.weights is None),
+            "svp": function.needs.core_set and config.svp.table is None,
+        }
+        for recipe, missing in needed.items():
+            if missing:
+                raise ConfigError(
+                    f"arm {cell.arm.name}: {recipe}: missing, {config.selection.function} needs it;"
+                    " name a recipe in its group"
+                )
 
 
 def check_runs(folder: Path, resume: bool) -> None:
@@ -48,12 +54,16 @@ def check_runs(folder: Path, resume: bool) -> None:
 def settings(cell: Cell, recipes: Recipes, overrides: Sequence[str]) -> Config:
     """The configuration of a run. Raises ConfigError that names the arm."""
     keys = [f"{key}={tomlkit.item(value).as_string()}" for key, value in cell.set.items()]
+    table, weights, core_set = (
+        None if file is None else str(file)
+        for file in (recipes.table(cell), recipes.il_weights(cell), recipes.core_set(cell))
+    )
     tree: dict[str, object] = {
         "data": {"path": str(recipes.data(cell))},
+        "il": {"table": table, "weights": weights},
+        "svp": {"table": core_set},
         "metrics": {"port": -1},
     }
-    if (table := recipes.table(cell)) is not None:
-        tree["il"] = {"table": str(table)}
     try:
         return configuration.apply(tree, [*keys, *overrides])
     except ConfigError as error:

@@ -42,25 +42,22 @@ class DataRecipe(Section):
     args: list[str] = Field(default_factory=list)
 
 
-class IlRecipe(Section):
-    """Arguments of ``rhoctl il fit --data D --out O``."""
+class FitRecipe(Section):
+    """Arguments of ``rhoctl il fit --data D --out O``, or of ``rhoctl svp fit``."""
 
     args: list[str]
 
 
 class Group(Section):
-    """A setting: data and irreducible losses by the name of their recipe, keys, target accuracies.
-
-    ``relevant_classes`` and ``duplicates`` say which properties of the selected points to measure.
-    """
+    """A setting: data, irreducible losses and core-sets by the name of their recipe, keys, target
+    accuracies."""
 
     name: Name
     data: str
     il: str | None = None
+    svp: str | None = None
     set: dict[str, Scalar] = Field(default_factory=dict)
     targets: list[float] = Field(default_factory=list)
-    relevant_classes: list[int] = Field(default_factory=list)
-    duplicates: bool = False
 
 
 class Arm(Section):
@@ -128,7 +125,8 @@ class Spec(Section):
     seeds: list[int] = Field(default_factory=lambda: [0, 1, 2])
     shortened: str = Field(description="what was made smaller than in the paper")
     data: dict[str, DataRecipe]
-    il: dict[str, IlRecipe] = Field(default_factory=dict)
+    il: dict[str, FitRecipe] = Field(default_factory=dict)
+    svp: dict[str, FitRecipe] = Field(default_factory=dict)
     base: dict[str, Scalar] = Field(default_factory=dict)
     group: list[Group]
     arm: list[Arm]
@@ -146,6 +144,8 @@ class Spec(Section):
         for place in places:
             _known(f"{place.name}: data", place.data, self.data)
             _known(f"{place.name}: il", place.il, self.il)
+        for group in self.group:
+            _known(f"{group.name}: svp", group.svp, self.svp)
         for arm in self.arm:
             for name in arm.groups:
                 _known(f"{arm.name}: groups", name, groups)
