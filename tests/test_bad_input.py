@@ -121,7 +121,7 @@ SETTINGS: dict[str, tuple[Sets, str]] = {
     ),
     "function of a second network": (
         ("selection.function=user_code:WantsReference",),
-        r"selection\.function .*needs a second network.*allowed",
+        r"il\.weights: missing, selection\.function .*needs it",
     ),
     "function of passes without a forward": (
         ("selection.function=user_code:PassesWithoutForward",),

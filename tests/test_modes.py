@@ -92,7 +92,8 @@ def assert_no_point_twice_in_a_step(folder: Path) -> None:
 
 @pytest.fixture
 def reminders(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The windows that a trainer waited for in vain for a second."""
+    """The windows that a trainer waited for in vain, for longer than a busy machine makes it."""
+    monkeypatch.setattr("rhoselect.trainer.windows.RESEND_S", 30.0)
     seen: list[int] = []
     remind = Windows._remind
 
