@@ -41,6 +41,16 @@ def il_table(dataset_dir: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def il_weights(dataset_dir: Path) -> Path:
+    """An irreducible-loss model of width 16 in a file, after three steps."""
+    path = dataset_dir.with_name("updated.safetensors")
+    out = ("--out", path.with_suffix(".parquet"), "--weights-out", path)
+    model = ("--model", "rhoselect.models:mlp", "--set", "model.args.width=16")
+    made("il", "fit", "--data", dataset_dir, *model, *out, "--epochs", "1", "--batch", "64")
+    return path
+
+
+@pytest.fixture(scope="session")
 def tiny_config(dataset_dir: Path, il_table: Path) -> Path:
     """A configuration of 20 steps on ``dataset_dir``."""
     path = dataset_dir.with_name("tiny.toml")

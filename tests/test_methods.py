@@ -298,9 +298,10 @@ def chosen(run: Path) -> npt.NDArray[np.int64]:
 
 @pytest.mark.parametrize("name", sorted(BUILT_IN))
 def test_all_methods_choose_from_the_same_windows(
-    tiny_config: Path, svp_table: Path, tmp_path: Path, name: str
+    tiny_config: Path, svp_table: Path, il_weights: Path, tmp_path: Path, name: str
 ) -> None:
-    summary = train(tiny_config, tmp_path / name, settings(name, svp_table), workers=0)
+    sets = [*settings(name, svp_table), f"il.weights={il_weights}"]
+    summary = train(tiny_config, tmp_path / name, sets, workers=0)
     prepared = prepare(load(tiny_config))
     plan, train_split = prepared.plan, prepared.train
     windows = [train_split.index_of(plan.indices(plan.window(step))) for step in range(6)]

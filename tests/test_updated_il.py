@@ -30,20 +30,10 @@ HASHES = ("selected_sha256", "weights_sha256")
 SHAPE, WIDTH = (1, 16, 16), 16
 
 
-@pytest.fixture(scope="module")
-def weights(dataset_dir: Path) -> Path:
-    """A small irreducible-loss model, after three steps."""
-    path = dataset_dir.with_name("updated.safetensors")
-    out = ("--out", path.with_suffix(".parquet"), "--weights-out", path)
-    model = ("--model", "rhoselect.models:mlp", "--set", f"model.args.width={WIDTH}")
-    made("il", "fit", "--data", dataset_dir, *model, *out, "--epochs", "1", "--batch", "64")
-    return path
-
-
-def updated(weights: Path, factor: float = 0.3) -> list[str]:
+def updated(il_weights: Path, factor: float = 0.3) -> list[str]:
     return [
         "selection.function=updated_reducible_loss",
-        f"il.weights={weights}",
+        f"il.weights={il_weights}",
         f"il.update_lr_factor={factor}",
         "scorer.precision=fp32",
         "trainer.lr=0.01",
@@ -58,7 +48,7 @@ def train(config: Path, run: Path, sets: list[str], workers: int = 0) -> dict[st
 
 
 def plain_loop(
-    config: Path, sets: list[str], weights: Path, factor: float
+    config: Path, sets: list[str], il_weights: Path, factor: float
 ) -> tuple[list[torch.Tensor], torch.nn.Module]:
     """Algorithm 1 with eq. 2: after each step the IL model takes one on the same points, at
     ``factor`` of the rate."""
@@ -68,7 +58,7 @@ def plain_loop(
         "rhoselect.models:mlp", {"width": 32}, SHAPE, CLASSES, prepared.config.seed
     )
     il = mlp(input_shape=SHAPE, classes=CLASSES, width=WIDTH)
-    il.load_state_dict(load_file(weights))
+    il.load_state_dict(load_file(il_weights))
     networks = ((trainer, lr), (il, lr * factor))
     optimizers = [torch.optim.AdamW(n.parameters(), lr=rate, fused=True) for n, rate in networks]
     selected = []
@@ -97,12 +87,12 @@ def plain_loop(
 
 @pytest.mark.parametrize("factor", [0.0, 0.3])
 def test_a_run_does_what_a_plain_loop_with_two_networks_does(
-    tiny_config: Path, tmp_path: Path, weights: Path, factor: float
+    tiny_config: Path, tmp_path: Path, il_weights: Path, factor: float
 ) -> None:
-    sets = updated(weights, factor)
+    sets = updated(il_weights, factor)
     summary = train(tiny_config, tmp_path / "run", sets)
     with threads(1):
-        selected, model = plain_loop(tiny_config, sets, weights, factor)
+        selected, model = plain_loop(tiny_config, sets, il_weights, factor)
     assert summary["selected_sha256"] == selected_sha256(s.numpy() for s in selected)
     assert summary["weights_sha256"] == weights_sha256(model)
     forward = [2 * (256 * w + w * w + w * CLASSES) for w in (32, WIDTH)]
@@ -110,9 +100,10 @@ def test_a_run_does_what_a_plain_loop_with_two_networks_does(
     assert summary["il_seconds"] > 0 and summary["flops"]["il"] > 0
 
 
-def test_learning_matters(tiny_config: Path, tmp_path: Path, weights: Path) -> None:
+def test_learning_matters(tiny_config: Path, tmp_path: Path, il_weights: Path) -> None:
     still, learning = (
-        train(tiny_config, tmp_path / str(factor), updated(weights, factor)) for factor in (0, 0.3)
+        train(tiny_config, tmp_path / str(factor), updated(il_weights, factor))
+        for factor in (0, 0.3)
     )
     assert still["selected_sha256"] != learning["selected_sha256"]
 
@@ -120,9 +111,9 @@ def test_learning_matters(tiny_config: Path, tmp_path: Path, weights: Path) -> N
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("lag", [0, 2])
 def test_any_number_of_workers(
-    ray_session: None, tiny_config: Path, tmp_path: Path, weights: Path, lag: int
+    ray_session: None, tiny_config: Path, tmp_path: Path, il_weights: Path, lag: int
 ) -> None:
-    sets = [*updated(weights), f"selection.lag={lag}"]
+    sets = [*updated(il_weights), f"selection.lag={lag}"]
     alone = train(tiny_config, tmp_path / "0", sets)
     shared = train(tiny_config, tmp_path / "3", sets, workers=3)
     assert [shared[key] for key in HASHES] == [alone[key] for key in HASHES]
@@ -139,10 +130,10 @@ class CrashingQueue(MemoryQueue):
 
 @pytest.mark.parametrize("lag", [0, 2])
 def test_the_second_network_survives_a_crash(
-    tiny_config: Path, tmp_path: Path, weights: Path, lag: int
+    tiny_config: Path, tmp_path: Path, il_weights: Path, lag: int
 ) -> None:
     """With its optimizer, and, at a lag, in the snapshots that open windows use."""
-    sets = [*updated(weights), f"selection.lag={lag}"]
+    sets = [*updated(il_weights), f"selection.lag={lag}"]
     whole = train(tiny_config, tmp_path / "whole", sets)
     prepared = prepare(load(tiny_config, sets))
     folder = RunFolder.create(tmp_path / "run", prepared.config)
@@ -155,7 +146,7 @@ def test_the_second_network_survives_a_crash(
 
 
 def test_a_model_that_cannot_serve_is_refused(
-    tiny_config: Path, dataset_dir: Path, tmp_path: Path, weights: Path
+    tiny_config: Path, dataset_dir: Path, tmp_path: Path, il_weights: Path
 ) -> None:
     foreign = tmp_path / "seen.safetensors"
     fit = ("il", "fit", "--data", dataset_dir, "--out", tmp_path / "il", "--weights-out", foreign)
@@ -166,7 +157,7 @@ def test_a_model_that_cannot_serve_is_refused(
         f"il.weights={foreign}": "overlap the train split",
     }
     for setting, told in cases.items():
-        sets = [word for item in [*updated(weights), setting] for word in ("--set", item)]
+        sets = [word for item in [*updated(il_weights), setting] for word in ("--set", item)]
         result = rhoctl(
             "train", tiny_config, "--run-dir", tmp_path / "run", "--workers", "0", *sets
         )
