@@ -125,7 +125,7 @@ SETTINGS: dict[str, tuple[Sets, str]] = {
     ),
     "function of passes without a forward": (
         ("selection.function=user_code:PassesWithoutForward",),
-        r"selection\.function .*got Needs\(forward=False\) with features, passes or a second network",
+        r"selection\.function .*got Needs\(forward=False\) with features, passes or a second",
     ),
     "passes of a model without dropout": (
         ("selection.function=bald",),

@@ -74,7 +74,7 @@ class Scorer:
         """Score until ``stop`` is set. Tickets that an earlier life of this slot held go back."""
         self._queue.reap(self._slot)
         scorer = self._config.scorer
-        with Reader(self._take_own, scorer.prefetch, scorer.threads, CLAIM_WAIT_S) as reader:
+        with Reader(self._take_own, scorer.prefetch, CLAIM_WAIT_S) as reader:
             while not stop.is_set():
                 with self._metrics.waiting("ticket"):
                     work = reader.next()
@@ -111,7 +111,7 @@ class Scorer:
             return self._help_out(window)
         if self._ahead is None:
             scorer = self._config.scorer
-            self._ahead = Reader(self._take_own, scorer.prefetch, scorer.threads, timeout_s=0)
+            self._ahead = Reader(self._take_own, scorer.prefetch, timeout_s=0)
         work = self._ahead.next()
         if work is None or work.ticket.window > window:
             return False

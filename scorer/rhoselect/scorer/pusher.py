@@ -29,8 +29,7 @@ class Pusher:
     ) -> None:
         self._config, self._scoring = config, scoring
         self._queue, self._metrics = queue, metrics
-        threads = config.scorer.threads
-        self._pool = ThreadPoolExecutor(1, "pusher", torch.set_num_threads, (threads,))
+        self._pool = ThreadPoolExecutor(1, "pusher", torch.set_num_threads, (1,))
         self._pushed: Future[None] | None = None
 
     def submit(self, work: Work, output: ForwardOutput | None, state: State) -> None:

@@ -28,14 +28,14 @@ class Reader:
     """Holds up to ``depth`` results of ``take(timeout_s)``; ``fill`` asks for what is missing.
 
     It never claims by itself: whoever scores asks when it has pushed, so that claims and reads do
-    not compete with scoring at the moment when weights arrive.
+    not compete with scoring at the moment when weights arrive. It reads with one CPU thread: each
+    thread that computes with several has a team of its own, and with more of them than cores OpenMP
+    lets even the forward's team sleep between any two operations.
     """
 
-    def __init__(
-        self, take: Callable[[float], Work | None], depth: int, threads: int, timeout_s: float
-    ) -> None:
+    def __init__(self, take: Callable[[float], Work | None], depth: int, timeout_s: float) -> None:
         self._take, self._depth, self._timeout_s = take, depth, timeout_s
-        self._pool = ThreadPoolExecutor(1, "reader", torch.set_num_threads, (threads,))
+        self._pool = ThreadPoolExecutor(1, "reader", torch.set_num_threads, (1,))
         self._asked: deque[Future[Work | None]] = deque()
         self._held: list[Work] = []
 
