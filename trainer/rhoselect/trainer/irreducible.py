@@ -72,8 +72,8 @@ class Subset:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A model at its best epoch and what it gives: ``losses`` [N] float32 in nats; time and FLOPs of
-    training and scoring."""
+    """A model at its best epoch; its ``losses`` [N] float32 in nats; time and FLOPs of training and
+    scoring."""
 
     model: nn.Module
     losses: npt.NDArray[np.float32]
