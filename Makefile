@@ -1,6 +1,7 @@
 # make train    the demonstration on Fashion-MNIST: data, irreducible losses, two runs, table, plot
 # make test     the tests (PYTEST_ARGS="-k queue" for some of them)
 # make check    lint, format, types, floors
+# make protos   the code generated from protos/ anew
 # make clean    removes what the tools and the demonstration's runs left; distclean: everything made
 #
 # Each sets up what it needs first: a virtual environment in .venv, data in data/, a Redis server
@@ -25,7 +26,7 @@ IL := data/fashion-mnist-il.parquet
 DEMO := examples/fashion-mnist.toml
 RUNS := runs/demo-uniform runs/demo-rho
 
-.PHONY: train test check format clean distclean help
+.PHONY: train test check protos format clean distclean help
 .DELETE_ON_ERROR:
 
 help:
@@ -42,6 +43,11 @@ check: $(VENV)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The generated code is checked in, so that using the package takes no compiler.
+protos: $(VENV)
+	$(BIN)/python -m grpc_tools.protoc -I protos --python_out=protos --pyi_out=protos \
+		--grpc_python_out=protos protos/rhoselect/protos/*.proto
 
 format: $(VENV)
 	$(BIN)/ruff check --fix .

@@ -1,0 +1,1 @@
+"""The wire: messages and services of rhoselect.v1, and the code generated from them."""
