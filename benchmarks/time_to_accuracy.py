@@ -14,8 +14,8 @@ emulated  Real learning, with a step's duration as measured on the emulated devi
 live      The emulated device itself, as what auto and stream select depends on timing: 16 scorers
           and a trainer learn for real, each step as long as declared.
 equal     17 emulated devices: uniform data-parallel on k of them (batch 32 k) against RHO-LOSS that
-          trains on k (n_b = 32 k) and scores with all; the best of three learning rates for either,
-          no communication charged to either.
+          trains on k (n_b = 32 k) and scores with all; the best of three learning rates (on the
+          first seed) for either, no communication charged to either.
 
     python benchmarks/time_to_accuracy.py --json docs/results/time_to_accuracy.json
 """
@@ -26,6 +26,8 @@ import argparse
 import math
 import statistics
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +121,7 @@ def emulated(case: Case) -> list[Row]:
 
 
 def equal(case: Case) -> list[Row]:
-    """Of 17 devices, k train."""
+    """Of 17 devices, k train; the learning rate is the one that serves the first seed best."""
     overhead_ms, uniform_ms = case.measured_ms(TRAIN_MS, DEVICES - 1)
     target = {seed: case.uniform(seed) for seed in case.seeds}
     rows = []
@@ -128,16 +130,30 @@ def equal(case: Case) -> list[Row]:
         size |= {"trainer__eval_every": max(5, 25 // k), "selection__chunk": 160 * min(k, 4)}
         long, short = ({"trainer__steps": case.spec["steps"] // k // n} for n in (1, 3))
         bound_ms = TRAIN_MS + RATIO * N_B * k * POINT_MS * FACTOR / DEVICES
-        times = {"uniform_ms": uniform_ms, "step_ms": bound_ms + overhead_ms}
-        for lr in (1e-3, 2e-3, 4e-3):
-            found = {s: case.uniform(s, **size, **long, trainer__lr=lr) for s in case.seeds}
-            name, alone = f"uniform, k = {k}, lr {lr:g}", {"step_ms": uniform_ms, "il": False}
-            rows.append(row(name, case, target, found, uniform_ms, uniform_ms, **alone))
-            if k < DEVICES - 1:
-                found = {s: case.curve(s, **size, **short, trainer__lr=lr) for s in case.seeds}
-                name = f"RHO, k = {k}, lr {lr:g}"
-                rows.append(row(name, case, target, found, bound_ms, **times))
+        alone = {"step_ms": uniform_ms, "il": False}
+        lr, found = best_lr(case, partial(case.uniform, **size, **long))
+        name = f"uniform, k = {k}, lr {lr:g}"
+        rows.append(row(name, case, target, found, uniform_ms, uniform_ms, **alone))
+        if k < DEVICES - 1:
+            lr, found = best_lr(case, partial(case.curve, **size, **short))
+            times = {"uniform_ms": uniform_ms, "step_ms": bound_ms + overhead_ms}
+            rows.append(row(f"RHO, k = {k}, lr {lr:g}", case, target, found, bound_ms, **times))
     return rows
+
+
+def best_lr(case: Case, learn: Callable[..., Curve]) -> tuple[float, dict[int, Curve]]:
+    """The learning rate with which the first seed reaches its target in the fewest steps (if with
+    none: comes closest), and the curves of all seeds with it."""
+    first = case.seeds[0]
+    target = case.uniform(first).best
+
+    def worth(lr: float) -> tuple[float, float]:
+        curve = learn(first, trainer__lr=lr)
+        place = curve.reach(target)
+        return (math.inf if place is None else curve.steps[place], -curve.best)
+
+    lr = min((1e-3, 2e-3, 4e-3), key=worth)
+    return lr, {seed: learn(seed, trainer__lr=lr) for seed in case.seeds}
 
 
 def live(case: Case) -> list[Row]:
