@@ -18,7 +18,7 @@ IL += ["--set", "trainer.schedule=cosine", "--set", "trainer.lr=0.003"]
 MODELS: dict[str, dict[str, Any]] = {
     "mlp": {
         "model": {"factory": "rhoselect.models:mlp", "args": {"width": 512, "depth": 2}},
-        "il": ("rhoselect.models:mlp", [*IL, "--set", "model.args.width=256"]),
+        "il": ("rhoselect.models:mlp", [*IL, "--set", "model.args.width=128"]),
         "steps": 3000,
     },
     "small_cnn": {
