@@ -219,7 +219,7 @@ def test_a_page_needs_nothing_else_and_shows_names_as_they_are(folder: Path) -> 
 
 
 def test_the_page_compares_runs_in_steps_candidates_seconds_and_flops() -> None:
-    shown = Page(page([UNIFORM, RHO, SLOW]))
+    shown = Page(page([UNIFORM, RHO, SLOW], ["no data"] * 3))
     scales = ("optimizer steps", "candidates drawn", "seconds", "FLOPs", "my-uniform")
     said = texts(shown.images["accuracy"])
     for scale in scales:
@@ -249,7 +249,7 @@ def test_shares_count_zeros_and_steps_before_the_weakest_runs_final_accuracy() -
         np.array([0.1, 0.3, 0.9, 0.9]),
     )
     strong = replace(run("loss", [0.4, 0.6, 0.9, 0.9], every=1), selected=selected)
-    row = Page(page([weak, strong])).cells("already correct")[1]
+    row = Page(page([weak, strong], ["no data"] * 2)).cells("already correct")[1]
     assert row[1:] == ["13.3%", "not known", "55.0%", "20.0%", "not known", "not known"]
 
 
@@ -312,7 +312,7 @@ def test_the_page_of_the_command_says_what_was_skipped(mixed_run: Path, tmp_path
         "share selected before",
         "share relevant",
     ):
-        assert name in texts(shown.images["properties of the selected points"])
+        assert name in texts(shown.images["selected points"])
     assert "share never selected" in texts(shown.images["classes"])
     with_repeats, without = shown.cells("already correct")
     assert with_repeats[5].endswith("%")

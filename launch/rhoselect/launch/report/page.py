@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from rhoselect.launch.report.plots import accuracy_svg, classes_svg, selected_svg
+from rhoselect.launch.report.plots import SECONDS, STEPS, accuracy_svg, classes_svg, selected_svg
 from rhoselect.launch.report.runs import Run, load_run, mean
 from rhoselect.launch.report.selection import Selection, Shares
 from rhoselect.launch.report.table import Row, comparison, shown
@@ -28,39 +28,38 @@ LATE = 0.75
 UNKNOWN = "not known"
 
 
-def page(runs: Sequence[Run], selections: Sequence[Selection | str] = ()) -> str:
-    """The page of runs. ``selections`` holds, for each run, what it selected of its data set or,
-    in one line, why that is not known; without any, what needs the data set is left out."""
+def page(runs: Sequence[Run], selections: Sequence[Selection | str]) -> str:
+    """The page that compares runs. ``selections`` holds, for each run, what it selected of its data
+    set or, in one line, why that is not known."""
     rows = comparison(runs)
-    known = [s if isinstance(s, Selection) else None for s in selections] or [None] * len(runs)
-    reasons = {
-        f"{run.name}: {s}" for run, s in zip(runs, selections, strict=False) if isinstance(s, str)
-    }
-    sections = [
-        "<h2>Accuracy</h2>" + _reached(rows) + _image("accuracy", accuracy_svg(runs)),
-        "<h2>Cost of the irreducible losses</h2>" + _costs(runs, rows),
-        "<h2>Selected points</h2>"
-        + _properties(runs, known)
-        + _image("properties of the selected points", selected_svg(runs, known)),
-        "<h2>Classes</h2>" + _classes(runs) + _image("classes", classes_svg(runs, known)),
+    known = [found if isinstance(found, Selection) else None for found in selections]
+    reasons = [
+        f"{run.name}: {found}"
+        for run, found in zip(runs, selections, strict=True)
+        if isinstance(found, str)
     ]
-    if selections:
-        sections.append(
-            "<h2>What the selection skipped</h2>"
-            + "".join(_paragraph(reason) for reason in sorted(reasons))
-            + _skipped(runs, known)
-        )
-    summaries = "".join(_summary(run) for run in runs)
-    title = html.escape(", ".join(run.name for run in runs))
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
-        f"<style>{STYLE}</style><h1>{title}</h1>{''.join(sections)}<h2>Summaries</h2>{summaries}"
-    )
+    sections = [
+        "<h2>Accuracy</h2>",
+        _reached(rows) + _image("accuracy", accuracy_svg(runs)),
+        "<h2>Cost of the irreducible losses</h2>",
+        _costs(runs, rows),
+        "<h2>Selected points</h2>",
+        _properties(runs, known) + _image("selected points", selected_svg(runs, known)),
+        "<h2>Classes</h2>",
+        _classes(runs) + _image("classes", classes_svg(runs, known)),
+        "<h2>What the selection skipped</h2>",
+        "".join(map(_paragraph, reasons)) + _skipped(runs, known),
+        "<h2>Summaries</h2>",
+        *(f"<h3>{html.escape(run.name)}</h3>{_summary(run)}" for run in runs),
+    ]
+    return _document(", ".join(run.name for run in runs), sections)
 
 
 def write_page(path: Path) -> None:
-    """Write report.html into a finished run folder: the page of this run, by its records alone."""
-    (path / "report.html").write_text(page([load_run(path)]))
+    """Write report.html into a finished run folder: its curve and its summary."""
+    run = load_run(path)
+    image = _image("accuracy", accuracy_svg([run], (STEPS, SECONDS)))
+    (path / "report.html").write_text(_document(run.name, [image, _summary(run)]))
 
 
 def _reached(rows: Sequence[Row]) -> str:
@@ -196,8 +195,15 @@ def _summary(run: Run) -> str:
         f"<tr><th>{html.escape(key)}</th><td>{html.escape(json.dumps(value))}</td></tr>"
         for key, value in run.summary.items()
     )
-    name = html.escape(run.name)
-    return f"<details><summary>{name}</summary><table class=summary>{rows}</table></details>"
+    return f"<table class=summary>{rows}</table>"
+
+
+def _document(title: str, sections: Sequence[str]) -> str:
+    title = html.escape(title)
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
+        f"<style>{STYLE}</style><h1>{title}</h1>{''.join(sections)}"
+    )
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

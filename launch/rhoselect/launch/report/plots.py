@@ -16,6 +16,14 @@ from rhoselect.launch.report.selection import Selection
 BINS = 60
 """Means of batches that a curve over the steps is drawn from, at most."""
 COLUMNS = 2
+STEPS, SECONDS = "optimizer steps", "seconds (dashed: with those before the run)"
+SCALES: dict[str, Callable[[Run], tuple[Ints | Floats, float]]] = {
+    STEPS: lambda run: (run.steps, 0.0),
+    "candidates drawn": lambda run: (run.candidates, 0.0),
+    SECONDS: lambda run: (run.seconds, run.prior_seconds),
+    "FLOPs (dashed: with those before the run)": lambda run: (run.flops, run.prior_flops),
+}
+"""What accuracy is drawn against, and how much of it was spent before the run."""
 STYLE = {"svg.fonttype": "none", "svg.hashsalt": "rhoselect", "font.size": 9.0}
 Panel = Callable[[Axes], None]
 
@@ -39,20 +47,14 @@ def figure(runs: Sequence[Run]) -> bytes:
     return buffer.getvalue()
 
 
-def accuracy_svg(runs: Sequence[Run]) -> bytes:
-    """Smoothed test accuracy against steps, candidates, seconds and FLOPs; the last two also with
-    what the irreducible losses (or the proxy) took before the run, dashed."""
-    scales: dict[str, Callable[[Run], tuple[Ints | Floats, float]]] = {
-        "optimizer steps": lambda run: (run.steps, 0.0),
-        "candidates drawn": lambda run: (run.candidates, 0.0),
-        "seconds (dashed: with those before the run)": lambda run: (run.seconds, run.prior_seconds),
-        "FLOPs (dashed: with those before the run)": lambda run: (run.flops, run.prior_flops),
-    }
+def accuracy_svg(runs: Sequence[Run], scales: Sequence[str] = tuple(SCALES)) -> bytes:
+    """Smoothed test accuracy against steps, candidates, seconds and FLOPs, or some of them; the
+    last two also with what the irreducible losses (or the proxy) took before the run, dashed."""
 
     def panel(scale: str) -> Panel:
         def draw(axes: Axes) -> None:
             for number, run in enumerate(runs):
-                values, prior = scales[scale](run)
+                values, prior = SCALES[scale](run)
                 axes.plot(values, run.smooth, ".-", color=f"C{number}", label=run.name)
                 if prior:
                     axes.plot(values + prior, run.smooth, "--", color=f"C{number}")
@@ -90,7 +92,7 @@ def selected_svg(runs: Sequence[Run], selections: Sequence[Selection | None]) ->
                 axes.plot(*_means(values), color=f"C{number}", label=runs[number].name)
                 if base is not None:
                     axes.axhline(base, color=f"C{number}", linestyle=":")
-            axes.set(xlabel="optimizer steps", ylabel=f"share {name}", ylim=(-0.02, 1.02))
+            axes.set(xlabel=STEPS, ylabel=f"share {name}", ylim=(-0.02, 1.02))
             axes.legend()
 
         return draw
@@ -105,7 +107,7 @@ def classes_svg(runs: Sequence[Run], selections: Sequence[Selection | None]) -> 
     def worst(axes: Axes) -> None:
         for number, run in enumerate(runs):
             axes.plot(run.steps, run.worst_class_accuracy, ".-", color=f"C{number}", label=run.name)
-        axes.set(xlabel="optimizer steps", ylabel="accuracy of the worst class")
+        axes.set(xlabel=STEPS, ylabel="accuracy of the worst class")
         axes.legend(loc="lower right")
 
     def skipped(axes: Axes) -> None:
