@@ -242,13 +242,9 @@ def test_the_page_compares_runs_in_steps_candidates_seconds_and_flops() -> None:
 def test_shares_count_zeros_and_steps_before_the_weakest_runs_final_accuracy() -> None:
     """The weakest ends at 0.5; this run is there after 2 of 4 steps."""
     weak = run("uniform", [0.5, 0.5, 0.5])
-    selected = Selected(
-        np.arange(4),
-        np.arange(4),
-        np.array([0.0, 0.0, 0.4, np.nan]),
-        np.array([0.1, 0.3, 0.9, 0.9]),
-    )
-    strong = replace(run("loss", [0.4, 0.6, 0.9, 0.9], every=1), selected=selected)
+    corrupted, correct = np.array([0.0, 0.0, 0.4, np.nan]), np.array([0.1, 0.3, 0.9, 0.9])
+    selected = Selected(np.arange(4), np.arange(4), corrupted, correct)
+    strong = replace(run("loss", [0.3, 0.5, 0.9, 0.9], every=1), selected=selected)
     row = Page(page([weak, strong], ["no data"] * 2)).cells("already correct")[1]
     assert row[1:] == ["13.3%", "not known", "55.0%", "20.0%", "not known", "not known"]
 
