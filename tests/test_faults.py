@@ -1,7 +1,7 @@
 """Real processes, killed for real: the run ends with the two hashes of the undisturbed one.
 
-Where not the command itself is killed, it runs in a thread here; its actors are processes of the
-session's Ray cluster.
+Where not the command itself is killed, it runs in this process, and a thread does the killing;
+actors are processes of the session's Ray cluster.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -42,37 +42,36 @@ def flags(*settings: str) -> list[str]:
     return [word for value in values for word in ("--set", value)]
 
 
-def start(*arguments: str | Path | int) -> Future[Result]:
-    """``rhoctl`` in a thread of its own."""
-    future: Future[Result] = Future()
+class Run:
+    """``rhoctl`` here, and meanwhile a fault in a thread; the run's folder is ``path``."""
 
-    def run() -> None:
-        try:
-            future.set_result(rhoctl(*map(str, arguments)))
-        except BaseException as error:
-            future.set_exception(error)
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._over = threading.Event()
 
-    threading.Thread(target=run, daemon=True).start()
-    return future
+    def with_fault(self, fault: Callable[[], None], *arguments: str | Path | int) -> Result:
+        with ThreadPoolExecutor(1) as pool:
+            done = pool.submit(fault)
+            result = rhoctl(*map(str, arguments), "--run-dir", self.path)
+            self._over.set()
+            done.result(timeout=DEADLINE_S)
+        return result
+
+    def reach(self, step: int) -> None:
+        """Look again and again until there is a checkpoint of ``step`` or later."""
+        reach(self.path, step, self._over.is_set)
+
+    def kill(self, actor: str, sign: signal.Signals = signal.SIGKILL) -> None:
+        """Send a signal to an actor's newest process."""
+        os.kill(starts(self.path, actor)[-1], sign)
 
 
-def until(happened: Callable[[], bool], goes_on: Callable[[], bool]) -> None:
-    """Look again and again until something happened in a run that goes on meanwhile."""
+def reach(run: Path, step: int, over: Callable[[], bool]) -> None:
     deadline = time.monotonic() + DEADLINE_S
-    while not happened():
-        assert goes_on(), "ended early"
+    while newest_step(run) < step:
+        assert not over(), "ended early"
         assert time.monotonic() < deadline, "never happened"
         time.sleep(0.01)
-
-
-def reached(run: Path, step: int, future: Future[Result]) -> None:
-    """Wait for a checkpoint of ``step`` or later."""
-    until(lambda: newest_step(run) >= step, lambda: not future.done())
-
-
-def ended_well(future: Future[Result]) -> None:
-    result = future.result(timeout=DEADLINE_S)
-    assert result.code == 0, result.err
 
 
 def checkpoints(run: Path) -> list[Path]:
@@ -105,41 +104,46 @@ def test_killed_scorer_comes_back_in_its_slot(
     ray_session: None, tiny_config: Path, tmp_path: Path, undisturbed: tuple[str, str]
 ) -> None:
     """With a single scorer the run can only go on if the slot is filled again."""
-    run = tmp_path / "run"
+    run = Run(tmp_path / "run")
+
+    def fault() -> None:
+        run.reach(20)
+        run.kill("scorer-0")
+
     steps = flags(f"trainer.steps={STEPS}")
-    future = start("train", tiny_config, "--run-dir", run, "--workers", 1, *steps)
-    reached(run, 20, future)
-    os.kill(starts(run, "scorer-0")[0], signal.SIGKILL)
-    ended_well(future)
-    assert len(starts(run, "scorer-0")) == 2
-    assert hashes(run) == undisturbed
+    result = run.with_fault(fault, "train", tiny_config, "--workers", 1, *steps)
+    assert result.code == 0, result.err
+    assert len(starts(run.path, "scorer-0")) == 2
+    assert hashes(run.path) == undisturbed
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_every_mode_outlives_a_scorer_and_its_trainer(
     ray_session: None, tiny_config: Path, tmp_path: Path, mode: str
 ) -> None:
-    run = tmp_path / "run"
+    run = Run(tmp_path / "run")
+
+    def fault() -> None:
+        run.reach(20)
+        run.kill("scorer-1")
+        run.reach(newest_step(run.path) + 20)
+        run.kill("trainer")
+
     settings = flags(f"trainer.steps={SHORT}", *MODES[mode])
-    future = start("train", tiny_config, "--run-dir", run, "--workers", 2, *settings)
-    reached(run, 20, future)
-    os.kill(starts(run, "scorer-1")[0], signal.SIGKILL)
-    reached(run, newest_step(run) + 20, future)
-    os.kill(starts(run, "trainer")[0], signal.SIGKILL)
-    result = future.result(timeout=DEADLINE_S)
+    result = run.with_fault(fault, "train", tiny_config, "--workers", 2, *settings)
     assert result.code == 1
     assert "--resume" in result.err
     assert "Traceback" not in result.err
-    assert not (run / "summary.json").exists()
-    assert checkpoints(run), "the last checkpoint survives"
+    assert not (run.path / "summary.json").exists()
+    assert checkpoints(run.path), "the last checkpoint survives"
 
-    made("train", "--resume", "--run-dir", run, "--workers", 1)
-    summary = json.loads((run / "summary.json").read_text())
+    made("train", "--resume", "--run-dir", run.path, "--workers", "1")
+    summary = json.loads((run.path / "summary.json").read_text())
     assert summary["steps"] == SHORT
     assert summary["exact"] == (mode not in ("auto", "stream"))
     if summary["exact"]:
         made("train", tiny_config, "--run-dir", tmp_path / "alone", *settings)
-        assert hashes(run) == hashes(tmp_path / "alone")
+        assert hashes(run.path) == hashes(tmp_path / "alone")
 
 
 @pytest.mark.parametrize("lag", [0, 1])
@@ -148,7 +152,7 @@ def test_whole_command_killed_and_resumed(tiny_config: Path, tmp_path: Path, lag
     settings = flags(f"trainer.steps={STEPS}", f"selection.lag={lag}")
     command = [sys.executable, "-m", "rhoselect.launch.cli", "train", str(tiny_config)]
     with subprocess.Popen([*command, "--run-dir", str(run), *settings]) as process:
-        until(lambda: bool(checkpoints(run)), lambda: process.poll() is None)
+        reach(run, 20, lambda: process.poll() is not None)
         process.kill()
     assert not (run / "summary.json").exists()
     made("train", tiny_config, "--resume", "--run-dir", run, *settings)
@@ -162,17 +166,20 @@ def test_run_goes_on_when_every_scorer_freezes(
     ray_session: None, tiny_config: Path, tmp_path: Path, undisturbed: tuple[str, str]
 ) -> None:
     """A frozen scorer is alive to Ray and is not replaced: the trainer scores by itself."""
-    run = tmp_path / "run"
+    run = Run(tmp_path / "run")
+
+    def fault() -> None:
+        run.reach(20)
+        run.kill("scorer-0", signal.SIGSTOP)
+
     settings = flags(f"trainer.steps={STEPS}", "queue.lease_s=1.0")
-    future = start("train", tiny_config, "--run-dir", run, "--workers", 1, *settings)
-    reached(run, 20, future)
-    [scorer] = starts(run, "scorer-0")
-    os.kill(scorer, signal.SIGSTOP)
     try:
-        ended_well(future)
+        result = run.with_fault(fault, "train", tiny_config, "--workers", 1, *settings)
     finally:
-        os.kill(scorer, signal.SIGCONT)
-    assert hashes(run) == undisturbed
+        run.kill("scorer-0", signal.SIGCONT)
+    assert result.code == 0, result.err
+    assert len(starts(run.path, "scorer-0")) == 1
+    assert hashes(run.path) == undisturbed
 
 
 @pytest.mark.parametrize("mode", ["lag 0", "stream"])
@@ -184,19 +191,22 @@ def test_queue_flushed(
     mode: str,
 ) -> None:
     """Again and again, wherever trainer and scorers just are: the queue holds nothing durable."""
-    run, port = tmp_path / "run", free_port()
+    run, port = Run(tmp_path / "run"), free_port()
     with tcp_server(tmp_path, port) as url, redis.Redis.from_url(url) as client:
+
+        def fault() -> None:
+            for flushes in range(1, 4):
+                run.reach(20 * flushes)
+                client.flushall()
+
         secret = tmp_path / "secret"
         secret.write_text(PASSWORD)
         server = (f"queue.url=redis://127.0.0.1:{port}", f"queue.password_file={secret}")
         settings = flags(f"trainer.steps={STEPS}", *MODES[mode], *server)
-        future = start("train", tiny_config, "--run-dir", run, "--workers", 2, *settings)
-        for flushes in range(1, 4):
-            reached(run, 20 * flushes, future)
-            client.flushall()
-        ended_well(future)
-    summary = json.loads((run / "summary.json").read_text())
+        result = run.with_fault(fault, "train", tiny_config, "--workers", 2, *settings)
+    assert result.code == 0, result.err
+    summary = json.loads((run.path / "summary.json").read_text())
     if summary["exact"]:
-        assert hashes(run) == undisturbed
+        assert hashes(run.path) == undisturbed
     else:
         assert summary["max_staleness_steps"] <= 16, "stream.max_age"
