@@ -6,9 +6,12 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from rhoselect.data import write_dataset
+from rhoselect.config import parse
+from rhoselect.data import open_arrow, write_dataset
+from rhoselect.il import IlMetadata, IlTable, write_table
 from support import CLASSES, made, patches
 
 
@@ -83,6 +86,34 @@ port = -1
 """
     )
     return path
+
+
+@pytest.fixture(scope="session")
+def mixed_run(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run on noisy, skewed data with duplicates, by irreducible losses that know which
+    labels are wrong: 3 nats for those, 0.01 for the others."""
+    folder = tmp_path_factory.mktemp("mixed")
+    data, table, run = folder / "data", folder / "il.parquet", folder / "run"
+    arrays = {
+        f"{axis}_{split}": values
+        for split, both in patches().items()
+        for axis, values in zip("xy", both, strict=True)
+    }
+    np.savez(folder / "points.npz", **arrays)
+    mix = ("--label-noise", "0.2", "--relevance", "2:0.5", "--duplicates", "2:0.25")
+    made("data", "import", "numpy", folder / "points.npz", data, *mix)
+    opened = open_arrow(parse({"data": {"path": str(data)}}).data)
+    train = opened.split("train")
+    wrong = train.labels(train.indices) != train.clean_labels(train.indices)
+    losses = np.where(wrong, 3.0, 0.01).astype(np.float32)
+    holdout = opened.splits["holdout"]
+    metadata = IlMetadata(
+        opened.fingerprint, "known", "", "holdout", holdout, "fp32", "", "", 7.0, 11
+    )
+    write_table(table, IlTable(train.start, losses, metadata))
+    keys = [f"data.path={data}", f"il.table={table}", "trainer.steps=60", "trainer.lr=3e-3"]
+    made("train", tiny_config, "--run-dir", run, *(word for key in keys for word in ("--set", key)))
+    return run
 
 
 @pytest.fixture(scope="session")

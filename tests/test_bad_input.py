@@ -795,7 +795,7 @@ def test_report_of_an_unfinished_run(
     refuse: Refuse, finished: Path, unfinished: Path, tmp_path: Path, destination: Path
 ) -> None:
     pattern = f"run folder {unfinished}: has no summary.json; .*--resume"
-    refuse(pattern, "report", finished, unfinished, "--out", destination)
+    refuse(pattern, "report", finished, unfinished, "--out", destination.with_suffix(".png"))
     refuse(r"run folder .*nowhere: has no summary\.json", "report", tmp_path / "nowhere")
     (unfinished / "summary.json").write_text("{")
     refuse(r"summary\.json cannot be read", "report", unfinished)

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+import threaded
 from oracle import algorithm_1
 from rhoselect.config import load
 from rhoselect.launch.wiring import prepare
@@ -23,9 +24,16 @@ MODELS = {
         "trainer.steps=8",
     ],
 }
-COMBINATIONS = [(m, p, lag) for m in MODELS for p in ("fp32", "bf16") for lag in (0, 1)]
-# Starting actors takes the time: every combination with five workers, these two with fewer too.
-EVERY_NUMBER = [("mlp", "fp32", 0), ("resnet", "bf16", 1)]
+# Starting actors takes the time: in processes every pair of (model, precision, lag) and of numbers
+# of workers, the other combinations in threads.
+IN_PROCESSES = [
+    ("mlp", "fp32", 0, [1, 2, 5]),
+    ("mlp", "bf16", 1, [5]),
+    ("resnet", "fp32", 1, [5]),
+    ("resnet", "bf16", 0, [5]),
+    ("resnet", "bf16", 1, [2]),
+]
+IN_THREADS = [("mlp", "fp32", 1), ("mlp", "bf16", 0), ("resnet", "fp32", 0), ("resnet", "bf16", 1)]
 
 
 def settings(model: str, precision: str, lag: int) -> list[str]:
@@ -89,31 +97,43 @@ def test_lag_0_is_algorithm_1(
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize(("model", "precision", "lag"), COMBINATIONS)
+@pytest.mark.parametrize(("model", "precision", "lag", "numbers"), IN_PROCESSES)
 def test_any_number_of_workers(
-    ray_session: None, tiny_config: Path, tmp_path: Path, model: str, precision: str, lag: int
+    ray_session: None,
+    tiny_config: Path,
+    tmp_path: Path,
+    model: str,
+    precision: str,
+    lag: int,
+    numbers: list[int],
 ) -> None:
     sets = settings(model, precision, lag)
     alone = train(tiny_config, tmp_path / "0", sets, workers=0)
     assert alone["max_staleness_steps"] == lag
-    for workers in (1, 2, 5) if (model, precision, lag) in EVERY_NUMBER else (5,):
+    for workers in numbers:
         shared = train(tiny_config, tmp_path / str(workers), sets, workers)
         assert hashes(shared) == hashes(alone), f"{workers} workers"
+
+
+@pytest.mark.parametrize(("model", "precision", "lag"), IN_THREADS)
+def test_any_number_of_workers_in_threads(
+    tiny_config: Path, tmp_path: Path, model: str, precision: str, lag: int
+) -> None:
+    sets = settings(model, precision, lag)
+    alone = train(tiny_config, tmp_path / "0", sets, workers=0)
+    assert alone["max_staleness_steps"] == lag
+    shared, _ = threaded.run(tiny_config, tmp_path / "3", 3, sets)
+    assert hashes(shared) == hashes(alone)
 
 
 @pytest.mark.parametrize(
     "more",
     [
         ["snapshots.transport=ray"],
-        ["trainer.publish_every=4", "selection.lag=2"],
-        ["selection.lag=1", "selection.shortlist=1"],
-        ["selection.function=loss"],
         ["selection.lag=2", "selection.rescore=scorers", "scorer.prefetch=4"],
         ["selection.lag=1", "selection.rescore=trainer", "trainer.scores=false"],
         ["selection.lag=1", "selection.rescore=scorers", "selection.audit_every=4"],
-        ["trainer.scores=false", "scorer.prefetch=1"],
-        ["augment.crop_padding=2", "augment.flip=true", "selection.lag=1"],
-        ["model.factory=rhoselect.models:small_cnn", "scorer.channels_last=true"],
+        ["selection.lag=2", "trainer.publish_every=4", "trainer.scores=false", "scorer.prefetch=1"],
     ],
     ids=lambda more: " ".join(more),
 )
@@ -122,6 +142,26 @@ def test_other_ways_of_the_same_run(
 ) -> None:
     alone = train(tiny_config, tmp_path / "0", more, workers=0)
     shared = train(tiny_config, tmp_path / "2", more, workers=2)
+    assert hashes(shared) == hashes(alone)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["trainer.scores=false", "scorer.prefetch=1"],
+        ["trainer.publish_every=4", "selection.lag=2"],
+        ["selection.lag=1", "selection.shortlist=1"],
+        ["selection.function=loss"],
+        ["augment.crop_padding=2", "augment.flip=true", "selection.lag=1"],
+        ["model.factory=rhoselect.models:small_cnn", "scorer.channels_last=true"],
+    ],
+    ids=lambda more: " ".join(more),
+)
+def test_other_settings_of_the_same_run_in_threads(
+    tiny_config: Path, tmp_path: Path, more: list[str]
+) -> None:
+    alone = train(tiny_config, tmp_path / "0", more, workers=0)
+    shared, _ = threaded.run(tiny_config, tmp_path / "2", 2, more)
     assert hashes(shared) == hashes(alone)
 
 

@@ -1,4 +1,8 @@
-"""Real processes, killed for real: the run ends with the two hashes of the undisturbed one."""
+"""Real processes, killed for real: the run ends with the two hashes of the undisturbed one.
+
+Where not the command itself is killed, it runs in this process, and a thread does the killing;
+actors are processes of the session's Ray cluster.
+"""
 
 from __future__ import annotations
 
@@ -8,44 +12,66 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import redis
 
 from servers import PASSWORD, free_port, tcp_server
-from support import made
+from support import Result, made, rhoctl
 
 STEPS = 400
-SHORT = 120
+SHORT = 200
 DEADLINE_S = 90.0
+MODES = {
+    "lag 0": [],
+    "shortlists by scorers": ["selection.lag=1", "selection.rescore=scorers"],
+    "auto": ["selection.lag=auto", "selection.audit_every=40"],
+    "stream": ["selection.mode=stream"],
+}
+
+pytestmark = pytest.mark.timeout(240)
 
 
-def sets(lag: int) -> list[str]:
-    values = [f"trainer.steps={STEPS}", "trainer.checkpoint_every=20", f"selection.lag={lag}"]
+def flags(*settings: str) -> list[str]:
+    values = ["trainer.checkpoint_every=20", f"queue.timeout_s={DEADLINE_S}", *settings]
     return [word for value in values for word in ("--set", value)]
 
 
-def start(*arguments: str | Path | int) -> subprocess.Popen[str]:
-    """``rhoctl`` in a process of its own."""
-    command = [sys.executable, "-m", "rhoselect.launch.cli", *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+class Run:
+    """``rhoctl`` here, and meanwhile a fault in a thread; the run's folder is ``path``."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._over = threading.Event()
+
+    def with_fault(self, fault: Callable[[], None], *arguments: str | Path | int) -> Result:
+        with ThreadPoolExecutor(1) as pool:
+            done = pool.submit(fault)
+            result = rhoctl(*map(str, arguments), "--run-dir", self.path)
+            self._over.set()
+            done.result(timeout=DEADLINE_S)
+        return result
+
+    def reach(self, step: int) -> None:
+        """Look again and again until there is a checkpoint of ``step`` or later."""
+        reach(self.path, step, self._over.is_set)
+
+    def kill(self, actor: str, sign: signal.Signals = signal.SIGKILL) -> None:
+        """Send a signal to an actor's newest process."""
+        os.kill(starts(self.path, actor)[-1], sign)
 
 
-def until(happened: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    """Look again and again until something happened in a run that goes on meanwhile."""
+def reach(run: Path, step: int, over: Callable[[], bool]) -> None:
     deadline = time.monotonic() + DEADLINE_S
-    while not happened():
-        assert process.poll() is None, f"ended early: {process.communicate()}"
+    while newest_step(run) < step:
+        assert not over(), "ended early"
         assert time.monotonic() < deadline, "never happened"
         time.sleep(0.01)
-
-
-def ended_well(process: subprocess.Popen[str]) -> None:
-    _, errors = process.communicate(timeout=DEADLINE_S)
-    assert process.returncode == 0, errors
 
 
 def checkpoints(run: Path) -> list[Path]:
@@ -67,172 +93,120 @@ def hashes(run: Path) -> tuple[str, str]:
     return summary["selected_sha256"], summary["weights_sha256"]
 
 
-@pytest.fixture(scope="module", params=[0, 1], ids=["lag 0", "lag 1"])
-def lag(request: pytest.FixtureRequest) -> int:
-    return int(request.param)
-
-
-once = pytest.mark.parametrize("lag", [0], indirect=True, ids=["lag 0"])
-
-
 @pytest.fixture(scope="module")
-def undisturbed(
-    tiny_config: Path, lag: int, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[str, str]:
+def undisturbed(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     run = tmp_path_factory.mktemp("undisturbed") / "run"
-    made("train", tiny_config, "--run-dir", run, *sets(lag))
+    made("train", tiny_config, "--run-dir", run, *flags(f"trainer.steps={STEPS}"))
     return hashes(run)
 
 
-@pytest.mark.timeout(240)
-def test_scorer_killed(
-    tiny_config: Path, tmp_path: Path, lag: int, undisturbed: tuple[str, str]
-) -> None:
-    run = tmp_path / "run"
-    process = start("train", tiny_config, "--run-dir", run, "--workers", 2, *sets(lag))
-    until(lambda: bool(checkpoints(run)), process)
-    os.kill(starts(run, "scorer-1")[0], signal.SIGKILL)
-    ended_well(process)
-    assert hashes(run) == undisturbed
-
-
-@once
-@pytest.mark.timeout(240)
 def test_killed_scorer_comes_back_in_its_slot(
-    tiny_config: Path, tmp_path: Path, lag: int, undisturbed: tuple[str, str]
+    ray_session: None, tiny_config: Path, tmp_path: Path, undisturbed: tuple[str, str]
 ) -> None:
-    """With a single scorer the run can only end if the slot is filled again."""
-    run = tmp_path / "run"
-    process = start("train", tiny_config, "--run-dir", run, "--workers", 1, *sets(lag))
-    until(lambda: bool(checkpoints(run)), process)
-    os.kill(starts(run, "scorer-0")[0], signal.SIGKILL)
-    ended_well(process)
-    assert len(starts(run, "scorer-0")) == 2
-    assert hashes(run) == undisturbed
+    """With a single scorer the run can only go on if the slot is filled again."""
+    run = Run(tmp_path / "run")
+
+    def fault() -> None:
+        run.reach(20)
+        run.kill("scorer-0")
+
+    steps = flags(f"trainer.steps={STEPS}")
+    result = run.with_fault(fault, "train", tiny_config, "--workers", 1, *steps)
+    assert result.code == 0, result.err
+    assert len(starts(run.path, "scorer-0")) == 2
+    assert hashes(run.path) == undisturbed
 
 
-@pytest.mark.timeout(240)
-def test_trainer_killed_and_resumed(
-    tiny_config: Path, tmp_path: Path, lag: int, undisturbed: tuple[str, str]
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_outlives_a_scorer_and_its_trainer(
+    ray_session: None, tiny_config: Path, tmp_path: Path, mode: str
 ) -> None:
+    run = Run(tmp_path / "run")
+
+    def fault() -> None:
+        run.reach(20)
+        run.kill("scorer-1")
+        run.reach(newest_step(run.path) + 20)
+        run.kill("trainer")
+
+    settings = flags(f"trainer.steps={SHORT}", *MODES[mode])
+    result = run.with_fault(fault, "train", tiny_config, "--workers", 2, *settings)
+    assert result.code == 1
+    assert "--resume" in result.err
+    assert "Traceback" not in result.err
+    assert not (run.path / "summary.json").exists()
+    assert checkpoints(run.path), "the last checkpoint survives"
+
+    made("train", "--resume", "--run-dir", run.path, "--workers", "1")
+    summary = json.loads((run.path / "summary.json").read_text())
+    assert summary["steps"] == SHORT
+    assert summary["exact"] == (mode not in ("auto", "stream"))
+    if summary["exact"]:
+        made("train", tiny_config, "--run-dir", tmp_path / "alone", *settings)
+        assert hashes(run.path) == hashes(tmp_path / "alone")
+
+
+@pytest.mark.parametrize("lag", [0, 1])
+def test_whole_command_killed_and_resumed(tiny_config: Path, tmp_path: Path, lag: int) -> None:
     run = tmp_path / "run"
-    process = start("train", tiny_config, "--run-dir", run, "--workers", 2, *sets(lag))
-    until(lambda: len(checkpoints(run)) > 1, process)
-    os.kill(starts(run, "trainer")[0], signal.SIGKILL)
-    _, errors = process.communicate(timeout=DEADLINE_S)
-    assert process.returncode == 1
-    assert "--resume" in errors
-    assert "Traceback" not in errors
+    settings = flags(f"trainer.steps={STEPS}", f"selection.lag={lag}")
+    command = [sys.executable, "-m", "rhoselect.launch.cli", "train", str(tiny_config)]
+    with subprocess.Popen([*command, "--run-dir", str(run), *settings]) as process:
+        reach(run, 20, lambda: process.poll() is not None)
+        process.kill()
     assert not (run / "summary.json").exists()
-    assert checkpoints(run), "the last checkpoint survives"
-
-    resumed = start("train", "--resume", "--run-dir", run, "--workers", 1)
-    ended_well(resumed)
-    assert hashes(run) == undisturbed
-
-
-@pytest.mark.timeout(240)
-def test_whole_command_killed_and_resumed(
-    tiny_config: Path, tmp_path: Path, lag: int, undisturbed: tuple[str, str]
-) -> None:
-    run = tmp_path / "run"
-    process = start("train", tiny_config, "--run-dir", run, *sets(lag))
-    until(lambda: bool(checkpoints(run)), process)
-    process.kill()
-    process.communicate(timeout=DEADLINE_S)
-    assert not (run / "summary.json").exists()
-    made("train", tiny_config, "--resume", "--run-dir", run, *sets(lag))
-    assert hashes(run) == undisturbed
+    made("train", tiny_config, "--resume", "--run-dir", run, *settings)
+    made("train", tiny_config, "--run-dir", tmp_path / "undisturbed", *settings)
+    assert hashes(run) == hashes(tmp_path / "undisturbed")
     rows = [json.loads(line)["step"] for line in (run / "eval.jsonl").read_text().splitlines()]
     assert rows == list(range(10, STEPS + 1, 10)), "nothing twice, nothing missing"
 
 
-@once
-@pytest.mark.timeout(240)
 def test_run_goes_on_when_every_scorer_freezes(
-    tiny_config: Path, tmp_path: Path, lag: int, undisturbed: tuple[str, str]
+    ray_session: None, tiny_config: Path, tmp_path: Path, undisturbed: tuple[str, str]
 ) -> None:
     """A frozen scorer is alive to Ray and is not replaced: the trainer scores by itself."""
-    run = tmp_path / "run"
-    lease = ["--set", "queue.lease_s=1.0"]
-    process = start("train", tiny_config, "--run-dir", run, "--workers", 1, *sets(lag), *lease)
-    until(lambda: bool(checkpoints(run)), process)
-    os.kill(starts(run, "scorer-0")[0], signal.SIGSTOP)
-    ended_well(process)
-    assert hashes(run) == undisturbed
+    run = Run(tmp_path / "run")
+
+    def fault() -> None:
+        run.reach(20)
+        run.kill("scorer-0", signal.SIGSTOP)
+
+    settings = flags(f"trainer.steps={STEPS}", "queue.lease_s=1.0")
+    try:
+        result = run.with_fault(fault, "train", tiny_config, "--workers", 1, *settings)
+    finally:
+        run.kill("scorer-0", signal.SIGCONT)
+    assert result.code == 0, result.err
+    assert len(starts(run.path, "scorer-0")) == 1
+    assert hashes(run.path) == undisturbed
 
 
-@once
-@pytest.mark.timeout(240)
+@pytest.mark.parametrize("mode", ["lag 0", "stream"])
 def test_queue_flushed(
-    tiny_config: Path, tmp_path: Path, lag: int, undisturbed: tuple[str, str]
+    ray_session: None,
+    tiny_config: Path,
+    tmp_path: Path,
+    undisturbed: tuple[str, str],
+    mode: str,
 ) -> None:
     """Again and again, wherever trainer and scorers just are: the queue holds nothing durable."""
-    run, port = tmp_path / "run", free_port()
+    run, port = Run(tmp_path / "run"), free_port()
     with tcp_server(tmp_path, port) as url, redis.Redis.from_url(url) as client:
+
+        def fault() -> None:
+            for flushes in range(1, 4):
+                run.reach(20 * flushes)
+                client.flushall()
+
         secret = tmp_path / "secret"
         secret.write_text(PASSWORD)
         server = (f"queue.url=redis://127.0.0.1:{port}", f"queue.password_file={secret}")
-        flags = [word for value in server for word in ("--set", value)]
-        process = start("train", tiny_config, "--run-dir", run, "--workers", 2, *sets(lag), *flags)
-        for flushes in range(1, 4):
-            until(lambda: newest_step(run) >= 20 * flushes, process)  # noqa: B023 - called now
-            client.flushall()
-        ended_well(process)
-    assert hashes(run) == undisturbed
-
-
-MODES = {
-    "shortlists by scorers": ["selection.lag=1", "selection.rescore=scorers"],
-    "auto": ["selection.lag=auto", "selection.audit_every=40"],
-    "stream": ["selection.mode=stream"],
-}
-
-
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.timeout(240)
-def test_every_mode_outlives_a_scorer_and_its_trainer(
-    tiny_config: Path, tmp_path: Path, mode: str
-) -> None:
-    run = tmp_path / "run"
-    settings = [*MODES[mode], f"trainer.steps={SHORT}", "trainer.checkpoint_every=20"]
-    flags = [word for value in settings for word in ("--set", value)]
-    process = start("train", tiny_config, "--run-dir", run, "--workers", 2, *flags)
-    until(lambda: bool(checkpoints(run)), process)
-    os.kill(starts(run, "scorer-1")[0], signal.SIGKILL)
-    before = newest_step(run)
-    until(lambda: newest_step(run) > before, process)
-    os.kill(starts(run, "trainer")[0], signal.SIGKILL)
-    process.communicate(timeout=DEADLINE_S)
-    assert not (run / "summary.json").exists()
-
-    ended_well(start("train", "--resume", "--run-dir", run, "--workers", 1))
-    summary = json.loads((run / "summary.json").read_text())
-    assert summary["steps"] == SHORT
-    assert summary["exact"] == (mode == "shortlists by scorers")
+        settings = flags(f"trainer.steps={STEPS}", *MODES[mode], *server)
+        result = run.with_fault(fault, "train", tiny_config, "--workers", 2, *settings)
+    assert result.code == 0, result.err
+    summary = json.loads((run.path / "summary.json").read_text())
     if summary["exact"]:
-        made("train", tiny_config, "--run-dir", tmp_path / "alone", *flags)
-        assert hashes(run) == hashes(tmp_path / "alone")
-
-
-@pytest.mark.timeout(240)
-def test_a_stream_goes_on_after_a_flush(tiny_config: Path, tmp_path: Path) -> None:
-    run, port = tmp_path / "run", free_port()
-    with tcp_server(tmp_path, port) as url, redis.Redis.from_url(url) as client:
-        secret = tmp_path / "secret"
-        secret.write_text(PASSWORD)
-        server = (f"queue.url=redis://127.0.0.1:{port}", f"queue.password_file={secret}")
-        values = [
-            *server,
-            *MODES["stream"],
-            f"trainer.steps={SHORT}",
-            "trainer.checkpoint_every=20",
-        ]
-        flags = [word for value in values for word in ("--set", value)]
-        process = start("train", tiny_config, "--run-dir", run, "--workers", 2, *flags)
-        for flushes in range(1, 4):
-            until(lambda: newest_step(run) >= 20 * flushes, process)  # noqa: B023 - called now
-            client.flushall()
-        ended_well(process)
-    summary = json.loads((run / "summary.json").read_text())
-    assert summary["max_staleness_steps"] <= 16, "stream.max_age"
+        assert hashes(run.path) == undisturbed
+    else:
+        assert summary["max_staleness_steps"] <= 16, "stream.max_age"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,15 +9,9 @@ from typing import Any
 import pytest
 
 from rhoselect import config as configuration
-from rhoselect.launch.wiring import build_scorer, build_trainer, prepare, run_trainer
-from rhoselect.metrics import Metrics
-from rhoselect.queue.memory import MemoryQueue
-from rhoselect.queue.memory_stream import MemoryStream
-from rhoselect.snapshots.local import LocalStore
 from rhoselect.trainer.records import read_steps
-from rhoselect.trainer.runfolder import RunFolder
-from rhoselect.trainer.windows import Windows, lanes
-from rhoselect.types import ChunkScores, Ticket
+from rhoselect.trainer.windows import Windows
+from threaded import CountedStream, run
 
 WINDOWS = [
     (3, ["selection.lag=0", "scorer.prefetch=4"]),
@@ -32,53 +25,6 @@ WINDOWS = [
 AUTO = ["selection.lag=auto", "selection.max_lag=2", "trainer.steps=120"]
 STREAM = ["selection.mode=stream"]
 SMALLEST = ["stream.ahead=1", "stream.max_age=1", "stream.capacity=40"]
-
-
-class CountedStream(MemoryStream):
-    """A rolling queue that notes how full it ever was."""
-
-    most = 0
-
-    def push(self, ticket: Ticket, scores: ChunkScores) -> bool:
-        counted = super().push(ticket, scores)
-        self.most = max(self.most, self.stats().points)
-        return counted
-
-
-def run(
-    config: Path, folder: Path, workers: int, sets: list[str]
-) -> tuple[dict[str, Any], MemoryQueue | CountedStream]:
-    """Train with ``workers`` scorers in threads; whatever one of them raises is raised here."""
-    prepared = prepare(configuration.load(config, sets))
-    resolved, snapshots = prepared.config, LocalStore()
-    queue: MemoryQueue | CountedStream = MemoryQueue(lease_s=600)
-    if resolved.selection.mode == "stream":
-        stream = resolved.stream
-        queue = CountedStream(prepared.plan.chunks, resolved.capacity, stream.ahead, stream.max_age)
-    run_folder = RunFolder.create(folder, resolved)
-    trainer = build_trainer(prepared, run_folder, queue, snapshots, Metrics(), workers)
-    share, stop, failures = lanes(resolved, workers), threading.Event(), []
-
-    def guarded(score: Callable[[threading.Event], None]) -> None:
-        try:
-            score(stop)
-        except BaseException as error:
-            failures.append(error)
-
-    scorers = [
-        build_scorer(prepared, slot, share, queue, snapshots, Metrics()) for slot in range(workers)
-    ]
-    threads = [threading.Thread(target=guarded, args=(scorer.run,)) for scorer in scorers]
-    for thread in threads:
-        thread.start()
-    try:
-        summary = run_trainer(prepared, run_folder, trainer, workers)
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
-    assert not failures, failures
-    return summary, queue
 
 
 def hashes(summary: dict[str, Any]) -> tuple[str, str]:

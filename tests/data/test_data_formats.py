@@ -19,7 +19,8 @@ import torch
 from data_helpers import CPU, entries, idx_bytes, refused
 from PIL import Image
 
-from rhoselect.data import ArrowDataset, ambiguous_mnist, import_dataset, webdataset
+from rhoselect.data import ArrowDataset, ambiguous_mnist, webdataset
+from rhoselect.data.importers import import_dataset
 from rhoselect.errors import DataError
 
 RANDOM = np.random.default_rng(0)

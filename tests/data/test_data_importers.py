@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 from data_helpers import CPU, entries, idx_bytes, refused
 
-from rhoselect.data import ArrowDataset, fashion_mnist, import_dataset
+from rhoselect.data import ArrowDataset, fashion_mnist
+from rhoselect.data.importers import import_dataset
 from rhoselect.errors import DataError
 
 RANDOM = np.random.default_rng(0)

@@ -1,20 +1,19 @@
 """Points: data sets on disk (Arrow), torch data sets by import path, and importers.
 
-Start at ``open_data``. ``base`` says what a data set is to the loops.
+Start at ``open_data``. ``base`` says what a data set is to the loops. ``importers`` is not imported
+here: actors start sooner without the libraries that only imports need.
 """
 
 from rhoselect.config import Config, DataConfig
 from rhoselect.data.arrow import ArrowDataset, DatasetPoints
 from rhoselect.data.augment import Augmentation
 from rhoselect.data.base import Dataset, Labels, SplitPoints
-from rhoselect.data.importers import KINDS, import_dataset
 from rhoselect.data.manifest import Encoding, Manifest, Pairs
 from rhoselect.data.torch_dataset import TorchDataset, TorchPoints
 from rhoselect.data.writer import write_dataset
 from rhoselect.errors import ConfigError
 
 __all__ = [
-    "KINDS",
     "ArrowDataset",
     "Dataset",
     "DatasetPoints",
@@ -25,7 +24,6 @@ __all__ = [
     "SplitPoints",
     "TorchDataset",
     "TorchPoints",
-    "import_dataset",
     "open_arrow",
     "open_data",
     "train_points",

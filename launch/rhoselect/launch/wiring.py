@@ -162,7 +162,7 @@ def build_trainer(
     config, plan, scoring = prepared.config, prepared.plan, prepared.scoring
     device = resolve_device(config.trainer.device, "trainer.device")
     rescorer = new_replica(prepared, config.selection.bn, device)
-    evaluator = _bare_replica(prepared, "running", device)
+    evaluator = bare_replica(prepared, "running", device)
     ground = Ground(
         prepared.train,
         prepared.test,
@@ -284,7 +284,7 @@ def new_replica(prepared: Prepared, bn: str, device: torch.device) -> Replica:
     )
 
 
-def _bare_replica(prepared: Prepared, bn: str, device: torch.device) -> Replica:
+def bare_replica(prepared: Prepared, bn: str, device: torch.device) -> Replica:
     """A replica of the model alone."""
     scorer = prepared.config.scorer
     return Replica(new_model(prepared), scorer.precision, bn, device, scorer.channels_last)

@@ -9,15 +9,8 @@ import typer
 from rich.console import Console
 
 from rhoselect import config as configuration
-from rhoselect.data import (
-    KINDS,
-    ArrowDataset,
-    Encoding,
-    Manifest,
-    Pairs,
-    import_dataset,
-    open_arrow,
-)
+from rhoselect.data import ArrowDataset, Encoding, Manifest, Pairs, open_arrow
+from rhoselect.data.importers import KINDS, import_dataset
 from rhoselect.errors import ConfigError
 
 app = typer.Typer(rich_markup_mode=None, help="Import and look at data sets.")

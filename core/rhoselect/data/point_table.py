@@ -1,0 +1,48 @@
+"""A Parquet file with a row a point: what a run knows of each, for whoever cleans the data."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+METADATA_KEY = b"rhoselect"
+SCHEMA = pa.schema(
+    [
+        ("index", pa.int64()),
+        ("label", pa.int64()),
+        ("clean_label", pa.int64()),
+        ("irreducible_loss", pa.float32()),
+        ("last_loss", pa.float32()),
+        ("times_seen", pa.int64()),
+        ("times_selected", pa.int64()),
+        ("step_last_selected", pa.int64()),
+        ("suspected_noisy", pa.bool_()),
+        ("redundant", pa.bool_()),
+    ]
+)
+
+
+def write_points(
+    path: Path, blocks: Iterable[Mapping[str, npt.NDArray[Any]]], metadata: Mapping[str, Any]
+) -> None:
+    """Write blocks of successive rows, a row group each, atomically.
+
+    A block maps the columns' names to arrays [R]; what is masked of a masked array becomes null.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    schema = SCHEMA.with_metadata({METADATA_KEY: json.dumps(dict(metadata)).encode()})
+    try:
+        with pq.ParquetWriter(beside, schema) as writer:
+            for block in blocks:
+                writer.write_table(pa.table(dict(block), schema=schema))
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)

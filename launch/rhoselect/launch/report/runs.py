@@ -1,0 +1,129 @@
+"""A finished run as a report needs it: its summary, its curve, and what its steps selected."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rhoselect.errors import RunFolderError
+from rhoselect.trainer.records import read_evaluations, read_steps
+from rhoselect.types import Indices
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Selected:
+    """The S = sum of the batches' points in training order: ``indices`` [S], ``step`` [S] int64.
+
+    ``corrupted`` and ``correct`` [T] are shares of each of the T batches, NaN where not known: of
+    points whose label was changed by noise, and of points that the weights of before the step
+    classified correctly.
+    """
+
+    indices: Indices
+    step: Ints
+    corrupted: Floats
+    correct: Floats
+
+    def share(self, flags: npt.NDArray[np.bool_]) -> Floats:
+        """The share [T] of each batch that has its flag of ``flags`` [S]."""
+        return np.bincount(self.step, flags) / np.bincount(self.step)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its summary and its E evaluations as arrays [E]."""
+
+    name: str
+    summary: dict[str, Any]
+    steps: Ints
+    seconds: Floats
+    candidates: Ints
+    accuracy: Floats
+    worst_class_accuracy: Floats
+    selected: Selected
+
+    @property
+    def flops(self) -> Floats:
+        """FLOPs [E] of training and scoring up to each evaluation; each step costs the same."""
+        counts = self.summary["flops"]
+        return self.steps / self.summary["steps"] * float(counts["train"] + counts["score"])
+
+    @property
+    def prior_seconds(self) -> float:
+        """Seconds spent before the run on its irreducible losses or its proxy model."""
+        return float(self.summary["il_seconds"] + self.summary["proxy_seconds"])
+
+    @property
+    def prior_flops(self) -> float:
+        """FLOPs spent before the run on its irreducible losses or its proxy model."""
+        return float(self.summary["flops"]["il"] + self.summary["flops"]["proxy"])
+
+    @property
+    def corrupted_share(self) -> float | None:
+        """Mean over the steps where it is known, zeros included."""
+        return mean(self.selected.corrupted)
+
+    @property
+    def smooth(self) -> Floats:
+        """Means [E] of three neighbouring evaluations (two at the ends)."""
+        kernel = np.ones(3)
+        total = np.convolve(self.accuracy, kernel)[1:-1]  # also of fewer than three
+        counts = np.convolve(np.ones(len(self.accuracy)), kernel)[1:-1]
+        return np.asarray(total / counts)
+
+    def first(self, accuracy: float) -> int | None:
+        """The first evaluation whose smoothed accuracy is at least ``accuracy``."""
+        reached = np.flatnonzero(self.smooth >= accuracy)
+        return int(reached[0]) if len(reached) else None
+
+
+def load_run(path: Path) -> Run:
+    """Read a finished run folder. Raises RunFolderError."""
+    try:
+        summary = json.loads((path / "summary.json").read_text())
+    except FileNotFoundError:
+        raise RunFolderError(
+            f"run folder {path}: has no summary.json; allowed a finished run; finish it with"
+            f" 'rhoctl train --resume --run-dir {path}'"
+        ) from None
+    except ValueError as error:
+        raise RunFolderError(f"run folder {path}: summary.json cannot be read: {error}") from None
+    evaluations = read_evaluations(path)
+    rows = read_steps(path)
+    steps = np.array([e["step"] for e in evaluations], np.int64)
+    batches = rows["indices"].combine_chunks()
+    selected = Selected(
+        batches.flatten().to_numpy(),
+        np.repeat(np.arange(len(rows)), batches.value_lengths().to_numpy()),
+        _floats(rows["corrupted_share"].to_pylist()),
+        _floats(rows["correct_share"].to_pylist()),
+    )
+    return Run(
+        path.name,
+        summary,
+        steps,
+        _floats(e["seconds"] for e in evaluations),
+        np.cumsum(rows["candidates"].to_numpy())[steps - 1],
+        _floats(e["accuracy"] for e in evaluations),
+        _floats(e["worst_class_accuracy"] for e in evaluations),
+        selected,
+    )
+
+
+def mean(values: Floats) -> float | None:
+    """The mean of the values that are known, None of none."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else None
+
+
+def _floats(values: Iterable[float | None]) -> Floats:
+    return np.array(list(values), np.float64)
