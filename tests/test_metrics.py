@@ -172,14 +172,19 @@ def test_the_endpoint_can_be_found_and_is_on_loopback_only(tmp_path: Path) -> No
             pass
 
 
+def ended_by(error: BaseException, config: MetricsConfig, run: Path) -> None:
+    with announced(config, run):
+        Metrics().serve(config, run, "trainer")
+        raise error
+
+
 def test_many_runs_are_found_in_one_folder_until_they_end_in_order(tmp_path: Path) -> None:
     shared = tmp_path / "shared"
     config = MetricsConfig(discovery_dir=str(shared))
     check_endpoint(config)
     one, other, failed = tmp_path / "a" / "run", tmp_path / "b" / "run", tmp_path / "c" / "run"
-    with pytest.raises(RuntimeError), announced(config, failed):
-        Metrics().serve(config, failed, "trainer")
-        raise RuntimeError
+    with pytest.raises(RuntimeError):
+        ended_by(RuntimeError(), config, failed)
     with announced(config, one):
         Metrics().serve(config, one, "trainer")
         Metrics("scorer").serve(config, one, "0")
@@ -198,9 +203,8 @@ def test_many_runs_are_found_in_one_folder_until_they_end_in_order(tmp_path: Pat
 
 
 def test_an_interrupted_run_is_forgotten(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), announced(ON, tmp_path):
-        Metrics().serve(ON, tmp_path, "trainer")
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        ended_by(KeyboardInterrupt(), ON, tmp_path)
     assert not list((tmp_path / "logs" / "metrics").iterdir())
 
 
