@@ -104,8 +104,10 @@ def page(server: str, run: str, start: float, end: float) -> Figure:
         for axes in grid[len(panels) :]:
             axes.set_axis_off()
         for axes, panel in zip(grid, panels, strict=False):
-            found = [series(server, run, target, start, end) for target in panel["targets"]]
-            draw(axes, panel, sum(found, []))
+            found: list[Series] = []
+            for target in panel["targets"]:
+                found += series(server, run, target, start, end)
+            draw(axes, panel, found)
             axes.set_xlabel("minutes", fontsize=7)
     return figure
 
