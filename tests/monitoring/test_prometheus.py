@@ -156,6 +156,7 @@ def test_a_hung_scorer_is_noticed_and_so_is_the_one_after_it(watched: Watched) -
 
 def test_a_queue_server_that_hangs_stalls_the_run(watched: Watched) -> None:
     server, queue = watched.server, watched.queue_server()
+    until(lambda: "RhoselectRunStalled" not in server.firing(), "a run that goes on")
     os.kill(queue, signal.SIGSTOP)
     try:
         alert = until(lambda: server.firing().get("RhoselectRunStalled"), "a stalled run")
