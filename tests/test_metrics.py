@@ -124,7 +124,10 @@ def test_a_process_exports_what_its_role_has(tmp_path: Path) -> None:
     )
     assert "rho_scored_points" in trainer.keys() & scorer.keys()
     assert "rho_last_step" in trainer.keys() - scorer.keys()
-    assert driver.keys() & trainer.keys() == {"rho_build", "rho_started_timestamp_seconds"}
+    assert driver.keys() & trainer.keys() == {
+        "rho_build_info",
+        "rho_started_timestamp_seconds",
+    }
 
 
 def test_a_slot_that_is_gone_is_not_reported_any_more(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ class Watched:
     """A run that goes on for ever, and the Prometheus that watches it."""
 
     run: Path
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[bytes]
     discovery: Path
     server: Prometheus
 
@@ -61,29 +61,27 @@ def watched(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     """One for all tests of the module; the later ones are faults."""
     folder = tmp_path_factory.mktemp("prometheus")
     run, discovery = folder / RUN, folder / "discovery"
-    with running_prometheus(folder, discovery) as server:
-        values = [*SETTINGS, f"metrics.discovery_dir={discovery}"]
-        flags = [word for value in values for word in ("--set", value)]
-        command = ["train", str(tiny_config), "--run-dir", str(run), "--workers", "1", *flags]
+    values = [*SETTINGS, f"metrics.discovery_dir={discovery}"]
+    flags = [word for value in values for word in ("--set", value)]
+    command = ["train", str(tiny_config), "--run-dir", str(run), "--workers", "1", *flags]
+    with running_prometheus(folder, discovery) as server, (folder / "run.log").open("w") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "rhoselect.launch.cli", *command],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
+            [sys.executable, "-m", "rhoselect.launch.cli", *command], stdout=log, stderr=log
         )
+        everyone = f'count(up{{run="{RUN}"}} == 1) == 3 and on () max(rho_last_step) > 60'
         try:
+            until(lambda: process.poll() is not None or server.ask(everyone), "three processes")
+            assert process.poll() is None, (folder / "run.log").read_text()
             yield Watched(run, process, discovery, server)
         finally:
             process.send_signal(signal.SIGINT)
-            process.communicate(timeout=60)
+            process.wait(60)
 
 
 def test_every_process_of_a_run_is_found(watched: Watched) -> None:
-    def found() -> bool:
-        got = watched.server.ask(f'up{{run="{RUN}"}} == 1')
-        return {dict(labels)["worker"] for labels in got} == {"trainer", "0", "driver"}
-
-    until(found, "three processes that answer")
+    got = [dict(labels) for labels in watched.server.ask(f'up{{run="{RUN}"}}')]
+    roles = {labels["worker"]: labels["role"] for labels in got}
+    assert roles == {"trainer": "trainer", "0": "scorer", "driver": "driver"}
 
 
 @pytest.mark.parametrize(
