@@ -4,8 +4,8 @@
 # make protos   the code generated from protos/ anew
 # make clean    removes what the tools and the demonstration's runs left; distclean: everything made
 #
-# Each sets up what it needs first: a virtual environment in .venv, data in data/, a Redis server
-# for the tests. Nothing needs root; what cannot be had without it is named with its command.
+# Each sets up what it needs first: a virtual environment in .venv, data in data/, a Redis server and
+# a Prometheus for the tests. Nothing needs root; what cannot be had without it is named with its command.
 #
 # Settings, as in `make train WORKERS=4`:
 PYTHON ?= python3
@@ -36,7 +36,8 @@ train: $(RUNS:=/summary.json)
 	$(RHOCTL) report $(RUNS) --out runs/demo.png
 
 test: $(VENV)
-	REDIS_SERVER="$$(scripts/servers.sh)" $(BIN)/python -m pytest $(PYTEST_ARGS)
+	REDIS_SERVER="$$(scripts/servers.sh)" PROMETHEUS="$$(scripts/servers.sh prometheus)" \
+		$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 check: $(VENV)
 	$(BIN)/ruff check .
@@ -84,7 +85,7 @@ runs/demo-rho/summary.json: | $(IL)
 clean:
 	rm -rf build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	rm -rf $(RUNS) runs/demo.png
-	find core scorer trainer launch tests -name __pycache__ -prune -exec rm -rf {} +
+	find core scorer trainer launch tests deploy -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean
 	rm -rf .venv .cache $(DATA) $(IL)

@@ -1,49 +1,69 @@
 #!/usr/bin/env bash
-# Print the path of a redis-server for the tests (make passes it on as REDIS_SERVER).
-# In order: REDIS_SERVER, the PATH, the Debian package unpacked below .cache/servers (no root).
+# Print the path of a server program for the tests: scripts/servers.sh [redis-server|prometheus]
+# (make passes them on as REDIS_SERVER and PROMETHEUS; promtool is beside prometheus).
+# In order: that variable, the PATH, the Debian package unpacked below .cache/servers (no root).
 # Prints nothing, and says on stderr what to install, when there is none.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/debian.sh
 
+program="${1:-redis-server}"
+case "$program" in
+redis-server)
+    packages=(redis-server redis-tools) others=redis given="${REDIS_SERVER:-}" programs=(redis-server)
+    site=https://redis.io/docs/latest/operate/oss_and_stack/install
+    ;;
+prometheus)
+    packages=(prometheus) others=prometheus given="${PROMETHEUS:-}" programs=(prometheus promtool)
+    site=https://prometheus.io/download
+    ;;
+*)
+    echo "servers: got $program; allowed redis-server or prometheus" >&2
+    exit 2
+    ;;
+esac
 dir=.cache/servers
-server="$PWD/$dir/redis-server"
+server="$PWD/$dir/$program"
 
 how_to() {
-    local command="see https://redis.io/docs/latest/operate/oss_and_stack/install"
-    if command -v apt-get >/dev/null; then command="sudo apt-get install redis-server"
-    elif command -v dnf >/dev/null; then command="sudo dnf install redis"
-    elif command -v pacman >/dev/null; then command="sudo pacman -S redis"
-    elif command -v apk >/dev/null; then command="sudo apk add redis"
-    elif command -v brew >/dev/null; then command="brew install redis"
+    local command="see $site"
+    if command -v apt-get >/dev/null; then command="sudo apt-get install ${packages[0]}"
+    elif command -v dnf >/dev/null; then command="sudo dnf install $others"
+    elif command -v pacman >/dev/null; then command="sudo pacman -S $others"
+    elif command -v apk >/dev/null; then command="sudo apk add $others"
+    elif command -v brew >/dev/null; then command="brew install $others"
     fi
-    echo "servers: $1; the tests that need a Redis server cannot run. Install one: $command" >&2
+    echo "servers: $1; the tests that need $program cannot run. Install it: $command" >&2
     exit 0
 }
 
-if [ -n "${REDIS_SERVER:-}" ]; then
-    command -v "$REDIS_SERVER" || how_to "REDIS_SERVER=$REDIS_SERVER is not a program"
+if [ -n "$given" ]; then
+    command -v "$given" || how_to "$given is not a program"
     exit 0
 fi
-command -v redis-server && exit 0
+command -v "$program" && exit 0
 if [ -x "$server" ] && "$server" --version >/dev/null 2>&1; then
     echo "$server"
     exit 0
 fi
-has_apt || how_to "no redis-server on the PATH"
+has_apt || how_to "no $program on the PATH"
 
-echo "servers: no redis-server on the PATH; unpacking the Debian package into $dir" >&2
-rm -rf "$dir"
-debian_fetch redis-server redis-tools "$dir" >&2 || how_to "the package could not be downloaded"
-for package in "$dir"/*.deb; do
+echo "servers: no $program on the PATH; unpacking the Debian package into $dir" >&2
+mkdir -p "$dir"
+debian_fetch "${packages[@]}" "$dir/fetched" >&2 || how_to "the package could not be downloaded"
+for package in "$dir"/fetched/*.deb; do
     dpkg-deb -x "$package" "$dir/root" && rm "$package"
 done
-cat >"$server" <<'END'
+rmdir "$dir/fetched"
+for each in "${programs[@]}"; do
+    cat >"$dir/$each" <<'END'
 #!/bin/sh
 root="$(dirname "$0")/root"
 libraries="$(find "$root" -name '*.so.*' -printf '%h\n' | sort -u | paste -s -d : -)"
-LD_LIBRARY_PATH="$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" exec "$root/usr/bin/redis-server" "$@"
+export LD_LIBRARY_PATH="$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+exec "$root/usr/bin/$(basename "$0")" "$@"
 END
-chmod +x "$server"
-"$server" --version >&2 || how_to "the unpacked server does not start"
+    chmod +x "$dir/$each"
+done
+"$server" --version >&2 || how_to "the unpacked $program does not start"
 echo "$server"

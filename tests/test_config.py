@@ -99,6 +99,8 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "snapshots.transport": st.sampled_from(["auto", "shm", "ray"]),
     "cluster.address": words,
     "metrics.port": st.integers(-1, 65535),
+    "metrics.host": words,
+    "metrics.discovery_dir": words,
 }
 settings = st.fixed_dictionaries(
     {name: VALUES[name] for name in VALUES if name == "data.dataset"},
@@ -220,6 +222,8 @@ CHANGES: dict[str, tuple[Any, Any]] = {
     "snapshots.transport": ("auto", "ray"),
     "cluster.address": ("local", "auto"),
     "metrics.port": (0, -1),
+    "metrics.host": ("127.0.0.1", "0.0.0.0"),
+    "metrics.discovery_dir": ("a", "b"),
 }
 
 

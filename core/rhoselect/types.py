@@ -75,7 +75,11 @@ class Popped:
 
 @dataclass(frozen=True, slots=True)
 class QueueStats:
-    """A look at a run's queue: windows open, tickets waiting and leased, points held."""
+    """A look at a run's queue: windows open, tickets waiting and leased, points held.
+
+    ``server_bytes`` of memory are used by the queue server, of ``server_limit_bytes`` (0: no limit,
+    or no server).
+    """
 
     windows: int
     waiting: int
@@ -87,6 +91,8 @@ class QueueStats:
     late: int = 0
     rejected: int = 0
     reclaimed: int = 0
+    server_bytes: int = field(default=0, compare=False)
+    server_limit_bytes: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)

@@ -275,10 +275,20 @@ class ClusterConfig(Section):
 
 
 class MetricsConfig(Section):
-    """The Prometheus endpoints, one a process, on loopback."""
+    """The Prometheus endpoints, one a process."""
 
     port: int = Field(
         0, ge=-1, le=65535, description="the trainer's port; 0 picks a free one; -1 is off"
+    )
+    host: str = Field(
+        "127.0.0.1",
+        description="address to listen on, without a password; '0.0.0.0' if Prometheus is on"
+        " another machine",
+    )
+    discovery_dir: str | None = Field(
+        None,
+        description="folder that Prometheus' file_sd_configs read, for any number of runs; the"
+        " run folder's logs/metrics has the same files",
     )
 
 

@@ -100,6 +100,14 @@ class Config(Section):
         fresh = fresh and selection.mode == "window"
         return selection.shortlist or (1 if fresh else min(5, selection.n_B // selection.n_b))
 
+    @property
+    def staleness_bound(self) -> int:
+        """Steps that the weights behind a score are old at most, when a point is consumed."""
+        if self.selection.mode == "stream":
+            return self.stream.max_age
+        lag = self.selection.lag
+        return (self.selection.max_lag if lag == "auto" else lag) + self.trainer.publish_every - 1
+
     def k_of(self, window: int, version: int) -> int:
         """Shortlist factor of one window: with auto-lag, fresh ones need no second stage."""
         return 1 if self.selection.lag == "auto" and version == window else self.k

@@ -93,8 +93,14 @@ class RayStore:
             return None
         if answer == GONE:
             raise SnapshotGoneError(f"snapshot {version}: retired")
-        _, weights, state = decode(ray.get(answer[0]).tobytes())
-        into(iter(weights.items()))
+        state: dict[str, Tensor] = {}
+
+        def fetched() -> Pieces:
+            _, weights, found = decode(ray.get(answer[0]).tobytes())
+            state.update(found)
+            yield from weights.items()
+
+        into(fetched())
         return state
 
     def newest(self, timeout_s: float) -> int | None:

@@ -24,6 +24,7 @@ from rhoselect.compute import keep_memory
 from rhoselect.config import Config
 from rhoselect.errors import ConfigError, RhoError, RunError
 from rhoselect.launch.endpoints import queue_url
+from rhoselect.launch.pulse import Pulse
 from rhoselect.launch.serial import Watch
 from rhoselect.launch.server import EmbeddedServer
 from rhoselect.launch.wiring import Prepared, build_scorer, build_trainer, prepare, run_trainer
@@ -96,11 +97,10 @@ class ScorerActor:
     def run(self) -> None:
         """Score until stopped."""
         keep_memory()
-        config, metrics = self._config, Metrics()
+        config, metrics = self._config, Metrics("scorer")
         _log_to(self._run.path / "logs" / f"scorer-{self._slot}.log")
         logging.info("scorer %d of process %d starts", self._slot, os.getpid())
-        if config.metrics.port >= 0:
-            metrics.serve(0, str(self._slot), self._run.path / "logs" / "metrics")
+        metrics.serve(config.metrics, self._run.path, str(self._slot))
         queue = self._endpoints.queue(config, self._run)
         snapshots = self._endpoints.snapshots(writer=False)
         share = lanes(config, self._workers)
@@ -108,6 +108,10 @@ class ScorerActor:
         scorer = build_scorer(prepared, self._slot, share, queue, snapshots, metrics)
         scorer.run(self._stop)
         snapshots.close()
+
+    def process(self) -> int:
+        """This process's number: another one after a restart."""
+        return os.getpid()
 
     def stop(self) -> None:
         """Let ``run`` return after its present ticket."""
@@ -128,8 +132,7 @@ class TrainerActor:
         config, metrics = self._config, Metrics()
         _log_to(self._run.path / "logs" / "trainer.log")
         logging.info("trainer of process %d starts", os.getpid())
-        if config.metrics.port >= 0:
-            metrics.serve(config.metrics.port, "trainer", self._run.path / "logs" / "metrics")
+        metrics.serve(config.metrics, self._run.path, "trainer")
         queue = self._endpoints.queue(config, self._run)
         snapshots = self._endpoints.snapshots(writer=True)
         prepared = _prepared(config, self._run)
@@ -179,6 +182,8 @@ def _run_actors(
         scorer_class.remote(slot, workers, text, folder, endpoints) for slot in range(workers)
     ]
     done, working = trainer.run.remote(), [s.run.remote() for s in scorers]
+    pulse, metrics = Pulse(scorers), Metrics("driver")
+    metrics.serve(config.metrics, folder.path, "driver")
     latest = [Status(0)]
     watch(lambda: latest[0])
     try:
@@ -187,6 +192,8 @@ def _run_actors(
             if ready:  # the summary, or the error of whoever failed first
                 summary: dict[str, Any] = ray.get(ready[0])
                 return summary
+            pulse.look()
+            metrics.observe_workers(pulse.states, pulse.restarts)
             with suppress(GetTimeoutError):
                 latest[0] = ray.get(trainer.status.remote(), timeout=STOP_S)
     except RayTaskError as error:

@@ -23,8 +23,7 @@ def run_serial(prepared: Prepared, folder: RunFolder, watch: Watch) -> dict[str,
     config = prepared.config
     keep_memory()
     snapshots, metrics = LocalStore(), Metrics()
-    if config.metrics.port >= 0:
-        metrics.serve(config.metrics.port, "trainer", folder.path / "logs" / "metrics")
+    metrics.serve(config.metrics, folder.path, "trainer")
     queue: MemoryQueue | MemoryStream = MemoryQueue(config.queue.lease_s)
     if config.selection.mode == "stream":
         stream, chunks = config.stream, prepared.plan.chunks

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from dataclasses import replace
 
 import torch
@@ -20,6 +21,7 @@ from rhoselect.errors import SnapshotGoneError
 from rhoselect.metrics import Metrics
 from rhoselect.plan import Plan
 from rhoselect.queue import SelectionQueue, StreamQueue
+from rhoselect.scorer.fetch import Fetch
 from rhoselect.scorer.forward import Replica
 from rhoselect.scorer.pusher import Pusher
 from rhoselect.scorer.reader import Reader, Work
@@ -63,6 +65,7 @@ class Scorer:
         self._snapshots = snapshots
         self._metrics = metrics
         self._loaded: int | None = None
+        self._copied_s = 0.0
         self._state: dict[str, torch.Tensor] = {}
         self._ahead: Reader | None = None
         selection = config.selection
@@ -76,14 +79,23 @@ class Scorer:
         scorer = self._config.scorer
         with Reader(self._take_own, scorer.prefetch, CLAIM_WAIT_S) as reader:
             while not stop.is_set():
-                with self._metrics.waiting("ticket"):
-                    work = reader.next()
+                work = self._next(reader)
                 if work is not None:
                     if self._finish(work):
                         reader.drop(work)
                 elif self._second_stage:  # at a run's end there are shortlists without candidates
                     self.rush()
         self._pusher.close()
+
+    def _next(self, reader: Reader) -> Work | None:
+        """The reader's next ticket, waited for until it was claimed and then for its data."""
+        started = time.perf_counter()
+        work = reader.next()
+        ended = time.perf_counter()
+        claimed = ended if work is None else max(started, work.claimed_at)
+        self._metrics.wait_seconds.labels("ticket").inc(claimed - started)
+        self._metrics.wait_seconds.labels("data").inc(ended - claimed)
+        return work
 
     def step(self) -> bool:
         """Score the lowest ticket here and now, whoever's lane it is in, without waiting.
@@ -165,6 +177,7 @@ class Scorer:
         ticket = self._queue.claim(self._slot, timeout_s, lanes, loaded, only)
         if ticket is None:
             return None
+        claimed_at = time.perf_counter()
         self._metrics.claims.inc()
         positions = ticket.positions
         if positions is None:
@@ -178,7 +191,7 @@ class Scorer:
             with self._metrics.busy("read"):
                 epochs = self._plan.epochs(positions)
                 batch = self._points.read(indices, self._replica.device, epochs)
-        return Work(ticket, positions, indices, batch)
+        return Work(ticket, positions, indices, batch, claimed_at)
 
     def _finish(self, work: Work) -> bool:
         """Score and push, once the weights are there; False if they are yet to come, or something
@@ -197,7 +210,8 @@ class Scorer:
         """Have the weights of ``version`` loaded; False if they did not come within the time."""
         if not self._scoring.needs.forward or self._loaded == version:
             return True
-        with self._metrics.waiting("weights"):
+        started, copied_s = time.perf_counter(), self._copied_s
+        try:
             if version < 0:
                 newest = self._snapshots.newest(timeout_s)
                 if newest is None or newest == self._loaded:
@@ -205,6 +219,9 @@ class Scorer:
                 version = newest
             before, self._loaded = self._loaded, None  # until all of it is here
             state = self._snapshots.load(version, self._copy, timeout_s)
+        finally:
+            waited_s = time.perf_counter() - started - (self._copied_s - copied_s)
+            self._metrics.wait_seconds.labels("weights").inc(waited_s)
         if state is None:
             self._loaded = before
             return False
@@ -212,8 +229,12 @@ class Scorer:
         return True
 
     def _copy(self, pieces: Pieces) -> None:
-        with self._metrics.busy("load"):
-            self._replica.load(pieces)
+        """Swap the weights while they come."""
+        started, fetch = time.perf_counter(), Fetch(pieces)
+        self._replica.load(fetch.pieces())
+        copied_s = time.perf_counter() - started - fetch.seconds
+        self._copied_s += copied_s
+        self._metrics.observe_load(fetch.seconds, copied_s, fetch.bytes)
 
     def _score(self, work: Work) -> None:
         """The forward; what follows is left to the pusher. On a GPU nothing here waits for it."""

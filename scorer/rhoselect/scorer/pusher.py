@@ -48,8 +48,10 @@ class Pusher:
         self.settle()
 
     def _push(self, work: Work, output: ForwardOutput | None, state: State) -> None:
-        scores, features = self._scoring(work.indices, output, state)
-        pushed = self._queue.push(work.ticket, self._chunk(work, scores, features))
+        with self._metrics.busy("score"):
+            chunk = self._chunk(work, *self._scoring(work.indices, output, state))
+        with self._metrics.busy("push"):
+            pushed = self._queue.push(work.ticket, chunk)
         self._metrics.pushes.labels("accepted" if pushed else "ignored").inc()
 
     def _chunk(

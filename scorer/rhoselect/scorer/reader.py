@@ -16,12 +16,14 @@ from rhoselect.types import Batch, Indices, Positions, Ticket
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """A claimed ticket with its points read: ``batch`` is None if no forward is needed."""
+    """A ticket claimed at ``claimed_at`` (seconds of time.perf_counter) with its points read:
+    ``batch`` is None if no forward is needed."""
 
     ticket: Ticket
     positions: Positions
     indices: Indices
     batch: Batch | None
+    claimed_at: float
 
 
 class Reader:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rhoselect.compute import threads
 from rhoselect.config import Config
-from rhoselect.errors import NonFiniteLossError, WindowError
+from rhoselect.errors import FencedError, NonFiniteLossError, WindowError
 from rhoselect.metrics import Metrics
 from rhoselect.plan import Plan
 from rhoselect.selection import Scoring
@@ -62,9 +62,19 @@ class Trainer:
         self._stateful = bool(self._state)
         self._clock_start = time.monotonic()
         self.status = Status(0)
+        metrics.generation.set(folder.generation)
+        metrics.staleness_bound.set(config.staleness_bound)
 
     def run(self) -> Progress:
-        """Train to the last step, from the newest checkpoint if there is one."""
+        """Train to the last step, from the newest checkpoint if there is one. Raises FencedError
+        if a newer trainer took over."""
+        try:
+            return self._run()
+        except FencedError:
+            self.metrics.fenced_calls.inc()
+            raise
+
+    def _run(self) -> Progress:
         with threads(self._config.trainer.threads):
             step = self._restore()
             self.records = Records(self._folder, step)
@@ -100,11 +110,12 @@ class Trainer:
 
     def _send(self, version: int, tensors: Mapping[str, Tensor], state: State) -> None:
         layout = self._ground.rescorer_layout
-        with self.metrics.busy("publish"):
-            self._snapshots.publish(version, tensors, layout, state)
+        started = time.perf_counter()
+        self._snapshots.publish(version, tensors, layout, state)
+        seconds = time.perf_counter() - started
         self._live.add(version)
         size = sum(tensors[name].numel() * dtype.itemsize for name, dtype in layout.items())
-        self.metrics.snapshot_bytes.inc(size)
+        self.metrics.observe_publish(seconds, size)
 
     def _pick(self, popped: Popped, step: int) -> PickedBatch:
         try:
@@ -123,8 +134,9 @@ class Trainer:
             raise
 
     def _update(self, step: int, picked: PickedBatch) -> StepResult:
-        with self.metrics.busy("train"):
+        with self.metrics.waiting("data"):
             batch = self._ground.train.read(picked.indices, self.learner.device, picked.epochs)
+        with self.metrics.busy("train"):
             result = self.learner.update(batch, picked.weights, step)
         if self._stateful:  # others need not wait for the device here
             labels, losses = batch.labels.cpu(), result.losses.cpu()
@@ -171,7 +183,7 @@ class Trainer:
         self.records.append(record)
         seconds, picks = record.step_ms / 1e3, len(picked.indices)
         self.metrics.observe_step(step + 1, seconds, record.staleness, picks, self._plan.n_B)
-        self.metrics.queue_oldest_version.set(self._source.version(step + 1))
+        self.metrics.loss.set(loss)
         self._oversight.after(step, record.step_ms)
         progress = vars(self._progress(step + 1))
         self.status = replace(self.status, loss=loss, staleness=record.staleness, **progress)

@@ -11,6 +11,7 @@ be in the set twice, as a candidate of either, and be picked twice.
 
 from __future__ import annotations
 
+import math
 import time
 
 from rhoselect.config import Config
@@ -19,9 +20,10 @@ from rhoselect.metrics import Metrics
 from rhoselect.queue import StreamQueue
 from rhoselect.trainer.ground import Hand
 from rhoselect.trainer.runfolder import RunFolder
-from rhoselect.types import Popped, Positions
+from rhoselect.types import Popped, Positions, QueueStats
 
 RESEND_S = 1.0
+LOOK_S = 1.0  # between looks at the queue for the metrics
 
 
 class Stream:
@@ -41,6 +43,7 @@ class Stream:
         self._hand = hand
         self._lends = config.trainer.scores or workers == 0
         self._extra = 0
+        self._looked = -math.inf
         self.lag = 0
         self.waited_s = 0.0
 
@@ -53,9 +56,17 @@ class Stream:
 
     def close(self, window: int) -> None:
         """Let scorers go one window further, and drop the scores that have become too old."""
-        if (window + 1) % self._config.trainer.eval_every == 0:
-            self._metrics.queue_points.set(self._queue.stats().points)
+        if time.monotonic() - self._looked > LOOK_S:
+            self._look()
         self._queue.advance(window + 1 + self._extra)
+
+    def _look(self) -> QueueStats:
+        self._looked = time.monotonic()
+        stats = self._queue.stats()
+        self._metrics.observe_queue(stats)
+        if stats.oldest_version is not None:
+            self._metrics.queue_oldest_version.set(stats.oldest_version)
+        return stats
 
     def end(self) -> None:
         """Nothing is left undone."""
@@ -70,16 +81,18 @@ class Stream:
 
     def wait(self, window: int, k: int) -> Popped:
         """The best k points there are; fewer, but n_b at least, if the scorers cannot keep up."""
-        started = time.monotonic()
+        started, scored_s = time.monotonic(), 0.0
         popped = self._queue.take(k, 0)
         while popped is None:
+            asked = time.monotonic()
             mine = self._lends and self._hand.step()
+            scored_s += time.monotonic() - asked if mine else 0.0
             popped = self._queue.take(k, 0 if mine else RESEND_S)
             if popped is None and not mine:
                 k = self._remind(window, k, time.monotonic() - started)
         waited_s = time.monotonic() - started
         self.waited_s += waited_s
-        self._metrics.wait_seconds.labels("window").inc(waited_s)
+        self._metrics.wait_seconds.labels("window").inc(waited_s - scored_s)
         return popped
 
     def _remind(self, window: int, k: int, waited_s: float) -> int:
@@ -88,7 +101,7 @@ class Stream:
         self._folder.check_fence()
         self._extra = min(self._extra + 1, self._config.stream.ahead)
         self._queue.advance(window + self._extra)
-        stats = self._queue.stats()
+        stats = self._look()
         if waited_s > self._config.queue.timeout_s:
             raise WaitError(
                 f"step {window}: no scores for {waited_s:.0f} s (queue.timeout_s); queue: {stats};"

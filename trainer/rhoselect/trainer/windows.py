@@ -11,6 +11,7 @@ scorers it scores everything.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -23,9 +24,10 @@ from rhoselect.plan import Plan
 from rhoselect.queue import SelectionQueue
 from rhoselect.trainer.ground import Hand
 from rhoselect.trainer.runfolder import RunFolder
-from rhoselect.types import Popped, Positions
+from rhoselect.types import Popped, Positions, QueueStats
 
 RESEND_S = 1.0
+LOOK_S = 1.0  # between looks at the queue for the metrics
 STALL_S = 5.0
 
 
@@ -54,6 +56,7 @@ class Windows:
         self._runner = ThreadPoolExecutor(1, "errands")
         self._errands: deque[Future[None]] = deque()
         self._early: dict[int, Popped] = {}
+        self._looked = -math.inf
 
     def open_from(self, window: int) -> None:
         """Open ``window`` and those ahead of it: scorers claim and read before weights exist."""
@@ -83,14 +86,22 @@ class Windows:
         return max(0, window - self.lag) // every * every
 
     def close(self, window: int) -> None:
-        """Forget a window that became a step; before evaluations, note what the queue held."""
+        """Forget a window that became a step."""
         self._versions.pop(window, None)
+        self._metrics.queue_oldest_version.set(self.version(window + 1))
         self._errands.append(self._runner.submit(self._close, window))
 
     def _close(self, window: int) -> None:
-        if (window + 1) % self._config.trainer.eval_every == 0:
-            self._metrics.queue_points.set(self._queue.stats().points)
+        last = window + 1 == self._config.trainer.steps
+        if last or time.monotonic() - self._looked > LOOK_S:
+            self._look()
         self._queue.close(window)
+
+    def _look(self) -> QueueStats:
+        self._looked = time.monotonic()
+        stats = self._queue.stats()
+        self._metrics.observe_queue(stats)
+        return stats
 
     def end(self) -> None:
         """Have all windows closed that are to be."""
@@ -146,25 +157,27 @@ class Windows:
     ) -> Popped:
         while self._errands and self._errands[0].done():
             self._errands.popleft().result()
-        started = time.monotonic()
+        started, scored_s = time.monotonic(), 0.0
         moved, accepted, all_mine, popped = started, -1, True, None
         while popped is None:
+            asked = time.monotonic()
             mine = self._hand.step() if self._alone else self._lends and help()
             if mine:
+                scored_s += time.monotonic() - asked
                 continue
             popped = pop(RESEND_S)
             if popped is not None:
                 break
             all_mine = False
             self._remind(window, time.monotonic() - started, post)
-            if (now_accepted := self._queue.stats().accepted) != accepted:
+            if (now_accepted := self._look().accepted) != accepted:
                 moved, accepted = time.monotonic(), now_accepted
             if not self._alone and time.monotonic() - moved > STALL_S:
                 self._alone = all_mine = True
         self._alone = self._alone and all_mine
         waited_s = time.monotonic() - started
         self.waited_s += waited_s
-        self._metrics.wait_seconds.labels("window").inc(waited_s)
+        self._metrics.wait_seconds.labels("window").inc(waited_s - scored_s)
         return popped
 
     def _remind(self, window: int, waited_s: float, post: Callable[[], None]) -> None:

@@ -147,17 +147,20 @@ class RedisQueue:
                 pipe.hgetall(k.counters)
                 pipe.zcard(k.todo)
                 pipe.hlen(k.leases)
+                pipe.info("memory")
                 for number in stages:
                     pipe.zcard(k.stage(number).scores)
                 return pipe.execute()
 
-        counters, waiting, leased, *points = self._link.patiently(look)
+        counters, waiting, leased, memory, *points = self._link.patiently(look)
         return QueueStats(
             windows=len({number // 2 for number in stages}),
             waiting=waiting,
             leased=leased,
             points=sum(points),
             oldest_version=min(stages.values(), default=None),
+            server_bytes=memory["used_memory"],
+            server_limit_bytes=memory["maxmemory"],
             **{name.decode(): int(count) for name, count in counters.items()},
         )
 

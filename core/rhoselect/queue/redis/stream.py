@@ -97,9 +97,10 @@ class RedisStream:
                 pipe.zcard(k.scores)
                 pipe.zrange(k.ages, 0, 0, withscores=True)
                 pipe.hgetall(k.counters)
+                pipe.info("memory")
                 return pipe.execute()
 
-        (step, following), points, oldest, counters = self._link.patiently(look)
+        (step, following), points, oldest, counters, memory = self._link.patiently(look)
         waiting = 0
         if step is not None:
             waiting = max(0, (int(step) + self._ahead) * self._chunks - int(following))
@@ -109,6 +110,8 @@ class RedisStream:
             leased=0,
             points=points,
             oldest_version=int(oldest[0][1]) if oldest else None,
+            server_bytes=memory["used_memory"],
+            server_limit_bytes=memory["maxmemory"],
             **{name.decode(): int(count) for name, count in counters.items()},
         )
 

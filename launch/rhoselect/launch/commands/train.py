@@ -19,7 +19,7 @@ from rhoselect.launch.report import write_page
 from rhoselect.launch.serial import run_serial
 from rhoselect.launch.server import find_server
 from rhoselect.launch.wiring import Prepared, prepare
-from rhoselect.metrics import check_port
+from rhoselect.metrics import announced, check_endpoint
 from rhoselect.queue.redis import check_server
 from rhoselect.trainer.runfolder import RunFolder, check_absent, check_inputs, check_resume
 
@@ -62,7 +62,7 @@ def train(
         console.print(note, highlight=False, soft_wrap=True)
         workers = 0
     check_servers(settings, workers)
-    check_port(settings.metrics.port)
+    check_endpoint(settings.metrics)
     if dry_run:
         console.print(
             _plan(prepared, workers), highlight=False, markup=False, soft_wrap=True, end=""
@@ -84,7 +84,9 @@ def execute(
     prepared: Prepared, folder: RunFolder, workers: int, console: Console, title: str
 ) -> dict[str, Any]:
     """Run to the end with a live display called ``title``; returns the summary."""
-    with display(console, title, prepared.config.trainer.steps) as watch:
+    config = prepared.config
+    shown = display(console, title, config.trainer.steps)
+    with announced(config.metrics, folder.path), shown as watch:
         if workers == 0:
             return run_serial(prepared, folder, watch)
         from rhoselect.launch.cluster import run_cluster  # Ray takes a second to import

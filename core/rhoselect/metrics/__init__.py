@@ -1,0 +1,7 @@
+"""The Prometheus metrics of one process, and how a Prometheus server finds them."""
+
+from rhoselect.metrics.collectors import WORKER_STATES, WorkerState
+from rhoselect.metrics.endpoint import announced, check_endpoint
+from rhoselect.metrics.series import Metrics, Role
+
+__all__ = ["WORKER_STATES", "Metrics", "Role", "WorkerState", "announced", "check_endpoint"]

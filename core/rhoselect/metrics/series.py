@@ -1,0 +1,259 @@
+"""The series of one process, prefix ``rho_``, base units; docs/monitoring.md lists them.
+
+Nothing is labelled by index or version. A process exports what its role has: a trainer, which also
+scores, what a scorer has, and more; the driver (``rhoctl`` with its actors) what it sees of them.
+All attributes are there in every role, so that the loops need not know it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal
+
+import torch
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+
+from rhoselect.config.sections import MetricsConfig
+from rhoselect.metrics.collectors import StepHistogram, WorkerState, WorkerStates
+from rhoselect.metrics.endpoint import announce, listen
+from rhoselect.types import QueueStats
+
+Role = Literal["trainer", "scorer", "driver"]
+STALENESS_STEPS = (0, 1, 2, 4, 8, 16, 32, 64, 128)
+SNAPSHOT_SECONDS = tuple(0.0001 * 2**i for i in range(18))
+STEP_SECONDS = tuple(0.001 * 2**i for i in range(15))
+
+
+class Metrics:
+    """Every metric, by attribute. Cheap to hold when nobody serves it; counting takes about a
+    microsecond."""
+
+    def __init__(self, role: Role = "trainer") -> None:
+        self.role = role
+        registry = self.registry = CollectorRegistry()
+        build = Info("rho_build", "Versions of this process.", registry=registry)
+        build.info({"version": version("rhoselect"), "torch": torch.__version__})
+        started = Gauge(
+            "rho_started_timestamp_seconds", "When this process began to count.", registry=registry
+        )
+        started.set_to_current_time()
+        self._of_scoring(registry if role != "driver" else None)
+        self._of_snapshots_read(registry if role != "driver" else None)
+        trainer = registry if role == "trainer" else None
+        self._of_steps(trainer)
+        self._of_selection(trainer)
+        self._of_the_queue(trainer)
+        self.workers = WorkerStates(registry if role == "driver" else None)
+
+    def _of_scoring(self, registry: CollectorRegistry | None) -> None:
+        self.scored_points = Counter(
+            "rho_scored_points", "Candidates scored by a forward.", registry=registry
+        )
+        self.rejected_points = Counter(
+            "rho_rejected_points", "Candidates whose score was NaN or infinite.", registry=registry
+        )
+        self.claims = Counter("rho_claims", "Tickets claimed.", registry=registry)
+        self.pushes = Counter(
+            "rho_pushes",
+            "Chunks pushed; ignored: done already, or too late.",
+            ["outcome"],
+            registry=registry,
+        )
+        self.busy_seconds = Counter(
+            "rho_busy_seconds",
+            "Seconds at work, by phase; reading and pushing run beside forwards.",
+            ["phase"],
+            registry=registry,
+        )
+        self.wait_seconds = Counter(
+            "rho_wait_seconds", "Seconds of waiting, by reason.", ["reason"], registry=registry
+        )
+        for outcome in ("accepted", "ignored"):
+            self.pushes.labels(outcome)
+        for reason in ("window", "ticket", "weights", "data"):
+            self.wait_seconds.labels(reason)
+
+    def _of_snapshots_read(self, registry: CollectorRegistry | None) -> None:
+        self.fetch_seconds = Histogram(
+            "rho_snapshot_fetch_seconds",
+            "Waiting for the bytes of a snapshot that exists.",
+            buckets=SNAPSHOT_SECONDS,
+            registry=registry,
+        )
+        self.swap_seconds = Histogram(
+            "rho_snapshot_swap_seconds",
+            "Copying a snapshot into the replica.",
+            buckets=SNAPSHOT_SECONDS,
+            registry=registry,
+        )
+        self.fetch_bytes = Counter(
+            "rho_snapshot_fetch_bytes", "Bytes of weights loaded to score.", registry=registry
+        )
+
+    def _of_steps(self, registry: CollectorRegistry | None) -> None:
+        self.publish_seconds = Histogram(
+            "rho_snapshot_publish_seconds",
+            "Writing a snapshot.",
+            buckets=SNAPSHOT_SECONDS,
+            registry=registry,
+        )
+        self.publish_bytes = Counter(
+            "rho_snapshot_publish_bytes", "Bytes of weights published.", registry=registry
+        )
+        self.step_seconds = Histogram(
+            "rho_step_seconds",
+            "Seconds a step, waits included.",
+            buckets=STEP_SECONDS,
+            registry=registry,
+        )
+        self.last_step = Gauge("rho_last_step", "Optimizer steps completed.", registry=registry)
+        self.last_step_time = Gauge(
+            "rho_last_step_timestamp_seconds", "When it ended; 0 before one.", registry=registry
+        )
+        self.last_checkpoint_time = Gauge(
+            "rho_last_checkpoint_timestamp_seconds",
+            "When it was written; 0 before one.",
+            registry=registry,
+        )
+        self.loss = Gauge("rho_train_loss", "Mean loss of the last batch.", registry=registry)
+        self.accuracy = Gauge("rho_test_accuracy", "At the last evaluation.", registry=registry)
+        self.generation = Gauge(
+            "rho_trainer_generation", "1, and one more for every resume.", registry=registry
+        )
+        self.fenced_calls = Counter(
+            "rho_fenced_calls", "Writes refused for a newer trainer.", registry=registry
+        )
+
+    def _of_selection(self, registry: CollectorRegistry | None) -> None:
+        self.staleness = StepHistogram(
+            "rho_selected_staleness_steps",
+            "Age of the weights that scored a selected point, when it was consumed.",
+            STALENESS_STEPS,
+            registry,
+        )
+        self.last_staleness = Gauge(
+            "rho_last_staleness_steps", "The same, of the last batch.", registry=registry
+        )
+        self.staleness_bound = Gauge(
+            "rho_staleness_bound_steps", "What the configuration allows.", registry=registry
+        )
+        self.lag = Gauge("rho_lag_steps", "Lag in force.", registry=registry)
+        self.selection_ratio = Gauge(
+            "rho_selection_ratio", "Points trained on per candidate drawn.", registry=registry
+        )
+        about = (
+            ("rank_agreement", "Rank correlation of stale and fresh scores."),
+            ("topk_overlap", "Share of the fresh top n_b that a stale choice finds."),
+            ("captured", "Share of a fresh choice's gain that a stale choice has."),
+        )
+        self.audits = {
+            name: Gauge(f"rho_audit_{name}_ratio", text, ["lag"], registry=registry)
+            for name, text in about
+        }
+
+    def _of_the_queue(self, registry: CollectorRegistry | None) -> None:
+        self.reclaimed = Counter(
+            "rho_expired_leases", "Tickets handed out again by the trainer.", registry=registry
+        )
+        self.queue_points = Gauge(
+            "rho_queue_points", "Points held by the queue.", registry=registry
+        )
+        self.queue_tickets = Gauge(
+            "rho_queue_tickets", "Tickets waiting, and leased.", ["state"], registry=registry
+        )
+        self.queue_oldest_version = Gauge(
+            "rho_queue_oldest_version",
+            "Oldest weights that an open window waits for, or a queued point has.",
+            registry=registry,
+        )
+        self.queue_server_bytes = Gauge(
+            "rho_queue_server_bytes", "Memory that the queue server uses.", registry=registry
+        )
+        self.queue_server_limit_bytes = Gauge(
+            "rho_queue_server_limit_bytes", "Its limit; 0: none.", registry=registry
+        )
+
+    def observe_step(self, steps: int, seconds: float, staleness: int, n_b: int, n_B: int) -> None:
+        """Count one step: ``steps`` are completed now, it took ``seconds`` with its waits."""
+        self.staleness.observe(staleness, n_b)
+        self.last_staleness.set(staleness)
+        self.step_seconds.observe(seconds)
+        self.last_step.set(steps)
+        self.last_step_time.set_to_current_time()
+        self.selection_ratio.set(n_b / n_B)
+
+    def observe_publish(self, seconds: float, size_bytes: int) -> None:
+        """Count a published snapshot."""
+        self.busy_seconds.labels("publish").inc(seconds)
+        self.publish_seconds.observe(seconds)
+        self.publish_bytes.inc(size_bytes)
+
+    def observe_load(self, fetch_s: float, swap_s: float, size_bytes: int) -> None:
+        """Count a loaded snapshot: the seconds that its bytes were waited for, and those of the
+        copying, which are the work."""
+        self.busy_seconds.labels("load").inc(swap_s)
+        self.fetch_seconds.observe(fetch_s)
+        self.swap_seconds.observe(swap_s)
+        self.fetch_bytes.inc(size_bytes)
+
+    def observe_queue(self, stats: QueueStats) -> None:
+        """Note what the queue holds."""
+        self.queue_points.set(stats.points)
+        self.queue_tickets.labels("waiting").set(stats.waiting)
+        self.queue_tickets.labels("leased").set(stats.leased)
+        self.queue_server_bytes.set(stats.server_bytes)
+        self.queue_server_limit_bytes.set(stats.server_limit_bytes)
+
+    def observe_audit(
+        self, lag: int, rank_agreement: float, topk_overlap: float, captured: float
+    ) -> None:
+        """Note what an audit found about a lag; lags are few."""
+        values = (rank_agreement, topk_overlap, captured)
+        for gauge, value in zip(self.audits.values(), values, strict=True):
+            gauge.labels(str(lag)).set(value)
+
+    def observe_workers(
+        self, states: Mapping[int, WorkerState], restarts: Mapping[int, int]
+    ) -> None:
+        """Note, by slot, what its scorer does, and how often it was started again so far."""
+        self.workers.set(states, restarts)
+
+    @contextmanager
+    def busy(self, phase: str) -> Iterator[None]:
+        """Count the seconds of a block as work of ``phase``."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.busy_seconds.labels(phase).inc(time.perf_counter() - started)
+
+    def busy_by_phase(self) -> dict[str, float]:
+        """Seconds at work by phase so far."""
+        samples = next(iter(self.busy_seconds.collect())).samples
+        return {s.labels["phase"]: s.value for s in samples if s.name.endswith("_total")}
+
+    @contextmanager
+    def waiting(self, reason: str) -> Iterator[None]:
+        """Count the seconds of a block as waiting for ``reason``."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.wait_seconds.labels(reason).inc(time.perf_counter() - started)
+
+    def serve(self, config: MetricsConfig, run: Path, worker: str) -> str | None:
+        """Serve over HTTP and tell Prometheus; returns the address, None if metrics are off.
+
+        ``worker`` is the slot number as text for a scorer, else the role. The trainer's port is
+        ``metrics.port``, the others take free ones.
+        """
+        if config.port < 0:
+            return None
+        port = config.port if self.role == "trainer" else 0
+        address = listen(self.registry, config.host, port)
+        announce(config, run, self.role, worker, address)
+        return address

@@ -1,0 +1,67 @@
+"""The files of deploy/: rules by promtool, and the dashboard as its script builds it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from prometheus_server import DEPLOY, panel_queries, promtool
+
+from rhoselect.metrics import Metrics
+
+FOLDER = DEPLOY / "prometheus"
+DOCS = DEPLOY.parent / "docs"
+
+
+def check(*arguments: str) -> None:
+    done = subprocess.run([promtool(), *arguments], cwd=FOLDER, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_alerts_fire_when_they_should_and_else_not() -> None:
+    check("test", "rules", "rules_test.yml")
+
+
+def test_the_scrape_configuration_is_valid() -> None:
+    check("check", "config", "prometheus.yml")
+
+
+def test_every_alert_has_a_test_a_way_out_and_a_place_in_the_documentation() -> None:
+    rules = re.split(r"\n +- alert: ", (FOLDER / "alerts.yml").read_text())[1:]
+    names = [rule.split("\n")[0] for rule in rules]
+    tested = set(re.findall(r"Rhoselect\w+", (FOLDER / "rules_test.yml").read_text()))
+    assert set(names) == tested
+    assert all("summary:" in rule and "action:" in rule and "severity:" in rule for rule in rules)
+    explained = (DOCS / "monitoring.md").read_text()
+    assert [name for name in names if f"`{name}`" not in explained] == []
+
+
+def test_rules_and_panels_ask_for_what_there_is() -> None:
+    exported: set[str] = {"rho_worker_state", "rho_worker_restarts_total"}
+    for role in ("trainer", "driver"):
+        for family in Metrics(role).registry.collect():
+            exported.add(family.name)
+            suffixes = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}
+            exported |= {family.name + suffix for suffix in suffixes.get(family.type, [])}
+    text = (FOLDER / "rules.yml").read_text()
+    recorded = set(re.findall(r"record: (\S+)", text))
+    asked = text + (FOLDER / "alerts.yml").read_text() + " ".join(q for _, q in panel_queries("a"))
+    names = set(re.findall(r"\b(?:run(?:_\w+)?:)?rho_[\w:]+", asked))
+    assert names - exported - recorded - {"rho_build_info"} == set()
+    docs = (DOCS / "monitoring.md").read_text()
+    assert [n for n in sorted(exported) if n.startswith("rho") and _stem(n) not in docs] == []
+
+
+def _stem(name: str) -> str:
+    return re.sub(r"_(total|bucket|sum|count|info)$", "", name)
+
+
+def test_the_script_builds_the_dashboard_that_is_checked_in(tmp_path: Path) -> None:
+    pytest.importorskip("grafana_foundation_sdk")
+    script, built = DEPLOY / "grafana" / "dashboard.py", tmp_path / "built.json"
+    subprocess.run([sys.executable, script, built], check=True)
+    checked_in = DEPLOY / "grafana" / "dashboards" / "rhoselect.json"
+    assert built.read_text() == checked_in.read_text(), f"run python {script}"
