@@ -1,5 +1,7 @@
 # make train    the demonstration on Fashion-MNIST: data, irreducible losses, two runs, table, plot
 # make test     the tests (PYTEST_ARGS="-k queue" for some of them)
+# make test-cluster    `ray up` on hosts of this machine's own making; as root, two minutes
+# make cluster-package what `ray up` copies to the machines of a cluster (docs/deploy.md)
 # make check    lint, format, types, floors
 # make protos   the code generated from protos/ anew
 # make clean    removes what the tools and the demonstration's runs left; distclean: everything made
@@ -26,7 +28,7 @@ IL := data/fashion-mnist-il.parquet
 DEMO := examples/fashion-mnist.toml
 RUNS := runs/demo-uniform runs/demo-rho
 
-.PHONY: train test check protos format clean distclean help
+.PHONY: train test test-cluster cluster-package check protos format clean distclean help
 .DELETE_ON_ERROR:
 
 help:
@@ -37,6 +39,16 @@ train: $(RUNS:=/summary.json)
 
 test: $(VENV)
 	REDIS_SERVER="$$(scripts/servers.sh)" $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-cluster: $(VENV)
+	$(BIN)/python -m pytest -m cluster $(PYTEST_ARGS)
+
+# Everything that a machine needs but torch and the other packages; and the token of the clusters.
+cluster-package: $(VENV)
+	rm -rf dist/cluster
+	$(PIP) wheel -q --no-deps -w dist/cluster .
+	cp constraints.txt deploy/ray/environment.sh deploy/ray/queue-server.sh dist/cluster
+	$(BIN)/ray get-auth-token --generate >/dev/null
 
 check: $(VENV)
 	$(BIN)/ruff check .
