@@ -52,9 +52,18 @@ class Nodes:
         self.process.stdin.flush()
         assert self.process.stdout.readline() == f"{number}\n"
 
-    def train(self, *arguments: str | Path) -> subprocess.Popen[str]:
+    def train(self, *arguments: str | Path, **more: str) -> subprocess.Popen[str]:
+        """``rhoctl train`` with ``more`` in its environment."""
         command = [sys.executable, "-m", "rhoselect.launch.cli", "train", *map(str, arguments)]
-        return subprocess.Popen(command, env=self.environment, stderr=subprocess.PIPE, text=True)
+        environment = {**self.environment, **more}
+        return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def refused(process: subprocess.Popen[str], message: str) -> None:
+    """The process says so in one line and ends with exit code 2."""
+    _, errors = process.communicate(timeout=90)
+    assert process.returncode == 2, errors
+    assert re.fullmatch(f"rhoctl: {message}\n", errors), errors
 
 
 @contextmanager
@@ -106,19 +115,17 @@ def test_two_nodes_of_which_one_is_killed(tiny_config: Path, tmp_path: Path, ser
         ended_well(process)
         assert hashes(run) == hashes(tmp_path / "alone")
 
-        more = [*sets, *flags("cluster.start_s=0.5")]
-        run = tmp_path / "refused"
-        process = cluster.train(tiny_config, "--workers", "2", "--run-dir", run, *more)
-        _, errors = process.communicate(timeout=60)
-        assert process.returncode == 2, errors
-        assert re.fullmatch(
-            r"rhoctl: cluster\.address: 1 of 3 actors \(scorer \d\) have no place;"
-            r" a trainer asks for CPU 1, rho_trainer 1; a scorer asks for CPU 1, rho_scorer 1;"
-            r" free in the cluster: CPU 1 of 3, rho_scorer 999 of 1000, rho_trainer 0 of 1"
-            r" after 0\.5 s; lower --workers"
-            r".*\n",
-            errors,
+        command = [tiny_config, "--workers", "2", "--run-dir", tmp_path / "refused", *sets]
+        crowded = cluster.train(*command, *flags("cluster.start_s=0.5"))
+        refused(
+            crowded,
+            r"cluster\.address: 1 of 3 actors \(scorer \d\) have no place; a trainer asks for CPU 1,"
+            r" rho_trainer 1; a scorer asks for CPU 1, rho_scorer 1; free in the cluster: CPU 1 of 3,"
+            r" rho_scorer 999 of 1000, rho_trainer 0 of 1 after 0\.5 s; lower --workers, .*",
         )
+        command[4] = tmp_path / "stranger"
+        stranger = cluster.train(*command, RAY_AUTH_TOKEN=secrets.token_hex(16))
+        refused(stranger, r"cluster\.address: cannot join .*token.*")
 
 
 def test_what_actors_take(tiny_config: Path) -> None:

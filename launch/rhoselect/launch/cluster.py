@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import AuthenticationError, GetTimeoutError, RayActorError, RayTaskError
 
 from rhoselect import config as configuration
 from rhoselect.compute import keep_memory
@@ -256,7 +256,7 @@ def joined(address: str, workers: int) -> Iterator[None]:
         options |= {"_system_config": {"worker_niceness": 0}}
     try:
         ray.init(address=address, **options)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (AuthenticationError, ConnectionError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(
             f"cluster.address: cannot join {address!r}: {reason}; allowed 'local' or the address of"
