@@ -119,9 +119,10 @@ def test_two_nodes_of_which_one_is_killed(tiny_config: Path, tmp_path: Path, ser
         crowded = cluster.train(*command, *flags("cluster.start_s=0.5"))
         refused(
             crowded,
-            r"cluster\.address: 1 of 3 actors \(scorer \d\) have no place; a trainer asks for CPU 1,"
-            r" rho_trainer 1; a scorer asks for CPU 1, rho_scorer 1; free in the cluster: CPU 1 of 3,"
-            r" rho_scorer 999 of 1000, rho_trainer 0 of 1 after 0\.5 s; lower --workers, .*",
+            r"cluster\.address: 1 of 3 actors \(scorer \d\) have no place;"
+            r" a trainer asks for CPU 1, rho_trainer 1; a scorer asks for CPU 1, rho_scorer 1;"
+            r" free in the cluster: CPU 1 of 3, rho_scorer 999 of 1000, rho_trainer 0 of 1"
+            r" after 0\.5 s; lower --workers, .*",
         )
         command[4] = tmp_path / "stranger"
         stranger = cluster.train(*command, RAY_AUTH_TOKEN=secrets.token_hex(16))
