@@ -95,14 +95,14 @@ def await_places(config: Config, actors: Mapping[str, Any]) -> None:
 
 
 def _shortage(config: Config, names: list[str], actors: int) -> str:
-    """Who has no place, what each kind of actor asks for, what the cluster has of it."""
+    """Who does not run, what each kind of actor asks for, what the cluster has of it."""
     asked = {"trainer": _trainer_resources(config), "scorer": _scorer_resources(config)}
     kinds = sorted({resource for each in asked.values() for resource in each})
     free, total = ray.available_resources(), ray.cluster_resources()
     has = ", ".join(f"{kind} {free.get(kind, 0):g} of {total.get(kind, 0):g}" for kind in kinds)
     asks = "; ".join(f"a {who} asks for {_listed(each)}" for who, each in asked.items())
     return (
-        f"{len(names)} of {actors} actors ({', '.join(names)}) have no place; {asks}; free in the"
+        f"{len(names)} of {actors} actors do not run ({', '.join(names)}); {asks}; free in the"
         f" cluster: {has}"
     )
 
