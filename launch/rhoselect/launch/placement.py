@@ -47,21 +47,20 @@ def _options(resources: Resources, strategy: str) -> dict[str, Any]:
 
 
 def _trainer_resources(config: Config) -> Resources:
-    return _resources(config, config.trainer.threads, config.trainer.device, config.cluster.trainer)
+    if config.cluster.address == "local":
+        return {"CPU": 1}
+    return _own(config.trainer.threads, config.trainer.device) | config.cluster.trainer
 
 
 def _scorer_resources(config: Config) -> Resources:
-    return _resources(config, config.scorer.threads, config.scorer.device, config.cluster.scorer)
-
-
-def _resources(config: Config, threads: int, device: str, more: Resources) -> Resources:
-    """What an actor takes of its node, by Ray's names.
-
-    On a cluster of one's own: one of as many logical CPUs as the run has actors, which share GPUs.
-    """
     if config.cluster.address == "local":
-        return {"CPU": 1}
-    return {"CPU": threads} | ({"GPU": 1} if device.startswith("cuda") else {}) | more
+        return {"CPU": 0}  # any number of them, on however few cores and GPUs
+    return _own(config.scorer.threads, config.scorer.device) | config.cluster.scorer
+
+
+def _own(threads: int, device: str) -> Resources:
+    """What an actor takes of its node by itself, by Ray's names."""
+    return {"CPU": threads} | ({"GPU": 1} if device.startswith("cuda") else {})
 
 
 def await_places(config: Config, actors: Mapping[str, Any]) -> None:
