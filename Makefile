@@ -3,6 +3,7 @@
 # make test-cluster    `ray up` on hosts of this machine's own making; as root, two minutes
 # make cluster-package what `ray up` copies to the machines of a cluster (docs/deploy.md)
 # make check    lint, format, types, floors
+# make docs     the reference of the Python interface, from the docstrings, in build/reference
 # make protos   the code generated from protos/ anew
 # make clean    removes what the tools and the demonstration's runs left; distclean: everything made
 #
@@ -23,12 +24,18 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 RHOCTL := $(BIN)/rhoctl
 
+# What a program uses: data, models, selection, the queue and snapshot contracts, wiring.
+REFERENCE := rhoselect.config rhoselect.data rhoselect.models rhoselect.plan rhoselect.il \
+	rhoselect.selection rhoselect.queue rhoselect.snapshots rhoselect.types rhoselect.errors \
+	rhoselect.metrics rhoselect.scorer.forward rhoselect.scorer.loop rhoselect.trainer.learner \
+	rhoselect.trainer.loop rhoselect.launch.wiring
+
 DATA := data/fashion-mnist
 IL := data/fashion-mnist-il.parquet
 DEMO := examples/fashion-mnist.toml
 RUNS := runs/demo-uniform runs/demo-rho
 
-.PHONY: train test test-cluster cluster-package check protos format clean distclean help
+.PHONY: train test test-cluster cluster-package check docs protos format clean distclean help
 .DELETE_ON_ERROR:
 
 help:
@@ -55,6 +62,10 @@ check: $(VENV)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(VENV)
+	rm -rf build/reference
+	$(BIN)/pdoc --docformat restructuredtext --output-directory build/reference $(REFERENCE)
 
 # The generated code is checked in, so that using the package takes no compiler.
 protos: $(VENV)

@@ -16,9 +16,10 @@ from typing import Any
 
 import ray
 import torch
+from ray.exceptions import RayActorError
 
 from rhoselect.config import Config
-from rhoselect.errors import ConfigError, QueueConfigError
+from rhoselect.errors import ConfigError, QueueConfigError, RunError
 from rhoselect.queue.redis import check_server
 
 Resources = dict[str, float]
@@ -67,8 +68,8 @@ def await_places(config: Config, actors: Mapping[str, Any]) -> None:
     """Return when every actor has started; ``actors`` maps names to handles.
 
     Ray itself would wait for ever. After some seconds says on stderr what is missing. Raises
-    ConfigError after ``cluster.start_s``, and what an actor's start raised. A cluster of one's own
-    has room for all.
+    ConfigError after ``cluster.start_s``, RunError if an actor cannot start where it has its place.
+    A cluster of one's own has room for all.
     """
     if config.cluster.address == "local":
         return
@@ -86,11 +87,17 @@ def await_places(config: Config, actors: Mapping[str, Any]) -> None:
             told = True
             shortage = _shortage(config, [*pending.values()], len(actors))
             print(f"rhoctl: {shortage}; waiting", file=sys.stderr)
-        left_s = (config.cluster.start_s if told else TELL_S) - waited_s
-        placed, _ = ray.wait([*pending], timeout=max(left_s, 0.0))
+        until_s = config.cluster.start_s if told else min(TELL_S, config.cluster.start_s)
+        placed, _ = ray.wait([*pending], timeout=max(until_s - waited_s, 0.0))
         for reference in placed:
-            ray.get(reference)
-            del pending[reference]
+            name = pending.pop(reference)
+            try:
+                ray.get(reference)
+            except RayActorError as error:
+                reason = str(error).strip().splitlines()[-1].strip()
+                raise RunError(
+                    f"{name} could not start: {reason}; every node needs this rhoselect"
+                ) from None
 
 
 def _shortage(config: Config, names: list[str], actors: int) -> str:
