@@ -1,6 +1,9 @@
 # make train    the demonstration on Fashion-MNIST: data, irreducible losses, two runs, table, plot
 # make test     the tests (PYTEST_ARGS="-k queue" for some of them)
+# make test-cluster    `ray up` on hosts of this machine's own making; as root, two minutes
+# make cluster-package what `ray up` copies to the machines of a cluster (docs/deploy.md)
 # make check    lint, format, types, floors
+# make docs     the reference of the Python interface, from the docstrings, in build/reference
 # make protos   the code generated from protos/ anew
 # make clean    removes what the tools and the demonstration's runs left; distclean: everything made
 #
@@ -21,12 +24,18 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 RHOCTL := $(BIN)/rhoctl
 
+# What a program uses: data, models, selection, the queue and snapshot contracts, wiring.
+REFERENCE := rhoselect.config rhoselect.data rhoselect.models rhoselect.plan rhoselect.il \
+	rhoselect.selection rhoselect.queue rhoselect.snapshots rhoselect.types rhoselect.errors \
+	rhoselect.metrics rhoselect.scorer.forward rhoselect.scorer.loop rhoselect.trainer.learner \
+	rhoselect.trainer.loop rhoselect.launch.wiring
+
 DATA := data/fashion-mnist
 IL := data/fashion-mnist-il.parquet
 DEMO := examples/fashion-mnist.toml
 RUNS := runs/demo-uniform runs/demo-rho
 
-.PHONY: train test check protos format clean distclean help
+.PHONY: train test test-cluster cluster-package check docs protos format clean distclean help
 .DELETE_ON_ERROR:
 
 help:
@@ -39,11 +48,25 @@ test: $(VENV)
 	REDIS_SERVER="$$(scripts/servers.sh)" PROMETHEUS="$$(scripts/servers.sh prometheus)" \
 		$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+test-cluster: $(VENV)
+	$(BIN)/python -m pytest -m cluster $(PYTEST_ARGS)
+
+# Everything that a machine needs but torch and the other packages; and the token of the clusters.
+cluster-package: $(VENV)
+	rm -rf dist/cluster
+	$(PIP) wheel -q --no-deps -w dist/cluster .
+	cp constraints.txt deploy/ray/environment.sh deploy/ray/queue-server.sh dist/cluster
+	$(BIN)/ray get-auth-token --generate >/dev/null
+
 check: $(VENV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(VENV)
+	rm -rf build/reference
+	$(BIN)/pdoc --docformat restructuredtext --output-directory build/reference $(REFERENCE)
 
 # The generated code is checked in, so that using the package takes no compiler.
 protos: $(VENV)

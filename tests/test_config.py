@@ -32,6 +32,7 @@ positive = st.floats(0, exclude_min=True, allow_infinity=False)
 not_negative = st.floats(0, allow_infinity=False)
 counts = st.integers(1, 2**63 - 1)
 arguments = st.dictionaries(words, st.booleans() | st.integers() | numbers | words)
+resources = st.dictionaries(words, not_negative)
 precisions = st.sampled_from(["fp32", "bf16"])
 
 VALUES: dict[str, st.SearchStrategy[Any]] = {
@@ -98,6 +99,9 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "queue.timeout_s": positive,
     "snapshots.transport": st.sampled_from(["auto", "shm", "ray"]),
     "cluster.address": words,
+    "cluster.trainer": resources,
+    "cluster.scorer": resources,
+    "cluster.start_s": positive,
     "metrics.port": st.integers(-1, 65535),
     "metrics.host": words,
     "metrics.discovery_dir": words,
@@ -221,6 +225,9 @@ CHANGES: dict[str, tuple[Any, Any]] = {
     "queue.timeout_s": (600.0, 1.0),
     "snapshots.transport": ("auto", "ray"),
     "cluster.address": ("local", "auto"),
+    "cluster.trainer": ({}, {"GPU": 1.0}),
+    "cluster.scorer": ({"CPU": 1.0}, {"CPU": 2.0}),
+    "cluster.start_s": (120.0, 1.0),
     "metrics.port": (0, -1),
     "metrics.host": ("127.0.0.1", "0.0.0.0"),
     "metrics.discovery_dir": ("a", "b"),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
+import os
 import secrets
 import socket
 import time
@@ -552,6 +553,46 @@ def test_shm_without_room_says_so_before_it_writes(tmp_path: Path) -> None:
     huge = {"w": torch.zeros(1).expand(1 << 60)}
     with pytest.raises(RunError, match="has no room for"):
         Buffer.create(tmp_path / "huge", Manifest.of(huge, {"w": torch.int8}, {}))
+
+
+# Ray
+
+
+def test_ray_scorers_of_a_node_read_one_copy(ray_session: None) -> None:
+    """Two processes find the weights at the same place of the same shared memory."""
+    import ray
+
+    from rhoselect.snapshots.ray import RayStore, start_board
+
+    board = start_board()
+    big = torch.arange(1 << 20)
+    RayStore(board).publish(1, {"w": big}, {"w": torch.int64}, {})
+
+    def place() -> list[int]:
+        """This process, and the file and the offset that the weights are mapped from."""
+        found = [os.getpid()]
+
+        def into(pieces: Pieces) -> None:
+            for _, weights in pieces:
+                assert torch.equal(weights, big)
+                address = weights.data_ptr()
+                for line in Path("/proc/self/maps").read_text().splitlines():
+                    span, _, offset, _, inode, *_ = line.split()
+                    start, end = (int(each, 16) for each in span.split("-"))
+                    if start <= address < end:
+                        found.extend([int(inode), int(offset, 16) + address - start])
+
+        RayStore(board).load(1, into, LONG_S)
+        return found
+
+    class Scorer:
+        place = staticmethod(place)
+
+    actors = [ray.remote(Scorer).options(num_cpus=0).remote() for _ in range(2)]
+    (one, *here), (other, *there) = ray.get([actor.place.remote() for actor in actors])
+    assert one != other
+    assert here[0] != 0, "no file: a private copy"
+    assert here == there
 
 
 # Bytes

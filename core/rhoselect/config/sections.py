@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 Precision = Literal["fp32", "bf16", "fp16"]
 ScoringPrecision = Literal["auto", "fp32", "bf16", "fp16"]
 Scalar = bool | int | float | str
+Amount = Annotated[float, Field(ge=0)]
 
 
 class Section(BaseModel):
@@ -269,9 +270,21 @@ class SnapshotConfig(Section):
 
 
 class ClusterConfig(Section):
-    """The Ray cluster (unused at --workers 0)."""
+    """The Ray cluster (unused at --workers 0), and what an actor takes of a node of it (unused on
+    a 'local' one, which has room for all)."""
 
     address: str = Field("local", description="'local' starts one here; else a cluster's address")
+    trainer: dict[str, Amount] = Field(
+        default_factory=dict,
+        description="resources that the trainer takes: CPU, GPU and those given to 'ray start"
+        " --resources'; unset: CPU as trainer.threads and, on CUDA, GPU = 1",
+    )
+    scorer: dict[str, Amount] = Field(
+        default_factory=dict, description="resources that each scorer takes, likewise"
+    )
+    start_s: float = Field(
+        120.0, gt=0, description="longest wait for a place for every actor; raise it to autoscale"
+    )
 
 
 class MetricsConfig(Section):

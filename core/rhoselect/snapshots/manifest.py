@@ -25,7 +25,7 @@ _CODES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
-_DTYPES = {code: dtype for dtype, code in _CODES.items()}
+DTYPES = {code: dtype for dtype, code in _CODES.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class Manifest:
         spans = tuple(
             Span(
                 name,
-                _DTYPES[entry["dtype"]],
+                DTYPES[entry["dtype"]],
                 tuple(entry["shape"]),
                 start + entry["data_offsets"][0],
                 start + entry["data_offsets"][1],

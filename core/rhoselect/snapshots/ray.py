@@ -2,7 +2,7 @@
 
 The trainer puts a snapshot into its node's object store and its reference on the board; waiting
 scorers are long polls at the board, answered at once when the reference arrives. Ray moves the
-bytes once per node.
+bytes once to each node, where all its scorers read the one copy.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import ray
 import torch
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor
 
 from rhoselect.errors import SnapshotGoneError
@@ -63,8 +64,13 @@ class Board:
 
 
 def start_board() -> Any:
-    """A board, as an actor handle to give to every ``RayStore``."""
-    return ray.remote(Board).options(num_cpus=0, max_concurrency=1000).remote()
+    """A board, as an actor handle to give to every ``RayStore``.
+
+    On the node of the caller, without which there is no run: others may come and go.
+    """
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor = ray.remote(Board).options(num_cpus=0, max_concurrency=1000, scheduling_strategy=here)
+    return actor.remote()
 
 
 class RayStore:
@@ -96,8 +102,11 @@ class RayStore:
         state: dict[str, Tensor] = {}
 
         def fetched() -> Pieces:
-            _, weights, found = decode(ray.get(answer[0]).tobytes())
-            state.update(found)
+            # The object lies in the node's shared memory, once for all scorers there, and is read
+            # in place. Weights are valid while it is held; the state outlives it.
+            data = ray.get(answer[0])
+            _, weights, found = decode(data)
+            state.update({name: tensor.clone() for name, tensor in found.items()})
             yield from weights.items()
 
         into(fetched())

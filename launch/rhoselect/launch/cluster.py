@@ -12,17 +12,18 @@ import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import AuthenticationError, GetTimeoutError, RayActorError, RayTaskError
 
 from rhoselect import config as configuration
 from rhoselect.compute import keep_memory
 from rhoselect.config import Config
 from rhoselect.errors import ConfigError, RhoError, RunError
+from rhoselect.launch import placement
 from rhoselect.launch.endpoints import queue_url
 from rhoselect.launch.pulse import Pulse
 from rhoselect.launch.serial import Watch
@@ -45,11 +46,15 @@ EXPIRY_S = 24 * 3600.0  # what an abandoned run leaves on a shared server is gon
 
 @dataclass(frozen=True)
 class Endpoints:
-    """How an actor reaches queue and snapshots: ``board`` is None for shared memory."""
+    """How an actor reaches queue and snapshots: ``board`` is None for shared memory.
+
+    ``versions`` are those that the run began with.
+    """
 
     queue_url: str
     board: Any
     folder: Path
+    versions: str
 
     def queue(
         self, config: Config, run: RunFolder, timeout_s: float | None = None
@@ -77,6 +82,10 @@ class Endpoints:
             timeout_s=timeout_s,
         )
 
+    def check_node(self, config: Config, run: RunFolder) -> None:
+        """Raise ConfigError, naming this actor's node, unless it can take part in the run."""
+        placement.check_node(config, run.path, self.queue_url, self.versions)
+
     def snapshots(self, writer: bool) -> SnapshotStore:
         if self.board is not None:
             return RayStore(self.board)
@@ -98,6 +107,7 @@ class ScorerActor:
         """Score until stopped."""
         keep_memory()
         config, metrics = self._config, Metrics("scorer")
+        self._endpoints.check_node(config, self._run)
         _log_to(self._run.path / "logs" / f"scorer-{self._slot}.log")
         logging.info("scorer %d of process %d starts", self._slot, os.getpid())
         metrics.serve(config.metrics, self._run.path, str(self._slot))
@@ -130,6 +140,7 @@ class TrainerActor:
         """Train to the end and return the summary."""
         keep_memory()
         config, metrics = self._config, Metrics()
+        self._endpoints.check_node(config, self._run)
         _log_to(self._run.path / "logs" / "trainer.log")
         logging.info("trainer of process %d starts", os.getpid())
         metrics.serve(config.metrics, self._run.path, "trainer")
@@ -153,7 +164,8 @@ def run_cluster(
     prepared: Prepared, folder: RunFolder, workers: int, watch: Watch
 ) -> dict[str, Any]:
     """Run to the end and return the summary. Raises RunError if the trainer dies."""
-    config = prepared.config
+    config = placement.rooted(prepared.config)
+    folder = replace(folder, path=folder.path.absolute())
     with ExitStack() as stack:
         url = queue_url(config.queue)
         if url is None:
@@ -172,11 +184,14 @@ def _run_actors(
     text, ray_any = config.model_dump_json(), cast(Any, ray)
     trainer = (
         ray_any.remote(TrainerActor)
-        .options(num_cpus=1, max_concurrency=2)
+        .options(**placement.trainer_options(config), max_concurrency=2)
         .remote(text, folder, endpoints, workers)
     )
     scorer_class = ray_any.remote(ScorerActor).options(
-        num_cpus=1, max_concurrency=2, max_restarts=-1, max_task_retries=-1
+        **placement.scorer_options(config),
+        max_concurrency=2,
+        max_restarts=-1,
+        max_task_retries=-1,
     )
     scorers = [
         scorer_class.remote(slot, workers, text, folder, endpoints) for slot in range(workers)
@@ -186,7 +201,10 @@ def _run_actors(
     metrics.serve(config.metrics, folder.path, "driver")
     latest = [Status(0)]
     watch(lambda: latest[0])
+    named = {"trainer": trainer} | {f"scorer {slot}": s for slot, s in enumerate(scorers)}
+    ready: list[Any] = []
     try:
+        placement.await_places(config, named)
         while True:
             ready, _ = ray.wait([done, *working], timeout=POLL_S)
             if ready:  # the summary, or the error of whoever failed first
@@ -224,7 +242,8 @@ def _endpoints(config: Config, folder: RunFolder, url: str) -> Endpoints:
     if transport == "auto":
         transport = "shm" if config.cluster.address == "local" else "ray"
     board = start_board() if transport == "ray" else None
-    return Endpoints(url, board, SharedMemoryStore.new_folder(folder.run_id, folder.generation))
+    shared = SharedMemoryStore.new_folder(folder.run_id, folder.generation)
+    return Endpoints(url, board, shared, placement.versions())
 
 
 @contextmanager
@@ -244,7 +263,7 @@ def joined(address: str, workers: int) -> Iterator[None]:
         options |= {"_system_config": {"worker_niceness": 0}}
     try:
         ray.init(address=address, **options)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (AuthenticationError, ConnectionError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(
             f"cluster.address: cannot join {address!r}: {reason}; allowed 'local' or the address of"

@@ -1,0 +1,172 @@
+"""Where the actors of a run go on a Ray cluster, and what to say when one has no place there.
+
+An actor takes the CPUs of its threads, a GPU where it computes on one, and what ``[cluster]`` says
+beside. Custom resources (``ray start --resources``) keep the trainer apart from the scorers: give
+each kind of node a resource of its own. Scorers are spread over the nodes that fit.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from ray.exceptions import RayActorError
+
+from rhoselect.config import Config
+from rhoselect.errors import ConfigError, QueueConfigError, RunError
+from rhoselect.queue.redis import check_server
+
+Resources = dict[str, float]
+
+TELL_S = 5.0  # a wait for a place that lasts longer is told
+
+
+def trainer_options(config: Config) -> dict[str, Any]:
+    """Ray's options of the trainer: on the node of ``rhoctl`` if it fits there."""
+    return _options(_trainer_resources(config), "DEFAULT")
+
+
+def scorer_options(config: Config) -> dict[str, Any]:
+    """Ray's options of a scorer: on the node that has most room left for it."""
+    return _options(_scorer_resources(config), "SPREAD")
+
+
+def _options(resources: Resources, strategy: str) -> dict[str, Any]:
+    custom = {name: n for name, n in resources.items() if name not in ("CPU", "GPU") and n > 0}
+    return {
+        "num_cpus": resources["CPU"],
+        "num_gpus": resources.get("GPU", 0),
+        "resources": custom,
+        "scheduling_strategy": strategy,
+    }
+
+
+def _trainer_resources(config: Config) -> Resources:
+    if config.cluster.address == "local":
+        return {"CPU": 1}
+    return _own(config.trainer.threads, config.trainer.device) | config.cluster.trainer
+
+
+def _scorer_resources(config: Config) -> Resources:
+    if config.cluster.address == "local":
+        return {"CPU": 0}  # any number of them, on however few cores and GPUs
+    return _own(config.scorer.threads, config.scorer.device) | config.cluster.scorer
+
+
+def _own(threads: int, device: str) -> Resources:
+    """What an actor takes of its node by itself, by Ray's names."""
+    return {"CPU": threads} | ({"GPU": 1} if device.startswith("cuda") else {})
+
+
+def await_places(config: Config, actors: Mapping[str, Any]) -> None:
+    """Return when every actor has started; ``actors`` maps names to handles.
+
+    Ray itself would wait for ever. After some seconds says on stderr what is missing. Raises
+    ConfigError after ``cluster.start_s``, RunError if an actor cannot start where it has its place.
+    A cluster of one's own has room for all.
+    """
+    if config.cluster.address == "local":
+        return
+    pending = {actor.__ray_ready__.remote(): name for name, actor in actors.items()}
+    started, told = time.monotonic(), False
+    while pending:
+        waited_s = time.monotonic() - started
+        if waited_s >= config.cluster.start_s:
+            raise ConfigError(
+                f"cluster.address: {_shortage(config, [*pending.values()], len(actors))} after"
+                f" {config.cluster.start_s:g} s; lower --workers, add nodes, or change"
+                " cluster.trainer, cluster.scorer or cluster.start_s"
+            )
+        if waited_s >= TELL_S and not told:
+            told = True
+            shortage = _shortage(config, [*pending.values()], len(actors))
+            print(f"rhoctl: {shortage}; waiting", file=sys.stderr)
+        until_s = config.cluster.start_s if told else min(TELL_S, config.cluster.start_s)
+        placed, _ = ray.wait([*pending], timeout=max(until_s - waited_s, 0.0))
+        for reference in placed:
+            name = pending.pop(reference)
+            try:
+                ray.get(reference)
+            except RayActorError as error:
+                reason = str(error).strip().splitlines()[-1].strip()
+                raise RunError(
+                    f"{name} could not start: {reason}; every node needs this rhoselect"
+                ) from None
+
+
+def _shortage(config: Config, names: list[str], actors: int) -> str:
+    """Who does not run, what each kind of actor asks for, what the cluster has of it."""
+    asked = {"trainer": _trainer_resources(config), "scorer": _scorer_resources(config)}
+    kinds = sorted({resource for each in asked.values() for resource in each})
+    free, total = ray.available_resources(), ray.cluster_resources()
+    has = ", ".join(f"{kind} {free.get(kind, 0):g} of {total.get(kind, 0):g}" for kind in kinds)
+    asks = "; ".join(f"a {who} asks for {_listed(each)}" for who, each in asked.items())
+    return (
+        f"{len(names)} of {actors} actors do not run ({', '.join(names)}); {asks}; free in the"
+        f" cluster: {has}"
+    )
+
+
+def _listed(resources: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {amount:g}" for name, amount in sorted(resources.items()))
+
+
+def versions() -> str:
+    """What has to be the same in every process for the result to be."""
+    return f"rhoselect {version('rhoselect')}, torch {torch.__version__}"
+
+
+def check_node(config: Config, run: Path, queue_url: str, expected: str) -> None:
+    """Raise ConfigError, naming this node, unless it can take part in a run.
+
+    Called by an actor when it starts. ``expected`` are the ``versions`` of the process that began
+    the run.
+    """
+    if config.cluster.address == "local":
+        return
+    node = f"node {ray.util.get_node_ip_address()}"
+    if versions() != expected:
+        raise ConfigError(
+            f"{node}: has {versions()}, the run began with {expected}; allowed the same everywhere,"
+            " as results depend on it; install it there"
+        )
+    for key, path in {"--run-dir": str(run), **_paths(config)}.items():
+        if not Path(path).exists():
+            raise ConfigError(
+                f"{node}: {key} {path} does not exist there; allowed a path at which every node"
+                " sees the same files; mount a shared folder on all of them"
+            )
+    try:
+        check_server(queue_url)
+    except QueueConfigError as error:
+        raise ConfigError(f"{node}: {error}") from None
+
+
+def rooted(config: Config) -> Config:
+    """The configuration with absolute paths, as each node has a working folder of its own."""
+    update: dict[str, dict[str, str]] = {}
+    for name, path in _paths(config).items():
+        section, key = name.split(".")
+        update.setdefault(section, {})[key] = str(Path(path).absolute())
+    sections = {
+        name: getattr(config, name).model_copy(update=changed) for name, changed in update.items()
+    }
+    return config.model_copy(update=sections)
+
+
+def _paths(config: Config) -> dict[str, str]:
+    """The files that every actor reads, by key."""
+    paths = {
+        "data.path": config.data.path,
+        "model.weights": config.model.weights,
+        "il.table": config.il.table,
+        "il.weights": config.il.weights,
+        "svp.table": config.svp.table,
+    }
+    return {key: path for key, path in paths.items() if path is not None and "://" not in path}

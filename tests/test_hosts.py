@@ -1,0 +1,137 @@
+"""docs/deploy.md on hosts of this machine's own making: `ray up`, a run, a host lost, `ray down`.
+
+Only the installation of the package is left out: every host finds this environment instead.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from servers import missing
+from support import made
+from test_faults import checkpoints, hashes, until
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+
+PROJECT = Path(__file__).parents[1]
+DESK, HEAD, SCORERS = "10.77.0.1", "10.77.0.2", ["10.77.0.3", "10.77.0.4"]
+STEPS = 1500
+
+
+@dataclass(frozen=True)
+class Desk:
+    """The machine from which a cluster is started; ``folder`` is seen by every host."""
+
+    folder: Path
+    pid: int
+
+    def start(self, *command: str | Path, **options: Any) -> subprocess.Popen[str]:
+        """A command on the desk."""
+        enter = ["nsenter", f"--target={self.pid}", "--net", "--pid", "--mount", "--uts"]
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        environment = {"HOME": str(self.folder / "desk"), "PATH": path, "TERM": "dumb"}
+        words = [*enter, *map(str, command)]
+        return subprocess.Popen(words, env=environment, text=True, cwd=self.folder, **options)
+
+    def run(self, *command: str | Path) -> str:
+        """The output of a command on the desk, which must work."""
+        process = self.start(*command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, output
+        return output
+
+    def on(self, host: str, command: str) -> subprocess.Popen[str]:
+        """A command on a host."""
+        known = ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"]
+        ssh = ["ssh", "-q", "-i", self.folder / "id", *known, host]
+        return self.start(*ssh, f"bash -lic '{command}'", stdout=subprocess.PIPE)
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    """A desk and three hosts. They are gone with the process that made them."""
+    for tool in ("unshare", "nsenter", "ip", "ssh", "rsync", "sshd"):
+        if not shutil.which(tool, path=f"{os.environ['PATH']}:/usr/sbin"):
+            missing(f"{tool} (util-linux, iproute2, openssh-server, openssh-client, rsync)")
+    if os.geteuid() != 0:
+        missing("root, who alone makes hosts,")
+    folder = tmp_path_factory.mktemp("hosts")
+    spaces = ["--net", "--pid", "--mount", "--uts", "--fork", "--mount-proc", "--kill-child"]
+    script = [Path(__file__).with_name("hosts.sh"), folder, str(1 + len(SCORERS))]
+    process = subprocess.Popen(["unshare", *spaces, *script], stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    try:
+        assert process.stdout.readline() == "ready\n"
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+        yield Desk(folder, int(children))
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def cluster(desk: Desk) -> Path:
+    """deploy/ray/local.yaml, filled in."""
+    desk.run("ray", "get-auth-token", "--generate")
+    package = desk.folder / "dist" / "cluster"
+    package.mkdir(parents=True)
+    for name in ("environment.sh", "queue-server.sh"):
+        shutil.copy(PROJECT / "deploy" / "ray" / name, package)
+    config = yaml.safe_load((PROJECT / "deploy" / "ray" / "local.yaml").read_text())
+    config["provider"] |= {"head_ip": HEAD, "worker_ips": SCORERS}
+    config["auth"] = {"ssh_user": "root", "ssh_private_key": str(desk.folder / "id")}
+    venv, install, environment = config["setup_commands"]
+    assert "venv" in venv and "pip install" in install
+    config["setup_commands"] = [f"ln -sfn {sys.prefix} ~/rhoselect-env", environment]
+    path = desk.folder / "local.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def train(desk: Desk, cluster: Path, config: Path, run: Path) -> subprocess.Popen[str]:
+    """The run of docs/deploy.md, four workers, started from the desk."""
+    command = f"rhoctl train {config} --workers 4 --run-dir {run}"
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return desk.start("ray", "exec", cluster, command, **pipes)
+
+
+def finished(process: subprocess.Popen[str]) -> None:
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, output + errors
+
+
+def test_a_cluster_from_up_to_down(desk: Desk, cluster: Path, tiny_config: Path) -> None:
+    config = desk.folder / "run.toml"
+    more = (PROJECT / "deploy" / "ray" / "cluster.toml").read_text().replace("HEAD", HEAD)
+    text = tiny_config.read_text().replace("steps = 20", f"steps = {STEPS}")
+    config.write_text(text + more)
+    made("train", config, "--run-dir", desk.folder / "alone")
+
+    desk.run("ray", "up", "--yes", cluster)
+    first = desk.folder / "first"
+    process = train(desk, cluster, config, first)
+    until(lambda: bool(checkpoints(first)), process)
+    desk.on(SCORERS[1], "kill -9 -1").wait(60)
+    finished(process)
+    assert hashes(first) == hashes(desk.folder / "alone")
+
+    # Two CPUs a host: four scorers have a place again only when the lost host has rejoined.
+    desk.run("ray", "up", "--yes", "--restart-only", cluster)
+    again = desk.folder / "again"
+    finished(train(desk, cluster, config, again))
+    assert hashes(again) == hashes(desk.folder / "alone")
+
+    desk.run("ray", "down", "--yes", cluster)
+    for host in (HEAD, *SCORERS):
+        output, _ = desk.on(host, "pgrep -c raylet").communicate(timeout=60)
+        assert output.strip() == "0", host
