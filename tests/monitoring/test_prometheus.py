@@ -27,7 +27,7 @@ SETTINGS = (
     "queue.lease_s=1.0",
     "metrics.port=0",
 )
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)
 
 
 @dataclass(frozen=True)
