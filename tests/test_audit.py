@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from rhoselect.metrics import Metrics
 from rhoselect.queue.memory import MemoryQueue
 from rhoselect.snapshots.local import LocalStore
 from rhoselect.trainer.audit import Audit, Auditor, spearman
+from rhoselect.trainer.oversight import Oversight
 from rhoselect.trainer.runfolder import RunFolder
 from rhoselect.types import Positions, Scores
 from support import made
@@ -100,6 +102,22 @@ def test_a_run_with_audits_selects_what_a_run_without_does(
         summary = json.loads((tmp_path / name / "summary.json").read_text())
         found.append((summary["selected_sha256"], summary["weights_sha256"]))
     assert found[0] == found[1]
+
+
+def test_a_lag_that_was_asked_for_is_kept_whatever_an_audit_says(
+    tiny_config: Path, tmp_path: Path
+) -> None:
+    """Who re-scores is still tried out, in the very step that is audited."""
+    config = configuration.load(tiny_config, ["selection.lag=1", "selection.audit_every=500"])
+    folder = RunFolder.create(tmp_path / "run", config)
+    source = SimpleNamespace(lag=None, version=lambda step: step - 1)
+    picker = SimpleNamespace(by_scorers=None)
+    poor = SimpleNamespace(audit=lambda *_: [Audit(1, 0.1, 0.1, 0.1)])
+    oversight = Oversight(config, folder, source, picker, poor, Metrics(), workers=1)
+    for step in range(501):
+        oversight.before(step, {})
+        oversight.after(step, step_ms=1.0)
+    assert source.lag == 1
 
 
 def test_audits_are_exported(tiny_config: Path, tmp_path: Path) -> None:

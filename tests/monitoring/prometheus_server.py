@@ -22,7 +22,7 @@ from servers import free_port, missing
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 STALLED_S = 4
-DEADLINE_S = 120.0
+DEADLINE_S = 240.0
 
 
 def prometheus_binary() -> str:

@@ -27,7 +27,7 @@ SETTINGS = (
     "queue.lease_s=1.0",
     "metrics.port=0",
 )
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,8 @@ def test_the_numbers_make_sense(watched: Watched) -> None:
     assert value(f"run:rho_queue_oldest_version:age_steps{here}") in (0, 1)
     busy = f'sum(run_role_phase:rho_busy:share1m{{run="{RUN}", role="trainer"}})'
     waits = f'sum(run_role_reason:rho_wait:share1m{{run="{RUN}", role="trainer"}})'
-    assert 0.2 < value(f"{busy} + {waits}") < 1.5, "a trainer does one thing at a time, nearly"
+    # A trainer does one thing at a time, nearly; a rate takes a while to see all of a minute.
+    until(lambda: 0.2 < value(f"{busy} + {waits}") < 1.5, "a trainer that is busy or waits")
 
 
 def test_every_rule_evaluates_and_the_series_that_alerts_ask_for_exist(watched: Watched) -> None:

@@ -64,7 +64,8 @@ class Oversight:
                     audit.lag, audit.rank_agreement, audit.overlap, audit.captured
                 )
         if begins and self._tuner is not None:
-            self._tuner.begin(step, audits)
+            # A lag that was asked for is kept, whatever an audit says of it.
+            self._tuner.begin(step, audits if self._auto else [])
 
     def after(self, step: int, step_ms: float) -> None:
         """Take note of a step's time; log what the tuner chose."""
