@@ -45,7 +45,7 @@ class History:
     @property
     def skipped(self) -> npt.NDArray[np.bool_]:
         """Points [N] that were candidates and never selected."""
-        return (self.seen > 0) & (self.selected == 0)
+        return np.logical_and(self.seen > 0, self.selected == 0)
 
 
 def history(plan: Plan, steps: int, start: int, points: Selected) -> History:

@@ -35,7 +35,8 @@ class Selected:
 
     def share(self, flags: npt.NDArray[np.bool_]) -> Floats:
         """The share [T] of each batch that has its flag of ``flags`` [S]."""
-        return np.bincount(self.step, flags) / np.bincount(self.step)
+        shares: Floats = np.bincount(self.step, flags) / np.bincount(self.step)
+        return shares
 
 
 @dataclass(frozen=True)
