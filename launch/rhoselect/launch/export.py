@@ -94,7 +94,7 @@ class Exporter:
         chance = math.log(self.prepared.dataset.classes)
         selection = self.prepared.config.selection
         rare = selected * selection.n_B <= seen * selection.n_b
-        suspected: Array = (il > chance) & (losses > chance) & rare
+        suspected: Array = (np.minimum(il, losses) > chance) & rare
         return suspected
 
     def _losses(self, indices: Indices) -> npt.NDArray[np.float32]:
@@ -107,7 +107,8 @@ class Exporter:
 
 def _redundant(il: Array, losses: Array, selected: Array) -> Array:
     """Both models are sure of the label, though the run never trained on the point."""
-    return (il < -math.log(SURE)) & (losses < -math.log(SURE)) & (selected == 0)
+    redundant: Array = (np.maximum(il, losses) < -math.log(SURE)) & (selected == 0)
+    return redundant
 
 
 def _count(flags: Array) -> int:

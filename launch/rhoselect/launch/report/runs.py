@@ -35,8 +35,7 @@ class Selected:
 
     def share(self, flags: npt.NDArray[np.bool_]) -> Floats:
         """The share [T] of each batch that has its flag of ``flags`` [S]."""
-        shares: Floats = np.bincount(self.step, flags) / np.bincount(self.step)
-        return shares
+        return np.bincount(self.step, flags) / np.bincount(self.step)
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,8 @@ class Run:
     def flops(self) -> Floats:
         """FLOPs [E] of training and scoring up to each evaluation; each step costs the same."""
         counts = self.summary["flops"]
-        return self.steps / self.summary["steps"] * float(counts["train"] + counts["score"])
+        each = float(counts["train"] + counts["score"]) / int(self.summary["steps"])
+        return each * self.steps.astype(np.float64)
 
     @property
     def prior_seconds(self) -> float:
