@@ -73,12 +73,12 @@ class Exporter:
         train, rank = self.prepared.train, indices - self.prepared.train.start
         seen, selected = self.past.seen[rank], self.past.selected[rank]
         clean, losses = train.clean_labels(indices), self._losses(indices)
-        unknown = np.ma.masked_all(len(indices), np.float32)
+        unknown: Array = np.ma.MaskedArray(np.zeros(len(indices), np.int64), mask=True)
         il = unknown if self.irreducible_losses is None else self.irreducible_losses[rank]
         return {
             "index": indices,
             "label": train.labels(indices),
-            "clean_label": np.ma.masked_all(len(indices), np.int64) if clean is None else clean,
+            "clean_label": unknown if clean is None else clean,
             "irreducible_loss": il,
             "last_loss": losses,
             "times_seen": seen,
@@ -94,7 +94,8 @@ class Exporter:
         chance = math.log(self.prepared.dataset.classes)
         selection = self.prepared.config.selection
         rare = selected * selection.n_B <= seen * selection.n_b
-        return (il > chance) & (losses > chance) & rare
+        suspected: Array = (np.minimum(il, losses) > chance) & rare
+        return suspected
 
     def _losses(self, indices: Indices) -> npt.NDArray[np.float32]:
         """Losses [R] float32 in nats of points as they are, not augmented."""
@@ -106,7 +107,8 @@ class Exporter:
 
 def _redundant(il: Array, losses: Array, selected: Array) -> Array:
     """Both models are sure of the label, though the run never trained on the point."""
-    return (il < -math.log(SURE)) & (losses < -math.log(SURE)) & (selected == 0)
+    redundant: Array = (np.maximum(il, losses) < -math.log(SURE)) & (selected == 0)
+    return redundant
 
 
 def _count(flags: Array) -> int:

@@ -45,7 +45,8 @@ class History:
     @property
     def skipped(self) -> npt.NDArray[np.bool_]:
         """Points [N] that were candidates and never selected."""
-        return (self.seen > 0) & (self.selected == 0)
+        skipped: npt.NDArray[np.bool_] = (self.seen > 0) & (self.selected == 0)
+        return skipped
 
 
 def history(plan: Plan, steps: int, start: int, points: Selected) -> History:

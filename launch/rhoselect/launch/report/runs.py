@@ -55,7 +55,8 @@ class Run:
     def flops(self) -> Floats:
         """FLOPs [E] of training and scoring up to each evaluation; each step costs the same."""
         counts = self.summary["flops"]
-        return self.steps / self.summary["steps"] * float(counts["train"] + counts["score"])
+        each = float(counts["train"] + counts["score"]) / int(self.summary["steps"])
+        return each * self.steps.astype(np.float64)
 
     @property
     def prior_seconds(self) -> float:
