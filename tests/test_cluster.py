@@ -75,19 +75,13 @@ def nodes(*each: Mapping[str, Any]) -> Iterator[Nodes]:
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
     environment = {**os.environ, **token, "RAY_TMPDIR": folder, "RAY_USAGE_STATS_ENABLED": "0"}
     environment |= {"RHOSELECT_QUEUE_PASSWORD": PASSWORD, "RAY_worker_niceness": "0"}
-    process = subprocess.Popen(
-        [sys.executable, Path(__file__).with_name("nodes.py"), *map(json.dumps, each)],
-        env=environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout and process.stdin
+    command = [sys.executable, Path(__file__).with_name("nodes.py"), *map(json.dumps, each)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     try:
-        yield Nodes(process.stdout.readline().strip(), process, environment)
+        with subprocess.Popen(command, env=environment, text=True, **pipes) as process:
+            assert process.stdout
+            yield Nodes(process.stdout.readline().strip(), process, environment)
     finally:
-        process.stdin.close()
-        process.wait(60)
         shutil.rmtree(folder, ignore_errors=True)
 
 
