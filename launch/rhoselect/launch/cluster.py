@@ -261,7 +261,7 @@ def joined(address: str, workers: int) -> Iterator[None]:
         reason = str(error).splitlines()[0]
         raise ConfigError(
             f"cluster.address: cannot join {address!r}: {reason}; allowed 'local' or the address of"
-            " a running cluster"
+            " a running cluster whose token (~/.ray/auth_token) is here, too"
         ) from None
     try:
         yield
