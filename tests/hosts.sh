@@ -49,6 +49,7 @@ ip link set desk up
 for number in $(seq 2 $((count + 1))); do
     unshare --net --pid --mount --uts --fork --mount-proc --kill-child \
         "$0" "$folder" "$count" "$number" &
+    until [ "$(readlink /proc/$!/ns/net)" != "$(readlink /proc/self/ns/net)" ]; do sleep 0.01; done
     ip link add "host-$number" master desk type veth peer name eth0 netns $!
     ip link set "host-$number" up
 done

@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 PROJECT = Path(__file__).parents[1]
 DESK, HEAD, SCORERS = "10.77.0.1", "10.77.0.2", ["10.77.0.3", "10.77.0.4"]
-STEPS = 1500
+STEPS = 300
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,12 @@ class Desk:
     def start(self, *command: str | Path, **options: Any) -> subprocess.Popen[str]:
         """A command on the desk."""
         enter = ["nsenter", f"--target={self.pid}", "--net", "--pid", "--mount", "--uts"]
+        enter.append(f"--wd={self.folder}")
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         environment = {"HOME": str(self.folder / "desk"), "PATH": path, "TERM": "dumb"}
+        environment["RAY_USAGE_STATS_ENABLED"] = "0"
         words = [*enter, *map(str, command)]
-        return subprocess.Popen(words, env=environment, text=True, cwd=self.folder, **options)
+        return subprocess.Popen(words, env=environment, text=True, **options)
 
     def run(self, *command: str | Path) -> str:
         """The output of a command on the desk, which must work."""
@@ -68,15 +70,14 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     folder = tmp_path_factory.mktemp("hosts")
     spaces = ["--net", "--pid", "--mount", "--uts", "--fork", "--mount-proc", "--kill-child"]
     script = [Path(__file__).with_name("hosts.sh"), folder, str(1 + len(SCORERS))]
-    process = subprocess.Popen(["unshare", *spaces, *script], stdout=subprocess.PIPE, text=True)
-    assert process.stdout
-    try:
-        assert process.stdout.readline() == "ready\n"
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
-        yield Desk(folder, int(children))
-    finally:
-        process.kill()
-        process.wait()
+    command = ["unshare", *spaces, *script]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout and process.stdout.readline() == "ready\n"
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+            yield Desk(folder, int(children))
+        finally:
+            process.kill()
 
 
 @pytest.fixture(scope="module")

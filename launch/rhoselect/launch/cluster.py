@@ -196,15 +196,16 @@ def _run_actors(
     scorers = [
         scorer_class.remote(slot, workers, text, folder, endpoints) for slot in range(workers)
     ]
-    done, working = trainer.run.remote(), [s.run.remote() for s in scorers]
+    working = [s.run.remote() for s in scorers]
     pulse, metrics = Pulse(scorers), Metrics("driver")
     metrics.serve(config.metrics, folder.path, "driver")
     latest = [Status(0)]
     watch(lambda: latest[0])
     named = {"trainer": trainer} | {f"scorer {slot}": s for slot, s in enumerate(scorers)}
-    ready: list[Any] = []
+    done, ready = None, list[Any]()
     try:
         placement.await_places(config, named)
+        done = trainer.run.remote()
         while True:
             ready, _ = ray.wait([done, *working], timeout=POLL_S)
             if ready:  # the summary, or the error of whoever failed first
@@ -267,7 +268,7 @@ def joined(address: str, workers: int) -> Iterator[None]:
         reason = str(error).splitlines()[0]
         raise ConfigError(
             f"cluster.address: cannot join {address!r}: {reason}; allowed 'local' or the address of"
-            " a running cluster"
+            " a running cluster whose token (~/.ray/auth_token) is here, too"
         ) from None
     try:
         yield
