@@ -1,4 +1,12 @@
-"""RHO-LOSS in a loop of your own, in one process: python examples/own_loop.py CONFIG.toml STEPS."""
+"""A training loop of your own, with the points that rhoselect selects.
+
+    python examples/own_loop.py CONFIG.toml            # selects in this process
+    rhoctl serve CONFIG.toml --workers 2               # or: prints its address, as 127.0.0.1:50051
+    python examples/own_loop.py CONFIG.toml ADDRESS    # selects there
+
+Run at the top of the source tree, CONFIG.toml may be examples/fashion-mnist.toml once `make train`
+has made its data. Both select the points that `rhoctl train CONFIG.toml` does.
+"""
 
 import sys
 from pathlib import Path
@@ -6,22 +14,25 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from rhoselect.client import SelectionClient
 from rhoselect.config import load
-from rhoselect.launch.wiring import prepare
-from rhoselect.models import mlp
+from rhoselect.launch.wiring import new_model, prepare
 
-run = prepare(load(Path(sys.argv[1])))  # data, irreducible losses and plan, all checked
-model = mlp(input_shape=run.dataset.input_shape, classes=run.dataset.classes)
-optimizer, il, cpu = torch.optim.AdamW(model.parameters()), run.scoring.il, torch.device("cpu")
-for step in range(int(sys.argv[2])):
-    candidates = run.train.index_of(run.plan.indices(run.plan.window(step)))  # n_B of them
-    batch = run.train.read(candidates, cpu)
-    with torch.no_grad():
-        losses = F.cross_entropy(model(batch.inputs), batch.labels, reduction="none")
-    best = (losses - torch.from_numpy(il.at(candidates))).topk(run.config.selection.n_b).indices
+run = prepare(load(Path(sys.argv[1])))
+model, trainer = new_model(run), run.config.trainer
+where = {"address": sys.argv[2]} if sys.argv[2:] else {"local": True, "config": sys.argv[1]}
+torch.set_num_threads(trainer.threads)  # other numbers of threads have other last bits
+
+optimizer = torch.optim.AdamW(
+    model.parameters(), trainer.lr, weight_decay=trainer.weight_decay, fused=True
+)
+selection = SelectionClient(model, **where)
+for batch in selection:
+    losses = F.cross_entropy(model(batch.inputs), batch.labels, reduction="none")
     optimizer.zero_grad()
-    F.cross_entropy(model(batch.inputs[best]), batch.labels[best]).backward()
+    (losses * batch.weights).mean().backward()
     optimizer.step()
+    selection.step(model)
 
-test = run.test.read(run.test.indices, cpu)
-print(f"test accuracy {(model(test.inputs).argmax(1) == test.labels).float().mean():.4f}")
+test = run.test.read(run.test.indices, torch.device("cpu"))
+print(f"test accuracy {(model.eval()(test.inputs).argmax(1) == test.labels).float().mean():.4f}")

@@ -13,7 +13,7 @@
         ├── FencedError             a newer trainer owns this run folder
         ├── WindowError             a window with fewer than n_b usable scores
         ├── SnapshotGoneError       a snapshot that no open window needs any more
-        ├── ServiceError            a service that cannot be reached, or that failed
+        ├── ServiceError            a service that cannot be reached
         └── WaitError               a wait passed its deadline: names what never came
 
 Broken invariants of our own are ``assert``; they are bugs, not errors of this tree.
@@ -77,7 +77,7 @@ class SnapshotGoneError(RunError):
 
 
 class ServiceError(RunError):
-    """A selection service cannot be reached, or its answer cannot be used."""
+    """A selection service cannot be reached."""
 
 
 class WaitError(RunError):

@@ -89,7 +89,7 @@ def error_of(error: grpc.RpcError, who: str) -> RhoError:
             f"service {who}: cannot be reached ({details}); check the address, that it runs, and"
             " that both sides use TLS or neither"
         )
-    return ServiceError(f"service {who}: {code.name}: {details}")
+    return RunError(f"service {who}: {code.name}: {details}")
 
 
 def _reason(kind: type[RhoError]) -> str:
