@@ -1,6 +1,6 @@
 # make train    the demonstration on Fashion-MNIST: data, irreducible losses, two runs, table, plot
 # make test     the tests (PYTEST_ARGS="-k queue" for some of them)
-# make check    lint, format, types, floors
+# make check    lint, format, types, floors, generated code
 # make protos   the code generated from protos/ anew
 # make clean    removes what the tools and the demonstration's runs left; distclean: everything made
 #
@@ -38,7 +38,8 @@ train: $(RUNS:=/summary.json)
 test: $(VENV)
 	REDIS_SERVER="$$(scripts/servers.sh)" $(BIN)/python -m pytest $(PYTEST_ARGS)
 
-check: $(VENV)
+check: $(VENV) protos
+	git diff --exit-code --stat -- protos
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

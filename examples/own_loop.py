@@ -1,11 +1,10 @@
 """A training loop of your own, with the points that rhoselect selects.
 
-    python examples/own_loop.py CONFIG.toml            # selects in this process
-    rhoctl serve CONFIG.toml --workers 2               # or: prints its address, as 127.0.0.1:50051
-    python examples/own_loop.py CONFIG.toml ADDRESS    # selects there
+    python examples/own_loop.py CONFIG.toml            # scores in this process
+    python examples/own_loop.py CONFIG.toml ADDRESS    # asks `rhoctl serve CONFIG.toml --workers 2`
 
-Run at the top of the source tree, CONFIG.toml may be examples/fashion-mnist.toml once `make train`
-has made its data. Both select the points that `rhoctl train CONFIG.toml` does.
+CONFIG.toml may be examples/fashion-mnist.toml once `make train` has made its data; `rhoctl serve`
+prints its address. Either way the points are those of `rhoctl train CONFIG.toml`.
 """
 
 import sys
@@ -19,13 +18,11 @@ from rhoselect.config import load
 from rhoselect.launch.wiring import new_model, prepare
 
 run = prepare(load(Path(sys.argv[1])))
-model, trainer = new_model(run), run.config.trainer
+model, settings = new_model(run), run.config.trainer
+optimizer = torch.optim.AdamW(model.parameters(), settings.lr, fused=True)
+torch.set_num_threads(settings.threads)  # more threads, other last bits
 where = {"address": sys.argv[2]} if sys.argv[2:] else {"local": True, "config": sys.argv[1]}
-torch.set_num_threads(trainer.threads)  # other numbers of threads have other last bits
 
-optimizer = torch.optim.AdamW(
-    model.parameters(), trainer.lr, weight_decay=trainer.weight_decay, fused=True
-)
 selection = SelectionClient(model, **where)
 for batch in selection:
     losses = F.cross_entropy(model(batch.inputs), batch.labels, reduction="none")
@@ -35,4 +32,5 @@ for batch in selection:
     selection.step(model)
 
 test = run.test.read(run.test.indices, torch.device("cpu"))
-print(f"test accuracy {(model.eval()(test.inputs).argmax(1) == test.labels).float().mean():.4f}")
+accuracy = (model.eval()(test.inputs).argmax(1) == test.labels).double().mean()
+print(f"test accuracy {accuracy:.4f}")
