@@ -6,6 +6,7 @@ import gc
 import os
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -17,12 +18,17 @@ from torch import Tensor
 
 from rhoselect.errors import FencedError, ModelError, UserError, WaitError
 from rhoselect.launch.service import blobs
+from rhoselect.launch.service.building import build_session
 from rhoselect.launch.service.channel import open_channel
 from rhoselect.launch.service.faults import heard
 from rhoselect.launch.service.security import Security
 from rhoselect.launch.wiring import Prepared, new_model
+from rhoselect.metrics import Metrics
 from rhoselect.protos import selection_pb2 as pb
 from rhoselect.protos.selection_pb2_grpc import SelectionStub
+from rhoselect.queue.memory import MemoryQueue
+from rhoselect.snapshots.local import LocalStore
+from rhoselect.trainer.runfolder import RunFolder
 
 MIB = 1 << 20
 
@@ -247,3 +253,17 @@ def test_ten_thousand_calls_leave_nothing_behind(learner: Learner) -> None:
     files_after, resident_after = calls(9000)
     assert files_after <= files
     assert resident_after - resident < 8 * MIB, "under a kilobyte a call"
+
+
+def test_a_call_that_waits_is_let_go_at_the_end(tiny_config: Path, tmp_path: Path) -> None:
+    """Of a session whose one scorer never comes."""
+    run = prepared(tiny_config, ["trainer.scores=false"])
+    folder = RunFolder.create(tmp_path / "run", run.config)
+    queue, snapshots = MemoryQueue(lease_s=30.0), LocalStore()
+    session = build_session(run, folder, queue, snapshots, Metrics(), workers=1, first_step=0)
+    session.publish(0, new_model(run).state_dict())
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(session.next, 0)
+        session.abandon()
+        with pytest.raises(FencedError, match="has ended"):
+            waiting.result()

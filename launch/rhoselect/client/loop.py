@@ -57,8 +57,8 @@ class SelectionClient:
             selection.step(model)
 
     With an ``address`` the service ``rhoctl serve`` there selects, and sends the points unless
-    ``data`` is given: a folder that ``rhoctl data import`` made, or a map-style data set of the same
-    points in the same order. ``token_file`` (or the environment variable RHOSELECT_SERVICE_TOKEN)
+    ``data`` is given: a folder that ``rhoctl data import`` made, or a map-style data set of the
+    same points in the same order. ``token_file`` (or the environment variable RHOSELECT_SERVICE_TOKEN)
     has its token; ``tls_ca``, and for mutual TLS ``tls_cert`` and ``tls_key``, are PEM files.
     ``timeout_s`` bounds the wait for a batch.
 

@@ -9,7 +9,7 @@ import torch
 from rhoselect.config import Config
 from rhoselect.data import SplitPoints
 from rhoselect.errors import ConfigError
-from rhoselect.launch.service.session import Layout, Session
+from rhoselect.launch.service.session import Ending, Layout, Session
 from rhoselect.launch.wiring import Prepared, build_scorer, new_model, new_replica
 from rhoselect.metrics import Metrics
 from rhoselect.plan import Plan
@@ -92,7 +92,8 @@ def assemble(
     first_step: int,
 ) -> Session:
     """A session over parts; ``hand`` scores in this process."""
-    windows = Windows(config, fence, plan, queue, metrics, hand, workers)
+    ending = Ending(fence)
+    windows = Windows(config, ending, plan, queue, metrics, hand, workers)
     picker = Picker(config, plan, train.start, scoring, windows, None, CPU)
     return Session(
         config,
@@ -104,7 +105,7 @@ def assemble(
         picker,
         snapshots,
         metrics,
-        fence,
+        ending,
         first_step,
     )
 

@@ -139,6 +139,7 @@ class _Held:
         return await asyncio.shield(done)
 
     async def end(self) -> None:
+        self.session.abandon()
         await self.run(self._opening.__exit__, None, None, None)
         self._pool.shutdown()
 

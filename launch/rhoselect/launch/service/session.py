@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rhoselect.config import Config
 from rhoselect.data import SplitPoints
-from rhoselect.errors import ModelError, UserError
+from rhoselect.errors import FencedError, ModelError, UserError
 from rhoselect.metrics import Metrics
 from rhoselect.selection import Scoring
 from rhoselect.selection.interface import State
@@ -37,6 +37,19 @@ class Choice:
     batch: PickedBatch
 
 
+class Ending:
+    """A fence that its own side can close, too: whoever waits is let go."""
+
+    def __init__(self, fence: Fence) -> None:
+        self._fence, self.closed = fence, False
+
+    def check_fence(self) -> None:
+        """Raise FencedError after a newer generation, or once closed."""
+        if self.closed:
+            raise FencedError("session: has ended")
+        self._fence.check_fence()
+
+
 class Session:
     """One generation of a run, from ``first_step`` on. Calls raise FencedError once it is not the
     newest."""
@@ -52,7 +65,7 @@ class Session:
         picker: Picker,
         snapshots: SnapshotStore,
         metrics: Metrics,
-        fence: Fence,
+        fence: Ending,
         first_step: int,
     ) -> None:
         self.config, self.train = config, train
@@ -138,6 +151,10 @@ class Session:
             self._state = self._scoring.function.next_state(self._state, labels, losses)
         self._reported = step
         self.status = Status(**{**vars(self.status), "loss": losses.mean().item()})
+
+    def abandon(self) -> None:
+        """Let go, from another thread, a call that waits."""
+        self._fence.closed = True
 
     def close(self) -> None:
         """Have all done that was asked for."""
