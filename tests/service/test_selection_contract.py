@@ -162,7 +162,7 @@ def test_malformed_snapshots_are_refused(learner: Learner) -> None:
     names = list(learner.weights)
     fewer = {name: learner.weights[name] for name in names[1:]}
     other_shape = learner.weights | {names[0]: torch.zeros(3)}
-    doubled = {name: tensor.double() for name, tensor in learner.weights.items()}
+    doubled = learner.weights | {names[-1]: learner.weights[names[-1]].double()}
     head, empty = blobs.header(good), pb.PublishSnapshotRequest
     parts = learner.parts(0, good)
     for kind, call in (

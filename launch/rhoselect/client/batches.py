@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import default_collate
 
 from rhoselect.errors import DataError
 from rhoselect.importing import one_line
 from rhoselect.types import Indices
+
+Collate = Callable[[list[Any]], Any]
+"""A list of items to a batch of them, as of torch's DataLoader."""
 
 
 @dataclass(frozen=True)
@@ -20,8 +22,8 @@ class SelectionBatch:
     """The points of one step, in training order, on the model's device.
 
     ``indices`` [n_b] int64 of the data set, on the CPU; ``inputs`` [n_b, ...], or whatever
-    ``torch.utils.data.default_collate`` makes of the items of a data set of your own; ``labels``
-    [n_b] int64, None if such items are no (inputs, label) pairs; ``weights`` [n_b] float32 to
+    ``collate_fn`` makes of the items of your own data; ``labels`` [n_b] int64, None if such
+    items are no (inputs, label) pairs; ``weights`` [n_b] float32 to
     multiply the losses by: 1 unless the method samples.
     """
 
@@ -32,7 +34,9 @@ class SelectionBatch:
     weights: Tensor
 
 
-def collate(data: Any, places: Indices, device: torch.device) -> tuple[Any, Tensor | None]:
+def collate(
+    data: Any, places: Indices, join: Collate, device: torch.device
+) -> tuple[Any, Tensor | None]:
     """Inputs and labels of the items at ``places`` [C] of a map-style data set.
 
     An item that is a pair is (inputs, label); any other is inputs alone. Raises DataError.
@@ -40,11 +44,11 @@ def collate(data: Any, places: Indices, device: torch.device) -> tuple[Any, Tens
     try:
         items = [data[place] for place in places.tolist()]
         paired = isinstance(items[0], tuple) and len(items[0]) == 2
-        whole = moved(default_collate(items), device)
+        whole = moved(join(items), device)
     except Exception as error:  # the user's code: anything may come out of it
         raise DataError(
             f"data: items {places[:3].tolist()} … cannot be read and joined: {one_line(error)};"
-            " allowed a map-style data set whose items torch's default_collate joins"
+            " allowed a map-style data set whose items collate_fn joins"
         ) from error
     return (whole[0], whole[1]) if paired else (whole, None)
 

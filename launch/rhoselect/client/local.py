@@ -92,14 +92,13 @@ def local_backend(config: Path | str | Mapping[str, Any], step: int) -> Local:
 def own_backend(
     config: Path | str | Mapping[str, Any],
     model: nn.Module,
-    data: Any,
+    points: OwnPoints,
     losses: Losses | None,
     irreducible_losses: Any,
     step: int,
 ) -> Local:
     """Selection from a data set of the loop's own, by its own losses. Raises UserError."""
     settings = servable(resolve(_loaded(config, ["data.dataset=given:data"])))
-    points = OwnPoints(data)
     plan = open_plan(settings, points)
     scoring = own_scoring(settings, losses, points, irreducible_losses)
     check_first_step(settings, scoring, 0, step)

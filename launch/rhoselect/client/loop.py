@@ -9,10 +9,11 @@ from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import default_collate
 
-from rhoselect.client.batches import SelectionBatch
+from rhoselect.client.batches import Collate, SelectionBatch
 from rhoselect.client.local import local_backend, own_backend
-from rhoselect.client.own import Losses
+from rhoselect.client.own import Losses, OwnPoints
 from rhoselect.client.remote import Remote
 from rhoselect.errors import ConfigError, UserError
 from rhoselect.launch.service.security import Security
@@ -58,16 +59,15 @@ class SelectionClient:
 
     With an ``address`` the service ``rhoctl serve`` there selects, and sends the points unless
     ``data`` is given: a folder that ``rhoctl data import`` made, or a map-style data set of the
-    same points in the same order. ``token_file`` (or the environment variable RHOSELECT_SERVICE_TOKEN)
-    has its token; ``tls_ca``, and for mutual TLS ``tls_cert`` and ``tls_key``, are PEM files.
-    ``timeout_s`` bounds the wait for a batch.
+    same points in the same order. ``token_file`` (or the environment variable
+    RHOSELECT_SERVICE_TOKEN) has its token; ``tls_ca``, and for mutual TLS ``tls_cert`` and
+    ``tls_key``, are PEM files. ``timeout_s`` bounds the wait for a batch.
 
     With ``local=True`` this process selects, as ``config`` says: a TOML file, or a mapping of
-    sections. ``data`` may then be a map-style data set of your own, whose items
-    ``torch.utils.data.default_collate`` joins; its ``losses(model, batch)`` are [C] losses of a
-    ``SelectionBatch`` of C points, without it the cross-entropy of (inputs, label) pairs, and
-    ``irreducible_losses`` [N] those of its N points. Items must depend on their index alone, and
-    may be read in another thread.
+    sections. ``data`` may then be a map-style data set of your own, whose items ``collate_fn``
+    joins; ``losses(model, batch)`` are the [C] losses of a ``SelectionBatch`` of C points, without
+    it the cross-entropy of (inputs, label) pairs, and ``irreducible_losses`` [N] those of its N
+    points. Items must depend on their index alone, and may be read in another thread.
 
     ``step`` is the first step of a loop that resumes; ``model`` then has the weights after so many.
 
@@ -85,6 +85,7 @@ class SelectionClient:
         config: Path | str | Mapping[str, Any] | None = None,
         local: bool = False,
         data: Any = None,
+        collate_fn: Collate = default_collate,
         losses: Losses | None = None,
         irreducible_losses: Any = None,
         step: int = 0,
@@ -110,10 +111,11 @@ class SelectionClient:
         self._backend: Backend
         if address is not None:
             security = Security.of_client(token_file, tls_ca, tls_cert, tls_key)
-            self._backend = Remote(address, security, step, data, timeout_s)
+            self._backend = Remote(address, security, step, data, collate_fn, timeout_s)
         elif own:
             assert config is not None
-            self._backend = own_backend(config, model, data, losses, irreducible_losses, step)
+            points = OwnPoints(data, collate_fn)
+            self._backend = own_backend(config, model, points, losses, irreducible_losses, step)
         else:
             assert config is not None
             self._backend = local_backend(config, step)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rhoselect.client.batches import SelectionBatch, collate
+from rhoselect.client.batches import Collate, SelectionBatch, collate
 from rhoselect.config import Config
 from rhoselect.data import SplitPoints
 from rhoselect.errors import ConfigError, DataError, IrreducibleLossError, ModelError
@@ -29,22 +29,22 @@ CPU = torch.device("cpu")
 
 
 class OwnPoints(SplitPoints):
-    """A map-style data set as one split; its items may be anything that torch can collate."""
+    """A map-style data set as one split; its items may be anything that ``join`` joins."""
 
-    def __init__(self, data: Any) -> None:
+    def __init__(self, data: Any, join: Collate) -> None:
         if not (hasattr(data, "__getitem__") and hasattr(data, "__len__") and len(data)):
             raise DataError(
                 f"data: got a {type(data).__name__}, allowed a map-style data set: an object with"
                 " __getitem__ and __len__ that is not empty"
             )
         super().__init__((0, len(data)))
-        self._items = data
+        self._items, self._join = data, join
         _, labels = self.items(self.first(2), CPU)
         self.paired = labels is not None
 
     def items(self, indices: Indices, device: torch.device) -> tuple[Any, Tensor | None]:
         """Inputs and labels, if there are any, of ``indices`` [C]. Raises DataError."""
-        return collate(self._items, indices, device)
+        return collate(self._items, indices, self._join, device)
 
     def read(self, indices: Indices, device: torch.device, epochs: Indices | None = None) -> Batch:
         """For ``OwnReplica`` alone: ``inputs`` are what ``items`` gives."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rhoselect import config as configuration
-from rhoselect.client.batches import SelectionBatch, collate, moved
+from rhoselect.client.batches import Collate, SelectionBatch, collate, moved
 from rhoselect.data import SplitPoints, open_data, train_points
 from rhoselect.errors import DataError, RunError, ServiceError
 from rhoselect.launch.service import blobs
@@ -31,9 +31,15 @@ class Remote:
     """A session of the service at ``address``, from its opening on."""
 
     def __init__(
-        self, address: str, security: Security, step: int, data: Any, timeout_s: float
+        self,
+        address: str,
+        security: Security,
+        step: int,
+        data: Any,
+        join: Collate,
+        timeout_s: float,
     ) -> None:
-        self._address, self._timeout_s = address, timeout_s
+        self._address, self._timeout_s, self._join = address, timeout_s, join
         self._channel = open_channel(address, security)
         self._stub = SelectionStub(self._channel)
         self._open = False
@@ -45,7 +51,7 @@ class Remote:
             self.steps: int = run.steps
             self.layout = blobs.from_specs(run.layout)
             self.needs_losses: bool = run.needs_losses
-            self._data = _own_copy(data, run)
+            self._data = _own_copy(data, join, run)
         except BaseException:
             self.close()
             raise
@@ -73,7 +79,8 @@ class Remote:
             points, epochs = indices.numpy(), tensors["epochs"].numpy()
             inputs = self._data.read(points, device, epochs).inputs
         elif self._data is not None:
-            inputs, _ = collate(self._data, indices.numpy() - self._first_index, device)
+            places = indices.numpy() - self._first_index
+            inputs, _ = collate(self._data, places, self._join, device)
         return SelectionBatch(
             step,
             indices,
@@ -120,7 +127,7 @@ class Remote:
             return call()
 
 
-def _own_copy(data: Any, run: pb.OpenRunResponse) -> Any:
+def _own_copy(data: Any, join: Collate, run: pb.OpenRunResponse) -> Any:
     """The loop's copy of the points: a split, a map-style data set, or None. Raises DataError."""
     if data is None:
         return None
@@ -131,7 +138,7 @@ def _own_copy(data: Any, run: pb.OpenRunResponse) -> Any:
                 f"data: got {points} points, allowed the {run.points} of the service's train split,"
                 " in its order"
             )
-        collate(data, np.arange(1), torch.device("cpu"))
+        collate(data, np.arange(1), join, torch.device("cpu"))
         return data
     config = configuration.from_json(run.config_json)
     mine = config.data.model_copy(update={"path": str(data), "dataset": None})
