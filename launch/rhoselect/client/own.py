@@ -21,7 +21,7 @@ from rhoselect.scorer.forward import Replica
 from rhoselect.selection import Scoring, get_function
 from rhoselect.types import Batch, ForwardOutput, Indices
 
-Losses = Callable[[nn.Module, SelectionBatch], Tensor]
+Losses = Callable[[nn.Module, SelectionBatch], Any]
 """(model, batch of C points) -> their losses [C]."""
 
 BY_LOSS_ALONE = ("reducible_loss", "loss", "irreducible_loss", "uniform")

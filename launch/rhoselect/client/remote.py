@@ -41,7 +41,7 @@ class Remote:
     ) -> None:
         self._address, self._timeout_s, self._join = address, timeout_s, join
         self._channel = open_channel(address, security)
-        self._stub = SelectionStub(self._channel)
+        self._stub = SelectionStub(self._channel)  # type: ignore[no-untyped-call]
         self._open = False
         try:
             with heard(address):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from typing import cast
 
 import torch
 from safetensors import SafetensorError
@@ -113,8 +112,6 @@ def from_specs(specs: list[pb.TensorSpec]) -> Layout:
     """The layout back."""
     dtypes = {code: dtype for dtype, code in DATA_TYPES.items()}
     return {
-        spec.name: torch.empty(
-            tuple(spec.shape), dtype=dtypes[cast(pb.DataType, spec.data_type)], device="meta"
-        )
+        spec.name: torch.empty(tuple(spec.shape), dtype=dtypes[spec.data_type], device="meta")
         for spec in specs
     }
