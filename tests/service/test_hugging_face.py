@@ -22,6 +22,7 @@ STEPS, n_b, n_B, CHUNK, LR = 10, 8, 32, 16, 1e-3
 
 def small_bert() -> Any:
     torch.manual_seed(0)
+    torch.set_num_threads(1)
     config = transformers.BertConfig(
         vocab_size=50,
         hidden_size=16,
@@ -59,6 +60,7 @@ def trainer(folder: Path, model: nn.Module, data: list[dict[str, Any]], **more: 
         "max_grad_norm": 0.0,
         "use_cpu": True,
         "report_to": [],
+        "save_strategy": "no",
         "disable_tqdm": True,
         **more.pop("arguments", {}),
     }
