@@ -206,6 +206,8 @@ def test_mistakes_fail_at_construction_in_one_line(tiny_config: Path, tmp_path: 
         ("allowed for a loop of your own mode", changed("trainer", publish_every=2)),
         ("allowed 0 to 19", {**here, "step": 20}),
         ("allowed 0 with selection.lag >= 1", {**changed("selection", lag=1), "step": 1}),
+        ("allowed with an address", {**here, "token_file": tmp_path / "token"}),
+        ("data.path", {**own, "data": "data/points"}),
         ("allowed with local=True and data", {**here, "losses": two_views}),
         ("set exactly one of data.path and data.dataset", {**here, "data": data}),
         ("map-style", {**own, "data": iter(data)}),

@@ -97,28 +97,18 @@ class SelectionClient:
     ) -> None:
         self._model, self._step, self._given = model, step, False
         self._device = next((p.device for p in model.parameters()), torch.device("cpu"))
-        own = data is not None
-        if local == (address is not None) or local == (config is None):
-            raise ConfigError(
-                "SelectionClient: allowed an address, or local=True and config=…: the service has"
-                " its own configuration"
-            )
-        if (losses is not None or irreducible_losses is not None) and not (local and own):
-            raise ConfigError(
-                "SelectionClient: got losses or irreducible_losses, allowed with local=True and"
-                " data=…, a data set of your own"
-            )
+        secured = (token_file, tls_ca, tls_cert, tls_key)
+        own = (losses, irreducible_losses)
+        _check_arguments(local, address, config, data is not None, secured, own)
         self._backend: Backend
         if address is not None:
-            security = Security.of_client(token_file, tls_ca, tls_cert, tls_key)
+            security = Security.of_client(*secured)
             self._backend = Remote(address, security, step, data, collate_fn, timeout_s)
-        elif own:
-            assert config is not None
+        elif data is not None:
             points = OwnPoints(data, collate_fn)
-            self._backend = own_backend(config, model, points, losses, irreducible_losses, step)
+            self._backend = own_backend(config or {}, model, points, *own, step)
         else:
-            assert config is not None
-            self._backend = local_backend(config, step)
+            self._backend = local_backend(config or {}, step)
         try:
             check_tensors(model.state_dict(), self._backend.layout)
         except BaseException:
@@ -178,3 +168,24 @@ class SelectionClient:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _check_arguments(
+    local: bool, address: str | None, config: Any, data: bool, secured: Any, own: Any
+) -> None:
+    """Raise ConfigError for arguments that do not go together."""
+    given_secured, given_own = (any(x is not None for x in each) for each in (secured, own))
+    if local == (address is not None) or local == (config is None):
+        raise ConfigError(
+            "SelectionClient: allowed an address, or local=True and config=…: a service has its own"
+            " configuration"
+        )
+    if local and given_secured:
+        raise ConfigError(
+            "SelectionClient: got token_file, tls_ca, tls_cert or tls_key, allowed with an address"
+        )
+    if given_own and not (local and data):
+        raise ConfigError(
+            "SelectionClient: got losses or irreducible_losses, allowed with local=True and data=…,"
+            " a data set of your own"
+        )

@@ -32,10 +32,12 @@ class OwnPoints(SplitPoints):
     """A map-style data set as one split; its items may be anything that ``join`` joins."""
 
     def __init__(self, data: Any, join: Collate) -> None:
-        if not (hasattr(data, "__getitem__") and hasattr(data, "__len__") and len(data)):
+        map_style = hasattr(data, "__getitem__") and hasattr(data, "__len__") and len(data) > 0
+        if isinstance(data, str) or not map_style:
             raise DataError(
                 f"data: got a {type(data).__name__}, allowed a map-style data set: an object with"
-                " __getitem__ and __len__ that is not empty"
+                " __getitem__ and __len__ that is not empty; a folder is named in the"
+                " configuration: data.path"
             )
         super().__init__((0, len(data)))
         self._items, self._join = data, join

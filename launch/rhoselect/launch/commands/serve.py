@@ -17,6 +17,7 @@ from rich.console import Console
 
 from rhoselect import config as configuration
 from rhoselect.compute import keep_memory, resolve
+from rhoselect.config import Config
 from rhoselect.errors import ConfigError
 from rhoselect.launch.commands.train import check_servers
 from rhoselect.launch.display import display
@@ -56,14 +57,10 @@ def serve(
       rhoctl serve my.toml --set service.address=0.0.0.0:50051 --set service.token_file=token
         --set service.tls_cert=cert.pem --set service.tls_key=key.pem
     """
+    if resume and run_dir is None:
+        raise ConfigError("--resume: needs --run-dir DIR, the folder to serve again")
     path = run_dir or Path("runs") / f"serve-{time.strftime('%Y%m%d-%H%M%S')}"
-    if resume:
-        if run_dir is None:
-            raise ConfigError("--resume: needs --run-dir DIR, the folder to serve again")
-        settings = servable(check_resume(path, config, sets or []))
-    else:
-        settings = servable(resolve(configuration.load(config, sets or [])))
-        check_absent(path)
+    settings = _settings(path, config, sets or [], resume)
     security = Security.of_server(settings.service)
     check_address(settings.service.address, security)
     prepared = prepare(settings)
@@ -87,6 +84,14 @@ def serve(
             soft_wrap=True,
         )
         _until_interrupted()
+
+
+def _settings(path: Path, config: Path | None, sets: list[str], resume: bool) -> Config:
+    """The configuration to serve with. Raises UserError."""
+    if resume:
+        return servable(check_resume(path, config, sets))
+    check_absent(path)
+    return servable(resolve(configuration.load(config, sets)))
 
 
 @contextmanager
