@@ -43,6 +43,7 @@ def trained(config: Path, folder: Path, sets: list[str]) -> tuple[str, str]:
 def test_served_and_local_loops_are_the_trainer_s(
     tiny_config: Path, dataset_dir: Path, tmp_path: Path, sets: list[str]
 ) -> None:
+    sets = [*sets, "trainer.steps=10"]
     expected = trained(tiny_config, tmp_path / "trained", sets)
     run = prepared(tiny_config, sets)
     tree = run.config.model_dump()

@@ -241,7 +241,7 @@ def test_ten_thousand_calls_leave_nothing_behind(learner: Learner) -> None:
     def calls(count: int) -> tuple[int, int]:
         """Open files, and resident bytes, after more calls."""
         for number in range(count):
-            if number % 10:
+            if number % 50:
                 learner.stub.Report(report)
             else:
                 learner.next(0)
