@@ -2,7 +2,7 @@
 # make test     the tests (PYTEST_ARGS="-k queue" for some of them)
 # make test-cluster    `ray up` on hosts of this machine's own making; as root, two minutes
 # make cluster-package what `ray up` copies to the machines of a cluster (docs/deploy.md)
-# make check    lint, format, types, floors
+# make check    lint, format, types, floors, generated code
 # make docs     the reference of the Python interface, from the docstrings, in build/reference
 # make protos   the code generated from protos/ anew
 # make clean    removes what the tools and the demonstration's runs left; distclean: everything made
@@ -58,7 +58,8 @@ cluster-package: $(VENV)
 	cp constraints.txt deploy/ray/environment.sh deploy/ray/queue-server.sh dist/cluster
 	$(BIN)/ray get-auth-token --generate >/dev/null
 
-check: $(VENV)
+check: $(VENV) protos
+	git diff --exit-code --stat -- protos
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

@@ -1,4 +1,11 @@
-"""RHO-LOSS in a loop of your own, in one process: python examples/own_loop.py CONFIG.toml STEPS."""
+"""A training loop of your own, with the points that rhoselect selects.
+
+    python examples/own_loop.py CONFIG.toml            # scores in this process
+    python examples/own_loop.py CONFIG.toml ADDRESS    # asks `rhoctl serve CONFIG.toml --workers 2`
+
+CONFIG.toml may be examples/fashion-mnist.toml once `make train` has made its data; `rhoctl serve`
+prints its address. Either way the points are those of `rhoctl train CONFIG.toml`.
+"""
 
 import sys
 from pathlib import Path
@@ -6,22 +13,24 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from rhoselect.client import SelectionClient
 from rhoselect.config import load
-from rhoselect.launch.wiring import prepare
-from rhoselect.models import mlp
+from rhoselect.launch.wiring import new_model, prepare
 
-run = prepare(load(Path(sys.argv[1])))  # data, irreducible losses and plan, all checked
-model = mlp(input_shape=run.dataset.input_shape, classes=run.dataset.classes)
-optimizer, il, cpu = torch.optim.AdamW(model.parameters()), run.scoring.il, torch.device("cpu")
-for step in range(int(sys.argv[2])):
-    candidates = run.train.index_of(run.plan.indices(run.plan.window(step)))  # n_B of them
-    batch = run.train.read(candidates, cpu)
-    with torch.no_grad():
-        losses = F.cross_entropy(model(batch.inputs), batch.labels, reduction="none")
-    best = (losses - torch.from_numpy(il.at(candidates))).topk(run.config.selection.n_b).indices
+run = prepare(load(Path(sys.argv[1])))
+model, settings = new_model(run), run.config.trainer
+optimizer = torch.optim.AdamW(model.parameters(), settings.lr, fused=True)
+torch.set_num_threads(settings.threads)  # more threads, other last bits
+where = {"address": sys.argv[2]} if sys.argv[2:] else {"local": True, "config": sys.argv[1]}
+
+selection = SelectionClient(model, **where)
+for batch in selection:
+    losses = F.cross_entropy(model(batch.inputs), batch.labels, reduction="none")
     optimizer.zero_grad()
-    F.cross_entropy(model(batch.inputs[best]), batch.labels[best]).backward()
+    (losses * batch.weights).mean().backward()
     optimizer.step()
+    selection.step(model)
 
-test = run.test.read(run.test.indices, cpu)
-print(f"test accuracy {(model(test.inputs).argmax(1) == test.labels).float().mean():.4f}")
+test = run.test.read(run.test.indices, torch.device("cpu"))
+accuracy = (model.eval()(test.inputs).argmax(1) == test.labels).double().mean()
+print(f"test accuracy {accuracy:.4f}")

@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
+import json
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
-from support import rhoctl
+from support import made, rhoctl
 
 ROOT = Path(__file__).parent.parent
+RHOCTL = [sys.executable, "-m", "rhoselect.launch.cli"]
 
 
-def test_own_loop_learns_and_is_the_readme_s(tiny_config: Path) -> None:
+def test_own_loop_learns_what_rhoctl_train_does(tiny_config: Path, tmp_path: Path) -> None:
+    """In one process, and asking ``rhoctl serve`` in another: to the same digit."""
     script = ROOT / "examples" / "own_loop.py"
-    command = [sys.executable, script, tiny_config, "60"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    accuracy = re.search(r"test accuracy ([0-9.]+)", done.stdout)
-    assert accuracy is not None
-    assert float(accuracy[1]) > 0.6, "chance is 0.25"
     [shown] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert shown in script.read_text()
+    config = tmp_path / "config.toml"
+    config.write_text(tiny_config.read_text() + '[scorer]\nprecision = "fp32"\n')
+    made("train", config, "--run-dir", tmp_path / "run")
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    expected = f"test accuracy {summary['final_accuracy']:.4f}\n"
+    serve = [*RHOCTL, "serve", config, "--run-dir", tmp_path / "served"]
+    loop = [sys.executable, script, config]
+    with subprocess.Popen(serve, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        address = re.search(r"serving at (\S+),", server.stdout.readline())
+        assert address is not None
+        for where in ([], [address[1]]):
+            done = subprocess.run([*loop, *where], capture_output=True, text=True)
+            assert (done.stdout, done.stderr) == (expected, "")
+        server.send_signal(signal.SIGTERM)
+    assert server.returncode == 0
 
 
 def test_the_tree_of_the_readme_names_every_module() -> None:

@@ -13,6 +13,7 @@
         ├── FencedError             a newer trainer owns this run folder
         ├── WindowError             a window with fewer than n_b usable scores
         ├── SnapshotGoneError       a snapshot that no open window needs any more
+        ├── ServiceError            a service that cannot be reached
         └── WaitError               a wait passed its deadline: names what never came
 
 Broken invariants of our own are ``assert``; they are bugs, not errors of this tree.
@@ -73,6 +74,10 @@ class WindowError(RunError):
 
 class SnapshotGoneError(RunError):
     """The snapshot asked for is older than the oldest one kept."""
+
+
+class ServiceError(RunError):
+    """A selection service cannot be reached."""
 
 
 class WaitError(RunError):

@@ -305,6 +305,43 @@ class MetricsConfig(Section):
     )
 
 
+class ServiceConfig(Section):
+    """The gRPC service of a run. Secrets stay in files, or in RHOSELECT_SERVICE_TOKEN."""
+
+    address: str = Field(
+        "127.0.0.1:0",
+        description="host:port (0 picks a free one) or unix:PATH; beyond loopback only with TLS"
+        " and a token",
+    )
+    token_file: str | None = Field(None, description="file with the token that callers must send")
+    tls_cert: str | None = Field(None, description="PEM file of the server's certificate chain")
+    tls_key: str | None = Field(None, description="PEM file of its private key")
+    tls_client_ca: str | None = Field(
+        None, description="PEM file of who signs callers' certificates, which are then required"
+    )
+
+    @model_validator(mode="after")
+    def _pairs(self) -> Self:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError(
+                "service.tls_cert: got one of service.tls_cert and service.tls_key, allowed both or"
+                " neither"
+            )
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            raise ValueError(
+                "service.tls_client_ca: got a file, allowed only with service.tls_cert and"
+                " service.tls_key"
+            )
+        port = self.address.rpartition(":")[2]
+        unix = self.address.startswith("unix:") and len(self.address) > len("unix:")
+        if not unix and not (":" in self.address and port.isdecimal() and int(port) < 2**16):
+            raise ValueError(
+                f"service.address: got {self.address!r}, allowed host:port (port 0 picks a free"
+                " one) or unix:PATH"
+            )
+        return self
+
+
 def _secret_in(uri: str) -> str | None:
     """What in a URI looks like a secret, by its place or its name; never the secret itself."""
     parts = urlsplit(uri)

@@ -20,6 +20,7 @@ from rhoselect.config.sections import (
     ScorerConfig,
     Section,
     SelectionConfig,
+    ServiceConfig,
     SnapshotConfig,
     StreamConfig,
     SvpConfig,
@@ -32,6 +33,7 @@ FREE: dict[str, Any] = {
     "snapshots": True,
     "cluster": True,
     "metrics": True,
+    "service": True,
     "scorer": {"prefetch"},
     "trainer": {"scores"},
     "selection": {"rescore"},
@@ -56,6 +58,7 @@ class Config(Section):
     snapshots: SnapshotConfig = SnapshotConfig()
     cluster: ClusterConfig = ClusterConfig()
     metrics: MetricsConfig = MetricsConfig()
+    service: ServiceConfig = ServiceConfig()
 
     @model_validator(mode="after")
     def _modes(self) -> Self:

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from rhoselect.errors import RhoError
-from rhoselect.launch.commands import data, experiment, export, il, plan, report, svp, train
+from rhoselect.launch.commands import data, experiment, export, il, plan, report, serve, svp, train
 
 app = typer.Typer(
     add_completion=False,
@@ -21,6 +21,7 @@ app.add_typer(il.app, name="il")
 app.add_typer(experiment.app, name="experiment")
 app.add_typer(svp.app, name="svp")
 app.command("train")(train.train)
+app.command("serve")(serve.serve)
 app.command("plan")(plan.plan)
 app.command("report")(report.report)
 app.command("export")(export.export)

@@ -172,7 +172,7 @@ def run_cluster(
             log = folder.path / "logs" / "queue-server.log"
             url = stack.enter_context(EmbeddedServer(log)).url
         stack.enter_context(joined(config.cluster.address, workers))
-        endpoints = _endpoints(config, folder, url)
+        endpoints = endpoints_of(config, folder, url)
         stack.callback(shutil.rmtree, endpoints.folder, ignore_errors=True)
         return _run_actors(config, folder, endpoints, workers, watch)
 
@@ -187,58 +187,73 @@ def _run_actors(
         .options(**placement.trainer_options(config), max_concurrency=2)
         .remote(text, folder, endpoints, workers)
     )
-    scorer_class = ray_any.remote(ScorerActor).options(
-        **placement.scorer_options(config),
-        max_concurrency=2,
-        max_restarts=-1,
-        max_task_retries=-1,
-    )
-    scorers = [
-        scorer_class.remote(slot, workers, text, folder, endpoints) for slot in range(workers)
-    ]
-    working = [s.run.remote() for s in scorers]
-    pulse, metrics = Pulse(scorers), Metrics("driver")
-    metrics.serve(config.metrics, folder.path, "driver")
+    done = trainer.run.remote()
     latest = [Status(0)]
     watch(lambda: latest[0])
-    named = {"trainer": trainer} | {f"scorer {slot}": s for slot, s in enumerate(scorers)}
-    done, ready = None, list[Any]()
+    with scorers(config, folder, endpoints, workers) as working:
+        try:
+            while True:
+                ready, _ = ray.wait([done, *working], timeout=POLL_S)
+                if ready:  # the summary, or the error of whoever failed first
+                    summary: dict[str, Any] = ray.get(ready[0])
+                    return summary
+                with suppress(GetTimeoutError):
+                    latest[0] = ray.get(trainer.status.remote(), timeout=STOP_S)
+        except (RayTaskError, RayActorError) as error:
+            # Nothing ready: it was the trainer, asked for its status.
+            slot = working.index(ready[0]) if ready and ready[0] != done else None
+            who = "the trainer" if slot is None else f"scorer {slot}"
+            how = f"rhoctl train --resume --run-dir {folder.path}"
+            raise failure(error, who, folder, how) from None
+        finally:
+            ray.kill(trainer)
+
+
+@contextmanager
+def scorers(
+    config: Config, folder: RunFolder, endpoints: Endpoints, workers: int
+) -> Iterator[list[Any]]:
+    """Scorer actors in their slots until the block ends; yields what each of their runs gives,
+    which is an error if it comes before. What they leave in the queue goes with them."""
+    scorer_class = (
+        cast(Any, ray)
+        .remote(ScorerActor)
+        .options(
+            **placement.scorer_options(config),
+            max_concurrency=2,
+            max_restarts=-1,
+            max_task_retries=-1,
+        )
+    )
+    text = config.model_dump_json()
+    actors = [
+        scorer_class.remote(slot, workers, text, folder, endpoints) for slot in range(workers)
+    ]
+    working = [actor.run.remote() for actor in actors]
     try:
-        placement.await_places(config, named)
-        done = trainer.run.remote()
-        while True:
-            ready, _ = ray.wait([done, *working], timeout=POLL_S)
-            if ready:  # the summary, or the error of whoever failed first
-                summary: dict[str, Any] = ray.get(ready[0])
-                return summary
-            pulse.look()
-            metrics.observe_workers(pulse.states, pulse.restarts)
-            with suppress(GetTimeoutError):
-                latest[0] = ray.get(trainer.status.remote(), timeout=STOP_S)
-    except RayTaskError as error:
-        if isinstance(error.cause, RhoError):
-            raise error.cause from None
-        raise RunError(f"an actor failed: {error.cause!r}; see {folder.path}/logs") from error
-    except RayActorError as error:
-        reason = str(error).splitlines()[0]
-        # Nothing ready: it was the trainer, asked for its status.
-        slot = working.index(ready[0]) if ready and ready[0] != done else None
-        who = "the trainer" if slot is None else f"scorer {slot}"
-        raise RunError(
-            f"{who} died ({reason}); continue with: rhoctl train --resume --run-dir {folder.path}"
-        ) from None
+        yield working
     finally:
-        for scorer in scorers:
-            scorer.stop.remote()
+        for actor in actors:
+            actor.stop.remote()
         ray.wait(working, num_returns=len(working), timeout=STOP_S)
-        for actor in (trainer, *scorers):
+        for actor in actors:
             ray.kill(actor)
         # Last, as a push that came late would leave a key behind. A lost server keeps nothing.
         with suppress(RunError):
             endpoints.queue(config, folder, timeout_s=STOP_S).destroy()
 
 
-def _endpoints(config: Config, folder: RunFolder, url: str) -> Endpoints:
+def failure(error: Exception, who: str, folder: RunFolder, how: str) -> RhoError:
+    """What an actor's error is to a user, who may go on with the command ``how``."""
+    if isinstance(error, RayTaskError):
+        if isinstance(error.cause, RhoError):
+            return error.cause
+        return RunError(f"an actor failed: {error.cause!r}; see {folder.path}/logs")
+    reason = str(error).splitlines()[0]
+    return RunError(f"{who} died ({reason}); continue with: {how}")
+
+
+def endpoints_of(config: Config, folder: RunFolder, url: str) -> Endpoints:
     transport = config.snapshots.transport
     if transport == "auto":
         transport = "shm" if config.cluster.address == "local" else "ray"

@@ -40,6 +40,14 @@ class Status:
     lag: int = 0
 
 
+class Fence(Protocol):
+    """What keeps an old trainer from going on; ``runfolder.RunFolder`` is one."""
+
+    def check_fence(self) -> None:
+        """Raise FencedError if a newer one has taken over."""
+        ...
+
+
 class Hand(Protocol):
     """A scorer that lends the trainer's process a hand. Neither call waits for weights."""
 

@@ -33,7 +33,7 @@ class Picker:
     """Turns what the queue gave for a window into the batch of a step.
 
     ``by_scorers`` may be changed while the run goes on: a shortlist is scored in chunks of
-    ``selection.chunk``, with the same bits here or there.
+    ``selection.chunk``, with the same bits here or there. Without a ``rescorer`` it stays True.
     """
 
     def __init__(
@@ -43,13 +43,13 @@ class Picker:
         first_index: int,
         scoring: Scoring,
         source: Source,
-        rescorer: Rescorer,
+        rescorer: Rescorer | None,
         device: torch.device,
     ) -> None:
         self._config, self._plan, self._first_index = config, plan, first_index
         self._scoring, self._source, self._rescorer = scoring, source, rescorer
         self._device = device
-        self.by_scorers = False
+        self.by_scorers = rescorer is None
 
     def wanted(self, window: int) -> int:
         """How many points of a window to pop."""
@@ -92,6 +92,7 @@ class Picker:
         """The shortlist under the weights of now; points with non-finite scores are dropped."""
         if self.by_scorers:
             return self._source.rescore(step, step, popped.positions)
+        assert self._rescorer is not None, "given unless all is left to the scorers"
         scores, features = self._rescorer.fresh(popped.positions, step, state)
         rows = np.flatnonzero(np.isfinite(scores))
         rows = rows[order(popped.positions[rows], scores[rows])]

@@ -22,8 +22,7 @@ from rhoselect.errors import WaitError
 from rhoselect.metrics import Metrics
 from rhoselect.plan import Plan
 from rhoselect.queue import SelectionQueue
-from rhoselect.trainer.ground import Hand
-from rhoselect.trainer.runfolder import RunFolder
+from rhoselect.trainer.ground import Fence, Hand
 from rhoselect.types import Popped, Positions, QueueStats
 
 RESEND_S = 1.0
@@ -37,14 +36,14 @@ class Windows:
     def __init__(
         self,
         config: Config,
-        folder: RunFolder,
+        fence: Fence,
         plan: Plan,
         queue: SelectionQueue,
         metrics: Metrics,
         hand: Hand,
         workers: int,
     ) -> None:
-        self._config, self._folder, self._plan = config, folder, plan
+        self._config, self._fence, self._plan = config, fence, plan
         self._queue, self._metrics = queue, metrics
         self._hand = hand
         self._versions: dict[int, int] = {}
@@ -182,7 +181,7 @@ class Windows:
 
     def _remind(self, window: int, waited_s: float, post: Callable[[], None]) -> None:
         """Tell the queue again what is wanted. Raises WaitError after queue.timeout_s."""
-        self._folder.check_fence()
+        self._fence.check_fence()
         post()
         if waited_s > self._config.queue.lease_s:
             self._metrics.reclaimed.inc(self._queue.reap())

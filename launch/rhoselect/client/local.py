@@ -1,0 +1,133 @@
+"""Batches selected in the loop's own process, from a configuration's data set or from its own."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rhoselect import config as configuration
+from rhoselect.client.batches import SelectionBatch
+from rhoselect.client.own import Losses, OwnPoints, OwnReplica, check_losses, own_scoring
+from rhoselect.compute import resolve, resolve_device
+from rhoselect.config import Config
+from rhoselect.data import SplitPoints
+from rhoselect.launch.service.building import (
+    assemble,
+    build_session,
+    check_servable,
+    meta,
+    servable,
+)
+from rhoselect.launch.service.session import Session, check_first_step
+from rhoselect.launch.wiring import prepare
+from rhoselect.metrics import Metrics
+from rhoselect.queue.memory import MemoryQueue
+from rhoselect.scorer.loop import Scorer
+from rhoselect.snapshots.local import LocalStore
+from rhoselect.streamed import open_plan
+from rhoselect.trainer.picker import PickedBatch
+
+
+class Local:
+    """A session in this process."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self.steps = session.config.trainer.steps
+        self.layout, self.needs_losses = session.layout, session.needs_losses
+
+    def publish(self, version: int, tensors: Mapping[str, Tensor]) -> None:
+        """Copy the weights."""
+        self._session.publish(version, tensors)
+
+    def next(self, step: int, device: torch.device) -> SelectionBatch:
+        """Score the window of a step, here and now. The loop's random numbers stay as they are."""
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            picked = self._session.next(step).batch
+        inputs, labels = self._read(self._session.train, picked, device)
+        weights = torch.ones(len(picked.indices)) if picked.weights is None else picked.weights
+        return SelectionBatch(
+            step, torch.from_numpy(picked.indices), inputs, labels, weights.float().to(device)
+        )
+
+    def report(self, step: int, losses: Tensor) -> None:
+        """Note the losses of the last batch."""
+        self._session.report(step, losses.float().cpu())
+
+    def close(self) -> None:
+        """Nothing is left but memory."""
+        self._session.close()
+
+    def _read(
+        self, points: SplitPoints, picked: PickedBatch, device: torch.device
+    ) -> tuple[Any, Tensor | None]:
+        if isinstance(points, OwnPoints):
+            return points.items(picked.indices, device)
+        batch = points.read(picked.indices, device, picked.epochs)
+        return batch.inputs, batch.labels
+
+
+class _NoFence:
+    """Nobody else is here."""
+
+    def check_fence(self) -> None:
+        return
+
+
+def local_backend(config: Path | str | Mapping[str, Any], step: int) -> Local:
+    """Selection as ``rhoctl train --workers 0`` does it. Raises UserError."""
+    settings = servable(resolve(_loaded(config, [])))
+    prepared = prepare(settings)
+    check_servable(prepared)
+    check_first_step(settings, prepared.scoring, prepared.dataset.classes, step)
+    queue, snapshots = MemoryQueue(settings.queue.lease_s), LocalStore()
+    return Local(build_session(prepared, _NoFence(), queue, snapshots, Metrics(), 0, step))
+
+
+def own_backend(
+    config: Path | str | Mapping[str, Any],
+    model: nn.Module,
+    points: OwnPoints,
+    losses: Losses | None,
+    irreducible_losses: Any,
+    step: int,
+) -> Local:
+    """Selection from a data set of the loop's own, by its own losses. Raises UserError."""
+    settings = servable(resolve(_loaded(config, ["data.dataset=given:data"])))
+    plan = open_plan(settings, points)
+    scoring = own_scoring(settings, losses, points, irreducible_losses)
+    check_first_step(settings, scoring, 0, step)
+    device = resolve_device(settings.scorer.device, "scorer.device")
+    replica = OwnReplica(copy.deepcopy(model), settings, device, losses)
+    check_losses(replica, points)
+    layout = meta(model.state_dict(), replica.layout)
+    queue, snapshots, metrics = MemoryQueue(settings.queue.lease_s), LocalStore(), Metrics()
+    hand = Scorer(0, 1, settings, plan, points, 0, scoring, replica, queue, snapshots, metrics)
+    session = assemble(
+        settings,
+        plan,
+        points,
+        scoring,
+        0,
+        layout,
+        hand,
+        _NoFence(),
+        queue,
+        snapshots,
+        metrics,
+        0,
+        step,
+    )
+    return Local(session)
+
+
+def _loaded(config: Path | str | Mapping[str, Any], more: list[str]) -> Config:
+    if isinstance(config, Mapping):
+        tree = {key: dict(v) if isinstance(v, Mapping) else v for key, v in config.items()}
+        return configuration.apply(tree, more)
+    return configuration.load(Path(config), more)

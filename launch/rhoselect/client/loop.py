@@ -1,0 +1,191 @@
+"""``SelectionClient``: the batches most worth learning, for a loop with its own optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import default_collate
+
+from rhoselect.client.batches import Collate, SelectionBatch
+from rhoselect.client.local import local_backend, own_backend
+from rhoselect.client.own import Losses, OwnPoints
+from rhoselect.client.remote import Remote
+from rhoselect.errors import ConfigError, UserError
+from rhoselect.launch.service.security import Security
+from rhoselect.launch.service.session import Layout, check_tensors
+
+WAIT_S = 600.0
+
+
+class Backend(Protocol):
+    """Where batches come from: this process, or a service."""
+
+    steps: int
+    layout: Layout
+    needs_losses: bool
+
+    def publish(self, version: int, tensors: Mapping[str, Tensor]) -> None:
+        """Hand over the weights after ``version`` steps."""
+        ...
+
+    def next(self, step: int, device: torch.device) -> SelectionBatch:
+        """The batch of a step; waits until it is selected."""
+        ...
+
+    def report(self, step: int, losses: Tensor) -> None:
+        """The losses [n_b] of the last batch."""
+        ...
+
+    def close(self) -> None:
+        """Free what selection holds."""
+        ...
+
+
+class SelectionClient:
+    """Selects for a loop of your own, in ``trainer.steps`` steps::
+
+        selection = SelectionClient(model, "127.0.0.1:50051", token_file="token")
+        for batch in selection:
+            losses = F.cross_entropy(model(batch.inputs), batch.labels, reduction="none")
+            optimizer.zero_grad()
+            (losses * batch.weights).mean().backward()
+            optimizer.step()
+            selection.step(model)
+
+    With an ``address`` the service ``rhoctl serve`` there selects, and sends the points unless
+    ``data`` is given: a folder that ``rhoctl data import`` made, or a map-style data set of the
+    same points in the same order. ``token_file`` (or the environment variable
+    RHOSELECT_SERVICE_TOKEN) has its token; ``tls_ca``, and for mutual TLS ``tls_cert`` and
+    ``tls_key``, are PEM files. ``timeout_s`` bounds the wait for a batch.
+
+    With ``local=True`` this process selects, as ``config`` says: a TOML file, or a mapping of
+    sections. ``data`` may then be a map-style data set of your own, whose items ``collate_fn``
+    joins; ``losses(model, batch)`` are the [C] losses of a ``SelectionBatch`` of C points, without
+    it the cross-entropy of (inputs, label) pairs, and ``irreducible_losses`` [N] those of its N
+    points. Items must depend on their index alone, and may be read in another thread.
+
+    ``step`` is the first step of a loop that resumes; ``model`` then has the weights after so many.
+
+    The constructor raises UserError for whatever will not work: configuration, data, losses, a
+    model with other tensors than the configuration's, a token that is refused; ServiceError if
+    there is no service. Later calls raise RunError, with FencedError for a loop whose place another
+    client took.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        address: str | None = None,
+        *,
+        config: Path | str | Mapping[str, Any] | None = None,
+        local: bool = False,
+        data: Any = None,
+        collate_fn: Collate = default_collate,
+        losses: Losses | None = None,
+        irreducible_losses: Any = None,
+        step: int = 0,
+        token_file: Path | str | None = None,
+        tls_ca: Path | str | None = None,
+        tls_cert: Path | str | None = None,
+        tls_key: Path | str | None = None,
+        timeout_s: float = WAIT_S,
+    ) -> None:
+        self._model, self._step, self._given = model, step, False
+        self._device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        secured = (token_file, tls_ca, tls_cert, tls_key)
+        own = (losses, irreducible_losses)
+        _check_arguments(local, address, config, data is not None, secured, own)
+        self._backend: Backend
+        if address is not None:
+            security = Security.of_client(*secured)
+            self._backend = Remote(address, security, step, data, collate_fn, timeout_s)
+        elif data is not None:
+            points = OwnPoints(data, collate_fn)
+            self._backend = own_backend(config or {}, model, points, *own, step)
+        else:
+            self._backend = local_backend(config or {}, step)
+        try:
+            check_tensors(model.state_dict(), self._backend.layout)
+        except BaseException:
+            self.close()
+            raise
+
+    def __iter__(self) -> Iterator[SelectionBatch]:
+        """The batches of the steps that are left. Raises UserError if ``step`` was left out."""
+        while self._step < self._backend.steps:
+            if self._given:
+                raise UserError(
+                    f"step {self._step}: the next batch was asked for without selection.step(model)"
+                    " after this one's; call it when the optimizer has taken its step"
+                )
+            self._publish(self._model)  # of the first batch; a step has done so for the others
+            batch = self._backend.next(self._step, self._device)
+            self._given = True
+            yield batch
+        self.close()
+
+    def step(self, model: nn.Module, losses: Tensor | None = None) -> None:
+        """Tell that ``model`` has taken its step on the batch: scoring of the next one begins.
+
+        ``losses`` [n_b] of the batch before the step are needed by some methods (REDUCR), and shown
+        by the service.
+        """
+        if not self._given:
+            raise UserError("selection.step: called without a batch, allowed once after each")
+        if losses is not None:
+            self._backend.report(self._step, losses.detach())
+        elif self._backend.needs_losses:
+            raise UserError(
+                "selection.step: called without losses, which this selection.function needs;"
+                " call step(model, losses) with those of the batch [n_b]"
+            )
+        self._given = False
+        self._step += 1
+        self._model = model
+        if self._step < self._backend.steps:
+            self._publish(model)
+
+    def close(self) -> None:
+        """End; done by itself after the last batch. May be called again."""
+        self._backend.close()
+
+    def _publish(self, model: nn.Module) -> None:
+        if self._backend.layout:
+            self._backend.publish(self._step, model.state_dict())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _check_arguments(
+    local: bool, address: str | None, config: Any, data: bool, secured: Any, own: Any
+) -> None:
+    """Raise ConfigError for arguments that do not go together."""
+    given_secured, given_own = (any(x is not None for x in each) for each in (secured, own))
+    if local == (address is not None) or local == (config is None):
+        raise ConfigError(
+            "SelectionClient: allowed an address, or local=True and config=…: a service has its own"
+            " configuration"
+        )
+    if local and given_secured:
+        raise ConfigError(
+            "SelectionClient: got token_file, tls_ca, tls_cert or tls_key, allowed with an address"
+        )
+    if given_own and not (local and data):
+        raise ConfigError(
+            "SelectionClient: got losses or irreducible_losses, allowed with local=True and data=…,"
+            " a data set of your own"
+        )

@@ -1,0 +1,151 @@
+"""Batches from a service. Calls that found it away are repeated: none has an effect twice."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rhoselect import config as configuration
+from rhoselect.client.batches import Collate, SelectionBatch, collate, moved
+from rhoselect.data import SplitPoints, open_data, train_points
+from rhoselect.errors import DataError, RunError, ServiceError
+from rhoselect.launch.service import blobs
+from rhoselect.launch.service.channel import open_channel
+from rhoselect.launch.service.faults import heard
+from rhoselect.launch.service.security import Security
+from rhoselect.protos import selection_pb2 as pb
+from rhoselect.protos.selection_pb2_grpc import SelectionStub
+
+OPEN_S = 60.0  # the session before may have scorers to stop
+AGAIN_S = (0.1, 0.5, 2.0, 5.0)
+_T = TypeVar("_T")
+
+
+class Remote:
+    """A session of the service at ``address``, from its opening on."""
+
+    def __init__(
+        self,
+        address: str,
+        security: Security,
+        step: int,
+        data: Any,
+        join: Collate,
+        timeout_s: float,
+    ) -> None:
+        self._address, self._timeout_s, self._join = address, timeout_s, join
+        self._channel = open_channel(address, security)
+        self._stub = SelectionStub(self._channel)  # type: ignore[no-untyped-call]
+        self._open = False
+        try:
+            with heard(address):
+                run = self._stub.OpenRun(pb.OpenRunRequest(step=step), timeout=OPEN_S)
+            self._open, self._session = True, run.session
+            self._first_index = run.first_index
+            self.steps: int = run.steps
+            self.layout = blobs.from_specs(run.layout)
+            self.needs_losses: bool = run.needs_losses
+            self._data = _own_copy(data, join, run)
+        except BaseException:
+            self.close()
+            raise
+
+    def publish(self, version: int, tensors: Mapping[str, Tensor]) -> None:
+        """Send the weights, cast to the dtypes that scorers use."""
+        blob = blobs.pack(tensors, self.layout)
+        head = pb.PublishSnapshotHeader(
+            session=self._session, version=version, blob=blobs.header(blob)
+        )
+
+        def messages() -> Iterator[pb.PublishSnapshotRequest]:
+            yield pb.PublishSnapshotRequest(header=head)
+            for chunk in blobs.chunks(blob):
+                yield pb.PublishSnapshotRequest(chunk=chunk)
+
+        self._again(lambda: self._stub.PublishSnapshot(messages(), timeout=self._timeout_s))
+
+    def next(self, step: int, device: torch.device) -> SelectionBatch:
+        """The batch of a step, whose inputs the service sends if there is no copy here."""
+        tensors = self._again(lambda: self._ask(step))
+        indices = tensors["indices"]
+        inputs, labels = tensors.get("inputs"), tensors["labels"]
+        if isinstance(self._data, SplitPoints):
+            points, epochs = indices.numpy(), tensors["epochs"].numpy()
+            inputs = self._data.read(points, device, epochs).inputs
+        elif self._data is not None:
+            places = indices.numpy() - self._first_index
+            inputs, _ = collate(self._data, places, self._join, device)
+        return SelectionBatch(
+            step,
+            indices,
+            moved(inputs, device),
+            labels.to(device),
+            tensors["weights"].to(device),
+        )
+
+    def report(self, step: int, losses: Tensor) -> None:
+        """Send the losses of the last batch."""
+        values = losses.float().cpu().tolist()
+        request = pb.ReportRequest(session=self._session, step=step, losses=values)
+        self._again(lambda: self._stub.Report(request))
+
+    def close(self) -> None:
+        """End the session, if the service is still there to hear of it."""
+        if self._open:
+            self._open = False
+            try:
+                with heard(self._address):
+                    self._stub.Close(pb.CloseRequest(session=self._session))
+            except RunError:
+                pass
+        self._channel.close()
+
+    def _ask(self, step: int) -> dict[str, Tensor]:
+        request = pb.NextBatchRequest(
+            session=self._session, step=step, with_inputs=self._data is None
+        )
+        parts = self._stub.NextBatch(request, timeout=self._timeout_s)
+        arriving = blobs.Arriving(next(parts).header.blob)
+        for part in parts:
+            arriving.add(part.chunk)
+        return arriving.tensors()
+
+    def _again(self, call: Callable[[], _T]) -> _T:
+        for pause_s in AGAIN_S:
+            try:
+                with heard(self._address):
+                    return call()
+            except ServiceError:
+                time.sleep(pause_s)
+        with heard(self._address):
+            return call()
+
+
+def _own_copy(data: Any, join: Collate, run: pb.OpenRunResponse) -> Any:
+    """The loop's copy of the points: a split, a map-style data set, or None. Raises DataError."""
+    if data is None:
+        return None
+    if not isinstance(data, str | Path):
+        points = len(data) if hasattr(data, "__len__") else None
+        if points != run.points:
+            raise DataError(
+                f"data: got {points} points, allowed the {run.points} of the service's train split,"
+                " in its order"
+            )
+        collate(data, np.arange(1), join, torch.device("cpu"))
+        return data
+    config = configuration.from_json(run.config_json)
+    mine = config.data.model_copy(update={"path": str(data), "dataset": None})
+    dataset = open_data(mine)
+    if dataset.fingerprint != run.fingerprint:
+        raise DataError(
+            f"data {data}: got fingerprint {dataset.fingerprint[:12]}, allowed the service's"
+            f" {run.fingerprint[:12]}: its points are others"
+        )
+    return train_points(config.model_copy(update={"data": mine}), dataset)

@@ -1,0 +1,59 @@
+"""The client's end: a channel that sends the token and gives every call a deadline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+
+from rhoselect.launch.service.host import MESSAGE_BYTES
+from rhoselect.launch.service.security import Security
+
+DEADLINE_S = 30.0
+
+
+def open_channel(address: str, security: Security, deadline_s: float = DEADLINE_S) -> grpc.Channel:
+    """A channel to host:port or unix:path. Calls without a timeout get ``deadline_s``.
+
+    Nothing is sent yet; the first call finds out whether the service is there.
+    """
+    options = [("grpc.max_receive_message_length", MESSAGE_BYTES)]
+    credentials = security.channel_credentials()
+    if credentials is None:
+        channel = grpc.insecure_channel(address, options)
+    else:
+        channel = grpc.secure_channel(address, credentials, options)
+    return grpc.intercept_channel(channel, _Dress(security, deadline_s))
+
+
+class _Details(grpc.ClientCallDetails):  # type: ignore[misc]
+    """A call's details with token and deadline."""
+
+    def __init__(self, details: Any, security: Security, deadline_s: float) -> None:
+        self.method = details.method
+        self.timeout = deadline_s if details.timeout is None else details.timeout
+        self.metadata = (*(details.metadata or ()), *security.metadata)
+        self.credentials = details.credentials
+        self.wait_for_ready = getattr(details, "wait_for_ready", None)
+        self.compression = getattr(details, "compression", None)
+
+
+class _Dress(
+    grpc.UnaryUnaryClientInterceptor,  # type: ignore[misc]
+    grpc.UnaryStreamClientInterceptor,  # type: ignore[misc]
+    grpc.StreamUnaryClientInterceptor,  # type: ignore[misc]
+    grpc.StreamStreamClientInterceptor,  # type: ignore[misc]
+):
+    """The same for all four kinds of calls."""
+
+    def __init__(self, security: Security, deadline_s: float) -> None:
+        self._security, self._deadline_s = security, deadline_s
+
+    def _call(self, continuation: Callable[[Any, Any], Any], details: Any, request: Any) -> Any:
+        return continuation(_Details(details, self._security, self._deadline_s), request)
+
+    intercept_unary_unary = _call
+    intercept_unary_stream = _call
+    intercept_stream_unary = _call
+    intercept_stream_stream = _call

@@ -1,0 +1,173 @@
+"""The service rhoselect.v1.Selection over sessions: one at a time, each in a thread of its own.
+
+Handlers run on the server's event loop and leave everything that takes time to the session's
+thread, where calls queue up: a repeated one finds its answer there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any, TypeVar
+
+import grpc
+import torch
+from torch import Tensor
+
+from rhoselect.errors import FencedError, ModelError, UserError
+from rhoselect.launch.service import blobs
+from rhoselect.launch.service.faults import told
+from rhoselect.launch.service.host import Service
+from rhoselect.launch.service.session import Session
+from rhoselect.protos import selection_pb2 as pb
+from rhoselect.protos import selection_pb2_grpc
+
+NAME = pb.DESCRIPTOR.services_by_name["Selection"].full_name
+CPU = torch.device("cpu")
+_T = TypeVar("_T")
+
+Opened = tuple[pb.OpenRunResponse, Session]
+Open = Callable[[int], AbstractContextManager[Opened]]
+"""Makes the session from a step on, and what it stands on, until the block ends."""
+
+
+class Selection(selection_pb2_grpc.SelectionServicer):
+    """Serves the sessions that ``open_session`` makes."""
+
+    def __init__(self, open_session: Open) -> None:
+        self._open = open_session
+        self._changing = asyncio.Lock()
+        self._held: _Held | None = None
+
+    @property
+    def service(self) -> Service:
+        """For a ``Host``."""
+        return Service(NAME, partial(selection_pb2_grpc.add_SelectionServicer_to_server, self))
+
+    async def OpenRun(
+        self, request: pb.OpenRunRequest, context: grpc.aio.ServicerContext
+    ) -> pb.OpenRunResponse:
+        async with told(context), self._changing:
+            held = _Held(self._open(request.step))
+            answer = await held.begin()  # which fences the session before
+            before, self._held = self._held, held
+            if before is not None:
+                await before.end()
+        return answer
+
+    async def PublishSnapshot(
+        self,
+        requests: AsyncIterator[pb.PublishSnapshotRequest],
+        context: grpc.aio.ServicerContext,
+    ) -> pb.PublishSnapshotResponse:
+        async with told(context):
+            first = await anext(aiter(requests), None)
+            if first is None or first.WhichOneof("part") != "header":
+                raise UserError("snapshot: got no header, allowed one as the first message")
+            head = first.header
+            held = self._of(head.session)
+            arriving = blobs.Arriving(head.blob, blobs.most_bytes(held.session.layout))
+            async for request in requests:
+                arriving.add(request.chunk)
+            await held.run(_publish, held.session, head.version, arriving)
+        return pb.PublishSnapshotResponse()
+
+    async def NextBatch(
+        self, request: pb.NextBatchRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[pb.NextBatchResponse]:
+        async with told(context):
+            held = self._of(request.session)
+            header, blob = await held.run(_next, held.session, request.step, request.with_inputs)
+            yield pb.NextBatchResponse(header=header)
+            for chunk in blobs.chunks(blob):
+                yield pb.NextBatchResponse(chunk=chunk)
+
+    async def Report(
+        self, request: pb.ReportRequest, context: grpc.aio.ServicerContext
+    ) -> pb.ReportResponse:
+        async with told(context):
+            held = self._of(request.session)
+            losses = torch.tensor(request.losses, dtype=torch.float32)
+            await held.run(held.session.report, request.step, losses)
+        return pb.ReportResponse()
+
+    async def Close(
+        self, request: pb.CloseRequest, context: grpc.aio.ServicerContext
+    ) -> pb.CloseResponse:
+        async with told(context), self._changing:
+            held = self._held
+            if held is not None and held.name == request.session:
+                self._held = None
+                await held.end()
+        return pb.CloseResponse()
+
+    async def end(self) -> None:
+        """End the session that is open, if one is."""
+        async with self._changing:
+            held, self._held = self._held, None
+            if held is not None:
+                await held.end()
+
+    def _of(self, session: pb.Session) -> _Held:
+        if self._held is None or self._held.name != session:
+            raise FencedError(
+                f"session {session.generation}: has ended, or a newer one took its place; allowed"
+                " the one that the last OpenRun gave"
+            )
+        return self._held
+
+
+class _Held:
+    """A session with its thread, from ``begin`` to ``end``."""
+
+    def __init__(self, opening: AbstractContextManager[Opened]) -> None:
+        self._opening = opening
+        self._pool = ThreadPoolExecutor(1, "session")
+        self.name = pb.Session()
+
+    async def begin(self) -> pb.OpenRunResponse:
+        answer, self.session = await self.run(self._opening.__enter__)
+        self.name = answer.session
+        return answer
+
+    async def run(self, call: Callable[..., _T], *arguments: Any) -> _T:
+        """``call`` in the session's thread, after those before it, even if its caller leaves."""
+        done = asyncio.get_running_loop().run_in_executor(self._pool, call, *arguments)
+        return await asyncio.shield(done)
+
+    async def end(self) -> None:
+        self.session.abandon()
+        await self.run(self._opening.__exit__, None, None, None)
+        self._pool.shutdown()
+
+
+def _publish(session: Session, version: int, arriving: blobs.Arriving) -> None:
+    tensors = arriving.tensors()
+    for name, like in session.layout.items():
+        if name in tensors and tensors[name].dtype != like.dtype:
+            raise ModelError(
+                f"snapshot: {name} is {tensors[name].dtype}, allowed {like.dtype}, as in the layout"
+            )
+    session.publish(version, tensors)
+
+
+def _next(session: Session, step: int, with_inputs: bool) -> tuple[pb.NextBatchHeader, bytes]:
+    choice = session.next(step)
+    picked = choice.batch
+    batch = session.train.read(picked.indices, CPU, picked.epochs)
+    weights = picked.weights
+    tensors: dict[str, Tensor] = {
+        "indices": torch.from_numpy(picked.indices),
+        "epochs": torch.from_numpy(picked.epochs),
+        "labels": batch.labels,
+        "scores": torch.tensor(picked.scores, dtype=torch.float64),
+        "weights": torch.ones(len(picked.indices)) if weights is None else weights.float(),
+    }
+    if with_inputs:
+        tensors["inputs"] = batch.inputs
+    blob = blobs.pack(tensors)
+    head = pb.NextBatchHeader(step=step, version=choice.version, blob=blobs.header(blob))
+    return head, blob

@@ -1,0 +1,261 @@
+"""A loop of the user's own selects what ``rhoctl train`` selects, served or in one process."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from service_helpers import Cutting, hashes, prepared, service, train
+from torch import Tensor, nn
+
+from rhoselect.client import SelectionBatch, SelectionClient
+from rhoselect.errors import FencedError, ServiceError, UserError
+from rhoselect.launch.wiring import new_model
+from rhoselect.plan import Plan
+from support import CLASSES, made, patches
+
+METHODS = {
+    "lag 0": [],
+    "lag 1": ["selection.lag=1"],
+    "bn of the chunk": ["model.factory=rhoselect.models:small_cnn", "selection.bn=batch"],
+    "state": ["selection.function=reducr"],
+    "weights of losses": ["selection.function=gradient_norm_is"],
+    "no weights needed": ["selection.function=uniform"],
+    "views": ["augment.crop_padding=2", "augment.flip=true"],
+    "bf16": ["scorer.precision=bf16"],
+}
+
+
+def trained(config: Path, folder: Path, sets: list[str]) -> tuple[str, str]:
+    flags = [word for item in sets for word in ("--set", item)]
+    made("train", config, "--run-dir", folder, *flags)
+    summary = json.loads((folder / "summary.json").read_text())
+    return summary["selected_sha256"], summary["weights_sha256"]
+
+
+@pytest.mark.parametrize("sets", METHODS.values(), ids=METHODS)
+def test_served_and_local_loops_are_the_trainer_s(
+    tiny_config: Path, dataset_dir: Path, tmp_path: Path, sets: list[str]
+) -> None:
+    sets = [*sets, "trainer.steps=10"]
+    expected = trained(tiny_config, tmp_path / "trained", sets)
+    run = prepared(tiny_config, sets)
+    tree = run.config.model_dump()
+    assert hashes(run, local=True, config=tree) == expected
+    with service(run, tmp_path / "served") as address:
+        assert hashes(run, address=address) == expected
+        assert hashes(run, address=address, data=dataset_dir) == expected, "its own copy of points"
+
+
+@pytest.mark.timeout(240)
+def test_scorers_on_ray_select_the_same(
+    ray_session: None, tiny_config: Path, tmp_path: Path
+) -> None:
+    expected = trained(tiny_config, tmp_path / "trained", [])
+    run = prepared(tiny_config)
+    with service(run, tmp_path / "served", workers=2) as address:
+        for _ in range(2):  # sessions
+            assert hashes(run, address=address) == expected
+
+
+def test_a_loop_goes_on_where_it_was(tiny_config: Path, tmp_path: Path) -> None:
+    """Though its service went away, and another loop has taken its place there."""
+    run = prepared(tiny_config)
+    twin, model = new_model(run), new_model(run)
+    expected = train(run, SelectionClient(twin, local=True, config=tiny_config), twin)
+    with service(run, tmp_path / "served") as address:
+        selected = train(run, SelectionClient(model, address), model, steps=7)
+    with service(run, tmp_path / "served") as address:
+        resumed = SelectionClient(model, address, step=7)
+        [batch] = itertools.islice(resumed, 1)
+        assert torch.equal(torch.stack([*selected, batch.indices]), torch.stack(expected[:8]))
+        SelectionClient(model, address)
+        with pytest.raises(FencedError):
+            resumed.step(model)
+
+
+def test_a_connection_that_breaks_off_is_made_again(tiny_config: Path, tmp_path: Path) -> None:
+    run = prepared(tiny_config)
+    expected = hashes(run, local=True, config=tiny_config)
+    with service(run, tmp_path / "served") as address:
+        proxy = Cutting(address, cut_bytes=100_000)
+        assert hashes(run, address=proxy.address) == expected
+        assert proxy.cuts == 1
+        proxy.close()
+
+
+class Dicts(torch.utils.data.Dataset[dict[str, Any]]):
+    """Items that are no pairs: a picture, its half, and what it shows under another name."""
+
+    def __init__(self) -> None:
+        images, labels = patches()["train"]
+        self._images = torch.from_numpy(images).float() / 100
+        self._labels = torch.from_numpy(labels)
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, place: int) -> dict[str, Any]:
+        image = self._images[place]
+        return {"views": [image, image[:, :8]], "target": int(self._labels[place])}
+
+
+def two_views(model: nn.Module, batch: SelectionBatch) -> Tensor:
+    """Losses [C] of a data set of ``Dicts``."""
+    whole, half = batch.inputs["views"]
+    logits = model(whole.flatten(1)) + half.mean((1, 2, 3))[:, None]
+    return F.cross_entropy(logits, batch.inputs["target"], reduction="none")
+
+
+OWN = {
+    "selection": {"n_b": 8, "n_B": 64, "chunk": 16},
+    "trainer": {"steps": 20},
+    "scorer": {"precision": "fp32"},
+}
+
+
+def test_points_and_losses_of_one_s_own_are_algorithm_1() -> None:
+    """Against the plain loop: dicts as points, a loss that is no classifier's."""
+    data, il = Dicts(), torch.rand(400)
+    torch.set_num_threads(1)
+    model = nn.Linear(256, CLASSES)
+    twin = copy.deepcopy(model)
+    selection = SelectionClient(
+        model, local=True, config=OWN, data=data, losses=two_views, irreducible_losses=il
+    )
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
+    selected = []
+    for batch in selection:
+        optimizer.zero_grad()
+        two_views(model, batch).mean().backward()
+        optimizer.step()
+        selection.step(model)
+        assert batch.labels is None
+        selected.append(batch.indices)
+
+    plan, optimizer = Plan(0, 400, 64, 16), torch.optim.AdamW(twin.parameters(), 1e-2)
+    for step in range(20):
+        candidates = torch.from_numpy(plan.indices(plan.window(step)))
+
+        def losses(indices: Tensor) -> Tensor:
+            items = torch.utils.data.default_collate([data[int(i)] for i in indices])
+            return two_views(twin, SelectionBatch(0, indices, items, None, torch.ones(0)))
+
+        with torch.no_grad():
+            fresh = torch.cat([losses(chunk) for chunk in candidates.split(16)])
+        best = (fresh - il[candidates]).argsort(descending=True, stable=True)[:8]
+        assert torch.equal(selected[step], candidates[best]), f"step {step}"
+        optimizer.zero_grad()
+        losses(candidates[best]).mean().backward()
+        optimizer.step()
+
+
+def test_pairs_of_one_s_own_need_no_losses(dataset_dir: Path) -> None:
+    images, labels = patches()["train"]
+    data = torch.utils.data.TensorDataset(
+        torch.from_numpy(images).float(), torch.from_numpy(labels)
+    )
+    model = nn.Sequential(nn.Flatten(), nn.Linear(256, CLASSES))
+    config = {**OWN, "selection": {**OWN["selection"], "function": "loss"}}
+    batch = next(iter(SelectionClient(model, local=True, config=config, data=data)))
+    assert torch.equal(batch.labels, torch.from_numpy(labels)[batch.indices])
+    assert torch.equal(batch.inputs, data.tensors[0][batch.indices])
+
+
+def test_random_numbers_of_the_loop_are_its_own(tiny_config: Path) -> None:
+    """Though stochastic passes are drawn in its process."""
+    sets = ["model.factory=user_code:Dropped", "model.args={}", "selection.function=bald"]
+    run = prepared(tiny_config, sets)
+    selection = SelectionClient(new_model(run), local=True, config=run.config.model_dump())
+    before = torch.get_rng_state()
+    next(iter(selection))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def summed(model: nn.Module, batch: SelectionBatch) -> Tensor:
+    return two_views(model, batch).sum()
+
+
+def failing(model: nn.Module, batch: SelectionBatch) -> Tensor:
+    return model(batch.inputs["no such name"])
+
+
+def test_mistakes_fail_at_construction_in_one_line(tiny_config: Path, tmp_path: Path) -> None:
+    run, model = prepared(tiny_config), nn.Linear(256, CLASSES)
+    tree, data, il = run.config.model_dump(), Dicts(), torch.rand(400)
+    here = {"local": True, "config": tree}
+    own = {"local": True, "config": OWN, "data": data, "losses": two_views}
+    whole = {**own, "irreducible_losses": il}
+
+    def changed(section: str, **keys: Any) -> dict[str, Any]:
+        return {"local": True, "config": {**tree, section: {**tree[section], **keys}}}
+
+    wrong: list[tuple[str, dict[str, Any]]] = [
+        ("allowed an address, or local=True", {}),
+        ("allowed an address, or local=True", {"local": True}),
+        ("allowed an address, or local=True", {"address": "127.0.0.1:1", "config": tree}),
+        ("no such file", {"local": True, "config": tmp_path / "none.toml"}),
+        ("selection.n_b", changed("selection", n_b=65)),
+        ("1.weight is missing", here),
+        ('allowed for a loop of your own mode "window"', changed("selection", lag="auto")),
+        ("allowed for a loop of your own mode", changed("trainer", publish_every=2)),
+        ("allowed 0 to 19", {**here, "step": 20}),
+        ("allowed 0 with selection.lag >= 1", {**changed("selection", lag=1), "step": 1}),
+        ("allowed with an address", {**here, "token_file": tmp_path / "token"}),
+        ("data.path", {**own, "data": "data/points"}),
+        ("allowed with local=True and data", {**here, "losses": two_views}),
+        ("set exactly one of data.path and data.dataset", {**here, "data": data}),
+        ("map-style", {**own, "data": iter(data)}),
+        ("losses: got none", {**own, "losses": None}),
+        ("irreducible_losses: got none", own),
+        ("irreducible_losses: got \\[3\\]", {**own, "irreducible_losses": il[:3]}),
+        ("finite", {**own, "irreducible_losses": il / 0}),
+        (
+            "gave \\[\\]",
+            {**whole, "losses": summed},
+        ),
+        (
+            "fails on two points: KeyError",
+            {**whole, "losses": failing},
+        ),
+        ("cannot be read and joined", {**own, "data": [object()] * 64}),
+        ("selection.n_B: got 64", {**own, "data": [data[0]] * 63}),
+    ]
+    for words, arguments in wrong:
+        with pytest.raises(UserError, match=words) as caught:
+            SelectionClient(model, **arguments)
+        assert "\n" not in str(caught.value)
+
+
+def test_mistakes_towards_a_service(tiny_config: Path, tmp_path: Path) -> None:
+    run = prepared(tiny_config)
+    with service(run, tmp_path / "served") as address:
+        for words, arguments in (
+            ("is missing", {"model": nn.Linear(2, 2)}),
+            ("got 3 points, allowed the 400", {"data": [1, 2, 3]}),
+            ("manifest", {"data": tmp_path}),
+        ):
+            with pytest.raises(UserError, match=words):
+                SelectionClient(**{"model": new_model(run), "address": address, **arguments})
+        selection = SelectionClient(new_model(run), address)
+        with pytest.raises(UserError, match="without a batch"):
+            selection.step(new_model(run))
+        with pytest.raises(UserError, match=r"without selection\.step"):
+            list(selection)
+    with pytest.raises(ServiceError, match="cannot be reached"):
+        SelectionClient(new_model(run), address)
+
+
+def test_losses_that_a_method_needs_are_asked_for(tiny_config: Path) -> None:
+    run = prepared(tiny_config, ["selection.function=reducr"])
+    model = new_model(run)
+    selection = SelectionClient(model, local=True, config=run.config.model_dump())
+    next(iter(selection))
+    with pytest.raises(UserError, match="without losses"):
+        selection.step(model)
