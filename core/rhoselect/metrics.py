@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -113,6 +114,17 @@ class Metrics:
         self.last_step.set(steps)
         self.last_step_time.set_to_current_time()
         self.selection_ratio.set(n_b / n_B)
+
+    def points_scored(self) -> int:
+        """Points scored by a forward so far."""
+        samples = next(iter(self.scored_points.collect())).samples
+        return int(next(s.value for s in samples if s.name.endswith("_total")))
+
+    def staleness_counts(self) -> tuple[int, ...]:
+        """Selected points by staleness: one number a bucket of STALENESS_STEPS, then the older."""
+        samples = next(iter(self.staleness.collect())).samples
+        upto = [int(s.value) for s in samples if s.name.endswith("_bucket")]
+        return tuple(b - a for a, b in pairwise([0, *upto]))
 
     def observe_audit(
         self, lag: int, rank_agreement: float, topk_overlap: float, captured: float

@@ -8,7 +8,7 @@ import sys
 import typer
 from rich.console import Console
 
-from rhoselect.errors import RhoError
+from rhoselect.errors import RhoError, RunStopped
 from rhoselect.launch.commands import data, experiment, il, plan, report, svp, train
 
 app = typer.Typer(
@@ -36,6 +36,9 @@ def run(arguments: list[str]) -> int:
     stderr = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
     try:
         code = app(arguments or ["--help"], prog_name="rhoctl", standalone_mode=False)
+    except RunStopped as stopped:
+        Console(soft_wrap=True, highlight=False, markup=False).print(str(stopped))
+        return stopped.exit_code
     except RhoError as error:
         stderr.print(f"rhoctl: {' '.join(str(error).split())}")
         return error.exit_code
