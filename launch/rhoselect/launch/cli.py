@@ -9,7 +9,18 @@ import typer
 from rich.console import Console
 
 from rhoselect.errors import RhoError, RunStopped
-from rhoselect.launch.commands import data, experiment, il, plan, report, svp, train
+from rhoselect.launch.commands import (
+    control,
+    data,
+    doctor,
+    experiment,
+    il,
+    plan,
+    queue,
+    report,
+    svp,
+    train,
+)
 
 app = typer.Typer(
     add_completion=False,
@@ -23,6 +34,15 @@ app.add_typer(svp.app, name="svp")
 app.command("train")(train.train)
 app.command("plan")(plan.plan)
 app.command("report")(report.report)
+app.command("status")(control.status)
+app.command("watch")(control.watch)
+app.command("pause")(control.pause)
+app.command("resume")(control.resume)
+app.command("scale")(control.scale)
+app.command("checkpoint")(control.checkpoint)
+app.command("stop")(control.stop)
+app.command("doctor")(doctor.doctor)
+app.add_typer(queue.app, name="queue")
 
 
 def main() -> None:

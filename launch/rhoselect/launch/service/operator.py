@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import grpc
+
 from rhoselect.errors import ConfigError, RunFolderError, ServiceError
 from rhoselect.launch.service.channel import open_channel
 from rhoselect.launch.service.control import FILE_NAME
@@ -57,6 +59,19 @@ def control_of(target: Target) -> Iterator[ControlStub]:
     with _talk(entry["address"], target.security(entry["token_file"])) as stub:
         _check_own(stub, entry, folder)
         yield stub
+
+
+def looks(stub: ControlStub, interval_s: float) -> Iterator[pb.RunStatus]:
+    """Looks at a run every ``interval_s`` seconds until it ends."""
+    request = pb.WatchRequest(interval_s=interval_s)
+    while True:
+        try:
+            for response in stub.Watch(request, timeout=DEADLINE_S):
+                yield response.status
+            return
+        except grpc.RpcError as error:
+            if error.code() != grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise
 
 
 @contextmanager
