@@ -6,46 +6,21 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import redis
 
 from servers import PASSWORD, free_port, tcp_server
-from support import made
+from support import DEADLINE_S, ended_well, hashes, made, start, until
 
 STEPS = 400
 SHORT = 120
-DEADLINE_S = 90.0
 
 
 def sets(lag: int) -> list[str]:
     values = [f"trainer.steps={STEPS}", "trainer.checkpoint_every=20", f"selection.lag={lag}"]
     return [word for value in values for word in ("--set", value)]
-
-
-def start(*arguments: str | Path | int) -> subprocess.Popen[str]:
-    """``rhoctl`` in a process of its own."""
-    command = [sys.executable, "-m", "rhoselect.launch.cli", *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def until(happened: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    """Look again and again until something happened in a run that goes on meanwhile."""
-    deadline = time.monotonic() + DEADLINE_S
-    while not happened():
-        assert process.poll() is None, f"ended early: {process.communicate()}"
-        assert time.monotonic() < deadline, "never happened"
-        time.sleep(0.01)
-
-
-def ended_well(process: subprocess.Popen[str]) -> None:
-    _, errors = process.communicate(timeout=DEADLINE_S)
-    assert process.returncode == 0, errors
 
 
 def checkpoints(run: Path) -> list[Path]:
@@ -60,11 +35,6 @@ def starts(run: Path, actor: str) -> list[int]:
     """Process numbers that an actor has had, from its log."""
     log = run / "logs" / f"{actor}.log"
     return [int(n) for n in re.findall(r"process (\d+) starts", log.read_text())]
-
-
-def hashes(run: Path) -> tuple[str, str]:
-    summary = json.loads((run / "summary.json").read_text())
-    return summary["selected_sha256"], summary["weights_sha256"]
 
 
 @pytest.fixture(scope="module", params=[0, 1], ids=["lag 0", "lag 1"])
