@@ -23,7 +23,7 @@ from rhoselect.config import Config
 from rhoselect.errors import ConfigError, RhoError, RunError
 from rhoselect.launch.actors import Endpoints, ScorerActor, TrainerActor
 from rhoselect.launch.endpoints import queue_url
-from rhoselect.launch.fleet import STOP_S, Fleet
+from rhoselect.launch.fleet import STOP_S, Fleet, failure
 from rhoselect.launch.remote import ClusterRun
 from rhoselect.launch.server import EmbeddedServer
 from rhoselect.launch.steering import Watch
@@ -47,7 +47,7 @@ def run_cluster(
             log = folder.path / "logs" / "queue-server.log"
             url = stack.enter_context(EmbeddedServer(log)).url
         stack.enter_context(joined(config.cluster.address, workers))
-        endpoints = _endpoints(config, folder, url)
+        endpoints = endpoints_of(config, folder, url)
         stack.callback(shutil.rmtree, endpoints.folder, ignore_errors=True)
         return _run_actors(config, folder, endpoints, workers, watch)
 
@@ -55,40 +55,50 @@ def run_cluster(
 def _run_actors(
     config: Config, folder: RunFolder, endpoints: Endpoints, workers: int, watch: Watch
 ) -> dict[str, Any]:
-    resume = f"continue with: rhoctl train --resume --run-dir {folder.path}"
+    how = f"rhoctl train --resume --run-dir {folder.path}"
     trainer = _start_trainer(config, folder, endpoints, workers)
+    done = trainer.run.remote()
+    with scorers(config, folder, endpoints, workers, how) as fleet:
+        run = ClusterRun(trainer, fleet, endpoints.queue(config, folder, timeout_s=STOP_S))
+        try:
+            with watch(run):
+                while True:
+                    ready, _ = ray.wait([done, *fleet.runs()], timeout=POLL_S)
+                    if done in ready:
+                        summary: dict[str, Any] = ray.get(done)
+                        return summary
+                    fleet.check(ready)
+                    fleet.look()
+                    run.refresh()
+        except (RayTaskError, RayActorError) as error:
+            raise failure(error, "the trainer", folder, how) from None
+        finally:
+            ray.kill(trainer)
+            run.close()
+
+
+@contextmanager
+def scorers(
+    config: Config, folder: RunFolder, endpoints: Endpoints, workers: int, how: str
+) -> Iterator[Fleet]:
+    """Scorer actors, ``workers`` at first, until the block ends; ``how`` a run goes on without them.
+    What they leave in the queue goes with them."""
     queue = endpoints.queue(config, folder, timeout_s=STOP_S)
 
     def forget(slot: int) -> None:
         queue.reap(slot)
         (folder.path / "logs" / "metrics" / f"{slot}.json").unlink(missing_ok=True)
 
-    fleet = Fleet(partial(_start_scorer, config, folder, endpoints), forget, resume)
-    run = ClusterRun(trainer, fleet, queue)
-    done = trainer.run.remote()
+    fleet = Fleet(partial(_start_scorer, config, folder, endpoints), forget, folder, how)
     try:
         fleet.scale(workers)
-        with watch(run):
-            while True:
-                ready, _ = ray.wait([done, *fleet.runs()], timeout=POLL_S)
-                if done in ready:
-                    summary: dict[str, Any] = ray.get(done)
-                    return summary
-                fleet.check(ready)
-                fleet.look()
-                run.refresh()
-    except RayTaskError as error:
-        if isinstance(error.cause, RhoError):
-            raise error.cause from None
-        raise RunError(f"an actor failed: {error.cause!r}; see {folder.path}/logs") from error
-    except RayActorError as error:
-        raise RunError(f"the trainer died ({str(error).splitlines()[0]}); {resume}") from None
+        yield fleet
     finally:
         fleet.close()
-        ray.kill(trainer)
         # Last, as a push that came late would leave a key behind. A lost server keeps nothing.
         with suppress(RunError):
             queue.destroy()
+        queue.disconnect()
 
 
 def _start_trainer(config: Config, folder: RunFolder, endpoints: Endpoints, workers: int) -> Any:
@@ -107,7 +117,7 @@ def _start_scorer(
     return options.remote(slot, workers, config.model_dump_json(), folder, endpoints)
 
 
-def _endpoints(config: Config, folder: RunFolder, url: str) -> Endpoints:
+def endpoints_of(config: Config, folder: RunFolder, url: str) -> Endpoints:
     transport = config.snapshots.transport
     if transport == "auto":
         transport = "shm" if config.cluster.address == "local" else "ray"

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 
-from rhoselect.errors import RunError
+from rhoselect.errors import RhoError, RunError
 from rhoselect.launch.steering import Worker
+from rhoselect.trainer.runfolder import RunFolder
 
 LOOK_S = 1.0
 AWAY_S = 3 * LOOK_S
@@ -46,13 +47,19 @@ class _Scorer:
 class Fleet:
     """Thread-safe. ``start(slot, workers)`` makes a scorer's actor, one of so many.
 
-    ``forget(slot)`` is told of each slot that was given up; ``resume`` says how a run goes on.
+    ``forget(slot)`` is told of each slot that was given up; ``folder`` and ``how`` a run goes on
+    are for messages.
     """
 
     def __init__(
-        self, start: Callable[[int, int], Any], forget: Callable[[int], object], resume: str
+        self,
+        start: Callable[[int, int], Any],
+        forget: Callable[[int], object],
+        folder: RunFolder,
+        how: str,
     ) -> None:
-        self._start, self._forget, self._resume = start, forget, resume
+        self._start, self._forget = start, forget
+        self._folder, self._how = folder, how
         self._lock = threading.Lock()
         self._scorers: list[_Scorer] = []
         self._looked = -math.inf
@@ -75,22 +82,19 @@ class Fleet:
             return [scorer.run for scorer in self._scorers]
 
     def check(self, ended: Sequence[Any]) -> None:
-        """Raise what a scorer raised, or RunError if it cannot be had again; ``ended`` of ``runs``.
+        """Raise what a scorer failed with; ``ended`` of ``runs``.
 
         Those given up meanwhile are none of anybody's business.
         """
-        with self._lock:
-            runs = [scorer.run for scorer in self._scorers]
+        runs = self.runs()
         for run in ended:
             if run not in runs:
                 continue
             try:
                 ray.get(run)
-            except RayActorError as error:
-                reason = str(error).splitlines()[0]
-                raise RunError(
-                    f"scorer {runs.index(run)} died ({reason}); {self._resume}"
-                ) from None
+            except (RayTaskError, RayActorError) as error:
+                who = f"scorer {runs.index(run)}"
+                raise failure(error, who, self._folder, self._how) from None
 
     def look(self) -> None:
         """Take note of answers and ask again, once a second: to be called more often."""
@@ -133,3 +137,13 @@ class Fleet:
         ray.wait([s.run for s in scorers], num_returns=len(scorers), timeout=STOP_S)
         for scorer in scorers:
             ray.kill(scorer.actor)
+
+
+def failure(error: RayError, who: str, folder: RunFolder, how: str) -> RhoError:
+    """What an actor's error is to a user, who may go on with the command ``how``."""
+    if isinstance(error, RayTaskError):
+        if isinstance(error.cause, RhoError):
+            return error.cause
+        return RunError(f"an actor failed: {error.cause!r}; see {folder.path}/logs")
+    reason = str(error).splitlines()[0]
+    return RunError(f"{who} died ({reason}); continue with: {how}")

@@ -59,6 +59,10 @@ class ClusterRun:
         with suppress(GetTimeoutError):  # it is just starting, or very busy
             self.latest = ray.get(self._trainer.status.remote(), timeout=LOOK_S)
 
+    def close(self) -> None:
+        """Ask nobody any more."""
+        self._queue.disconnect()
+
     def status(self) -> Status:
         """See `Run.status`."""
         status: Status = _answer(self._trainer.status.remote(), LOOK_S)

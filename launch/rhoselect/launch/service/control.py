@@ -59,8 +59,9 @@ def controlled(run: Run, prepared: Prepared, folder: RunFolder) -> Iterator[None
             yield
         finally:
             host.loop.call_soon_threadsafe(control.over.set)
-            if json.loads(path.read_text()) == entry:  # not a newer trainer's
-                path.unlink()
+            with suppress(OSError, ValueError):
+                if json.loads(path.read_text()) == entry:  # not a newer trainer's
+                    path.unlink()
 
 
 def _secured(
