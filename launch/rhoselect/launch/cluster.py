@@ -20,7 +20,7 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from rhoselect.config import Config
-from rhoselect.errors import ConfigError, RhoError, RunError
+from rhoselect.errors import ConfigError, RunError
 from rhoselect.launch.actors import Endpoints, ScorerActor, TrainerActor
 from rhoselect.launch.endpoints import queue_url
 from rhoselect.launch.fleet import STOP_S, Fleet, failure
@@ -81,8 +81,8 @@ def _run_actors(
 def scorers(
     config: Config, folder: RunFolder, endpoints: Endpoints, workers: int, how: str
 ) -> Iterator[Fleet]:
-    """Scorer actors, ``workers`` at first, until the block ends; ``how`` a run goes on without them.
-    What they leave in the queue goes with them."""
+    """Scorer actors, ``workers`` at first, until the block ends; what they leave in the queue goes
+    with them. ``how`` a run goes on is for the message when one fails."""
     queue = endpoints.queue(config, folder, timeout_s=STOP_S)
 
     def forget(slot: int) -> None:
