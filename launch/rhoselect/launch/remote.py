@@ -17,7 +17,6 @@ from rhoselect.trainer.gate import Stand
 from rhoselect.trainer.ground import Status
 from rhoselect.types import Popped, QueueStats
 
-LOOK_S = 5.0
 REPLY_S = 5.0  # for an answer to come back, beyond the time it may take to find
 
 
@@ -57,16 +56,17 @@ class ClusterRun:
     def refresh(self) -> None:
         """Have the latest status. Ray's own errors come through."""
         with suppress(GetTimeoutError):  # it is just starting, or very busy
-            self.latest = ray.get(self._trainer.status.remote(), timeout=LOOK_S)
+            self.latest = ray.get(self._trainer.status.remote(), timeout=REPLY_S)
 
     def close(self) -> None:
         """Ask nobody any more."""
         self._queue.disconnect()
 
     def status(self) -> Status:
-        """See `Run.status`."""
-        status: Status = _answer(self._trainer.status.remote(), LOOK_S)
-        return status
+        """See `Run.status`; the latest one while the trainer does not answer."""
+        with suppress(WaitError):
+            self.latest = _answer(self._trainer.status.remote(), 0.0)
+        return self.latest
 
     def workers(self) -> list[Worker]:
         """See `Run.workers`."""

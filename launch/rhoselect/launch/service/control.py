@@ -174,7 +174,7 @@ class Control(control_pb2_grpc.ControlServicer):
             workers=[
                 pb.WorkerStatus(
                     slot=worker.slot,
-                    state=pb.WorkerState.Value(f"WORKER_STATE_{worker.state.upper()}"),
+                    state=f"WORKER_STATE_{worker.state.upper()}",
                     pid=worker.pid,
                     restarts=worker.restarts,
                     scored_points=worker.scored_points,

@@ -77,7 +77,7 @@ def looks(stub: ControlStub, interval_s: float) -> Iterator[pb.RunStatus]:
 @contextmanager
 def _talk(address: str, security: Security) -> Iterator[ControlStub]:
     with heard(address), open_channel(address, security, DEADLINE_S) as channel:
-        yield ControlStub(channel)
+        yield ControlStub(channel)  # type: ignore[no-untyped-call]
 
 
 def _entry(folder: Path) -> dict[str, Any]:
