@@ -143,7 +143,7 @@ def joined(address: str, workers: int) -> Iterator[None]:
     terminated = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address, **options)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except Exception as error:  # Ray raises no more special one when a node does not start
         reason = str(error).splitlines()[0]
         raise ConfigError(
             f"cluster.address: cannot join {address!r}: {reason}; allowed 'local' or the address of"
