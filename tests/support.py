@@ -1,8 +1,14 @@
-"""What many tests share: the command line in this process, and a data set small enough to learn."""
+"""What many tests share: the command line, here or in a process of its own, and a data set small
+enough to learn."""
 
 from __future__ import annotations
 
 import io
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +20,7 @@ from rhoselect.launch import cli
 
 CLASSES = 4
 SIZES = {"train": 400, "holdout": 200, "test": 100}
+DEADLINE_S = 90.0
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,39 @@ def made(*arguments: str | Path) -> Result:
     result = rhoctl(*arguments)
     assert result.code == 0, result.err
     return result
+
+
+def start(*arguments: str | Path | int) -> subprocess.Popen[str]:
+    """``rhoctl`` in a process of its own, and in a process group as in a terminal."""
+    command = [sys.executable, "-m", "rhoselect.launch.cli", *map(str, arguments)]
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def until(happened: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    """Look again and again until something happened in a run that goes on meanwhile."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not happened():
+        assert process.poll() is None, f"ended early: {process.communicate()}"
+        assert time.monotonic() < deadline, "never happened"
+        time.sleep(0.01)
+
+
+def ended_well(process: subprocess.Popen[str]) -> None:
+    """Wait for a process that must end with exit code 0."""
+    _, errors = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 0, errors
+
+
+def hashes(run: Path) -> tuple[str, str]:
+    """What a finished run selected and learnt."""
+    summary = json.loads((run / "summary.json").read_text())
+    return summary["selected_sha256"], summary["weights_sha256"]
 
 
 def patches(seed: int = 0) -> dict[str, Any]:

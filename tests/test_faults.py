@@ -22,11 +22,10 @@ import pytest
 import redis
 
 from servers import PASSWORD, free_port, tcp_server
-from support import Result, made, rhoctl
+from support import DEADLINE_S, Result, hashes, made, rhoctl
 
 STEPS = 400
 SHORT = 200
-DEADLINE_S = 90.0
 MODES = {
     "lag 0": [],
     "shortlists by scorers": ["selection.lag=1", "selection.rescore=scorers"],
@@ -86,11 +85,6 @@ def starts(run: Path, actor: str) -> list[int]:
     """Process numbers that an actor has had, from its log."""
     log = run / "logs" / f"{actor}.log"
     return [int(n) for n in re.findall(r"process (\d+) starts", log.read_text())]
-
-
-def hashes(run: Path) -> tuple[str, str]:
-    summary = json.loads((run / "summary.json").read_text())
-    return summary["selected_sha256"], summary["weights_sha256"]
 
 
 @pytest.fixture(scope="module")

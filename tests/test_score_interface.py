@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -419,7 +420,7 @@ def settings(name: str, lag: int = 0) -> Config:
 
 def finish(folder: RunFolder, config: Config) -> tuple[dict[str, object], npt.NDArray[np.int64]]:
     """Run to the end; summary and selected indices [STEPS, n_b]."""
-    summary = run_serial(prepare(config), folder, lambda status: None)
+    summary = run_serial(prepare(config), folder, nullcontext)
     return summary, np.array(read_steps(folder.path)["indices"].to_pylist())
 
 

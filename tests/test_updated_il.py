@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +149,7 @@ def test_the_second_network_survives_a_crash(
     trainer = build_trainer(prepared, folder, queue, LocalStore(), Metrics(), workers=0)
     with pytest.raises(KeyboardInterrupt):
         trainer.run()
-    resumed = run_serial(prepared, RunFolder.resume(folder.path), lambda status: None)
+    resumed = run_serial(prepared, RunFolder.resume(folder.path), nullcontext)
     assert [resumed[key] for key in HASHES] == [whole[key] for key in HASHES]
 
 

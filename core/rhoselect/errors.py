@@ -9,6 +9,7 @@
     │   ├── QueueConfigError        a queue server that cannot be used as it is set up
     │   ├── RunFolderError          a run folder: exists, missing, changed configuration
     │   └── NonFiniteLossError      training diverged: the settings do not train
+    ├── RunStopped                  a run that was asked to end before its last step: exit code 0
     └── RunError (RuntimeError)     a run that could not go on: exit code 1
         ├── FencedError             a newer trainer owns this run folder
         ├── WindowError             a window with fewer than n_b usable scores
@@ -58,6 +59,12 @@ class RunFolderError(UserError):
 
 class NonFiniteLossError(UserError):
     """The training loss became NaN or infinite."""
+
+
+class RunStopped(RhoError):
+    """A run ended before its last step because someone asked it to; it can be resumed."""
+
+    exit_code = 0
 
 
 class RunError(RhoError, RuntimeError):

@@ -277,3 +277,19 @@ def test_destroy_leaves_nothing_and_the_queue_can_start_anew(queue: SelectionQue
     assert queue.stats() == QueueStats(0, 0, 0, 0, None)
     queue.open(0, 0, 1)
     assert queue.claim(0, 0.0) == Ticket(0, 0, 0)
+
+
+def test_peek_shows_the_lowest_open_window_as_far_as_it_is_scored(queue: SelectionQueue) -> None:
+    assert queue.peek(3) is None
+    queue.open(5, 4, 2)
+    queue.open(4, 3, 2)
+    empty = queue.peek(3)
+    assert empty is not None and (empty.window, empty.version, len(empty.positions)) == (4, 3, 0)
+    queue.push(Ticket(4, 1, 3), chunk_scores({7: 0.25, 9: 0.5, 8: 0.5}, features=[[1], [2], [3]]))
+    for _ in range(2):  # a read
+        best = queue.peek(2)
+        assert best is not None and (best.window, best.version) == (4, 3)
+        assert best.positions.tolist() == [8, 9] and best.scores.tolist() == [0.5, 0.5]
+    queue.close(4)
+    later = queue.peek(1)
+    assert later is not None and later.window == 5

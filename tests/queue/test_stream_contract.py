@@ -194,3 +194,14 @@ def test_a_run_in_threads_loses_and_repeats_nothing(backend: Backend) -> None:
             scorer.result(30.0)
     assert not overruns
     assert len(taken) == len(set(taken)) == steps * chunks * chunk
+
+
+def test_peek_shows_the_best_and_takes_nothing(stream: StreamQueue) -> None:
+    stream.advance(5)
+    assert stream.peek(2) is None
+    stream.push(scored(4), chunk_scores({7: 0.25, 9: 0.5}))
+    stream.push(scored(5), chunk_scores({8: 0.5}))
+    best = stream.peek(2)
+    assert best is not None and best.positions.tolist() == [8, 9]
+    assert (best.window, best.version, best.scores.tolist()) == (-1, 4, [0.5, 0.5])
+    assert stream.stats().points == 3

@@ -2,6 +2,14 @@
 
 from rhoselect.metrics.collectors import WORKER_STATES, WorkerState
 from rhoselect.metrics.endpoint import announced, check_endpoint
-from rhoselect.metrics.series import Metrics, Role
+from rhoselect.metrics.series import STALENESS_STEPS, Metrics, Role
 
-__all__ = ["WORKER_STATES", "Metrics", "Role", "WorkerState", "announced", "check_endpoint"]
+__all__ = [
+    "STALENESS_STEPS",
+    "WORKER_STATES",
+    "Metrics",
+    "Role",
+    "WorkerState",
+    "announced",
+    "check_endpoint",
+]

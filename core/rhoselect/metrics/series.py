@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -215,6 +216,17 @@ class Metrics:
         values = (rank_agreement, topk_overlap, captured)
         for gauge, value in zip(self.audits.values(), values, strict=True):
             gauge.labels(str(lag)).set(value)
+
+    def points_scored(self) -> int:
+        """Points scored by a forward so far."""
+        samples = next(iter(self.scored_points.collect())).samples
+        return int(next(s.value for s in samples if s.name.endswith("_total")))
+
+    def staleness_counts(self) -> tuple[int, ...]:
+        """Selected points by staleness: one number a bucket of STALENESS_STEPS, then the older."""
+        samples = next(iter(self.staleness.collect())).samples
+        upto = [int(s.value) for s in samples if s.name.endswith("_bucket")]
+        return tuple(b - a for a, b in pairwise([0, *upto]))
 
     def observe_workers(
         self, states: Mapping[int, WorkerState], restarts: Mapping[int, int]

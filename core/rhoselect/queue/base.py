@@ -77,6 +77,13 @@ class SelectionQueue(Protocol):
         """
         ...
 
+    def peek(self, k: int) -> Popped | None:
+        """The k >= 1 best candidates, so far, of the lowest open window; None if none is open.
+
+        A read, for people: in the order of ``pop``, without features.
+        """
+        ...
+
     def rejected(self, window: int) -> list[int]:
         """Positions of ``window`` (both stages) with a NaN or infinite score, ascending."""
         ...
@@ -155,6 +162,10 @@ class StreamQueue(Protocol):
         Order: score descending, then position ascending. ``Popped.version`` is the oldest one among
         them, ``Popped.window`` -1.
         """
+        ...
+
+    def peek(self, k: int) -> Popped | None:
+        """As ``take``, but of what there is, and nothing is removed; None if there is nothing."""
         ...
 
     def reap(self, worker: int | None = None) -> int:

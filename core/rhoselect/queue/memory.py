@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Condition
 from typing import NamedTuple
 
@@ -147,6 +147,17 @@ class MemoryQueue:
     def _complete(self, name: _Name) -> bool:
         stage = self._stages.get(name)
         return stage is not None and len(stage.done) == stage.chunks
+
+    def peek(self, k: int) -> Popped | None:
+        """See `SelectionQueue.peek`."""
+        with self._changed:
+            name = min((name for name in self._stages if name.candidates), default=None)
+            if name is None:
+                return None
+            stage = self._stages[name]
+            none = ChunkScores(np.empty(0, np.uint64), np.empty(0, np.float64))
+            done = [replace(s, features=None) for s in stage.done.values()]
+            return _best(name.window, stage.version, [none, *done], k)
 
     def rejected(self, window: int) -> list[int]:
         """See `SelectionQueue.rejected`."""

@@ -92,11 +92,23 @@ class MemoryStream:
             if not self._changed.wait_for(lambda: len(self._points) >= k, timeout_s):
                 return None
             best = self._best()[:k]
-            scores = [self._points.pop(point) for point in best]
-            positions, versions = zip(*best, strict=True)
-            return Popped(
-                -1, min(versions), np.array(positions, np.uint64), np.array(scores, np.float64)
-            )
+            popped = self._popped(best)
+            for point in best:
+                del self._points[point]
+            return popped
+
+    def peek(self, k: int) -> Popped | None:
+        """See `StreamQueue.peek`."""
+        assert k >= 1
+        with self._changed:
+            return self._popped(self._best()[:k]) if self._points else None
+
+    def _popped(self, best: list[_Point]) -> Popped:
+        positions, versions = zip(*best, strict=True)
+        scores = [self._points[point] for point in best]
+        return Popped(
+            -1, min(versions), np.array(positions, np.uint64), np.array(scores, np.float64)
+        )
 
     def reap(self, worker: int | None = None) -> int:
         """See `StreamQueue.reap`."""

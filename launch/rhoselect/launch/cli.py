@@ -8,8 +8,21 @@ import sys
 import typer
 from rich.console import Console
 
-from rhoselect.errors import RhoError
-from rhoselect.launch.commands import data, experiment, export, il, plan, report, serve, svp, train
+from rhoselect.errors import RhoError, RunStopped
+from rhoselect.launch.commands import (
+    control,
+    data,
+    doctor,
+    experiment,
+    export,
+    il,
+    plan,
+    queue,
+    report,
+    serve,
+    svp,
+    train,
+)
 
 app = typer.Typer(
     add_completion=False,
@@ -25,6 +38,15 @@ app.command("serve")(serve.serve)
 app.command("plan")(plan.plan)
 app.command("report")(report.report)
 app.command("export")(export.export)
+app.command("status")(control.status)
+app.command("watch")(control.watch)
+app.command("pause")(control.pause)
+app.command("resume")(control.resume)
+app.command("scale")(control.scale)
+app.command("checkpoint")(control.checkpoint)
+app.command("stop")(control.stop)
+app.command("doctor")(doctor.doctor)
+app.add_typer(queue.app, name="queue")
 
 
 def main() -> None:
@@ -38,6 +60,9 @@ def run(arguments: list[str]) -> int:
     stderr = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
     try:
         code = app(arguments or ["--help"], prog_name="rhoctl", standalone_mode=False)
+    except RunStopped as stopped:
+        Console(soft_wrap=True, highlight=False, markup=False).print(str(stopped))
+        return stopped.exit_code
     except RhoError as error:
         stderr.print(f"rhoctl: {' '.join(str(error).split())}")
         return error.exit_code

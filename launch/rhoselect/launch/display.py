@@ -7,29 +7,41 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from rich.console import Console
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from rhoselect.launch.serial import Watch
 from rhoselect.trainer.ground import Status
 
 REFRESH_HZ = 4
 PLAIN_EVERY_S = 10.0
 
 
-@contextmanager
-def display(console: Console, name: str, steps: int) -> Iterator[Watch]:
-    """Show a run of ``steps`` steps meanwhile; yields what a runner calls with its status."""
-    status: list[Callable[[], Status]] = [lambda: Status(0)]
+class Shown(Protocol):
+    """What a display looks at."""
 
-    def watch(source: Callable[[], Status]) -> None:
-        status[0] = source
+    @property
+    def latest(self) -> Status:
+        """The status as last seen."""
+        ...
+
+
+Show = Callable[[Shown], None]
+
+
+@contextmanager
+def display(console: Console, name: str, steps: int) -> Iterator[Show]:
+    """Show a run of ``steps`` steps meanwhile, once the yielded function is given it."""
+    runs: list[Shown] = []
+
+    def latest() -> Status:
+        return runs[-1].latest if runs else Status(0)
 
     if not console.is_terminal:
-        with _plain_lines(console, name, steps, lambda: status[0]()):
-            yield watch
+        with _plain_lines(console, name, steps, latest):
+            yield runs.append
         return
     progress = Progress(
         TextColumn(f"[bold]{name}"),
@@ -42,12 +54,12 @@ def display(console: Console, name: str, steps: int) -> Iterator[Watch]:
     task = progress.add_task(name, total=steps, facts="starting")
 
     def render() -> Progress:
-        now = status[0]()
+        now = latest()
         progress.update(task, completed=now.step, facts=facts(now) if now.step else "starting")
         return progress
 
     with Live(console=console, get_renderable=render, refresh_per_second=REFRESH_HZ):
-        yield watch
+        yield runs.append
 
 
 class FitDisplay:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ray
 import torch
@@ -23,6 +23,7 @@ from rhoselect.errors import ConfigError, QueueConfigError, RunError
 from rhoselect.queue.redis import check_server
 
 Resources = dict[str, float]
+_ray = cast(Any, ray)  # its own types do not know these
 
 TELL_S = 5.0  # a wait for a place that lasts longer is told
 
@@ -61,7 +62,8 @@ def _scorer_resources(config: Config) -> Resources:
 
 def _own(threads: int, device: str) -> Resources:
     """What an actor takes of its node by itself, by Ray's names."""
-    return {"CPU": threads} | ({"GPU": 1} if device.startswith("cuda") else {})
+    gpus = {"GPU": 1.0} if device.startswith("cuda") else {}
+    return {"CPU": float(threads), **gpus}
 
 
 def await_places(config: Config, actors: Mapping[str, Any]) -> None:
@@ -104,7 +106,7 @@ def _shortage(config: Config, names: list[str], actors: int) -> str:
     """Who does not run, what each kind of actor asks for, what the cluster has of it."""
     asked = {"trainer": _trainer_resources(config), "scorer": _scorer_resources(config)}
     kinds = sorted({resource for each in asked.values() for resource in each})
-    free, total = ray.available_resources(), ray.cluster_resources()
+    free, total = _ray.available_resources(), _ray.cluster_resources()
     has = ", ".join(f"{kind} {free.get(kind, 0):g} of {total.get(kind, 0):g}" for kind in kinds)
     asks = "; ".join(f"a {who} asks for {_listed(each)}" for who, each in asked.items())
     return (
@@ -130,7 +132,7 @@ def check_node(config: Config, run: Path, queue_url: str, expected: str) -> None
     """
     if config.cluster.address == "local":
         return
-    node = f"node {ray.util.get_node_ip_address()}"
+    node = f"node {_ray.util.get_node_ip_address()}"
     if versions() != expected:
         raise ConfigError(
             f"{node}: has {versions()}, the run began with {expected}; allowed the same everywhere,"

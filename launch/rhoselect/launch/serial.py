@@ -2,32 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from rhoselect.compute import keep_memory
+from rhoselect.errors import ConfigError
+from rhoselect.launch.steering import Watch, Worker
 from rhoselect.launch.wiring import Prepared, build_trainer, run_trainer
 from rhoselect.metrics import Metrics
 from rhoselect.queue.memory import MemoryQueue
 from rhoselect.queue.memory_stream import MemoryStream
 from rhoselect.snapshots.local import LocalStore
+from rhoselect.trainer.gate import Gate
 from rhoselect.trainer.ground import Status
+from rhoselect.trainer.loop import Trainer
 from rhoselect.trainer.runfolder import RunFolder
+from rhoselect.types import Popped, QueueStats
 
-Watch = Callable[[Callable[[], Status]], None]
-"""Given, once, the function that tells the run's status at any time from any thread."""
+
+@dataclass(frozen=True)
+class SerialRun:
+    """A ``steering.Run`` without scorers."""
+
+    gate: Gate
+    trainer: Trainer
+    queue: MemoryQueue | MemoryStream
+
+    @property
+    def latest(self) -> Status:
+        """See `Run.latest`."""
+        return self.trainer.status
+
+    def status(self) -> Status:
+        """See `Run.status`."""
+        return self.trainer.look()
+
+    def workers(self) -> list[Worker]:
+        """None."""
+        return []
+
+    def scale(self, workers: int) -> None:
+        """Raises ConfigError."""
+        raise ConfigError(
+            f"workers: got {workers}, but this run was started with --workers 0, in one process;"
+            " stop it and resume it with --workers N to have scorers"
+        )
+
+    def stats(self) -> QueueStats:
+        """See `Run.stats`."""
+        return self.queue.stats()
+
+    def peek(self, k: int) -> Popped | None:
+        """See `Run.peek`."""
+        return self.queue.peek(k)
 
 
 def run_serial(prepared: Prepared, folder: RunFolder, watch: Watch) -> dict[str, Any]:
     """Run to the end and return the summary. While the trainer would wait, it scores."""
     config = prepared.config
     keep_memory()
-    snapshots, metrics = LocalStore(), Metrics()
+    snapshots, metrics, gate = LocalStore(), Metrics(), Gate()
     metrics.serve(config.metrics, folder.path, "trainer")
     queue: MemoryQueue | MemoryStream = MemoryQueue(config.queue.lease_s)
     if config.selection.mode == "stream":
         stream, chunks = config.stream, prepared.plan.chunks
         queue = MemoryStream(chunks, config.capacity, stream.ahead, stream.max_age)
-    trainer = build_trainer(prepared, folder, queue, snapshots, metrics, workers=0)
-    watch(lambda: trainer.status)
-    return run_trainer(prepared, folder, trainer, workers=0)
+    trainer = build_trainer(prepared, folder, queue, snapshots, metrics, workers=0, gate=gate)
+    with watch(SerialRun(gate, trainer, queue)):
+        return run_trainer(prepared, folder, trainer, workers=0)

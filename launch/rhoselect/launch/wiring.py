@@ -17,7 +17,7 @@ import torch
 from rhoselect.compute import resolve, resolve_device
 from rhoselect.config import Config
 from rhoselect.data import Dataset, SplitPoints, open_data, train_points
-from rhoselect.errors import ConfigError, DataError
+from rhoselect.errors import ConfigError, DataError, RunStopped
 from rhoselect.il import read_table
 from rhoselect.importing import one_line
 from rhoselect.launch.checks import check_passes, open_core_set
@@ -34,6 +34,7 @@ from rhoselect.selection.interface import State
 from rhoselect.snapshots import SnapshotStore
 from rhoselect.streamed import open_plan
 from rhoselect.trainer.audit import Auditor
+from rhoselect.trainer.gate import Gate
 from rhoselect.trainer.ground import Ground, Source
 from rhoselect.trainer.learner import Learner
 from rhoselect.trainer.loop import Trainer
@@ -157,8 +158,12 @@ def build_trainer(
     snapshots: SnapshotStore,
     metrics: Metrics,
     workers: int,
+    gate: Gate | None = None,
 ) -> Trainer:
-    """The trainer of a run folder, with a scorer of its own in the slot after the workers'."""
+    """The trainer of a run folder, with a scorer of its own in the slot after the workers'.
+
+    ``gate`` is where others may have it pause, save or stop.
+    """
     config, plan, scoring = prepared.config, prepared.plan, prepared.scoring
     device = resolve_device(config.trainer.device, "trainer.device")
     rescorer = new_replica(prepared, config.selection.bn, device)
@@ -196,14 +201,20 @@ def build_trainer(
         oversight,
         snapshots,
         metrics,
+        gate or Gate(),
     )
 
 
 def run_trainer(
     prepared: Prepared, folder: RunFolder, trainer: Trainer, workers: int
 ) -> dict[str, Any]:
-    """Train to the end, write the summary, return it."""
+    """Train to the end, write the summary, return it. Raises RunStopped if stopped before."""
     progress = trainer.run()
+    if progress.step < prepared.config.trainer.steps:
+        raise RunStopped(
+            f"stopped at step {progress.step}; continue with: rhoctl train --resume --run-dir"
+            f" {folder.path}"
+        )
     sample_indices = prepared.train.first(prepared.config.selection.n_b)
     sample = prepared.train.read(sample_indices, trainer.learner.device)
     summary = summarise(

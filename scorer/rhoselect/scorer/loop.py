@@ -54,7 +54,7 @@ class Scorer:
         snapshots: SnapshotStore,
         metrics: Metrics,
     ) -> None:
-        self._slot, self._lanes = slot, lanes
+        self.share(slot, lanes)
         self._config = config
         self._plan = plan
         self._points = points
@@ -96,6 +96,11 @@ class Scorer:
         self._metrics.wait_seconds.labels("ticket").inc(claimed - started)
         self._metrics.wait_seconds.labels("data").inc(ended - claimed)
         return work
+
+    def share(self, slot: int, lanes: int) -> None:
+        """From now on have another slot, and its lane of so many; from any thread. Lanes are hints:
+        tickets claimed meanwhile under the old ones are as good."""
+        self._slot, self._lanes = slot, lanes
 
     def step(self) -> bool:
         """Score the lowest ticket here and now, whoever's lane it is in, without waiting.

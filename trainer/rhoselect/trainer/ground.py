@@ -28,7 +28,11 @@ class Ground:
 
 @dataclass(frozen=True)
 class Status:
-    """A look at a running trainer, for displays. Seconds since the start, resumed time included."""
+    """A look at a running trainer. Seconds since the start, resumed time included, pauses not.
+
+    ``staleness_counts``: points selected since the process started, by the age of their scores:
+    one number a bucket of ``metrics.STALENESS_STEPS``, then the older ones.
+    """
 
     step: int
     loss: float = math.nan
@@ -38,6 +42,8 @@ class Status:
     wait_seconds: float = 0.0
     scored_points: int = 0
     lag: int = 0
+    paused: bool = False
+    staleness_counts: tuple[int, ...] = ()
 
 
 class Fence(Protocol):
@@ -49,7 +55,7 @@ class Fence(Protocol):
 
 
 class Hand(Protocol):
-    """A scorer that lends the trainer's process a hand. Neither call waits for weights."""
+    """A scorer that lends the trainer's process a hand. No call waits for weights."""
 
     def step(self) -> bool:
         """Score the lowest ticket; False if there was none to score yet."""
@@ -62,6 +68,10 @@ class Hand(Protocol):
 
     def rush(self) -> bool:
         """Score a shortlist's ticket; False if there was none."""
+        ...
+
+    def share(self, slot: int, lanes: int) -> None:
+        """From now on have another slot, and its lane of so many."""
         ...
 
 
@@ -102,6 +112,10 @@ class Source(Protocol):
 
     def end(self) -> None:
         """Have done all that was asked for."""
+        ...
+
+    def share(self, workers: int) -> None:
+        """From now on there are ``workers`` scorers; from any thread."""
         ...
 
     def version(self, window: int) -> int:

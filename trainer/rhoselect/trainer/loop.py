@@ -10,7 +10,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -27,6 +29,7 @@ from rhoselect.snapshots.base import Pieces
 from rhoselect.trainer import checkpoint as checkpoints
 from rhoselect.trainer.checkpoint import Checkpoint, Progress
 from rhoselect.trainer.evaluate import evaluate
+from rhoselect.trainer.gate import Gate
 from rhoselect.trainer.ground import Ground, Source, Status
 from rhoselect.trainer.learner import Learner, StepResult
 from rhoselect.trainer.oversight import Oversight
@@ -52,11 +55,12 @@ class Trainer:
         oversight: Oversight,
         snapshots: SnapshotStore,
         metrics: Metrics,
+        gate: Gate,
     ) -> None:
         self._config, self._folder, self._plan, self._ground = config, folder, plan, ground
         self._scoring, self.learner = scoring, learner
         self._source, self._picker, self._oversight = source, picker, oversight
-        self._snapshots, self.metrics = snapshots, metrics
+        self._snapshots, self.metrics, self._gate = snapshots, metrics, gate
         self._live: set[int] = set()
         self._state: State = scoring.function.initial_state(ground.classes)
         self._stateful = bool(self._state)
@@ -66,8 +70,8 @@ class Trainer:
         metrics.staleness_bound.set(config.staleness_bound)
 
     def run(self) -> Progress:
-        """Train to the last step, from the newest checkpoint if there is one. Raises FencedError
-        if a newer trainer took over."""
+        """Train from the newest checkpoint, if there is one, to the last step, or to the one where
+        the gate says stop. Raises FencedError if a newer trainer took over."""
         try:
             return self._run()
         except FencedError:
@@ -75,12 +79,12 @@ class Trainer:
             raise
 
     def _run(self) -> Progress:
-        with threads(self._config.trainer.threads):
+        with threads(self._config.trainer.threads), closing(self._gate):
             step = self._restore()
             self.records = Records(self._folder, step)
             self._publish(step)
             self._source.open_from(step)
-            while step < self._config.trainer.steps:
+            while step < self._config.trainer.steps and not self._stops(step):
                 self._oversight.before(step, self._state)
                 started = time.perf_counter()
                 popped = self._source.wait(step, self._picker.wanted(step))
@@ -96,6 +100,22 @@ class Trainer:
                 self._chores(step)
             self._source.end()
         return self._progress(step)
+
+    def look(self) -> Status:
+        """The status of now, from any thread."""
+        counts = self.metrics.staleness_counts()
+        return replace(self.status, paused=self._gate.paused, staleness_counts=counts)
+
+    def share(self, workers: int) -> None:
+        """From now on there are ``workers`` scorers; from any thread."""
+        self._source.share(workers)
+
+    def _stops(self, step: int) -> bool:
+        """Pause and save as others ask; whether the run is to end here. The run's clock stands."""
+        came = time.monotonic()
+        stops = self._gate.arrive(step, lambda: self._checkpoint(step))
+        self._clock_start += time.monotonic() - came
+        return stops
 
     def _publish(self, step: int) -> None:
         """Publish the weights after ``step`` steps if a window will use them; retire the unused."""
@@ -194,14 +214,18 @@ class Trainer:
         if step % trainer.eval_every == 0 or last:
             self._evaluate(step)
         if step % trainer.checkpoint_every == 0 or last:
-            self._check_finite("sum of the weights", step, self.learner.sum_of_weights())
-            self.records.flush()
-            in_use = [self._snapshot(version) for version in sorted(self._live - {step})]
-            learner, state = self.learner.state_dict(), dict(self._state)
-            done = Checkpoint(self._progress(step), learner, state, in_use)
-            with self.metrics.busy("checkpoint"):
-                checkpoints.save(self._folder, done, trainer.keep_checkpoints)
-            self.metrics.last_checkpoint_time.set_to_current_time()
+            self._checkpoint(step)
+
+    def _checkpoint(self, step: int) -> Path:
+        self._check_finite("sum of the weights", step, self.learner.sum_of_weights())
+        self.records.flush()
+        in_use = [self._snapshot(version) for version in sorted(self._live - {step})]
+        learner, state = self.learner.state_dict(), dict(self._state)
+        done = Checkpoint(self._progress(step), learner, state, in_use)
+        with self.metrics.busy("checkpoint"):
+            path = checkpoints.save(self._folder, done, self._config.trainer.keep_checkpoints)
+        self.metrics.last_checkpoint_time.set_to_current_time()
+        return path
 
     def _evaluate(self, step: int) -> None:
         ground = self._ground

@@ -41,7 +41,7 @@ class Stream:
         self._config, self._folder = config, folder
         self._queue, self._metrics = queue, metrics
         self._hand = hand
-        self._lends = config.trainer.scores or workers == 0
+        self.share(workers)
         self._extra = 0
         self._looked = -math.inf
         self.lag = 0
@@ -70,6 +70,10 @@ class Stream:
 
     def end(self) -> None:
         """Nothing is left undone."""
+
+    def share(self, workers: int) -> None:
+        """From now on there are ``workers`` scorers; from any thread."""
+        self._lends = self._config.trainer.scores or workers == 0
 
     def version(self, window: int) -> int:
         """The weights before the newest: a scorer may be loading them."""

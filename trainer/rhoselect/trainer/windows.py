@@ -48,7 +48,7 @@ class Windows:
         self._hand = hand
         self._versions: dict[int, int] = {}
         self._alone = False
-        self._lends = config.trainer.scores or workers == 0
+        self.share(workers)
         self.lag = 0 if config.selection.lag == "auto" else config.selection.lag
         self.waited_s = 0.0
         # Opening and closing are no one's business to wait for: they run beside the steps.
@@ -106,6 +106,11 @@ class Windows:
         """Have all windows closed that are to be."""
         while self._errands:
             self._errands.popleft().result()
+
+    def share(self, workers: int) -> None:
+        """From now on there are ``workers`` scorers; from any thread."""
+        self._hand.share(workers, lanes(self._config, workers))
+        self._lends = self._config.trainer.scores or workers == 0
 
     def rejected(self, window: int) -> list[int]:
         """Positions of ``window`` whose score was NaN or infinite, ascending."""

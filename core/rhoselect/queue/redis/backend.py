@@ -115,6 +115,16 @@ class RedisQueue:
             features = np.frombuffer(rows, "<f4").astype(np.float32).reshape(len(positions), -1)
         return Popped(window, int(version), positions, unpack_scores(scores), features)
 
+    def peek(self, k: int) -> Popped | None:
+        """See `SelectionQueue.peek`."""
+        assert k >= 1
+        stages = self._open_stages()
+        number = min((number for number in stages if number % 2), default=None)
+        if number is None:
+            return None
+        members, scores = self._link.best(self._keys.stage(number).scores, k)
+        return Popped(number // 2, stages[number], unpack_positions(members), scores)
+
     def rejected(self, window: int) -> list[int]:
         """See `SelectionQueue.rejected`."""
         keys = [self._keys.stage(stage(window, shortlist)).rejected for shortlist in (True, False)]

@@ -17,9 +17,11 @@ from collections.abc import Callable, Sequence
 from importlib import resources
 from typing import Any, TypeVar
 
+import numpy as np
 from redis.exceptions import NoScriptError, ResponseError
 
 from rhoselect.queue.redis.server import connect, patiently, server_name
+from rhoselect.types import Scores
 
 SLICE_S = 1.0
 Args = Sequence[int | bytes]
@@ -50,6 +52,14 @@ class Link:
     def run(self, script: str, keys: Sequence[str], args: Args) -> Any:
         """Run a script; it is loaded again where the server has lost it."""
         return self._evaluate(script, _pack_call(self._hashes[script], keys, args))
+
+    def best(self, key: str, k: int) -> tuple[bytes, Scores]:
+        """The k >= 1 last members of a sorted set, backwards, joined, and their scores."""
+        found: Any = self.patiently(
+            lambda: self.client.zrange(key, 0, k - 1, desc=True, withscores=True)
+        )
+        members = b"".join(member for member, _ in found)
+        return members, np.array([score for _, score in found], np.float64)
 
     def wait(
         self,

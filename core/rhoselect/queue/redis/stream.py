@@ -83,6 +83,15 @@ class RedisStream:
         positions, versions = unpack_aged(found[0])
         return Popped(-1, int(versions.min()), positions, unpack_scores(found[1]))
 
+    def peek(self, k: int) -> Popped | None:
+        """See `StreamQueue.peek`."""
+        assert k >= 1
+        members, scores = self._link.best(self._keys.scores, k)
+        if not members:
+            return None
+        positions, versions = unpack_aged(members)
+        return Popped(-1, int(versions.min()), positions, scores)
+
     def reap(self, worker: int | None = None) -> int:
         """See `StreamQueue.reap`."""
         return 0

@@ -20,9 +20,8 @@ from rhoselect.compute import keep_memory, resolve
 from rhoselect.config import Config
 from rhoselect.errors import ConfigError
 from rhoselect.launch.commands.train import check_servers
-from rhoselect.launch.display import display
+from rhoselect.launch.display import Show, display
 from rhoselect.launch.endpoints import queue_url
-from rhoselect.launch.serial import Watch
 from rhoselect.launch.server import EmbeddedServer
 from rhoselect.launch.service.building import check_servable, servable
 from rhoselect.launch.service.host import Host
@@ -30,7 +29,7 @@ from rhoselect.launch.service.runs import Backends, in_process, sessions
 from rhoselect.launch.service.security import Security, check_address
 from rhoselect.launch.service.selection import Selection
 from rhoselect.launch.wiring import Prepared, prepare
-from rhoselect.metrics import check_port
+from rhoselect.metrics import announced, check_endpoint
 from rhoselect.trainer.runfolder import RunFolder, check_absent, check_inputs, check_resume
 
 
@@ -66,16 +65,16 @@ def serve(
     prepared = prepare(settings)
     check_servable(prepared)
     check_servers(settings, workers)
-    if settings.metrics.port >= 0:
-        check_port(settings.metrics.port)
+    check_endpoint(settings.metrics)
     if resume:
         check_inputs(path, prepared.inputs_sha256)
     else:
         RunFolder.create(path, settings, prepared.inputs_sha256)
     console = Console()
     with (
-        display(console, path.name, settings.trainer.steps) as watch,
-        serving(prepared, path, workers, security, watch) as host,
+        announced(settings.metrics, path),
+        display(console, path.name, settings.trainer.steps) as show,
+        serving(prepared, path, workers, security, show) as host,
     ):
         console.print(
             f"serving at {host.address}, run folder {path}; stop with Ctrl-C",
@@ -96,7 +95,7 @@ def _settings(path: Path, config: Path | None, sets: list[str], resume: bool) ->
 
 @contextmanager
 def serving(
-    prepared: Prepared, path: Path, workers: int, security: Security, watch: Watch
+    prepared: Prepared, path: Path, workers: int, security: Security, show: Show
 ) -> Iterator[Host]:
     """The service of a run folder; yields what tells its address. Enter it in the main thread."""
     config = prepared.config
@@ -113,7 +112,7 @@ def serving(
                 url = stack.enter_context(EmbeddedServer(log)).url
             stack.enter_context(joined(config.cluster.address, workers))
             backends = partial(on_ray, config, url=url, workers=workers)
-        selection = Selection(sessions(prepared, path, workers, backends, watch))
+        selection = Selection(sessions(prepared, path, workers, backends, show))
         host = stack.enter_context(Host([selection.service], config.service.address, security))
         stack.callback(
             lambda: asyncio.run_coroutine_threadsafe(selection.end(), host.loop).result()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +21,10 @@ from rhoselect.launch.endpoints import check_cluster, queue_url
 from rhoselect.launch.report import write_page
 from rhoselect.launch.serial import run_serial
 from rhoselect.launch.server import find_server
+from rhoselect.launch.service.control import controlled
+from rhoselect.launch.service.security import Security, check_address
+from rhoselect.launch.signals import stopping
+from rhoselect.launch.steering import Run
 from rhoselect.launch.wiring import Prepared, prepare
 from rhoselect.metrics import announced, check_endpoint
 from rhoselect.queue.redis import check_server
@@ -83,10 +90,25 @@ def train(
 def execute(
     prepared: Prepared, folder: RunFolder, workers: int, console: Console, title: str
 ) -> dict[str, Any]:
-    """Run to the end with a live display called ``title``; returns the summary."""
+    """Run to the end with a live display called ``title``; returns the summary.
+
+    Meanwhile others may steer the run. Raises RunStopped if they end it before its last step.
+    """
+
+    @contextmanager
+    def watch(run: Run) -> Iterator[None]:
+        show(run)
+        stopped_by_signal(run)
+        with controlled(run, prepared, folder):
+            yield
+
+    say = partial(console.print, highlight=False, soft_wrap=True)
     config = prepared.config
-    shown = display(console, title, config.trainer.steps)
-    with announced(config.metrics, folder.path), shown as watch:
+    with (
+        announced(config.metrics, folder.path),
+        stopping(say) as stopped_by_signal,
+        display(console, title, config.trainer.steps) as show,
+    ):
         if workers == 0:
             return run_serial(prepared, folder, watch)
         from rhoselect.launch.cluster import run_cluster  # Ray takes a second to import
@@ -108,7 +130,9 @@ def _create(path: Path, prepared: Prepared) -> RunFolder:
 
 
 def check_servers(settings: Config, workers: int) -> None:
-    """Raise QueueConfigError or ConfigError unless queue server and cluster can be had."""
+    """Raise QueueConfigError or ConfigError unless queue server and cluster can be had, and the
+    run's own service may be at its address."""
+    check_address(settings.service.address, Security.of_server(settings.service))
     url = queue_url(settings.queue)
     if workers == 0:
         return

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 from rhoselect.config import Config
-from rhoselect.launch.serial import Watch
+from rhoselect.launch.display import Show
 from rhoselect.launch.service.blobs import to_specs
 from rhoselect.launch.service.building import build_session
 from rhoselect.launch.service.selection import Open, Opened
@@ -34,13 +34,10 @@ def in_process(config: Config, folder: RunFolder) -> Iterator[Ends]:
     yield MemoryQueue(config.queue.lease_s), LocalStore(), folder
 
 
-def sessions(
-    prepared: Prepared, path: Path, workers: int, backends: Backends, watch: Watch
-) -> Open:
+def sessions(prepared: Prepared, path: Path, workers: int, backends: Backends, show: Show) -> Open:
     """What opens sessions in the run folder ``path``."""
     config, metrics = prepared.config, Metrics()
-    if config.metrics.port >= 0:
-        metrics.serve(config.metrics.port, "trainer", path / "logs" / "metrics")
+    metrics.serve(config.metrics, path, "trainer")
 
     @contextmanager
     def open_session(step: int) -> Iterator[Opened]:
@@ -51,7 +48,7 @@ def sessions(
             stack.callback(snapshots.close)
             session = build_session(prepared, fence, queue, snapshots, metrics, workers, step)
             stack.callback(session.close)
-            watch(lambda: session.status)
+            show(session)
             answer = pb.OpenRunResponse(
                 session=pb.Session(run_id=folder.run_id, generation=folder.generation),
                 steps=config.trainer.steps,

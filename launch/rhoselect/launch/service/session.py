@@ -79,7 +79,7 @@ class Session:
         self.needs_losses = bool(self._state)
         self._reported = -1
         self._started = self._stepped = time.monotonic()
-        self.status = Status(first_step)
+        self.latest = Status(first_step)
         source.open_from(first_step)
 
     def publish(self, version: int, tensors: Mapping[str, Tensor]) -> None:
@@ -101,11 +101,12 @@ class Session:
             )
         check_tensors(tensors, self.layout)
         self._picker.early(version)
-        with self._metrics.busy("publish"):
-            dtypes = {name: like.dtype for name, like in self.layout.items()}
-            self._snapshots.publish(version, tensors, dtypes, self._state)
+        dtypes = {name: like.dtype for name, like in self.layout.items()}
+        started = time.perf_counter()
+        self._snapshots.publish(version, tensors, dtypes, self._state)
+        seconds = time.perf_counter() - started
+        self._metrics.observe_publish(seconds, sum(like.nbytes for like in self.layout.values()))
         self._published = version
-        self._metrics.snapshot_bytes.inc(sum(like.nbytes for like in self.layout.values()))
         self._snapshots.retire(self._source.version(version))
 
     def next(self, step: int) -> Choice:
@@ -150,7 +151,7 @@ class Session:
             labels = torch.from_numpy(self.train.labels(indices))
             self._state = self._scoring.function.next_state(self._state, labels, losses)
         self._reported = step
-        self.status = Status(**{**vars(self.status), "loss": losses.mean().item()})
+        self.latest = Status(**{**vars(self.latest), "loss": losses.mean().item()})
 
     def abandon(self) -> None:
         """Let go, from another thread, a call that waits."""
@@ -165,9 +166,9 @@ class Session:
         seconds, self._stepped = now - self._stepped, now
         selection, staleness = self.config.selection, max(0, step - choice.version)
         self._metrics.observe_step(step + 1, seconds, staleness, selection.n_b, selection.n_B)
-        self.status = Status(
+        self.latest = Status(
             step + 1,
-            loss=self.status.loss,
+            loss=self.latest.loss,
             staleness=staleness,
             wall_seconds=now - self._started,
             wait_seconds=self._source.waited_s,

@@ -1,0 +1,185 @@
+"""The processes of a run on Ray: a trainer and scorers, and how they reach queue and snapshots."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rhoselect import config as configuration
+from rhoselect.compute import keep_memory
+from rhoselect.config import Config
+from rhoselect.launch import placement
+from rhoselect.launch.wiring import Prepared, build_scorer, build_trainer, prepare, run_trainer
+from rhoselect.metrics import Metrics
+from rhoselect.queue.redis import RedisQueue, RedisStream
+from rhoselect.scorer.loop import Scorer
+from rhoselect.snapshots import SnapshotStore
+from rhoselect.snapshots.ray import RayStore
+from rhoselect.snapshots.shm import SharedMemoryStore
+from rhoselect.trainer.gate import Gate, Stand
+from rhoselect.trainer.ground import Status
+from rhoselect.trainer.loop import Trainer
+from rhoselect.trainer.runfolder import RunFolder, check_inputs
+from rhoselect.trainer.windows import lanes
+
+EXPIRY_S = 24 * 3600.0  # what an abandoned run leaves on a shared server is gone after a day
+
+
+@dataclass(frozen=True)
+class Endpoints:
+    """How an actor reaches queue and snapshots: ``board`` is None for shared memory.
+
+    ``versions`` are those that the run began with.
+    """
+
+    queue_url: str
+    board: Any
+    folder: Path
+    versions: str
+
+    def queue(
+        self, config: Config, run: RunFolder, timeout_s: float | None = None
+    ) -> RedisQueue | RedisStream:
+        timeout_s = timeout_s or config.queue.timeout_s
+        selection, stream = config.selection, config.stream
+        if selection.mode == "stream":
+            return RedisStream(
+                self.queue_url,
+                run.run_id,
+                run.generation,
+                chunks=selection.n_B // selection.chunk,
+                capacity=config.capacity,
+                ahead=stream.ahead,
+                max_age=stream.max_age,
+                expiry_s=EXPIRY_S,
+                timeout_s=timeout_s,
+            )
+        return RedisQueue(
+            self.queue_url,
+            run.run_id,
+            run.generation,
+            lease_s=config.queue.lease_s,
+            expiry_s=EXPIRY_S,
+            timeout_s=timeout_s,
+        )
+
+    def check_node(self, config: Config, run: RunFolder) -> None:
+        """Raise ConfigError, naming this actor's node, unless it can take part in the run."""
+        placement.check_node(config, run.path, self.queue_url, self.versions)
+
+    def snapshots(self, writer: bool) -> SnapshotStore:
+        if self.board is not None:
+            return RayStore(self.board)
+        return SharedMemoryStore(self.folder, writer)
+
+
+class ScorerActor:
+    """A scorer in a process of its own."""
+
+    def __init__(
+        self, slot: int, workers: int, config: str, run: RunFolder, endpoints: Endpoints
+    ) -> None:
+        self._stop = threading.Event()
+        self._slot, self._workers = slot, workers
+        self._run, self._endpoints = run, endpoints
+        self._config, self._metrics = configuration.from_json(config), Metrics("scorer")
+        self._scorer: Scorer | None = None
+
+    def run(self) -> None:
+        """Score until stopped."""
+        keep_memory()
+        config, metrics = self._config, self._metrics
+        self._endpoints.check_node(config, self._run)
+        _log_to(self._run.path / "logs" / f"scorer-{self._slot}.log")
+        logging.info("scorer %d of process %d starts", self._slot, os.getpid())
+        metrics.serve(config.metrics, self._run.path, str(self._slot))
+        queue = self._endpoints.queue(config, self._run)
+        snapshots = self._endpoints.snapshots(writer=False)
+        share = lanes(config, self._workers)
+        prepared = _prepared(config, self._run)
+        self._scorer = build_scorer(prepared, self._slot, share, queue, snapshots, metrics)
+        self._scorer.run(self._stop)
+        snapshots.close()
+
+    def look(self, workers: int) -> tuple[int, int]:
+        """The process and the points it has scored; it is one of ``workers`` from now on."""
+        self._workers = workers
+        if self._scorer is not None:
+            self._scorer.share(self._slot, lanes(self._config, workers))
+        return os.getpid(), self._metrics.points_scored()
+
+    def stop(self) -> None:
+        """Let ``run`` return after its present ticket."""
+        self._stop.set()
+
+
+class TrainerActor:
+    """The trainer in a process of its own; all else answers while ``run`` runs."""
+
+    def __init__(self, config: str, run: RunFolder, endpoints: Endpoints, workers: int) -> None:
+        self._config = configuration.from_json(config)
+        self._run, self._endpoints, self._workers = run, endpoints, workers
+        self._trainer: Trainer | None = None
+        self._gate = Gate()
+
+    def run(self) -> dict[str, Any]:
+        """Train to the end and return the summary."""
+        keep_memory()
+        config, metrics = self._config, Metrics()
+        self._endpoints.check_node(config, self._run)
+        _log_to(self._run.path / "logs" / "trainer.log")
+        logging.info("trainer of process %d starts", os.getpid())
+        metrics.serve(config.metrics, self._run.path, "trainer")
+        queue = self._endpoints.queue(config, self._run)
+        snapshots = self._endpoints.snapshots(writer=True)
+        prepared = _prepared(config, self._run)
+        try:
+            self._trainer = build_trainer(
+                prepared, self._run, queue, snapshots, metrics, self._workers, self._gate
+            )
+            return run_trainer(prepared, self._run, self._trainer, self._workers)
+        finally:
+            snapshots.close()
+
+    def status(self) -> Status:
+        """A look at the run."""
+        return self._trainer.look() if self._trainer else Status(0, paused=self._gate.paused)
+
+    def share(self, workers: int) -> None:
+        """There are ``workers`` scorers from now on."""
+        self._workers = workers
+        if self._trainer is not None:
+            self._trainer.share(workers)
+
+    def pause(self, timeout_s: float) -> Stand:
+        """See `Gate.pause`."""
+        return self._gate.pause(timeout_s)
+
+    def resume(self) -> None:
+        """See `Gate.resume`."""
+        self._gate.resume()
+
+    def checkpoint(self, timeout_s: float) -> Stand:
+        """See `Gate.checkpoint`."""
+        return self._gate.checkpoint(timeout_s)
+
+    def stop(self, timeout_s: float) -> Stand:
+        """See `Gate.stop`."""
+        return self._gate.stop(timeout_s)
+
+
+def _prepared(config: Config, run: RunFolder) -> Prepared:
+    """A run's inputs, seen from this actor: they must still be those that the run began with."""
+    prepared = prepare(config)
+    check_inputs(run.path, prepared.inputs_sha256)
+    return prepared
+
+
+def _log_to(path: Path) -> None:
+    logging.basicConfig(
+        filename=path, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
+    )

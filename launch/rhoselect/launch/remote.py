@@ -1,0 +1,102 @@
+"""A run of Ray actors as its driver sees and steers it."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+
+from rhoselect.errors import ConfigError, RhoError, RunError, WaitError
+from rhoselect.launch.fleet import Fleet
+from rhoselect.launch.steering import ASK_S, Worker
+from rhoselect.queue.redis import RedisQueue, RedisStream
+from rhoselect.trainer.gate import Stand
+from rhoselect.trainer.ground import Status
+from rhoselect.types import Popped, QueueStats
+
+REPLY_S = 5.0  # for an answer to come back, beyond the time it may take to find
+
+
+@dataclass(frozen=True)
+class FarGate:
+    """The gate of a trainer in another process."""
+
+    trainer: Any
+
+    def pause(self, timeout_s: float) -> Stand:
+        """See `Gate.pause`."""
+        stand: Stand = _answer(self.trainer.pause.remote(timeout_s), timeout_s)
+        return stand
+
+    def resume(self) -> None:
+        """See `Gate.resume`."""
+        _answer(self.trainer.resume.remote(), ASK_S)
+
+    def checkpoint(self, timeout_s: float) -> Stand:
+        """See `Gate.checkpoint`."""
+        stand: Stand = _answer(self.trainer.checkpoint.remote(timeout_s), timeout_s)
+        return stand
+
+    def stop(self, timeout_s: float) -> Stand:
+        """See `Gate.stop`."""
+        stand: Stand = _answer(self.trainer.stop.remote(timeout_s), timeout_s)
+        return stand
+
+
+class ClusterRun:
+    """A ``steering.Run`` of a trainer actor, a fleet of scorers and a queue server."""
+
+    def __init__(self, trainer: Any, fleet: Fleet, queue: RedisQueue | RedisStream) -> None:
+        self._trainer, self._fleet, self._queue = trainer, fleet, queue
+        self.gate, self.latest = FarGate(trainer), Status(0)
+
+    def refresh(self) -> None:
+        """Have the latest status. Ray's own errors come through."""
+        with suppress(GetTimeoutError):  # it is just starting, or very busy
+            self.latest = ray.get(self._trainer.status.remote(), timeout=REPLY_S)
+
+    def close(self) -> None:
+        """Ask nobody any more."""
+        self._queue.disconnect()
+
+    def status(self) -> Status:
+        """See `Run.status`; the latest one while the trainer does not answer."""
+        with suppress(WaitError):
+            self.latest = _answer(self._trainer.status.remote(), 0.0)
+        return self.latest
+
+    def workers(self) -> list[Worker]:
+        """See `Run.workers`."""
+        return self._fleet.workers()
+
+    def scale(self, workers: int) -> None:
+        """See `Run.scale`."""
+        if workers < 0:
+            raise ConfigError(f"workers: got {workers}, allowed 0 or more")
+        self._fleet.scale(workers)
+        _answer(self._trainer.share.remote(workers), ASK_S)
+
+    def stats(self) -> QueueStats:
+        """See `Run.stats`."""
+        return self._queue.stats()
+
+    def peek(self, k: int) -> Popped | None:
+        """See `Run.peek`."""
+        return self._queue.peek(k)
+
+
+def _answer(promise: Any, timeout_s: float) -> Any:
+    """What the trainer answers. Raises its RhoError, WaitError, or RunError if it is gone."""
+    try:
+        return ray.get(promise, timeout=timeout_s + REPLY_S)
+    except GetTimeoutError:
+        raise WaitError(f"the trainer's process does not answer for {timeout_s:g} s") from None
+    except RayTaskError as error:
+        if isinstance(error.cause, RhoError):
+            raise error.cause from None
+        raise
+    except RayActorError as error:
+        raise RunError(f"the trainer is gone ({str(error).splitlines()[0]})") from None

@@ -1,0 +1,211 @@
+"""The Control service of a running run: its operator sees and steers it (control.proto).
+
+Served by the process that started the run, which writes its address into RUN/control.json.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import secrets
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, replace
+from functools import partial
+from itertools import zip_longest
+from pathlib import Path
+
+import grpc
+
+from rhoselect.errors import ConfigError
+from rhoselect.launch.service.faults import told
+from rhoselect.launch.service.host import Host, Service
+from rhoselect.launch.service.security import Security
+from rhoselect.launch.steering import ASK_S, Run
+from rhoselect.launch.wiring import Prepared
+from rhoselect.metrics import STALENESS_STEPS
+from rhoselect.protos import control_pb2 as pb
+from rhoselect.protos import control_pb2_grpc
+from rhoselect.trainer.runfolder import RunFolder
+
+NAME = "rhoselect.v1.Control"
+FILE_NAME = "control.json"
+SHORTEST_INTERVAL_S = 0.1
+MOST_POINTS = 10_000
+
+
+@contextmanager
+def controlled(run: Run, prepared: Prepared, folder: RunFolder) -> Iterator[None]:
+    """Serve the control of ``run`` meanwhile. Raises ConfigError where that cannot be."""
+    config = prepared.config.service
+    security, token_file = _secured(Security.of_server(config), config.token_file, folder)
+    control = Control(run, prepared, folder)
+    add = partial(control_pb2_grpc.add_ControlServicer_to_server, control)
+    path = folder.path / FILE_NAME
+    with Host([Service(NAME, add)], config.address, security) as host:
+        entry = {
+            "address": host.address,
+            "pid": os.getpid(),
+            "run_id": folder.run_id,
+            "generation": folder.generation,
+            "token_file": token_file,
+            "tls": security.tls,
+        }
+        beside = path.with_name(f".{FILE_NAME}.{folder.generation}")
+        beside.write_text(json.dumps(entry) + "\n")
+        beside.rename(path)
+        try:
+            yield
+        finally:
+            host.loop.call_soon_threadsafe(control.over.set)
+            with suppress(OSError, ValueError):
+                if json.loads(path.read_text()) == entry:  # not a newer trainer's
+                    path.unlink()
+
+
+def _secured(
+    security: Security, token_file: str | None, folder: RunFolder
+) -> tuple[Security, str | None]:
+    """With a token, made for this run if none is set, and the file that has it, if one does."""
+    if security.token is not None:
+        return security, None if token_file is None else str(Path(token_file).absolute())
+    path = folder.path / "logs" / "control.token"
+    token = secrets.token_urlsafe(32)
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(token + "\n")
+    return replace(security, token=token), str(path.absolute())
+
+
+class Control(control_pb2_grpc.ControlServicer):
+    """See control.proto for what each call promises. Whatever may wait does so in a thread."""
+
+    def __init__(self, run: Run, prepared: Prepared, folder: RunFolder) -> None:
+        self._run, self._prepared, self._folder = run, prepared, folder
+        self.over = asyncio.Event()
+
+    async def Status(
+        self, request: pb.StatusRequest, context: grpc.aio.ServicerContext
+    ) -> pb.StatusResponse:
+        async with told(context):
+            return pb.StatusResponse(status=await asyncio.to_thread(self._look))
+
+    async def Watch(
+        self, request: pb.WatchRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[pb.WatchResponse]:
+        async with told(context):
+            interval_s = request.interval_s or 1.0
+            if not interval_s >= SHORTEST_INTERVAL_S:
+                raise ConfigError(
+                    f"interval_s: got {interval_s:g}, allowed at least {SHORTEST_INTERVAL_S:g}"
+                )
+            while not self.over.is_set():
+                yield pb.WatchResponse(status=await asyncio.to_thread(self._look))
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self.over.wait(), interval_s)
+
+    async def Pause(
+        self, request: pb.PauseRequest, context: grpc.aio.ServicerContext
+    ) -> pb.PauseResponse:
+        async with told(context):
+            stand = await asyncio.to_thread(self._run.gate.pause, _patience_s(context))
+            return pb.PauseResponse(step=stand.step)
+
+    async def Resume(
+        self, request: pb.ResumeRequest, context: grpc.aio.ServicerContext
+    ) -> pb.ResumeResponse:
+        async with told(context):
+            await asyncio.to_thread(self._run.gate.resume)
+            return pb.ResumeResponse()
+
+    async def Scale(
+        self, request: pb.ScaleRequest, context: grpc.aio.ServicerContext
+    ) -> pb.ScaleResponse:
+        async with told(context):
+            await asyncio.to_thread(self._run.scale, request.workers)
+            return pb.ScaleResponse()
+
+    async def Checkpoint(
+        self, request: pb.CheckpointRequest, context: grpc.aio.ServicerContext
+    ) -> pb.CheckpointResponse:
+        async with told(context):
+            stand = await asyncio.to_thread(self._run.gate.checkpoint, _patience_s(context))
+            return pb.CheckpointResponse(step=stand.step, path=str(stand.checkpoint))
+
+    async def Stop(
+        self, request: pb.StopRequest, context: grpc.aio.ServicerContext
+    ) -> pb.StopResponse:
+        async with told(context):
+            stand = await asyncio.to_thread(self._run.gate.stop, _patience_s(context))
+            return pb.StopResponse(step=stand.step, path=str(stand.checkpoint))
+
+    async def PeekQueue(
+        self, request: pb.PeekQueueRequest, context: grpc.aio.ServicerContext
+    ) -> pb.PeekQueueResponse:
+        async with told(context):
+            if not 1 <= request.k <= MOST_POINTS:
+                raise ConfigError(f"k: got {request.k}, allowed 1 to {MOST_POINTS}")
+            return await asyncio.to_thread(self._peek, request.k)
+
+    def _look(self) -> pb.RunStatus:
+        status, config = self._run.status(), self._prepared.config
+        counts = zip_longest(STALENESS_STEPS, status.staleness_counts)
+        return pb.RunStatus(
+            run_id=self._folder.run_id,
+            generation=self._folder.generation,
+            run_dir=str(self._folder.path),
+            step=status.step,
+            steps=config.trainer.steps,
+            paused=status.paused,
+            loss=status.loss,
+            accuracy=status.accuracy,
+            lag=status.lag,
+            staleness=status.staleness,
+            wall_seconds=status.wall_seconds,
+            wait_seconds=status.wait_seconds,
+            scored_points=status.scored_points,
+            staleness_counts=[
+                pb.StalenessCount(up_to_steps=steps, points=points)
+                for steps, points in counts
+                if points is not None
+            ],
+            queue=pb.QueueStatus(**asdict(self._run.stats())),
+            workers=[
+                pb.WorkerStatus(
+                    slot=worker.slot,
+                    state=f"WORKER_STATE_{worker.state.upper()}",
+                    pid=worker.pid,
+                    restarts=worker.restarts,
+                    scored_points=worker.scored_points,
+                )
+                for worker in self._run.workers()
+            ],
+        )
+
+    def _peek(self, k: int) -> pb.PeekQueueResponse:
+        popped = self._run.peek(k)
+        if popped is None:
+            return pb.PeekQueueResponse()
+        plan, first = self._prepared.plan, self._prepared.train.start
+        rows = zip(
+            popped.positions.tolist(),
+            (first + plan.indices(popped.positions)).tolist(),
+            plan.epochs(popped.positions).tolist(),
+            popped.scores.tolist(),
+            strict=True,
+        )
+        return pb.PeekQueueResponse(
+            window=popped.window if popped.window >= 0 else None,
+            version=popped.version,
+            points=[
+                pb.QueuedPoint(position=position, index=index, epoch=epoch, score=score)
+                for position, index, epoch, score in rows
+            ],
+        )
+
+
+def _patience_s(context: grpc.aio.ServicerContext) -> float:
+    """How long to wait for the end of a step: as long as the caller does, at most ASK_S."""
+    left_s = context.time_remaining()
+    return ASK_S if left_s is None else min(ASK_S, float(left_s))

@@ -1,0 +1,118 @@
+"""The operator's end of the Control service: a run found by its folder or by an address."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from rhoselect.errors import ConfigError, RunFolderError, ServiceError
+from rhoselect.launch.service.channel import open_channel
+from rhoselect.launch.service.control import FILE_NAME
+from rhoselect.launch.service.faults import heard
+from rhoselect.launch.service.security import Security
+from rhoselect.launch.steering import ASK_S
+from rhoselect.protos import control_pb2 as pb
+from rhoselect.protos.control_pb2_grpc import ControlStub
+
+DEADLINE_S = ASK_S + 10.0  # the service gives up first, and says why
+
+
+@dataclass(frozen=True)
+class Target:
+    """Whom to ask: ``run`` is a run folder or an address, the rest what its service asks for."""
+
+    run: str
+    token_file: Path | None = None
+    tls_ca: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+
+    def security(self, token_file: str | None) -> Security:
+        """What to show; ``token_file`` if none was given."""
+        token = self.token_file or token_file
+        return Security.of_client(token, self.tls_ca, self.tls_cert, self.tls_key)
+
+
+@contextmanager
+def control_of(target: Target) -> Iterator[ControlStub]:
+    """The Control service of a running run. Raises RunFolderError for a folder whose run is not
+    going on, ConfigError for what cannot be its address, and what the service raises."""
+    folder = Path(target.run)
+    if not folder.is_dir():
+        if ":" not in target.run:
+            raise ConfigError(
+                f"RUN: got {target.run!r}, allowed the folder of a run or the host:port of its"
+                " service"
+            )
+        with _talk(target.run, target.security(None)) as stub:
+            yield stub
+        return
+    entry = _entry(folder)
+    if entry["tls"] and target.tls_ca is None:
+        raise ConfigError("--tls-ca: got none, but the service of this run asks for TLS; give it")
+    with _talk(entry["address"], target.security(entry["token_file"])) as stub:
+        _check_own(stub, entry, folder)
+        yield stub
+
+
+def looks(stub: ControlStub, interval_s: float) -> Iterator[pb.RunStatus]:
+    """Looks at a run every ``interval_s`` seconds until it ends."""
+    request = pb.WatchRequest(interval_s=interval_s)
+    while True:
+        try:
+            for response in stub.Watch(request, timeout=DEADLINE_S):
+                yield response.status
+            return
+        except grpc.RpcError as error:
+            if error.code() != grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise
+
+
+@contextmanager
+def _talk(address: str, security: Security) -> Iterator[ControlStub]:
+    with heard(address), open_channel(address, security, DEADLINE_S) as channel:
+        yield ControlStub(channel)  # type: ignore[no-untyped-call]
+
+
+def _entry(folder: Path) -> dict[str, Any]:
+    """What the run's driver wrote there. Raises RunFolderError."""
+    try:
+        text = (folder / FILE_NAME).read_text()
+    except OSError:
+        ended = "it is finished" if (folder / "summary.json").exists() else _resume(folder)
+        raise RunFolderError(
+            f"run folder {folder}: no run is going on there (no {FILE_NAME}); {ended}"
+        ) from None
+    try:
+        entry: dict[str, Any] = json.loads(text)
+        assert set(entry) >= {"address", "pid", "run_id", "token_file", "tls"}
+    except (ValueError, AssertionError, TypeError):
+        raise RunFolderError(
+            f"run folder {folder}: {FILE_NAME} cannot be read; remove it; {_resume(folder)}"
+        ) from None
+    return entry
+
+
+def _check_own(stub: ControlStub, entry: dict[str, Any], folder: Path) -> None:
+    """Raise RunFolderError if the run of this folder is not who answers."""
+    try:
+        with heard(entry["address"]):
+            run_id = stub.Status(pb.StatusRequest()).status.run_id
+        reason = "another run answers at its address"
+    except ServiceError as error:
+        run_id, reason = None, str(error)
+    if run_id != entry["run_id"]:
+        raise RunFolderError(
+            f"run folder {folder}: no run is going on there: {FILE_NAME} was left by process"
+            f" {entry['pid']} ({reason}); {_resume(folder)}"
+        )
+
+
+def _resume(folder: Path) -> str:
+    return f"continue with: rhoctl train --resume --run-dir {folder}"

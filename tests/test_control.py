@@ -1,0 +1,269 @@
+"""A running run, seen and steered from outside through the real commands."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import stat
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+
+from rhoselect.launch import dashboard
+from rhoselect.launch.service.operator import Target, control_of
+from rhoselect.protos import control_pb2 as pb
+from rhoselect.protos.control_pb2_grpc import ControlStub
+from servers import free_port
+from support import DEADLINE_S, ended_well, hashes, made, rhoctl, start, until
+
+STEPS = 400
+SETS = ["--set", f"trainer.steps={STEPS}"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    run = tmp_path_factory.mktemp("undisturbed") / "run"
+    made("train", tiny_config, "--run-dir", run, *SETS)
+    return hashes(run)
+
+
+@contextmanager
+def running(
+    config: Path, run: Path, workers: int = 0, *more: str
+) -> Iterator[subprocess.Popen[str]]:
+    """A run whose trainer is up, to be steered; it ends with the block at the latest."""
+    process = start("train", config, "--run-dir", run, "--workers", workers, *SETS, *more)
+    try:
+        until((run / "control.json").exists, process)
+        until(lambda: rhoctl("checkpoint", run).code == 0, process)
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def ask(command: str, run: Path, *arguments: str | int) -> Any:
+    """What a command says of a run as JSON."""
+    return json.loads(made(*command.split(), run, *map(str, arguments), "--json").out)
+
+
+def went_on(run: Path, step: int) -> Callable[[], bool]:
+    return lambda: ask("status", run)["step"] > step
+
+
+def resumed(run: Path) -> tuple[str, str]:
+    """The hashes of a stopped run that then went on to its end."""
+    assert not (run / "summary.json").exists()
+    assert not (run / "control.json").exists()
+    made("train", "--resume", "--run-dir", run)
+    evaluated = [json.loads(line)["step"] for line in (run / "eval.jsonl").read_text().splitlines()]
+    assert evaluated == list(range(10, STEPS + 1, 10)), "nothing twice, nothing missing"
+    return hashes(run)
+
+
+@dataclass(frozen=True)
+class Paused:
+    """A run of one process that waits at the end of a step."""
+
+    run: Path
+    step: int
+
+
+@pytest.fixture(scope="module")
+def paused(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Paused]:
+    run = tmp_path_factory.mktemp("paused") / "run"
+    with running(tiny_config, run) as process:
+        yield Paused(run, ask("pause", run)["step"])
+        made("stop", run)
+        ended_well(process)
+
+
+@pytest.mark.timeout(240)
+def test_pause_resume_stop_and_go_on(
+    tiny_config: Path, tmp_path: Path, undisturbed: tuple[str, str]
+) -> None:
+    run = tmp_path / "run"
+    with running(tiny_config, run) as process:
+        step = ask("pause", run)["step"]
+        made("resume", run)
+        until(went_on(run, step), process)
+        stopped = ask("stop", run)
+        out, errors = process.communicate(timeout=DEADLINE_S)
+    assert (process.returncode, errors) == (0, "")
+    how = f"rhoctl train --resume --run-dir {run}"
+    assert f"stopped at step {stopped['step']}; continue with: {how}" in out.splitlines()
+    assert step < stopped["step"] < STEPS and Path(stopped["path"]).is_file()
+    assert resumed(run) == undisturbed
+
+
+@pytest.mark.timeout(240)
+def test_scorers_come_and_go(
+    tiny_config: Path, tmp_path: Path, undisturbed: tuple[str, str]
+) -> None:
+    """Also: what the queue shows is what is then trained on, and a killed scorer is counted.
+
+    The trainer scores nothing, lest it holds a part of the window that it is to wait for.
+    """
+    run = tmp_path / "run"
+
+    def workers() -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = ask("status", run)["workers"]
+        return found
+
+    with running(tiny_config, run, 2, "--set", "trainer.scores=false") as process:
+        step = ask("pause", run)["step"]
+        until(lambda: len(ask("queue peek", run, "-k", 100)["points"]) == 32, process)
+        best = ask("queue peek", run, "-k", 8)
+        assert best["window"] == best["version"] == step
+
+        made("scale", run, "--workers", "3")
+        until(lambda: [w["state"] for w in workers()] == ["scoring"] * 3, process)
+        os.kill(workers()[0]["pid"], signal.SIGKILL)
+        until(lambda: [w["restarts"] for w in workers()] == [1, 0, 0], process)
+        made("resume", run)
+        until(went_on(run, step + 5), process)
+        step = ask("pause", run)["step"]
+        until(lambda: workers()[2]["scored_points"] > 0, process)
+        made("scale", run, "--workers", "1")
+        assert len(workers()) == 1
+        made("resume", run)
+        until(went_on(run, step), process)
+        made("pause", run)
+        made("scale", run, "--workers", "0")
+        made("resume", run)
+        ended_well(process)
+    assert hashes(run) == undisturbed
+    rows = pq.read_table(run / "steps.parquet", columns=["indices"]).to_pylist()
+    assert [point["index"] for point in best["points"]] == rows[best["window"]]["indices"]
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize(("workers", "number"), [(0, signal.SIGTERM), (2, signal.SIGINT)])
+def test_a_signal_stops_in_order(
+    tiny_config: Path,
+    tmp_path: Path,
+    undisturbed: tuple[str, str],
+    workers: int,
+    number: signal.Signals,
+) -> None:
+    """To the whole process group, as a terminal sends Ctrl-C."""
+    run = tmp_path / "run"
+    with running(tiny_config, run, workers) as process:
+        made("pause", run)
+        os.killpg(process.pid, number)
+        out, errors = process.communicate(timeout=DEADLINE_S)
+    assert (process.returncode, errors) == (128 + number, "")
+    assert "continue with: rhoctl train --resume" in out
+    assert resumed(run) == undisturbed
+
+
+@pytest.mark.timeout(240)
+def test_a_second_signal_ends_at_once(tiny_config: Path, tmp_path: Path) -> None:
+    """The first one comes while Ray is still on its way."""
+    run = tmp_path / "run"
+    process = start("train", tiny_config, "--run-dir", run, "--workers", 1, *SETS)
+    until(run.exists, process)
+    process.terminate()
+    assert process.stdout is not None
+    assert "SIGTERM: stopping" in process.stdout.readline()
+    process.terminate()
+    process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == -signal.SIGTERM
+    assert not (run / "summary.json").exists()
+
+
+def test_a_paused_run_stands_still_and_answers(paused: Paused) -> None:
+    before = ask("status", paused.run)
+    made_at = ask("checkpoint", paused.run)  # by the trainer itself, which has taken no step since
+    assert made_at["step"] == paused.step and Path(made_at["path"]).is_file()
+    after = ask("status", paused.run)
+    assert before["step"] == after["step"] == paused.step
+    assert before["wall_seconds"] == after["wall_seconds"], "a pause is not the run's time"
+    assert after["paused"] and after["steps"] == STEPS and after["workers"] == []
+    assert sum(count["points"] for count in after["staleness_counts"]) == 8 * paused.step
+    assert ask("queue peek", paused.run)["points"] == [], "one process scores when it needs scores"
+
+
+def test_one_process_has_no_scorers_to_scale(paused: Paused) -> None:
+    refused = rhoctl("scale", paused.run, "--workers", "2")
+    assert refused.code == 2 and "--workers 0" in refused.err
+    assert refused.err.count("\n") == 1
+
+
+def test_a_stranger_gets_nothing(paused: Paused, tmp_path: Path) -> None:
+    entry = json.loads((paused.run / "control.json").read_text())
+    token_file = Path(entry["token_file"])
+    assert stat.S_IMODE(token_file.stat().st_mode) == 0o600
+    assert token_file.read_text().strip() not in (paused.run / "control.json").read_text()
+    with grpc.insecure_channel(entry["address"]) as channel:
+        with pytest.raises(grpc.RpcError) as raised:
+            ControlStub(channel).Stop(pb.StopRequest(), timeout=10.0)
+        assert raised.value.code() == grpc.StatusCode.UNAUTHENTICATED
+    forged = tmp_path / "token"
+    forged.write_text("x" * 32)
+    refused = rhoctl("stop", entry["address"], "--token-file", forged)
+    assert refused.code == 2 and "token" in refused.err and refused.err.count("\n") == 1
+    known = rhoctl("status", entry["address"], "--token-file", token_file, "--json")
+    assert json.loads(known.out)["step"] == paused.step, "nothing came of it"
+
+
+def test_what_a_killed_run_left_is_not_taken_for_a_run(paused: Paused, tmp_path: Path) -> None:
+    entry = json.loads((paused.run / "control.json").read_text())
+    gone = f"127.0.0.1:{free_port()}"
+    left = [
+        ({**entry, "address": gone}, "cannot be reached"),
+        ({**entry, "run_id": "another"}, "another run answers"),
+        ("{", "cannot be read"),
+        (None, "no control.json"),
+    ]
+    for content, reason in left:
+        if content is None:
+            (tmp_path / "control.json").unlink()
+        else:
+            text = content if isinstance(content, str) else json.dumps(content)
+            (tmp_path / "control.json").write_text(text)
+        for command in (["status"], ["stop"], ["queue", "peek"]):
+            result = rhoctl(*command, tmp_path)
+            assert result.code == 2 and reason in result.err, result
+            assert "--resume" in result.err and result.err.count("\n") == 1
+    nowhere = rhoctl("status", tmp_path / "nowhere")
+    assert nowhere.code == 2 and nowhere.err.count("\n") == 1
+
+
+@pytest.mark.timeout(240)
+def test_watch_goes_along_until_the_run_ends(tiny_config: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with running(tiny_config, run) as process:
+        made("pause", run)
+        watching = start("watch", run, "--json", "--interval-s", "0.1")
+        assert watching.stdout is not None
+        first = json.loads(watching.stdout.readline())
+        made("resume", run)
+        out, errors = watching.communicate(timeout=DEADLINE_S)
+        ended_well(process)
+    assert (watching.returncode, errors) == (0, "")
+    steps = [first["step"], *(json.loads(line)["step"] for line in out.splitlines())]
+    assert steps == sorted(steps) and steps[-1] > steps[0]
+
+
+def test_the_dashboard_shows_a_run(paused: Paused) -> None:
+    with control_of(Target(str(paused.run))) as stub:
+        look = stub.Status(pb.StatusRequest()).status
+    look.workers.add(slot=0, state=pb.WORKER_STATE_AWAY, pid=4321, restarts=7)
+    screen = Console(file=io.StringIO(), width=120)
+    screen.print(dashboard.picture(look, None))
+    assert isinstance(screen.file, io.StringIO)
+    shown = screen.file.getvalue()
+    for expected in (f"step {paused.step}/{STEPS}", "paused", "<= 0", "100%", "away", "4321", "7"):
+        assert expected in shown
