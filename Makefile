@@ -1,6 +1,6 @@
 # make train    the demonstration on Fashion-MNIST: data, irreducible losses, two runs, table, plot
 # make test     the tests (PYTEST_ARGS="-k queue" for some of them)
-# make test-cluster    `ray up` on hosts of this machine's own making; as root, two minutes
+# make test-cluster    `ray up` on hosts of this machine's own making; as root, minutes
 # make cluster-package what `ray up` copies to the machines of a cluster (docs/deploy.md)
 # make check    lint, format, types, floors, generated code
 # make docs     the reference of the Python interface, from the docstrings, in build/reference
