@@ -131,11 +131,7 @@ def names(section: type[Section], prefix: str = "") -> set[str]:
 
 
 def test_these_tests_know_every_key() -> None:
-    together = {
-        "service.tls_cert",
-        "service.tls_key",
-        "service.tls_client_ca",
-    }  # service/ has tests
+    together = {"service.tls_cert", "service.tls_key", "service.tls_client_ca"}
     assert names(Config) == VALUES.keys() | {"data.path"} | together
     changes = {re.sub(r"args\..*", "args", name) for name in CHANGES}
     apart = {"data.order", "selection.mode"}  # each with a test of its own
