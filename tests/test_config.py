@@ -16,7 +16,7 @@ from rhoselect.compute import resolve
 from rhoselect.config import Config, DataConfig, Section, SelectionConfig, TrainerConfig, parse
 from rhoselect.errors import ConfigError
 
-FREE = ("queue", "snapshots", "cluster", "metrics")
+FREE = ("queue", "snapshots", "cluster", "metrics", "service")
 FREE_KEYS = (
     "data.cache_dir",
     "data.cache_bytes",
@@ -105,6 +105,8 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "metrics.port": st.integers(-1, 65535),
     "metrics.host": words,
     "metrics.discovery_dir": words,
+    "service.address": st.integers(0, 65535).map("127.0.0.1:{}".format),
+    "service.token_file": words,
 }
 settings = st.fixed_dictionaries(
     {name: VALUES[name] for name in VALUES if name == "data.dataset"},
@@ -135,7 +137,8 @@ def names(section: type[Section], prefix: str = "") -> set[str]:
 
 
 def test_these_tests_know_every_key() -> None:
-    assert names(Config) == VALUES.keys() | {"data.path"}
+    together = {"service.tls_cert", "service.tls_key", "service.tls_client_ca"}
+    assert names(Config) == VALUES.keys() | {"data.path"} | together
     changes = {re.sub(r"args\..*", "args", name) for name in CHANGES}
     apart = {"data.order", "selection.mode"}  # each with a test of its own
     assert changes == VALUES.keys() - apart
@@ -231,6 +234,8 @@ CHANGES: dict[str, tuple[Any, Any]] = {
     "metrics.port": (0, -1),
     "metrics.host": ("127.0.0.1", "0.0.0.0"),
     "metrics.discovery_dir": ("a", "b"),
+    "service.address": ("127.0.0.1:0", "unix:service.sock"),
+    "service.token_file": ("a", "b"),
 }
 
 
