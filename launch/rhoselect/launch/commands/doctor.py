@@ -37,7 +37,8 @@ def doctor(
 
       rhoctl doctor my.toml --set cluster.address=10.0.0.1:6379
     """
-    found = examine(configuration.load(config, sets or []), runs)
+    nowhere = [] if config is not None else ['data.path=""']  # a configuration must name data
+    found = examine(configuration.load(config, [*nowhere, *(sets or [])]), runs)
     findings = list(found) if as_json else list(_told(found))
     broken = any(finding.state == "broken" for finding in findings)
     if as_json:
