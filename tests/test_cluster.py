@@ -23,8 +23,8 @@ from rhoselect import config as configuration
 from rhoselect.errors import ConfigError
 from rhoselect.launch import placement
 from servers import PASSWORD, free_port, tcp_server
-from support import made
-from test_faults import checkpoints, ended_well, hashes, until
+from support import ended_well, hashes, made, until
+from test_faults import checkpoints
 
 QUICKLY = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 200}  # see who died
 HEAD = {"num_cpus": 2, "resources": {"rho_trainer": 1}, "_system_config": QUICKLY}

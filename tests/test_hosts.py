@@ -18,8 +18,8 @@ import pytest
 import yaml
 
 from servers import missing
-from support import made
-from test_faults import checkpoints, hashes, until
+from support import hashes, made, until
+from test_faults import checkpoints
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
