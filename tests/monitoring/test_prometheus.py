@@ -18,7 +18,7 @@ from prometheus_server import DEPLOY, Prometheus, panel_queries, running_prometh
 
 from support import made
 
-RUN = "watched"
+RUN = "watched-1"
 SETTINGS = (
     "selection.lag=1",
     "selection.audit_every=20",
