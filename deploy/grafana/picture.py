@@ -23,7 +23,7 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, PercentFormatter
+from matplotlib.ticker import EngFormatter, PercentFormatter, StrMethodFormatter
 
 DASHBOARD = Path(__file__).with_name("dashboards") / "rhoselect.json"
 POINTS = 240
@@ -33,7 +33,7 @@ UNITS = {
     "s": EngFormatter("s"),
     "bytes": EngFormatter("B"),
     "Bps": EngFormatter("B/s"),
-    "short": EngFormatter(),
+    "short": StrMethodFormatter("{x:,g}"),
 }
 Series = tuple[str, list[float], list[float]]
 
