@@ -74,7 +74,7 @@ def watched(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
             assert process.poll() is None, (folder / "run.log").read_text()
             yield Watched(run, process, discovery, server)
         finally:
-            process.send_signal(signal.SIGINT)
+            process.terminate()
             process.wait(60)
 
 
