@@ -23,7 +23,7 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, PercentFormatter
+from matplotlib.ticker import EngFormatter, PercentFormatter, StrMethodFormatter
 
 DASHBOARD = Path(__file__).with_name("dashboards") / "rhoselect.json"
 POINTS = 240
@@ -33,7 +33,7 @@ UNITS = {
     "s": EngFormatter("s"),
     "bytes": EngFormatter("B"),
     "Bps": EngFormatter("B/s"),
-    "short": EngFormatter(),
+    "short": StrMethodFormatter("{x:,g}"),
 }
 Series = tuple[str, list[float], list[float]]
 
@@ -51,7 +51,8 @@ def rows(dashboard: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
 
 def series(server: str, run: str, target: dict[str, str], start: float, end: float) -> list[Series]:
     """Legend, minutes since ``start`` and values of every series of a panel's query."""
-    query = target["expr"].replace("$run", re.escape(run))
+    name = re.escape(run).replace("\\", "\\\\")  # a regular expression in a PromQL string
+    query = target["expr"].replace("$run", name)
     step = max(1.0, (end - start) / POINTS)
     asked = urlencode({"query": query, "start": start, "end": end, "step": step})
     with urlopen(f"{server}/api/v1/query_range?{asked}", timeout=30) as answer:
@@ -59,8 +60,8 @@ def series(server: str, run: str, target: dict[str, str], start: float, end: flo
     found = []
     for result in results:
         times = [(float(at) - start) / 60 for at, _ in result["values"]]
-        name = legend(target["legendFormat"], result["metric"])
-        found.append((name, times, [float(value) for _, value in result["values"]]))
+        label = legend(target["legendFormat"], result["metric"])
+        found.append((label, times, [float(value) for _, value in result["values"]]))
     return found
 
 

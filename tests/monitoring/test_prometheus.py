@@ -18,7 +18,7 @@ from prometheus_server import DEPLOY, Prometheus, panel_queries, running_prometh
 
 from support import made
 
-RUN = "watched"
+RUN = "watched-1"
 SETTINGS = (
     "selection.lag=1",
     "selection.audit_every=20",
@@ -74,7 +74,7 @@ def watched(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
             assert process.poll() is None, (folder / "run.log").read_text()
             yield Watched(run, process, discovery, server)
         finally:
-            process.send_signal(signal.SIGINT)
+            process.terminate()
             process.wait(60)
 
 

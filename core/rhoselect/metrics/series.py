@@ -7,6 +7,7 @@ All attributes are there in every role, so that the loops need not know it.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -125,6 +126,7 @@ class Metrics:
         self.generation = Gauge(
             "rho_trainer_generation", "1, and one more for every resume.", registry=registry
         )
+        self.generation.set(math.nan)  # until the trainer is built: 0 would look like another one
         self.fenced_calls = Counter(
             "rho_fenced_calls", "Writes refused for a newer trainer.", registry=registry
         )
