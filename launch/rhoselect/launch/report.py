@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from rhoselect.errors import RunFolderError
+from rhoselect.importing import one_line
 from rhoselect.trainer.records import read_evaluations, read_steps
 
 BASELINE = "uniform"
@@ -57,12 +58,27 @@ def load_run(path: Path) -> Run:
             f"run folder {path}: has no summary.json; allowed a finished run; finish it with"
             f" 'rhoctl train --resume --run-dir {path}'"
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RunFolderError(f"run folder {path}: summary.json cannot be read: {error}") from None
-    evaluations = read_evaluations(path)
-    shares = read_steps(path)["corrupted_share"].drop_null().to_numpy()
+    if not isinstance(summary, dict) or "method" not in summary:
+        raise RunFolderError(
+            f"run folder {path}: summary.json is not a run's; allowed a finished run"
+        )
+    try:
+        evaluations = read_evaluations(path)
+        shares = read_steps(path)["corrupted_share"].drop_null().to_numpy()
+        return _run(path.name, summary, evaluations, shares)
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunFolderError(
+            f"run folder {path}: its evaluations or steps cannot be read: {one_line(error)}"
+        ) from None
+
+
+def _run(
+    name: str, summary: dict[str, Any], evaluations: list[dict[str, Any]], shares: np.ndarray
+) -> Run:
     return Run(
-        path.name,
+        name,
         summary,
         np.array([e["step"] for e in evaluations], np.int64),
         np.array([e["seconds"] for e in evaluations], np.float64),
