@@ -118,7 +118,7 @@ SETTINGS = [
     setting(
         "type of a value",
         "NUL in a path",
-        r"data\.cache_dir: got 'a\\x00b'; .*without a NUL",
+        r"data\.cache_dir: got 'a\\x00b'; .*without a nul",
         'data.cache_dir="a\\u0000b"',
     ),
     setting(
