@@ -13,7 +13,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 import numpy as np
 
@@ -98,6 +98,10 @@ def _sample(path: Path, key: str, parts: dict[str, bytes]) -> tuple[str, bytes, 
     return key, parts[images[0]], int(label)
 
 
+def _bounded(file: IO[bytes]) -> IO[bytes]:
+    return cast("IO[bytes]", _Bounded(file))  # all of it that tarfile uses
+
+
 def _unzipped(path: Path) -> IO[bytes]:
     with path.open("rb") as file:
         zipped = file.read(2) == GZIP
@@ -107,7 +111,7 @@ def _unzipped(path: Path) -> IO[bytes]:
 def _files(path: Path) -> Iterator[tuple[str, bytes]]:
     """(name, content) of the regular files of a tar, gzipped or not."""
     try:
-        with _unzipped(path) as raw, tarfile.open(fileobj=_Bounded(raw), mode="r:") as tar:
+        with _unzipped(path) as raw, tarfile.open(fileobj=_bounded(raw), mode="r:") as tar:
             for member in tar:
                 if member.isdir():
                     continue
