@@ -39,6 +39,8 @@ def queue_url(config: QueueConfig) -> str | None:
     if "ssl_" in parts.query:
         raise ConfigError("queue.url: got files of TLS after '?', allowed as queue.tls_ca and so")
     password, tls = _password(config), urlencode(_tls(config, scheme))
+    if not password and not tls:
+        return config.url  # urlunsplit would not give a unix:// URL back
     query = "&".join(filter(None, (parts.query, tls)))
     netloc = parts.netloc
     if password:
