@@ -141,6 +141,26 @@ def test_a_half_written_checkpoint_is_not_taken_for_one(folder: RunFolder) -> No
         load_newest(folder.path)
 
 
+def test_the_newest_checkpoint_that_is_whole_is_taken(
+    folder: RunFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One bit of a weight is enough to be passed over, by name."""
+    for step in (5, 10):
+        path = save(folder, checkpoint(step), keep=2)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    found = load_newest(folder.path)
+    assert found is not None and found.progress.step == 5
+    passed, taken = caplog.messages
+    assert f"checkpoint {path}: cannot be read (ValueError: its hash" in passed
+    assert "step-000000005.safetensors" in taken
+    for older in checkpoint_paths(folder.path)[:-1]:
+        older.unlink()
+    with pytest.raises(RunFolderError, match="its hash is not that"):
+        load_newest(folder.path)
+
+
 def test_an_old_trainer_writes_nothing_any_more(folder: RunFolder) -> None:
     old, records = folder, Records(folder, 0)
     save(old, checkpoint(1), keep=2)

@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import TypeAdapter
 
 from rhoselect.config import cache_home
 from rhoselect.errors import IrreducibleLossError
@@ -215,9 +216,7 @@ def _metadata(path: Path) -> IlMetadata:
         )
     with _refusing(path):
         schema = pq.read_schema(path)
-        stored = json.loads((schema.metadata or {})[METADATA_KEY])
-        stored["holdout"] = tuple(int(bound) for bound in stored["holdout"])
-        metadata = IlMetadata(**stored)
+        metadata = TypeAdapter(IlMetadata).validate_json(schema.metadata[METADATA_KEY])
         start, stop = metadata.holdout
         index, losses = (schema.field(name).type for name in COLUMNS)
         assert index == pa.int64() and pa.types.is_floating(losses) and start <= stop

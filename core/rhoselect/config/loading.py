@@ -14,6 +14,8 @@ from pydantic import ValidationError
 from rhoselect.config.tree import Config
 from rhoselect.errors import ConfigError
 
+SHOWN = 100  # characters of a value that an error repeats
+
 
 def load(path: Path | None, overrides: Iterable[str] = ()) -> Config:
     """Read a TOML file, apply ``section.key=value`` overrides (values in TOML), check it all.
@@ -28,7 +30,11 @@ def load(path: Path | None, overrides: Iterable[str] = ()) -> Config:
             raise ConfigError(
                 f"configuration {path}: no such file; examples/ has one to copy"
             ) from None
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        except (
+            OSError,
+            ValueError,
+            RecursionError,
+        ) as error:  # so says tomllib, and of big numbers
             raise ConfigError(f"configuration {path}: cannot be read as TOML: {error}") from None
     return apply(tree, overrides)
 
@@ -57,10 +63,10 @@ def _override(tree: dict[str, Any], override: str) -> None:
     name, equals, text = override.partition("=")
     keys = name.strip().split(".")
     if not equals or not all(keys):
-        raise ConfigError(f"--set: got {override!r}, allowed section.key=value")
+        raise ConfigError(f"--set: got {_shown(override)}, allowed section.key=value")
     try:
         value: Any = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         value = text  # a bare word is a string, as a shell user expects
     if isinstance(value, date | time):
         value = text  # no key is a date; a folder's name may look like one
@@ -81,11 +87,19 @@ def _one_line(error: ValidationError) -> str:
     if first["type"] == "missing":
         return f"{name}: missing; set it in the file or with --set {name}.…"
     if first["type"] == "model_type":
-        return f"{name}: got {first['input']!r}, allowed a section, as in [{name}]"
+        return f"{name}: got {_shown(first['input'])}, allowed a section, as in [{name}]"
     if "args" in first["loc"][:-1]:  # each kind of value that an argument may be had its say
         name = ".".join(str(part) for part in first["loc"][:-1])
-        return f"{name}: got {first['input']!r}, allowed a boolean, a finite number or a string"
-    return f"{name}: got {first['input']!r}; {first['msg'].lower()}"
+        return (
+            f"{name}: got {_shown(first['input'])}, allowed a boolean, a finite number or a string"
+        )
+    return f"{name}: got {_shown(first['input'])}; {first['msg'].lower()}"
+
+
+def _shown(value: object) -> str:
+    """A value as it was given, unless it is long."""
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
 def _siblings(loc: tuple[int | str, ...]) -> str:

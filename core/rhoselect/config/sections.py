@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 Precision = Literal["fp32", "bf16", "fp16"]
 ScoringPrecision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -17,6 +18,16 @@ Amount = Annotated[float, Field(ge=0)]
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _representable(cls, value: object) -> object:
+        """TOML and Python know strings and numbers that the calls below them do not."""
+        if isinstance(value, str) and "\0" in value:
+            raise PydanticCustomError("nul", "a string without a NUL character is allowed")
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise PydanticCustomError("int64", "an integer of 64 bits is allowed")
+        return value
 
 
 def cache_home() -> Path:
@@ -213,8 +224,10 @@ class ScorerConfig(Section):
     channels_last: bool = Field(
         False, description="faster convolutions, whose last bits differ from the plain layout's"
     )
-    threads: int = Field(1, ge=1, description="CPU threads of one scorer")
-    prefetch: int = Field(2, ge=1, description="tickets claimed and read ahead of their weights")
+    threads: int = Field(1, ge=1, le=1024, description="CPU threads of one scorer")
+    prefetch: int = Field(
+        2, ge=1, le=1024, description="tickets claimed and read ahead of their weights"
+    )
     device: str = Field("auto", description="'auto', 'cpu', 'cuda' or 'cuda:N'")
 
 
@@ -228,7 +241,7 @@ class TrainerConfig(Section):
     warmup_steps: int = Field(0, ge=0, description="steps of linear warm-up")
     clip_norm: float = Field(0.0, ge=0, description="gradient norm limit; 0 is off")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="autocast of training")
-    threads: int = Field(1, ge=1, description="CPU threads of the trainer")
+    threads: int = Field(1, ge=1, le=1024, description="CPU threads of the trainer")
     scores: bool = Field(True, description="score chunks, too, while waiting for the scorers")
     device: str = Field("auto", description="'auto', 'cpu', 'cuda' or 'cuda:N'")
     publish_every: int = Field(1, ge=1, description="steps between snapshots")
@@ -236,7 +249,7 @@ class TrainerConfig(Section):
     eval_batch: int = Field(1000, ge=1, description="points per evaluation forward")
     checkpoint_every: int = Field(500, ge=1, description="steps between checkpoints")
     keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints kept")
-    targets: list[float] = Field(
+    targets: list[Annotated[float, Field(ge=0, le=1)]] = Field(
         default_factory=lambda: [0.8, 0.85, 0.86, 0.87, 0.88, 0.89, 0.9],
         description="test accuracies whose first step goes into summary.json",
     )
@@ -257,6 +270,13 @@ class QueueConfig(Section):
         "embedded", description="'embedded', or redis://, rediss:// or unix:// of a server"
     )
     password_file: str | None = Field(None, description="file with the server's password")
+    tls_ca: str | None = Field(
+        None, description="PEM file of the CA that signed a rediss:// server; the system's if unset"
+    )
+    tls_cert: str | None = Field(
+        None, description="PEM file of our certificate, for a server that asks for one"
+    )
+    tls_key: str | None = Field(None, description="PEM file of its private key, unencrypted")
     lease_s: float = Field(30.0, gt=0, description="seconds before a claimed chunk is re-issued")
     timeout_s: float = Field(600.0, gt=0, description="longest wait for a window before failing")
 

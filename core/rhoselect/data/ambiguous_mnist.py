@@ -7,9 +7,9 @@ the first 60,000 points are train, the others test.
 
 from __future__ import annotations
 
-import pickle
 import zipfile
 from pathlib import Path
+from pickle import UnpicklingError  # raised by torch; nothing here unpickles
 
 import numpy as np
 import torch
@@ -63,7 +63,7 @@ def _array(folder: Path, name: str) -> Array:
             EOFError,
             KeyError,
             RuntimeError,
-            pickle.UnpicklingError,
+            UnpicklingError,
             zipfile.BadZipFile,
         ) as error:
             raise DataError(

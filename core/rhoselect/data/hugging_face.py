@@ -30,10 +30,12 @@ def read_hugging_face(folder: Path, options: Options) -> Found:
     all negative, as GLUE's test, counts as absent. Raises DataError.
     """
     where = f"source {folder}"
-    names = _json(folder / "dataset_dict.json").get("splits", [])
+    names = _json(folder / "dataset_dict.json").get("splits")
+    if not isinstance(names, list) or not names or not all(map(_is_name, names)):
+        raise DataError(
+            f"{where}: got splits {names!r}, allowed a DatasetDict's list of names, such as train"
+        )
     tables = {name: _table(folder / name) for name in names}
-    if not tables:
-        raise DataError(f"{where}: got no splits, allowed a DatasetDict with train and test")
     inputs, label = options.columns or _columns(where, next(iter(tables.values())))
     labelled = {}
     for name, table in tables.items():
@@ -51,6 +53,11 @@ def read_hugging_face(folder: Path, options: Options) -> Found:
     shapes = {name: (shaped(x, kind), y) for name, (x, y) in splits.items()}
     classes = _classes(folder / found["train"], label)
     return Found(kind, shapes, classes, options.vocabulary if text else None)
+
+
+def _is_name(name: object) -> bool:
+    """Whether it names a folder, and none outside."""
+    return isinstance(name, str) and name.replace("-", "_").isidentifier()
 
 
 def _split(where: str, table: pa.Table, options: Options) -> tuple[Array, Array]:
@@ -114,7 +121,7 @@ def _classes(folder: Path, label: str) -> int | None:
 def _json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
         raise DataError(

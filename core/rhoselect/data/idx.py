@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import math
 import zlib
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 
 from rhoselect.data.columns import Splits
 from rhoselect.data.manifest import Array
+from rhoselect.data.unpacking import gunzip
 from rhoselect.errors import DataError
 
 IDX_FILES = {
@@ -67,8 +67,7 @@ def find_idx(folder: Path, name: str) -> Path:
 def read_bytes(path: Path) -> bytes:
     """A file's content, unzipped if its name ends in .gz. Raises DataError."""
     try:
-        raw = path.read_bytes()
-        return gzip.decompress(raw) if path.suffix == ".gz" else raw
+        return gunzip(path) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read: {error}; get the file again") from None
 

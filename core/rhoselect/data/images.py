@@ -7,7 +7,9 @@ the same wherever the same Pillow is installed.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +23,15 @@ Images = npt.NDArray[np.uint8]
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 CHANNELS = {mode: channels for channels, mode in MODES.items()}
 JPEG_QUALITY = 95
+
+
+@contextmanager
+def bombs_refused() -> Iterator[None]:
+    """Within it an image beyond ``PIL.Image.MAX_IMAGE_PIXELS`` is no image, where Pillow would warn
+    and unpack it. Not for threads: the list of warnings' filters is the process's."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
 
 
 def encode(image: Images, encoding: Encoding) -> bytes:

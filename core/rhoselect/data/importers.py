@@ -13,6 +13,7 @@ from rhoselect.data.fashion_mnist import read_fashion_mnist
 from rhoselect.data.folders import CINIC_CLASSES, read_clothing1m, read_image_folder
 from rhoselect.data.hugging_face import read_hugging_face
 from rhoselect.data.idx import read_idx_folder, read_qmnist
+from rhoselect.data.images import bombs_refused
 from rhoselect.data.manifest import Encoding, Pairs
 from rhoselect.data.reading import Found, Options
 from rhoselect.data.recipe import Recipe
@@ -95,18 +96,19 @@ def import_dataset(
         noise_pairs = CONFUSABLE[kind]
     recipe["noise_pairs"] = noise_pairs
     Recipe(**recipe).check()
-    found = READERS[kind](Path(src), options)
-    write_dataset(
-        dst,
-        found.kind,
-        found.splits,
-        found.classes if classes is None else classes,
-        source=found.source or f"{kind} {Path(src).name}",
-        shard_rows=shard_rows,
-        encoding=encoding,
-        vocabulary=found.vocabulary,
-        **recipe,
-    )
+    with bombs_refused():
+        found = READERS[kind](Path(src), options)
+        write_dataset(
+            dst,
+            found.kind,
+            found.splits,
+            found.classes if classes is None else classes,
+            source=found.source or f"{kind} {Path(src).name}",
+            shard_rows=shard_rows,
+            encoding=encoding,
+            vocabulary=found.vocabulary,
+            **recipe,
+        )
     return ArrowDataset.open(dst)
 
 

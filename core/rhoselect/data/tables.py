@@ -15,8 +15,15 @@ import pyarrow.parquet as pq
 
 from rhoselect.data.columns import ORDER, Splits
 from rhoselect.data.manifest import Array, Kind
+from rhoselect.data.unpacking import check_ratio
 from rhoselect.errors import DataError
 from rhoselect.importing import one_line
+
+UNREADABLE = (
+    *(OSError, ValueError, EOFError, TypeError, MemoryError, NotImplementedError, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error),
+)
+"""What broken archives raise; sizes that a header makes up do not fit into memory."""
 
 
 def read_npz(path: Path) -> tuple[Kind, Splits]:
@@ -28,9 +35,12 @@ def read_npz(path: Path) -> tuple[Kind, Splits]:
     if not path.is_file():
         raise DataError(f"source {path}: no such file; allowed an .npz archive")
     try:
+        _check_members(path)
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+    except DataError:
+        raise
+    except UNREADABLE as error:
         raise DataError(f"source {path}: not a readable .npz archive: {one_line(error)}") from None
     allowed = [f"{letter}_{split}" for split in ORDER for letter in "xy"]
     optional = {"x_holdout", "y_holdout"}
@@ -78,6 +88,15 @@ def read_parquet(
     return kind, {s: (shaped(x, kind), y) for s, (x, y) in splits.items()}
 
 
+def _check_members(path: Path) -> None:
+    """Raise DataError for a member that unpacks to far more than it takes. Its size is what the
+    archive says, and zipfile reads no more than that."""
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            where = f"source {path}: {member.filename}"
+            check_ratio(where, member.compress_size, member.file_size)
+
+
 def kind_of(inputs: Array) -> Kind:
     """What inputs of this element type are. Raises DataError for what are no numbers."""
     if inputs.dtype == object:
@@ -107,6 +126,10 @@ def _read_table(path: Path, *more: str) -> pa.Table:
     if not path.is_file():
         raise DataError(f"source {path}: no such file or folder")
     try:
+        found = pq.read_metadata(path)
+        groups = [found.row_group(number) for number in range(found.num_row_groups)]
+        unpacked = sum(group.total_byte_size for group in groups)
+        check_ratio(f"source {path}", path.stat().st_size, unpacked)
         table = pq.read_table(path, partitioning=None)
     except (pa.ArrowException, OSError) as error:
         text = " ".join(str(error).split())

@@ -2,16 +2,18 @@
 
 A sample is an image (.jpg, .jpeg, .png) and a label (.cls, a decimal number); other files are
 passed over. Nothing is unpacked to disk, so no name in a tar can reach a file; links and devices
-are refused, and so are files beyond a size.
+are refused, and so is whatever would be read at once beyond a size.
 """
 
 from __future__ import annotations
 
+import gzip
 import tarfile
 import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import IO, cast
 
 import numpy as np
 
@@ -22,6 +24,25 @@ from rhoselect.importing import one_line
 
 FILE_BYTES = 64 << 20
 IMAGES = ("jpg", "jpeg", "png")
+UNREADABLE = (
+    *(tarfile.TarError, OSError, EOFError, zlib.error),
+    *(ValueError, OverflowError, RecursionError),  # numbers and nesting that headers make up
+)
+GZIP = b"\x1f\x8b"
+
+
+class _Bounded:
+    """A file that gives at most ``FILE_BYTES`` at once: tarfile reads a member's extended header
+    whole, however long it says to be."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= FILE_BYTES + tarfile.RECORDSIZE:
+            raise tarfile.ReadError(f"a header of {size} bytes, allowed {FILE_BYTES}")
+        return self._file.read(size)
 
 
 def read_webdataset(folder: Path, options: Options) -> Found:
@@ -77,10 +98,20 @@ def _sample(path: Path, key: str, parts: dict[str, bytes]) -> tuple[str, bytes, 
     return key, parts[images[0]], int(label)
 
 
+def _bounded(file: IO[bytes]) -> IO[bytes]:
+    return cast("IO[bytes]", _Bounded(file))  # all of it that tarfile uses
+
+
+def _unzipped(path: Path) -> IO[bytes]:
+    with path.open("rb") as file:
+        zipped = file.read(2) == GZIP
+    return gzip.open(path) if zipped else path.open("rb")  # type: ignore[return-value]
+
+
 def _files(path: Path) -> Iterator[tuple[str, bytes]]:
     """(name, content) of the regular files of a tar, gzipped or not."""
     try:
-        with tarfile.open(path) as tar:
+        with _unzipped(path) as raw, tarfile.open(fileobj=_bounded(raw), mode="r:") as tar:
             for member in tar:
                 if member.isdir():
                     continue
@@ -91,6 +122,9 @@ def _files(path: Path) -> Iterator[tuple[str, bytes]]:
                     )
                 file = tar.extractfile(member)
                 assert file is not None, "a regular file"
-                yield member.name, file.read()
-    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+                needed = member.name.lower().endswith((*IMAGES, "cls"))
+                yield member.name, file.read() if needed else b""
+    except DataError:
+        raise
+    except UNREADABLE as error:
         raise DataError(f"{path}: not a readable tar: {one_line(error)}") from None

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
@@ -48,8 +49,8 @@ class ReferenceFile:
         _check_there(path, key)
         try:
             with safe_open(path, framework="pt") as file:
-                stored = json.loads((file.metadata() or {})[METADATA_KEY])
-            metadata = ReferenceMetadata(**stored | {"learnt": tuple(stored["learnt"])})
+                stored = (file.metadata() or {})[METADATA_KEY]
+            metadata = TypeAdapter(ReferenceMetadata).validate_json(stored)
         except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
             raise ModelError(
                 f"{key} {path}: not a file of 'rhoctl il fit --weights-out' ({_line(error)});"

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
@@ -69,7 +70,7 @@ def read_core_set(path: Path, fingerprint: str, train: tuple[int, int], keep: fl
         )
     try:
         with safe_open(path, framework="np") as file:
-            metadata = ProxyMetadata(**json.loads(file.metadata()[METADATA_KEY]))
+            metadata = TypeAdapter(ProxyMetadata).validate_json(file.metadata()[METADATA_KEY])
             entropies = file.get_tensor("entropies")
     except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
         raise ConfigError(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 from pathlib import Path
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
 from rhoselect.config import Config, QueueConfig
 from rhoselect.errors import ConfigError
@@ -16,7 +17,7 @@ REACH_S = 5.0
 
 
 def queue_url(config: QueueConfig) -> str | None:
-    """The URL with its password, or None for the embedded server.
+    """The URL with its password and TLS files, or None for the embedded server.
 
     The password comes from queue.password_file or the environment, never from the configuration,
     which is copied into the run folder. Raises ConfigError or QueueConfigError.
@@ -35,18 +36,57 @@ def queue_url(config: QueueConfig) -> str | None:
             "queue.url: holds a password, which would be copied into the run folder; put it into"
             f" queue.password_file or the environment variable {PASSWORD_VARIABLE}"
         )
-    password = os.environ.get(PASSWORD_VARIABLE)
-    if config.password_file is not None:
-        try:
-            password = Path(config.password_file).read_text().strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(
-                f"queue.password_file {config.password_file}: cannot be read: {error}"
-            ) from None
+    if "ssl_" in parts.query:
+        raise ConfigError("queue.url: got files of TLS after '?', allowed as queue.tls_ca and so")
+    password, tls = _password(config), urlencode(_tls(config, scheme))
+    if not password and not tls:
+        return config.url  # urlunsplit would not give a unix:// URL back
+    query = "&".join(filter(None, (parts.query, tls)))
+    netloc = parts.netloc
+    if password:
+        host = netloc.rpartition("@")[2]
+        netloc = f"{parts.username or ''}:{quote(password, safe='')}@{host}"
+    return urlunsplit(parts._replace(netloc=netloc, query=query))
+
+
+def _password(config: QueueConfig) -> str | None:
+    """The password of the file, else of the environment. Raises ConfigError."""
+    if config.password_file is None:
+        return os.environ.get(PASSWORD_VARIABLE)
+    file = f"queue.password_file {config.password_file}"
+    try:
+        password = Path(config.password_file).read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: cannot be read: {error}") from None
     if not password:
-        return config.url
-    user = f"{parts.username or ''}:{quote(password, safe='')}@"
-    return urlunsplit(parts._replace(netloc=user + parts.netloc.rpartition("@")[2]))
+        raise ConfigError(f"{file}: is empty, allowed a file with the password; leave the key out")
+    return password
+
+
+def _tls(config: QueueConfig, scheme: str) -> dict[str, str]:
+    """redis-py's options for the files of [queue]. Raises ConfigError unless they can be used."""
+    keys = {"tls_ca": config.tls_ca, "tls_cert": config.tls_cert, "tls_key": config.tls_key}
+    given = {f"queue.{key}": file for key, file in keys.items() if file is not None}
+    if given and scheme != "rediss":
+        raise ConfigError(
+            f"{next(iter(given))}: got it with queue.url of scheme {scheme!r}, allowed with"
+            " rediss://, which alone is encrypted"
+        )
+    if (config.tls_cert is None) != (config.tls_key is None):
+        raise ConfigError("queue.tls_cert: got it or queue.tls_key alone, allowed both or none")
+    try:
+        context = ssl.create_default_context(cafile=config.tls_ca)
+        if config.tls_cert is not None:
+            context.load_cert_chain(config.tls_cert, config.tls_key, password=lambda: "")
+    except OSError as error:  # ssl.SSLError is one
+        files = ", ".join(f"{key} {file}" for key, file in given.items())
+        raise ConfigError(
+            f"{files}: cannot be read as PEM ({error.strerror or error}), allowed certificates, and"
+            " a key that is not encrypted"
+        ) from None
+    names = {"tls_ca": "ssl_ca_certs", "tls_cert": "ssl_certfile", "tls_key": "ssl_keyfile"}
+    # Quoted, as redis-py takes a query's quotes off twice.
+    return {names[key]: quote(file) for key, file in keys.items() if file is not None}
 
 
 def check_cluster(config: Config) -> None:

@@ -1,13 +1,18 @@
-"""Checkpoints: the only durable state of a run. One safetensors file each, written beside, fsynced
-and renamed; random numbers need no place in it, for every step reseeds from (seed, step)."""
+"""Checkpoints: the only durable state of a run. One safetensors file each, hashed, written beside,
+fsynced and renamed; the hash is verified when it is loaded. Random numbers need no place in it, for
+every step reseeds from (seed, step)."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -53,7 +58,8 @@ def save(folder: RunFolder, checkpoint: Checkpoint, keep: int) -> Path:
     path = folder.path / "checkpoints" / f"step-{checkpoint.progress.step:09d}.safetensors"
     beside = path.with_name(f".{path.name}.{folder.generation}")
     folder.check_fence()
-    save_file(tensors, beside, {"progress": json.dumps(asdict(checkpoint.progress))})
+    progress = json.dumps(asdict(checkpoint.progress))
+    save_file(tensors, beside, {"progress": progress, "sha256": _sha256(progress, tensors)})
     fsync(beside)
     folder.check_fence()
     beside.rename(path)
@@ -64,32 +70,68 @@ def save(folder: RunFolder, checkpoint: Checkpoint, keep: int) -> Path:
 
 
 def load_newest(folder: Path) -> Checkpoint | None:
-    """The newest checkpoint of a run, or None. Raises RunFolderError if it cannot be read."""
-    paths = checkpoint_paths(folder)
-    if not paths:
-        return None
+    """The newest checkpoint of a run that is whole, or None where there are none at all.
+
+    Logs a warning of each one that is passed over. Raises RunFolderError if all are broken.
+    """
+    broken: list[RunFolderError] = []
+    for path in reversed(checkpoint_paths(folder)):
+        try:
+            found = load(path)
+        except RunFolderError as error:
+            logging.warning("%s", error)
+            broken.append(error)
+            continue
+        if broken:
+            logging.warning("going on from checkpoint %s, the newest one that is whole", path)
+        return found
+    if broken:
+        raise broken[0]
+    return None
+
+
+def load(path: Path) -> Checkpoint:
+    """The checkpoint in a file. Raises RunFolderError if it is not whole."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if _sha256(metadata["progress"], tensors) != metadata["sha256"]:
+            raise ValueError("its hash is not that of its contents")
+        progress = TypeAdapter(Progress).validate_json(metadata["progress"])
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise RunFolderError(
+            f"checkpoint {path}: cannot be read ({reason}); remove it to resume from the one before"
+        ) from None
+    return _sorted_out(progress, tensors)
+
+
+def _sorted_out(progress: Progress, tensors: Mapping[str, Tensor]) -> Checkpoint:
+    """The parts of a checkpoint, whose names begin with their kind."""
     learner: dict[str, Tensor] = {}
     state: dict[str, Tensor] = {}
     snapshots: dict[int, Snapshot] = {}
-    try:
-        with safe_open(paths[-1], framework="pt") as file:
-            progress = Progress(**json.loads(file.metadata()["progress"]))
-            for name in file.keys():  # noqa: SIM118 - not a mapping
-                kind, rest = name.split(".", 1)
-                if kind == "snapshot":
-                    version, part, rest = rest.split(".", 2)
-                    snapshot = snapshots.setdefault(int(version), Snapshot(int(version), {}, {}))
-                    target = snapshot.tensors if part == "weights" else snapshot.state
-                else:
-                    target = learner if kind == "learner" else state
-                assert isinstance(target, dict)
-                target[rest] = file.get_tensor(name)
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
-        raise RunFolderError(
-            f"checkpoint {paths[-1]}: cannot be read ({error}); remove it to resume from the one"
-            " before"
-        ) from None
+    for name, tensor in tensors.items():
+        kind, rest = name.split(".", 1)
+        if kind == "snapshot":
+            version, part, rest = rest.split(".", 2)
+            snapshot = snapshots.setdefault(int(version), Snapshot(int(version), {}, {}))
+            target = snapshot.tensors if part == "weights" else snapshot.state
+        else:
+            target = learner if kind == "learner" else state
+        assert isinstance(target, dict)
+        target[rest] = tensor
     return Checkpoint(progress, learner, state, [snapshots[v] for v in sorted(snapshots)])
+
+
+def _sha256(progress: str, tensors: Mapping[str, Tensor]) -> str:
+    """Hash of the progress and of every tensor's name, type, shape and bytes, in name order."""
+    digest = hashlib.sha256(progress.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def checkpoint_paths(folder: Path) -> list[Path]:

@@ -1,15 +1,17 @@
 """Reaching a Redis-protocol server, and refusing one that would lose data.
 
 No message ever holds a password: servers are named by `server_name`, and the text of an error
-that was raised while a URL was parsed is dropped.
+that was raised while a URL was parsed is dropped. A rediss:// server's certificate and host name
+are always verified: of the options of redis-py a URL may hold only those of `OPTIONS`.
 """
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import redis
 from redis.backoff import NoBackoff
@@ -19,12 +21,16 @@ from redis.retry import Retry
 from rhoselect.errors import QueueConfigError, RunError, WaitError
 
 OLDEST = (6, 2)
+OPTIONS = {"db", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile"}
 CHECK_TIMEOUT_S = 5.0
 _T = TypeVar("_T")
 
 
 def server_name(url: str) -> str:
-    """The URL without user name, password and options. Raises QueueConfigError if malformed."""
+    """The URL without user name, password and options.
+
+    Raises QueueConfigError if malformed, or for other options than `OPTIONS`.
+    """
     try:
         parts = urlsplit(url)
         port = parts.port or 6379
@@ -33,6 +39,11 @@ def server_name(url: str) -> str:
     # An unescaped "/", "#" or "@" of a password moves its tail into the parts that we would show.
     if parts.scheme not in ("redis", "rediss", "unix") or parts.fragment or "@" in parts.path:
         raise _malformed()
+    if {name for name, _ in parse_qsl(parts.query, keep_blank_values=True)} - OPTIONS:
+        raise QueueConfigError(
+            "queue.url: got an unknown option after '?' (not shown, it may be a password), allowed"
+            " db=N alone; user and host come before it, all else has a key in [queue]"
+        )
     if parts.scheme == "unix":
         if not parts.path:
             raise _malformed()
@@ -84,6 +95,8 @@ def patiently(call: Callable[[], _T], name: str, timeout_s: float) -> _T:
         except redis.TimeoutError:
             raise WaitError(f"queue server {name}: no answer for {timeout_s:g} s") from None
         except redis.ConnectionError as error:
+            if _untrusted(error):
+                raise RunError(f"queue server {name}: {_line(error)}; see queue.tls_ca") from None
             if time.monotonic() + pause > deadline:
                 raise WaitError(
                     f"queue server {name}: lost for {timeout_s:g} s ({_line(error)})"
@@ -112,10 +125,6 @@ def check_server(url: str) -> None:
     try:
         client.ping()
         info = client.info()
-    except TypeError:  # an unknown option after "?" reaches the connection as an argument
-        raise QueueConfigError(
-            f"queue.url: {name} has an unknown option after '?'; see the options of redis-py"
-        ) from None
     except redis.AuthenticationError:
         raise QueueConfigError(
             f"queue.url: {name} refuses the user name or password (or asks for one and got none);"
@@ -124,12 +133,11 @@ def check_server(url: str) -> None:
     except NoPermissionError as error:
         raise QueueConfigError(
             f"queue.url: {name} forbids what the queue needs ({_line(error)});"
-            " grant the user +@all -@dangerous +info ~rho:*"
+            " grant the user what docs/security.md lists"
         ) from None
     except redis.RedisError as error:
         raise QueueConfigError(
-            f"queue.url: {name} cannot be reached ({_line(error)}); start the server,"
-            ' or set queue.url to "embedded"'
+            f"queue.url: {name} cannot be reached ({_line(error)}); {_remedy(error, name)}"
         ) from None
     finally:
         client.close()
@@ -151,6 +159,19 @@ def _check_info(name: str, info: dict[str, Any]) -> None:
         )
     if info.get("role") != "master":
         raise QueueConfigError(f"queue.url: {name} is a read-only replica, allowed its primary")
+
+
+def _untrusted(error: Exception) -> bool:
+    """Whether the server showed a certificate that we cannot trust."""
+    return isinstance(error.__context__, ssl.SSLCertVerificationError)
+
+
+def _remedy(error: Exception, name: str) -> str:
+    if _untrusted(error):
+        return "name the PEM file of the CA that signed its certificate as queue.tls_ca"
+    if name.startswith("rediss://"):
+        return "start the server, which has to speak TLS; it may ask for queue.tls_cert"
+    return 'start the server, or set queue.url to "embedded"'
 
 
 def _line(error: Exception) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rhoselect.errors import RunFolderError
+from rhoselect.importing import one_line
 from rhoselect.trainer.records import read_evaluations, read_steps
 from rhoselect.types import Indices
 
@@ -96,8 +97,21 @@ def load_run(path: Path) -> Run:
             f"run folder {path}: has no summary.json; allowed a finished run; finish it with"
             f" 'rhoctl train --resume --run-dir {path}'"
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RunFolderError(f"run folder {path}: summary.json cannot be read: {error}") from None
+    if not isinstance(summary, dict) or "method" not in summary:
+        raise RunFolderError(
+            f"run folder {path}: summary.json is not a run's; allowed a finished run"
+        )
+    try:
+        return _read(path, summary)
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunFolderError(
+            f"run folder {path}: its evaluations or steps cannot be read: {one_line(error)}"
+        ) from None
+
+
+def _read(path: Path, summary: dict[str, Any]) -> Run:
     evaluations = read_evaluations(path)
     rows = read_steps(path)
     steps = np.array([e["step"] for e in evaluations], np.int64)

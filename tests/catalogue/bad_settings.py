@@ -1,0 +1,576 @@
+"""Bad values on the command line and in configuration files."""
+
+from __future__ import annotations
+
+from cases import Arguments, Case, Place, setting
+
+
+def configured(name: str, content: bytes, pattern: str) -> Case:
+    """A configuration file of its own."""
+
+    def build(place: Place) -> Arguments:
+        return ["train", place.file(content, "run.toml"), "--run-dir", place.new]
+
+    return Case("configuration file", name, build, pattern)
+
+
+def line(name: str, arguments: str, pattern: str) -> Case:
+    """A command line that needs no files."""
+    return Case("command line", name, lambda _: arguments.split(), pattern)
+
+
+SETTINGS = [
+    configured("not TOML", b"[data\n", r"cannot be read as TOML"),
+    configured("not text", b"\xff\xfe", r"cannot be read as TOML"),
+    configured("empty", b"", r"data: missing; .*--set data"),
+    configured("key twice", b"seed = 1\nseed = 2\n", r"cannot be read as TOML: Cannot overwrite"),
+    configured("byte-order mark", b"\xef\xbb\xbfseed = 1\n", r"cannot be read as TOML"),
+    configured("nested too deep", b"a = " + b"[" * 20000, r"cannot be read as TOML: .*recursion"),
+    configured(
+        "number of 5000 digits", b"seed = " + b"9" * 5000, r"cannot be read as TOML: Exceeds"
+    ),
+    Case(
+        "configuration file",
+        "missing",
+        lambda p: ["train", p.folder / "no.toml", "--run-dir", p.new],
+        r"configuration \S+no\.toml: no such file",
+    ),
+    Case(
+        "configuration file",
+        "folder",
+        lambda p: ["train", p.folder, "--run-dir", p.new],
+        r"configuration \S+: cannot be read",
+    ),
+    Case(
+        "configuration file",
+        "of a plan",
+        lambda p: ["plan", p.file("[data\n")],
+        r"cannot be read as TOML",
+    ),
+    line("command", "trian", r"'trian'.*see 'rhoctl --help'"),
+    line("command of a group", "data exprot", r"'exprot'"),
+    line("group alone", "il", r"(?i)missing command"),
+    line("option", "train --worker 2", r"--worker"),
+    line("workers", "train --workers -1", r"--workers"),
+    line("no argument", "data info", r"(?i)missing argument .path"),
+    line("no passes", "il fit --data d --out o --epochs 0", r"--epochs"),
+    line("resume of what", "train --resume", r"--resume: needs --run-dir"),
+    line("devices", "plan run.toml --devices 0", r"--devices"),
+    line("runs", "report", r"(?i)missing argument .runs"),
+    setting("key", "unknown section", r"modle: unknown key; allowed .*model", "modle.args.width=3"),
+    setting("key", "unknown top-level key", r"sede: unknown key; allowed .*seed", "sede=1"),
+    setting("key", "unknown key", r"selection\.n_C: unknown key; allowed .*n_B", "selection.n_C=3"),
+    setting("key", "no equals sign", r"--set: got 'seed', allowed section\.key=value", "seed"),
+    setting("key", "no key", r"--set: got '=3', allowed section\.key=value", "=3"),
+    setting(
+        "key", "empty part of a key", r"--set: got 'trainer\.\.lr=3', allowed", "trainer..lr=3"
+    ),
+    setting(
+        "key",
+        "key below a value",
+        r"--set seed\.deep: .*'seed', which is not a section",
+        "seed.deep=3",
+    ),
+    setting(
+        "key",
+        "both sources of data",
+        r"exactly one of data\.path and data\.dataset",
+        "data.dataset=m:f",
+    ),
+    setting(
+        "type of a value",
+        "word for a number",
+        r"trainer\.steps: got 'many'; .*integer",
+        "trainer.steps=many",
+    ),
+    setting(
+        "type of a value",
+        "float for an integer",
+        r"selection\.n_b: got 8\.0; .*integer",
+        "selection.n_b=8.0",
+    ),
+    setting("type of a value", "bool for an integer", r"seed: got True; .*integer", "seed=true"),
+    setting(
+        "type of a value",
+        "number for a word",
+        r"selection\.function: got 3; .*string",
+        "selection.function=3",
+    ),
+    setting(
+        "type of a value",
+        "number for a section",
+        r"selection: got 3, allowed a section",
+        "selection=3",
+    ),
+    setting(
+        "type of a value",
+        "no such choice",
+        r"selection\.bn: got 'frozen'; .*'running'",
+        "selection.bn=frozen",
+    ),
+    setting(
+        "type of a value",
+        "list as a model argument",
+        r"model\.args\.width: got \[1\]",
+        "model.args.width=[1]",
+    ),
+    setting("type of a value", "no value", r"trainer\.lr: got ''; .*number", "trainer.lr="),
+    setting(
+        "type of a value",
+        "NUL in a path",
+        r"data\.cache_dir: got 'a\\x00b'; .*without a nul",
+        'data.cache_dir="a\\u0000b"',
+    ),
+    setting(
+        "range of a value",
+        "negative seed",
+        r"seed: got -1; .*greater than or equal to 0",
+        "seed=-1",
+    ),
+    setting(
+        "range of a value", "not a number", r"trainer\.lr: got nan; .*finite", "trainer.lr=nan"
+    ),
+    setting(
+        "range of a value",
+        "infinite",
+        r"selection\.temperature: got inf; .*finite",
+        "selection.temperature=inf",
+    ),
+    setting("range of a value", "no steps", r"trainer\.steps: got 0; .*greater", "trainer.steps=0"),
+    setting(
+        "range of a value",
+        "chunk < 1",
+        r"selection\.chunk: got 0; .*greater than or equal to 1",
+        "selection.chunk=0",
+    ),
+    setting(
+        "range of a value", "core-set of nothing", r"svp\.keep: .*greater than 0", "svp.keep=0.0"
+    ),
+    setting(
+        "range of a value",
+        "beyond 64 bits",
+        r"trainer\.steps: got 9{23}; .*64 bits",
+        "trainer.steps=" + "9" * 23,
+    ),
+    setting(
+        "range of a value",
+        "more threads than anyone has",
+        r"trainer\.threads: .*less than or equal to 1024",
+        "trainer.threads=100000000",
+    ),
+    setting(
+        "range of a value",
+        "target above 1",
+        r"trainer\.targets\.0: got 2\.0; .*less than or equal to 1",
+        "trainer.targets=[2.0]",
+    ),
+    setting("range of a value", "port", r"metrics\.port: got 70000; .*65535", "metrics.port=70000"),
+    setting(
+        "keys together",
+        "n_b > n_B",
+        r"selection\.n_b: got 65, allowed at most .*64",
+        "selection.n_b=65",
+    ),
+    setting(
+        "keys together",
+        "n_B % chunk",
+        r"selection\.chunk: got 15, allowed a divisor .*64",
+        "selection.chunk=15",
+    ),
+    setting(
+        "keys together",
+        "chunk > n_B",
+        r"selection\.chunk: got 128, allowed a divisor",
+        "selection.chunk=128",
+    ),
+    setting(
+        "keys together",
+        "shortlist beyond the window",
+        r"selection\.shortlist: got 9, allowed at most n_B / n_b = 8",
+        "selection.lag=1",
+        "selection.shortlist=9",
+    ),
+    setting(
+        "keys together",
+        "window > train split",
+        r"selection\.n_B: got 416, allowed at most the 400 points",
+        "selection.n_B=416",
+    ),
+    setting(
+        "keys together",
+        "a queue that holds no whole window",
+        r"stream\.capacity: got 40 points, allowed at least selection\.n_B = 64 with",
+        "selection.function=divbs",
+        "model.args={width = 32}",
+        "selection.mode=stream",
+        "stream.capacity=40",
+    ),
+    setting(
+        "keys together",
+        "stream with a lag",
+        r"selection\.mode: got .stream. with selection\.lag = 1",
+        "selection.mode=stream",
+        "selection.lag=1",
+    ),
+    setting(
+        "keys together",
+        "automatic lag, rare snapshots",
+        r"trainer\.publish_every: got 2, allowed 1 with",
+        "selection.lag=auto",
+        "trainer.publish_every=2",
+    ),
+    setting(
+        "keys together",
+        "stream without a second stage",
+        r"selection\.shortlist: got 1, allowed 2 or more",
+        "selection.mode=stream",
+        "selection.shortlist=1",
+    ),
+    setting(
+        "keys together",
+        "streamed order of a torch data set",
+        r"data\.order: got 'streamed', allowed 'shuffled'",
+        "data={dataset = 'm:f', order = 'streamed'}",
+    ),
+    setting(
+        "device",
+        "scorer's device",
+        r"scorer\.device: got 'abacus', allowed auto",
+        "scorer.device=abacus",
+    ),
+    setting(
+        "device",
+        "trainer's device",
+        r"trainer\.device: got 'meta', allowed auto",
+        "trainer.device=meta",
+    ),
+    setting(
+        "device",
+        "CUDA device",
+        r"trainer\.device: got 'cuda:99', but .*CUDA",
+        "trainer.device=cuda:99",
+    ),
+    setting(
+        "score function",
+        "unknown function",
+        r"selection\.function: got 'best', allowed reducible_loss",
+        "selection.function=best",
+    ),
+    setting(
+        "score function",
+        "function of no module",
+        r"selection\.function: .*'no_such_module' cannot be imported",
+        "selection.function=no_such_module:f",
+    ),
+    setting(
+        "score function",
+        "not a score function",
+        r"selection\.function .*gave a NotAScoreFunction, allowed .*ScoreFunction",
+        "selection.function=user_code:NotAScoreFunction",
+    ),
+    setting(
+        "score function",
+        "function with arguments",
+        r"selection\.function .*WantsArguments: .*TypeError.*strength",
+        "selection.function=user_code:WantsArguments",
+    ),
+    setting(
+        "score function",
+        "function of a second network",
+        r"il\.weights: missing, selection\.function .*needs it",
+        "selection.function=user_code:WantsReference",
+    ),
+    setting(
+        "score function",
+        "function of passes without a forward",
+        r"selection\.function .*got Needs\(forward=False\) with features, passes or a second",
+        "selection.function=user_code:PassesWithoutForward",
+    ),
+    setting(
+        "score function",
+        "passes of a model without dropout",
+        r"selection\.function bald: needs a model with dropout, got one of rhoselect\.models:mlp",
+        "selection.function=bald",
+    ),
+    setting(
+        "score function",
+        "passes that do not repeat",
+        r"selection\.function bald: got stochastic passes that do not repeat, allowed",
+        "selection.function=bald",
+        "model.factory=user_code:OwnRandom",
+        "model.args={}",
+    ),
+    setting(
+        "score function",
+        "features of a model without a linear head",
+        r"model\.factory: got logits that are not the output of a torch\.nn\.Linear, allowed",
+        "selection.function=gradient_norm",
+        "model.factory=user_code:Scaled",
+        "model.args={}",
+    ),
+    setting(
+        "score function",
+        "function of one score",
+        r"selection\.function user_code:OneScore: for 2 points gives scores of shape \[\], allowed",
+        "selection.function=user_code:OneScore",
+    ),
+    setting(
+        "model",
+        "model by a plain name",
+        r"model\.factory: got 'mlp', allowed 'mod",
+        "model.factory=mlp",
+    ),
+    setting(
+        "model",
+        "model of no module",
+        r"model\.factory: .*'no_such_module' cannot be imported",
+        "model.factory=no_such_module:f",
+    ),
+    setting(
+        "model",
+        "no such model",
+        r"model\.factory: .*'user_code' has no 'f'",
+        "model.factory=user_code:f",
+    ),
+    setting(
+        "model",
+        "model not callable",
+        r"model\.factory: .*type int, allowed a callable",
+        "model.factory=user_code:NOT_CALLABLE",
+    ),
+    setting(
+        "model", "model argument", r"model\.factory .*TypeError: .*'depht'", "model.args.depht=1"
+    ),
+    setting(
+        "model",
+        "model that raises",
+        r"model\.factory user_code:raising: failed with RuntimeError: no weights found",
+        "model.factory=user_code:raising",
+        "model.args={}",
+    ),
+    setting(
+        "model",
+        "not a module",
+        r"model\.factory .*returned a function, allowed a torch\.nn\.Module",
+        "model.factory=user_code:not_a_module",
+        "model.args={}",
+    ),
+    setting(
+        "model",
+        "nothing to train",
+        r"model\.factory .*no parameters",
+        "model.factory=user_code:NothingToTrain",
+        "model.args={}",
+    ),
+    setting(
+        "model's output",
+        "wrong K",
+        r"model\.factory .*returns \[2, 5\], allowed float logits \[2, 4\]",
+        "model.factory=user_code:Linear",
+        "model.args={extra = 1}",
+    ),
+    setting(
+        "model's output",
+        "tuple",
+        r"model\.factory .*returns a tuple, allowed float logits \[2, 4\]",
+        "model.factory=user_code:TupleOutput",
+        "model.args={}",
+    ),
+    setting(
+        "model's output",
+        "one dimension",
+        r"model\.factory .*returns \[2\], allowed float logits \[2, 4\]",
+        "model.factory=user_code:OneDimension",
+        "model.args={}",
+    ),
+    setting(
+        "model's output",
+        "integers",
+        r"model\.factory .*returns torch\.int64, allowed float logits",
+        "model.factory=user_code:Integers",
+        "model.args={}",
+    ),
+    setting(
+        "model's output",
+        "forward that fails",
+        r"model\.factory .*fails on inputs of shape \[2, 1, 16, 16\]: AssertionError",
+        "model.factory=user_code:FailingForward",
+        "model.args={}",
+    ),
+    setting(
+        "torch data set",
+        "no data-set module",
+        r"data\.dataset: .*'no_such_module' cannot be imported",
+        "data={dataset = 'no_such_module:f'}",
+    ),
+    setting(
+        "torch data set",
+        "no such name",
+        r"data\.dataset: .*'user_code' has no 'f'",
+        "data={dataset = 'user_code:f'}",
+    ),
+    setting(
+        "torch data set",
+        "not callable",
+        r"data\.dataset: .*type int, allowed a callable",
+        "data={dataset = 'user_code:NOT_CALLABLE'}",
+    ),
+    setting(
+        "torch data set",
+        "plain name",
+        r"data\.dataset: got 'mnist', allowed 'module:name'",
+        "data={dataset = 'mnist'}",
+    ),
+    setting(
+        "torch data set",
+        "factory that raises",
+        r"data\.dataset 'user_code:raising': got \w+: RuntimeError: no weights found",
+        "data={dataset = 'user_code:raising'}",
+    ),
+    setting(
+        "torch data set",
+        "not a data set",
+        r"data\.dataset 'user_code:not_a_module': got .*no __len__",
+        "data={dataset = 'user_code:not_a_module'}",
+    ),
+    setting(
+        "torch data set",
+        "split among the arguments",
+        r"data\.args: got 'split'",
+        "data={dataset = 'user_code:raising', args = {split = 'x'}}",
+    ),
+    setting(
+        "queue URL",
+        "queue's scheme",
+        r"queue\.url: got scheme 'http', allowed .*red",
+        "queue.url=http://host",
+    ),
+    setting("queue URL", "queue's host", r"queue\.url: .*malformed", "queue.url='redis://[host'"),
+    setting("queue URL", "queue's port", r"queue\.url: .*malformed", "queue.url=redis://host:port"),
+    setting(
+        "queue URL",
+        "password within",
+        r"queue\.url: holds a password(?!.*s3cret).*password_file",
+        "queue.url=redis://:s3cret@host",
+    ),
+    setting(
+        "queue URL",
+        "password unescaped",
+        r"queue\.url: got a malformed URL(?!.*s3cret)",
+        "queue.url=redis://:s3cret/@host",
+    ),
+    setting(
+        "queue URL",
+        "password as an option",
+        r"queue\.url: got an unknown option(?!.*s3cret)",
+        "queue.url=redis://host?password=s3cret",
+    ),
+    setting(
+        "queue URL",
+        "no verification",
+        r"queue\.url: got an unknown option",
+        "queue.url=rediss://host?ssl_cert_reqs=none",
+    ),
+    setting(
+        "queue URL",
+        "CA without TLS",
+        r"queue\.tls_ca: got it with queue\.url of scheme 'redis'",
+        "queue.url=redis://host",
+        "queue.tls_ca=ca.pem",
+    ),
+    setting(
+        "queue URL",
+        "CA that is none",
+        r"queue\.tls_ca no/ca\.pem: cannot be read as PEM",
+        "queue.url=rediss://host",
+        "queue.tls_ca=no/ca.pem",
+    ),
+    Case(
+        "queue secret",
+        "empty password file",
+        lambda p: p.train("queue.url=redis://host", f"queue.password_file={p.file('')}"),
+        r"queue\.password_file .*: is empty",
+    ),
+    Case(
+        "queue secret",
+        "password file of bytes",
+        lambda p: p.train(
+            "queue.url=redis://host", f"queue.password_file={p.file(bytes([255, 254]))}"
+        ),
+        r"queue\.password_file .*: cannot be read",
+    ),
+    setting(
+        "queue secret",
+        "password file that is a folder",
+        r"queue\.password_file /: cannot be read",
+        "queue.url=redis://host",
+        "queue.password_file=/",
+    ),
+    setting(
+        "queue secret",
+        "certificate without a key",
+        r"queue\.tls_cert: got it or queue\.tls_key alone",
+        "queue.url=rediss://host",
+        "queue.tls_cert=c.pem",
+    ),
+    setting(
+        "queue secret",
+        "secret in a data URI",
+        r"data\.path: got a URI with the option 'secret_key'(?!.*hunter2)",
+        "data.path='s3://bucket/x?secret_key=hunter2'",
+    ),
+    setting(
+        "queue secret",
+        "password in a data URI",
+        r"data\.path: got a URI with a user and password(?!.*hunter2)",
+        "data.path=s3://me:hunter2@bucket/x",
+    ),
+    setting(
+        "queue secret",
+        "no password file",
+        r"queue\.password_file no/password: cannot be read",
+        "queue.url=redis://host",
+        "queue.password_file=no/password",
+    ),
+    setting(
+        "data URI",
+        "no such store",
+        r"data\.path: got 'foo://bucket/x', allowed a folder or a URI",
+        "data.path=foo://bucket/x",
+    ),
+    setting(
+        "data URI",
+        "option of no store",
+        r"data\.path: .*the option 'bogus', allowed region",
+        "data.path=s3://bucket/x?bogus=1",
+    ),
+    setting(
+        "data URI",
+        "no bucket",
+        r"data\.path: got 's3://' without a bucket|without a bucket",
+        "data.path=s3://",
+    ),
+    setting(
+        "table", "IL table not named", r"il\.table: missing, .*'reducible_loss' needs it", "il={}"
+    ),
+    setting(
+        "table",
+        "IL table not there",
+        r"il\.table no/il\.parquet: no such file",
+        "il.table=no/il.parquet",
+    ),
+    setting(
+        "table",
+        "core-set not named",
+        r"svp\.table: missing, selection\.function 'svp' needs it",
+        "selection.function=svp",
+    ),
+    setting(
+        "table",
+        "core-set not there",
+        r"svp\.table no\.such: no such file; make it with",
+        "selection.function=svp",
+        "svp.table=no.such",
+    ),
+    setting("table", "no data there", r"data set no/where: no such folder", "data.path=no/where"),
+]

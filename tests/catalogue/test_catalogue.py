@@ -1,0 +1,66 @@
+"""The catalogue of bad inputs: exit code 2 (1 for a failure), one line, nothing half made."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from bad_settings import SETTINGS
+
+from cases import Case, Place
+from support import rhoctl
+
+CASES = SETTINGS
+IN_A_PROCESS = {"not TOML", "unknown key", "option"}
+
+
+@pytest.fixture
+def place(tmp_path: Path, tiny_config: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    monkeypatch.delenv("RHOSELECT_QUEUE_PASSWORD", raising=False)
+    return Place(tmp_path, tiny_config)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Every entry below a folder, with the bytes of files."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b""
+        for path in folder.rglob("*")
+    }
+
+
+def one_line(case: Case, code: int, out: str, err: str) -> None:
+    assert code == case.code, (out, err)
+    assert err.startswith("rhoctl: ") and err.count("\n") == 1, err
+    assert "Traceback" not in out + err
+    assert re.search(case.pattern, err), err
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.kind}: {case.name}")
+def test_bad_input(case: Case, place: Place) -> None:
+    arguments = case.build(place)
+    before = content(place.folder)
+    result = rhoctl(*arguments)
+    one_line(case, result.code, result.out, result.err)
+    assert content(place.folder) == before
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case.name in IN_A_PROCESS], ids=lambda case: case.name
+)
+def test_a_process_of_its_own(case: Case, place: Place) -> None:
+    command = [sys.executable, "-m", "rhoselect.launch.cli", *map(str, case.build(place))]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    one_line(case, result.returncode, result.stdout, result.stderr)
+
+
+def test_the_catalogue_is_wide_and_has_no_doubles() -> None:
+    kinds = Counter(case.kind for case in CASES)
+    names = Counter((case.kind, case.name) for case in CASES)
+    assert len(CASES) >= 100 and len(kinds) >= 12
+    assert max(kinds.values()) <= 10, kinds
+    assert max(names.values()) == 1, names
+    assert {case.name for case in CASES} >= IN_A_PROCESS
