@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ class Endpoints:
     ``versions`` are those that the run began with.
     """
 
-    queue_url: str
+    queue_url: str = field(repr=False)  # it may hold a password
     board: Any
     folder: Path
     versions: str
