@@ -568,7 +568,7 @@ def test_ray_scorers_of_a_node_read_one_copy(ray_session: None) -> None:
     big = torch.arange(1 << 20)
     RayStore(board).publish(1, {"w": big}, {"w": torch.int64}, {})
 
-    def place() -> list[int]:
+    def look() -> list[int]:
         """This process, and the file and the offset that the weights are mapped from."""
         found = [os.getpid()]
 
@@ -586,7 +586,7 @@ def test_ray_scorers_of_a_node_read_one_copy(ray_session: None) -> None:
         return found
 
     class Scorer:
-        place = staticmethod(place)
+        place = staticmethod(look)
 
     actors = [ray.remote(Scorer).options(num_cpus=0).remote() for _ in range(2)]
     (one, *here), (other, *there) = ray.get([actor.place.remote() for actor in actors])

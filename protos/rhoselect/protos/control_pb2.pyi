@@ -85,7 +85,7 @@ class StalenessCount(_message.Message):
     def __init__(self, up_to_steps: _Optional[int] = ..., points: _Optional[int] = ...) -> None: ...
 
 class QueueStatus(_message.Message):
-    __slots__ = ("windows", "waiting", "leased", "points", "oldest_version", "accepted", "repeated", "late", "rejected", "reclaimed")
+    __slots__ = ("windows", "waiting", "leased", "points", "oldest_version", "accepted", "repeated", "late", "rejected", "reclaimed", "server_bytes", "server_limit_bytes")
     WINDOWS_FIELD_NUMBER: _ClassVar[int]
     WAITING_FIELD_NUMBER: _ClassVar[int]
     LEASED_FIELD_NUMBER: _ClassVar[int]
@@ -96,6 +96,8 @@ class QueueStatus(_message.Message):
     LATE_FIELD_NUMBER: _ClassVar[int]
     REJECTED_FIELD_NUMBER: _ClassVar[int]
     RECLAIMED_FIELD_NUMBER: _ClassVar[int]
+    SERVER_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SERVER_LIMIT_BYTES_FIELD_NUMBER: _ClassVar[int]
     windows: int
     waiting: int
     leased: int
@@ -106,7 +108,9 @@ class QueueStatus(_message.Message):
     late: int
     rejected: int
     reclaimed: int
-    def __init__(self, windows: _Optional[int] = ..., waiting: _Optional[int] = ..., leased: _Optional[int] = ..., points: _Optional[int] = ..., oldest_version: _Optional[int] = ..., accepted: _Optional[int] = ..., repeated: _Optional[int] = ..., late: _Optional[int] = ..., rejected: _Optional[int] = ..., reclaimed: _Optional[int] = ...) -> None: ...
+    server_bytes: int
+    server_limit_bytes: int
+    def __init__(self, windows: _Optional[int] = ..., waiting: _Optional[int] = ..., leased: _Optional[int] = ..., points: _Optional[int] = ..., oldest_version: _Optional[int] = ..., accepted: _Optional[int] = ..., repeated: _Optional[int] = ..., late: _Optional[int] = ..., rejected: _Optional[int] = ..., reclaimed: _Optional[int] = ..., server_bytes: _Optional[int] = ..., server_limit_bytes: _Optional[int] = ...) -> None: ...
 
 class WorkerStatus(_message.Message):
     __slots__ = ("slot", "state", "pid", "restarts", "scored_points")

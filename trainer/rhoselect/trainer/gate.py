@@ -45,9 +45,7 @@ class Gate:
 
     def pause(self, timeout_s: float) -> Stand:
         """Have the trainer wait from the end of its present step on."""
-        with self._changed:
-            self._paused = True
-        return self._ask(False, timeout_s)
+        return self._ask(False, timeout_s, pausing=True)
 
     def resume(self) -> None:
         """Let a paused trainer go on."""
@@ -61,9 +59,7 @@ class Gate:
 
     def stop(self, timeout_s: float) -> Stand:
         """Have the run end after its present step, with a checkpoint."""
-        with self._changed:
-            self._stopping = True
-        return self._ask(True, timeout_s)
+        return self._ask(True, timeout_s, stopping=True)
 
     def arrive(self, step: int, save: Callable[[], Path]) -> bool:
         """The trainer, after ``step`` steps: ``save`` makes a checkpoint. Whether it is to stop."""
@@ -82,11 +78,14 @@ class Gate:
                 ask.answer.set_exception(_ended())
             self._asks.clear()
 
-    def _ask(self, saves: bool, timeout_s: float) -> Stand:
+    def _ask(
+        self, saves: bool, timeout_s: float, pausing: bool = False, stopping: bool = False
+    ) -> Stand:
         ask = _Ask(saves, Future())
-        with self._changed:
+        with self._changed:  # the flags and the ask at once: the trainer may come by at any time
             if self._closed:
                 raise _ended()
+            self._paused, self._stopping = self._paused or pausing, self._stopping or stopping
             self._asks.append(ask)
             self._changed.notify_all()
         try:
