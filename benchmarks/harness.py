@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -28,7 +27,7 @@ Settings = Mapping[str, Any]
 def train(run: Path, settings: Settings, workers: int, stop: threading.Event | None = None) -> None:
     """One run of `rhoctl train` with ``settings`` by dotted name, into the folder ``run``.
 
-    Interrupted once ``stop`` is set.
+    Ended, in order, once ``stop`` is set.
     """
     tree: dict[str, Any] = {}
     for name, value in settings.items():
@@ -50,7 +49,7 @@ def train(run: Path, settings: Settings, workers: int, stop: threading.Event | N
     while stop and not stop.wait(0.1) and process.poll() is None:
         pass
     if stop and stop.is_set():
-        process.send_signal(signal.SIGINT)
+        process.terminate()  # SIGINT may be ignored where the benchmark runs in the background
         process.wait()
     elif process.wait():
         raise subprocess.CalledProcessError(process.returncode, command)
