@@ -14,7 +14,8 @@ import pytest
 from data_helpers import idx_bytes, refused
 from PIL import Image
 
-from rhoselect.data import import_dataset, unpacking, webdataset
+from rhoselect.data import unpacking, webdataset
+from rhoselect.data.importers import import_dataset
 from rhoselect.errors import DataError
 
 
