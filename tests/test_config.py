@@ -26,7 +26,7 @@ FREE_KEYS = (
     "selection.rescore",
 )
 
-words = st.text(st.characters(exclude_categories=["Cs"]))
+words = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 positive = st.floats(0, exclude_min=True, allow_infinity=False)
 not_negative = st.floats(0, allow_infinity=False)
@@ -73,8 +73,8 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "selection.temperature": not_negative,
     "selection.bn": st.sampled_from(["running", "batch"]),
     "scorer.precision": precisions,
-    "scorer.threads": counts,
-    "scorer.prefetch": counts,
+    "scorer.threads": st.integers(1, 1024),
+    "scorer.prefetch": st.integers(1, 1024),
     "scorer.channels_last": st.booleans(),
     "scorer.device": words,
     "trainer.steps": counts,
@@ -84,7 +84,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "trainer.warmup_steps": st.integers(0, 2**63 - 1),
     "trainer.clip_norm": not_negative,
     "trainer.precision": precisions,
-    "trainer.threads": counts,
+    "trainer.threads": st.integers(1, 1024),
     "trainer.scores": st.booleans(),
     "trainer.device": words,
     "trainer.publish_every": counts,
@@ -92,9 +92,12 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "trainer.eval_batch": counts,
     "trainer.checkpoint_every": counts,
     "trainer.keep_checkpoints": counts,
-    "trainer.targets": st.lists(numbers),
+    "trainer.targets": st.lists(st.floats(0, 1, exclude_min=True)),
     "queue.url": words,
     "queue.password_file": words,
+    "queue.tls_ca": words,
+    "queue.tls_cert": words,
+    "queue.tls_key": words,
     "queue.lease_s": positive,
     "queue.timeout_s": positive,
     "snapshots.transport": st.sampled_from(["auto", "shm", "ray"]),
@@ -224,6 +227,9 @@ CHANGES: dict[str, tuple[Any, Any]] = {
     "trainer.targets": ([0.8], [0.8, 0.9]),
     "queue.url": ("embedded", "redis://host"),
     "queue.password_file": ("a", "b"),
+    "queue.tls_ca": ("a", "b"),
+    "queue.tls_cert": ("a", "b"),
+    "queue.tls_key": ("a", "b"),
     "queue.lease_s": (30.0, 1.0),
     "queue.timeout_s": (600.0, 1.0),
     "snapshots.transport": ("auto", "ray"),
