@@ -31,9 +31,9 @@ from rhoselect.models import mlp, resnet18_small, small_cnn
 from rhoselect.trainer.audit import spearman
 
 MODELS = {
-    "mlp": lambda: mlp((1, 28, 28), 10, width=512, depth=2),
-    "small_cnn": lambda: small_cnn((1, 28, 28), 10),
-    "resnet18_small": lambda: resnet18_small((1, 28, 28), 10, width=16),
+    "mlp": lambda: mlp(input_shape=(1, 28, 28), classes=10, width=512, depth=2),
+    "small_cnn": lambda: small_cnn(input_shape=(1, 28, 28), classes=10),
+    "resnet18_small": lambda: resnet18_small(input_shape=(1, 28, 28), classes=10, width=16),
 }
 COLUMNS = ("model", "form", "ms", "plain_ms", "speedup", "ranks", "why_not")
 Forward = Callable[[Tensor], Tensor]
