@@ -15,7 +15,8 @@ import torch.nn.functional as F
 
 from rhoselect.client import SelectionClient
 from rhoselect.config import load
-from rhoselect.launch.wiring import new_model, prepare
+from rhoselect.launch.prepared import new_model
+from rhoselect.launch.wiring import prepare
 
 run = prepare(load(Path(sys.argv[1])))
 model, settings = new_model(run), run.config.trainer

@@ -128,7 +128,7 @@ def test_scorers_come_and_go(
         assert best["window"] == best["version"] == step
 
         made("scale", run, "--workers", "3")
-        until(lambda: [w["state"] for w in workers()] == ["scoring"] * 3, process)
+        until(lambda: [w["state"] for w in workers()] == ["running"] * 3, process)
         os.kill(workers()[0]["pid"], signal.SIGKILL)
         until(lambda: [w["restarts"] for w in workers()] == [1, 0, 0], process)
         made("resume", run)
@@ -260,10 +260,18 @@ def test_watch_goes_along_until_the_run_ends(tiny_config: Path, tmp_path: Path) 
 def test_the_dashboard_shows_a_run(paused: Paused) -> None:
     with control_of(Target(str(paused.run))) as stub:
         look = stub.Status(pb.StatusRequest()).status
-    look.workers.add(slot=0, state=pb.WORKER_STATE_AWAY, pid=4321, restarts=7)
+    look.workers.add(slot=0, state=pb.WORKER_STATE_SILENT, pid=4321, restarts=7)
     screen = Console(file=io.StringIO(), width=120)
     screen.print(dashboard.picture(look, None))
     assert isinstance(screen.file, io.StringIO)
     shown = screen.file.getvalue()
-    for expected in (f"step {paused.step}/{STEPS}", "paused", "<= 0", "100%", "away", "4321", "7"):
+    for expected in (
+        f"step {paused.step}/{STEPS}",
+        "paused",
+        "<= 0",
+        "100%",
+        "silent",
+        "4321",
+        "7",
+    ):
         assert expected in shown

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import kubernetes_validate
 import pytest
 import ray
 import yaml
@@ -74,15 +75,13 @@ def test_a_run_takes_what_is_told_to_append_to_it(tiny_config: Path) -> None:
 
 @pytest.mark.parametrize("name", OWN)
 def test_kubernetes_accepts_the_manifests(name: str) -> None:
-    kubernetes = pytest.importorskip("kubernetes_validate")
-    kubernetes.validate(OWN[name], KUBERNETES, strict=True)
+    kubernetes_validate.validate(OWN[name], KUBERNETES, strict=True)
 
 
 def test_kubernetes_accepts_the_pods_of_ray() -> None:
-    kubernetes = pytest.importorskip("kubernetes_validate")
     for template in pod_templates():
         pod = {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": "x"}}
-        kubernetes.validate({**pod, "template": template}, KUBERNETES, strict=True)
+        kubernetes_validate.validate({**pod, "template": template}, KUBERNETES, strict=True)
 
 
 @pytest.mark.parametrize("name", OF_RAY)

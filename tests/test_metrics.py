@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from rhoselect import config as configuration
 from rhoselect.compute import has_fast_bf16
-from rhoselect.config.sections import MetricsConfig
+from rhoselect.config.operation import MetricsConfig
 from rhoselect.errors import ConfigError, FencedError
 from rhoselect.launch.wiring import build_trainer, prepare, run_trainer
 from rhoselect.metrics import Metrics, announced, check_endpoint

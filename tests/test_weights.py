@@ -12,7 +12,8 @@ from torch import nn
 
 from rhoselect.config import load
 from rhoselect.errors import ModelError
-from rhoselect.launch.wiring import new_model, prepare
+from rhoselect.launch.prepared import new_model
+from rhoselect.launch.wiring import prepare
 from rhoselect.models.build import build_model
 from rhoselect.models.weights import load_weights
 from support import CLASSES, made, rhoctl

@@ -14,6 +14,9 @@ from urllib.parse import quote
 
 import pytest
 import redis
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from queue_helpers import chunk_scores, fill
 
 from rhoselect.config import QueueConfig
@@ -41,10 +44,6 @@ class Authority:
 
 def authority(folder: Path, host: str = "127.0.0.1") -> Authority:
     """A CA of its own, whose server certificate is for ``host``."""
-    x509 = pytest.importorskip("cryptography.x509")
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
     folder.mkdir()
     now = datetime.datetime.now(datetime.UTC)
     ca_key = ec.generate_private_key(ec.SECP256R1())

@@ -19,9 +19,10 @@ from rhoselect.client import SelectionClient
 from rhoselect.compute import resolve
 from rhoselect.config import load
 from rhoselect.launch.commands.serve import serving
+from rhoselect.launch.prepared import Prepared, new_model
 from rhoselect.launch.service.building import check_servable, servable
 from rhoselect.launch.service.security import Security
-from rhoselect.launch.wiring import Prepared, new_model, prepare
+from rhoselect.launch.wiring import prepare
 from rhoselect.selection import ScoreFunction, ScoreInputs
 from rhoselect.trainer.records import selected_sha256, weights_sha256
 from rhoselect.trainer.runfolder import RunFolder

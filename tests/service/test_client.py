@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from rhoselect.client import SelectionBatch, SelectionClient
 from rhoselect.errors import FencedError, ServiceError, UserError
-from rhoselect.launch.wiring import new_model
+from rhoselect.launch.prepared import new_model
 from rhoselect.plan import Plan
 from support import CLASSES, made, patches
 

@@ -17,12 +17,12 @@ from service_helpers import Gated, prepared, service
 from torch import Tensor
 
 from rhoselect.errors import FencedError, ModelError, UserError, WaitError
+from rhoselect.launch.prepared import Prepared, new_model
 from rhoselect.launch.service import blobs
 from rhoselect.launch.service.building import build_session
 from rhoselect.launch.service.channel import open_channel
 from rhoselect.launch.service.faults import heard
 from rhoselect.launch.service.security import Security
-from rhoselect.launch.wiring import Prepared, new_model
 from rhoselect.metrics import Metrics
 from rhoselect.protos import selection_pb2 as pb
 from rhoselect.protos.selection_pb2_grpc import SelectionStub

@@ -13,7 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from rhoselect.config import load, parse
-from rhoselect.config.sections import ServiceConfig
+from rhoselect.config.operation import ServiceConfig
 from rhoselect.errors import ConfigError, FencedError, RhoError, ServiceError
 from rhoselect.launch.service.channel import open_channel
 from rhoselect.launch.service.faults import error_of, heard, told

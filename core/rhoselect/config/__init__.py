@@ -5,11 +5,11 @@ depends on (seed, chunk, threads, precision, lag, …) are fixed here, never tak
 so that a run means the same wherever it runs.
 """
 
+from rhoselect.config.base import Section
 from rhoselect.config.loading import apply, from_json, load, parse
+from rhoselect.config.operation import QueueConfig
 from rhoselect.config.sections import (
     DataConfig,
-    QueueConfig,
-    Section,
     SelectionConfig,
     TrainerConfig,
     cache_home,

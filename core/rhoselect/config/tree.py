@@ -9,19 +9,21 @@ from typing import Any, Self
 import tomlkit
 from pydantic import Field, model_validator
 
-from rhoselect.config.sections import (
-    AugmentConfig,
+from rhoselect.config.base import Section
+from rhoselect.config.operation import (
     ClusterConfig,
-    DataConfig,
-    IlConfig,
     MetricsConfig,
-    ModelConfig,
     QueueConfig,
-    ScorerConfig,
-    Section,
-    SelectionConfig,
     ServiceConfig,
     SnapshotConfig,
+)
+from rhoselect.config.sections import (
+    AugmentConfig,
+    DataConfig,
+    IlConfig,
+    ModelConfig,
+    ScorerConfig,
+    SelectionConfig,
     StreamConfig,
     SvpConfig,
     TrainerConfig,

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry, start_http_server
 
-from rhoselect.config.sections import MetricsConfig
+from rhoselect.config.operation import MetricsConfig
 from rhoselect.errors import ConfigError
 
 LOOPBACK = "127.0.0.1"

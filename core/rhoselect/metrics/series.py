@@ -19,7 +19,7 @@ from typing import Literal
 import torch
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
-from rhoselect.config.sections import MetricsConfig
+from rhoselect.config.operation import MetricsConfig
 from rhoselect.metrics.collectors import StepHistogram, WorkerState, WorkerStates
 from rhoselect.metrics.endpoint import announce, listen
 from rhoselect.types import QueueStats

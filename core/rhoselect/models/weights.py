@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -35,9 +35,8 @@ def load_weights(
         if n in given and given[n].shape != t.shape
     ]
     if differences:
-        more = f" (and {len(differences) - 3} more)" if len(differences) > 3 else ""
         raise ModelError(
-            f"{key} {path}: {'; '.join(differences[:3])}{more}; allowed the model's own"
+            f"{key} {path}: {first_few(differences)}; allowed the model's own"
             " names and shapes; model.weights_head = false leaves out the last layer"
         )
     with torch.no_grad():
@@ -68,6 +67,12 @@ def read_weights(path: Path, key: str) -> Mapping[str, Tensor]:
             " alone: torch.save(model.state_dict(), …)"
         )
     return found
+
+
+def first_few(differences: Sequence[str]) -> str:
+    """The first three in a line, and how many more there are."""
+    more = f" (and {len(differences) - 3} more)" if len(differences) > 3 else ""
+    return f"{'; '.join(differences[:3])}{more}"
 
 
 def last_layer(model: nn.Module) -> str:

@@ -53,8 +53,11 @@ class OwnPoints(SplitPoints):
         return Batch(indices, cast(Tensor, self.items(indices, device)), torch.empty(0))
 
     def labels(self, indices: Indices) -> npt.NDArray[np.int64]:
-        """Nothing asks for them."""
-        raise NotImplementedError
+        """Labels [C] of (inputs, label) pairs. Raises DataError for other items."""
+        _, labels = self.items(indices, CPU)
+        if labels is None:
+            raise DataError("data: got items without a label, allowed (inputs, label) pairs here")
+        return np.asarray(labels, np.int64)
 
     def clean_labels(self, indices: Indices) -> npt.NDArray[np.int64] | None:
         """None: nobody knows."""

@@ -13,7 +13,8 @@ from rhoselect import config as configuration
 from rhoselect.compute import keep_memory
 from rhoselect.config import Config
 from rhoselect.launch import placement
-from rhoselect.launch.wiring import Prepared, build_scorer, build_trainer, prepare, run_trainer
+from rhoselect.launch.prepared import Prepared
+from rhoselect.launch.wiring import build_scorer, build_trainer, prepare, run_trainer
 from rhoselect.metrics import Metrics
 from rhoselect.queue.redis import RedisQueue, RedisStream
 from rhoselect.scorer.loop import Scorer

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from rhoselect.compute import resolve_device, threads
 from rhoselect.launch.partner import Partner, first_chunk, forwards, partners, scoring_replica
 from rhoselect.launch.planning import Messages, Parts
+from rhoselect.launch.prepared import Prepared, new_learner
 from rhoselect.launch.talk import publishing, queueing, redis_queue
-from rhoselect.launch.wiring import Prepared, new_learner
 from rhoselect.queue.memory import MemoryQueue
 from rhoselect.scorer.forward import Replica
 from rhoselect.snapshots.local import LocalStore

@@ -26,10 +26,10 @@ from rhoselect.launch import placement
 from rhoselect.launch.actors import Endpoints, ScorerActor, TrainerActor
 from rhoselect.launch.endpoints import queue_url
 from rhoselect.launch.fleet import STOP_S, Fleet, failure
+from rhoselect.launch.prepared import Prepared
 from rhoselect.launch.remote import ClusterRun
 from rhoselect.launch.server import EmbeddedServer
 from rhoselect.launch.steering import Watch
-from rhoselect.launch.wiring import Prepared
 from rhoselect.metrics import Metrics
 from rhoselect.snapshots.ray import start_board
 from rhoselect.snapshots.shm import SharedMemoryStore

@@ -17,7 +17,7 @@ from rhoselect.protos import control_pb2 as pb
 from rhoselect.trainer.ground import Status
 
 BAR = 40
-COLOURS = {"starting": "yellow", "scoring": "green", "away": "red"}
+COLOURS = {"starting": "yellow", "running": "green", "silent": "red"}
 
 
 def as_json(run: pb.RunStatus) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def line(run: pb.RunStatus) -> str:
         scored_points=run.scored_points,
     )
     paused = ", paused" if run.paused else ""
-    answering = sum(worker.state == pb.WORKER_STATE_SCORING for worker in run.workers)
+    answering = sum(worker.state == pb.WORKER_STATE_RUNNING for worker in run.workers)
     workers = f"  {answering} of {len(run.workers)} workers" if run.workers else ""
     name = Path(run.run_dir).name
     return f"{name}: step {run.step}/{run.steps}{paused}  {facts(status)}{workers}"
@@ -96,7 +96,7 @@ def picture(run: pb.RunStatus, before: pb.RunStatus | None) -> RenderableType:
 
 
 def state_name(worker: pb.WorkerStatus) -> str:
-    """``starting``, ``scoring`` or ``away``."""
+    """A ``metrics.WorkerState``."""
     return pb.WorkerState.Name(worker.state).removeprefix("WORKER_STATE_").lower()
 
 

@@ -17,9 +17,9 @@ from rhoselect.compute import resolve_device, threads
 from rhoselect.data.point_table import write_points
 from rhoselect.errors import RunFolderError
 from rhoselect.il import read_table
+from rhoselect.launch.prepared import Prepared, bare_replica
 from rhoselect.launch.report.history import NEVER, History, history, reopen
 from rhoselect.launch.report.runs import load_run
-from rhoselect.launch.wiring import Prepared, bare_replica
 from rhoselect.scorer.forward import Replica
 from rhoselect.trainer import checkpoint as checkpoints
 from rhoselect.types import Indices

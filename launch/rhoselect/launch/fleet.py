@@ -24,8 +24,7 @@ from rhoselect.metrics import WorkerState
 from rhoselect.trainer.runfolder import RunFolder
 
 LOOK_S = 1.0
-AWAY_S = 3 * LOOK_S
-STATES: dict[str, WorkerState] = {"starting": "starting", "scoring": "running", "away": "silent"}
+SILENT_S = 3 * LOOK_S
 STOP_S = 5.0  # for scorers to end by themselves: Ray reports killed ones as failures
 
 
@@ -126,7 +125,7 @@ class Fleet:
     def states(self) -> tuple[dict[int, WorkerState], dict[int, int]]:
         """States and restarts by slot, as the metrics have them."""
         workers = self.workers()
-        states = {worker.slot: STATES[worker.state] for worker in workers}
+        states = {worker.slot: worker.state for worker in workers}
         return states, {worker.slot: worker.restarts for worker in workers}
 
     def close(self) -> None:
@@ -136,9 +135,9 @@ class Fleet:
             self._scorers = []
 
     def _worker(self, slot: int, scorer: _Scorer) -> Worker:
-        state: Any = "starting"
+        state: WorkerState = "starting"
         if scorer.pid:
-            state = "scoring" if time.monotonic() - scorer.seen < AWAY_S else "away"
+            state = "running" if time.monotonic() - scorer.seen < SILENT_S else "silent"
         return Worker(slot, state, scorer.pid, scorer.restarts, scorer.scored_points)
 
     @staticmethod

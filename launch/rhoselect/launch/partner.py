@@ -22,7 +22,8 @@ import torch
 from rhoselect import config as configuration
 from rhoselect.compute import resolve_device
 from rhoselect.errors import RunError
-from rhoselect.launch.wiring import Prepared, new_replica, prepare
+from rhoselect.launch.prepared import Prepared, new_replica
+from rhoselect.launch.wiring import prepare
 from rhoselect.scorer.forward import Replica
 from rhoselect.snapshots.shm import SharedMemoryStore
 from rhoselect.types import Batch

@@ -7,8 +7,9 @@ from typing import Any
 
 from rhoselect.compute import keep_memory
 from rhoselect.errors import ConfigError
+from rhoselect.launch.prepared import Prepared
 from rhoselect.launch.steering import Watch, Worker
-from rhoselect.launch.wiring import Prepared, build_trainer, run_trainer
+from rhoselect.launch.wiring import build_trainer, run_trainer
 from rhoselect.metrics import Metrics
 from rhoselect.queue.memory import MemoryQueue
 from rhoselect.queue.memory_stream import MemoryStream

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
+from rhoselect.metrics import WorkerState
 from rhoselect.trainer.gate import Stand
 from rhoselect.trainer.ground import Status
 from rhoselect.types import Popped, QueueStats
@@ -20,11 +21,10 @@ ASK_S = 60.0
 
 @dataclass(frozen=True)
 class Worker:
-    """A look at a scorer. ``starting``: it has not answered yet; ``away``: it does no more.
-    ``scored_points`` by its present process."""
+    """A look at a scorer; ``scored_points`` by its present process."""
 
     slot: int
-    state: Literal["starting", "scoring", "away"]
+    state: WorkerState
     pid: int
     restarts: int
     scored_points: int

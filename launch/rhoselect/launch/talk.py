@@ -20,8 +20,8 @@ import numpy as np
 
 from rhoselect.launch.endpoints import queue_url
 from rhoselect.launch.partner import Partner
+from rhoselect.launch.prepared import Prepared
 from rhoselect.launch.server import EmbeddedServer
-from rhoselect.launch.wiring import Prepared
 from rhoselect.queue import SelectionQueue
 from rhoselect.queue.redis import RedisQueue, check_server
 from rhoselect.scorer.forward import Replica

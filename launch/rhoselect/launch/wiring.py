@@ -7,8 +7,6 @@ every replica anywhere is built by the same code.
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +14,22 @@ import torch
 
 from rhoselect.compute import resolve, resolve_device
 from rhoselect.config import Config
-from rhoselect.data import Dataset, SplitPoints, open_data, train_points
+from rhoselect.data import open_data, train_points
 from rhoselect.errors import ConfigError, DataError, RunStopped
 from rhoselect.il import read_table
 from rhoselect.importing import one_line
 from rhoselect.launch.checks import check_passes, open_core_set
+from rhoselect.launch.prepared import (
+    Prepared,
+    bare_replica,
+    new_learner,
+    new_model,
+    new_replica,
+)
 from rhoselect.launch.reference import open_reference
 from rhoselect.metrics import Metrics
-from rhoselect.models.build import check_output, configured_model
-from rhoselect.models.reference import ReferenceFile
-from rhoselect.plan import Plan
+from rhoselect.models.build import check_output
 from rhoselect.queue import SelectionQueue, StreamQueue
-from rhoselect.scorer.forward import Replica
 from rhoselect.scorer.loop import Scorer
 from rhoselect.selection import Scoring, get_function
 from rhoselect.selection.interface import State
@@ -36,7 +38,6 @@ from rhoselect.streamed import open_plan
 from rhoselect.trainer.audit import Auditor
 from rhoselect.trainer.gate import Gate
 from rhoselect.trainer.ground import Ground, Source
-from rhoselect.trainer.learner import Learner
 from rhoselect.trainer.loop import Trainer
 from rhoselect.trainer.oversight import Oversight
 from rhoselect.trainer.picker import Picker
@@ -46,35 +47,6 @@ from rhoselect.trainer.stream import Stream
 from rhoselect.trainer.summary import summarise
 from rhoselect.trainer.windows import Windows, lanes
 from rhoselect.types import Batch
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A run's checked inputs."""
-
-    config: Config
-    dataset: Dataset
-    train: SplitPoints
-    test: SplitPoints
-    plan: Plan
-    scoring: Scoring
-    reference: ReferenceFile | None = None
-
-    @property
-    def inputs_sha256(self) -> str:
-        """Hash of the data's fingerprint, the first weights' file, and the irreducible losses or
-        core-set in use."""
-        digest = hashlib.sha256(self.dataset.fingerprint.encode())
-        if self.scoring.il is not None:
-            digest.update(self.scoring.il.values.data)
-        if self.scoring.core_set is not None:
-            digest.update(self.scoring.core_set.members.data)
-        if self.config.model.weights is not None:
-            with Path(self.config.model.weights).open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-        if self.reference is not None:
-            digest.update(self.reference.sha256.encode())
-        return digest.hexdigest()
 
 
 def prepare(config: Config) -> Prepared:
@@ -253,49 +225,3 @@ def _check_scores(prepared: Prepared, sample: Batch) -> None:
             f"selection.function {function}: for 2 points gives scores of shape"
             f" {list(scores.shape)}, allowed [2]; return one score a point"
         )
-
-
-def new_model(prepared: Prepared) -> torch.nn.Module:
-    """The run's model with its initial weights, on the CPU."""
-    config, dataset = prepared.config, prepared.dataset
-    return configured_model(config.model, dataset.input_shape, dataset.classes, config.seed)
-
-
-def _reference_model(prepared: Prepared) -> torch.nn.Module:
-    assert prepared.reference is not None, "checked at start"
-    return prepared.reference.build(prepared.dataset.input_shape, prepared.dataset.classes)
-
-
-def new_learner(prepared: Prepared, device: torch.device) -> Learner:
-    """The learner before its first step, with the second network if the run has one."""
-    config, reference = prepared.config, None
-    if prepared.reference is not None:
-        lr = config.trainer.lr * config.il.update_lr_factor
-        slower = config.trainer.model_copy(update={"lr": lr})
-        reference = Learner(_reference_model(prepared), slower, config.seed, device)
-    return Learner(new_model(prepared), config.trainer, config.seed, device, reference)
-
-
-def new_replica(prepared: Prepared, bn: str, device: torch.device) -> Replica:
-    """A replica that scores: it computes what the score function needs. A second network is
-    evaluated with running statistics, as when tables are made."""
-    scorer, reference = prepared.config.scorer, None
-    if prepared.reference is not None:
-        second = _reference_model(prepared)
-        reference = Replica(second, scorer.precision, "running", device, scorer.channels_last)
-    return Replica(
-        new_model(prepared),
-        scorer.precision,
-        bn,
-        device,
-        scorer.channels_last,
-        prepared.scoring.needs,
-        prepared.config.seed,
-        reference,
-    )
-
-
-def bare_replica(prepared: Prepared, bn: str, device: torch.device) -> Replica:
-    """A replica of the model alone."""
-    scorer = prepared.config.scorer
-    return Replica(new_model(prepared), scorer.precision, bn, device, scorer.channels_last)

@@ -11,12 +11,12 @@ class WorkerState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     WORKER_STATE_UNSPECIFIED: _ClassVar[WorkerState]
     WORKER_STATE_STARTING: _ClassVar[WorkerState]
-    WORKER_STATE_SCORING: _ClassVar[WorkerState]
-    WORKER_STATE_AWAY: _ClassVar[WorkerState]
+    WORKER_STATE_RUNNING: _ClassVar[WorkerState]
+    WORKER_STATE_SILENT: _ClassVar[WorkerState]
 WORKER_STATE_UNSPECIFIED: WorkerState
 WORKER_STATE_STARTING: WorkerState
-WORKER_STATE_SCORING: WorkerState
-WORKER_STATE_AWAY: WorkerState
+WORKER_STATE_RUNNING: WorkerState
+WORKER_STATE_SILENT: WorkerState
 
 class StatusRequest(_message.Message):
     __slots__ = ()

@@ -22,13 +22,14 @@ from rhoselect.errors import ConfigError
 from rhoselect.launch.commands.train import check_servers
 from rhoselect.launch.display import Show, display
 from rhoselect.launch.endpoints import queue_url
+from rhoselect.launch.prepared import Prepared
 from rhoselect.launch.server import EmbeddedServer
 from rhoselect.launch.service.building import check_servable, servable
 from rhoselect.launch.service.host import Host
 from rhoselect.launch.service.runs import Backends, in_process, sessions
 from rhoselect.launch.service.security import Security, check_address
 from rhoselect.launch.service.selection import Selection
-from rhoselect.launch.wiring import Prepared, prepare
+from rhoselect.launch.wiring import prepare
 from rhoselect.metrics import announced, check_endpoint
 from rhoselect.trainer.runfolder import RunFolder, check_absent, check_inputs, check_resume
 

@@ -18,6 +18,7 @@ from rhoselect.config import Config
 from rhoselect.errors import ConfigError
 from rhoselect.launch.display import display
 from rhoselect.launch.endpoints import check_cluster, queue_url
+from rhoselect.launch.prepared import Prepared
 from rhoselect.launch.report import write_page
 from rhoselect.launch.serial import run_serial
 from rhoselect.launch.server import find_server
@@ -25,7 +26,7 @@ from rhoselect.launch.service.control import controlled
 from rhoselect.launch.service.security import Security, check_address
 from rhoselect.launch.signals import stopping
 from rhoselect.launch.steering import Run
-from rhoselect.launch.wiring import Prepared, prepare
+from rhoselect.launch.wiring import prepare
 from rhoselect.metrics import announced, check_endpoint
 from rhoselect.queue.redis import check_server
 from rhoselect.trainer.runfolder import RunFolder, check_absent, check_inputs, check_resume

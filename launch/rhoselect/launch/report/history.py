@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from rhoselect import config as configuration
 from rhoselect.errors import RunFolderError
+from rhoselect.launch.prepared import Prepared
 from rhoselect.launch.report.runs import Selected
-from rhoselect.launch.wiring import Prepared, prepare
+from rhoselect.launch.wiring import prepare
 from rhoselect.plan import Plan
 
 AT_ONCE = 1 << 18

@@ -9,8 +9,9 @@ import torch
 from rhoselect.config import Config
 from rhoselect.data import SplitPoints
 from rhoselect.errors import ConfigError
+from rhoselect.launch.prepared import Prepared, new_model, new_replica
 from rhoselect.launch.service.session import Ending, Layout, Session
-from rhoselect.launch.wiring import Prepared, build_scorer, new_model, new_replica
+from rhoselect.launch.wiring import build_scorer
 from rhoselect.metrics import Metrics
 from rhoselect.plan import Plan
 from rhoselect.queue import SelectionQueue

@@ -19,11 +19,11 @@ from pathlib import Path
 import grpc
 
 from rhoselect.errors import ConfigError
+from rhoselect.launch.prepared import Prepared
 from rhoselect.launch.service.faults import told
 from rhoselect.launch.service.host import Host, Service
 from rhoselect.launch.service.security import Security
 from rhoselect.launch.steering import ASK_S, Run
-from rhoselect.launch.wiring import Prepared
 from rhoselect.metrics import STALENESS_STEPS
 from rhoselect.protos import control_pb2 as pb
 from rhoselect.protos import control_pb2_grpc

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from rhoselect.config import Config
 from rhoselect.launch.display import Show
+from rhoselect.launch.prepared import Prepared
 from rhoselect.launch.service.blobs import to_specs
 from rhoselect.launch.service.building import build_session
 from rhoselect.launch.service.selection import Open, Opened
 from rhoselect.launch.service.session import check_first_step
-from rhoselect.launch.wiring import Prepared
 from rhoselect.metrics import Metrics
 from rhoselect.protos import selection_pb2 as pb
 from rhoselect.queue import SelectionQueue

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import grpc
 
-from rhoselect.config.sections import ServiceConfig
+from rhoselect.config.operation import ServiceConfig
 from rhoselect.errors import ConfigError
 
 TOKEN_VARIABLE = "RHOSELECT_SERVICE_TOKEN"

@@ -18,6 +18,7 @@ from rhoselect.config import Config
 from rhoselect.data import SplitPoints
 from rhoselect.errors import FencedError, ModelError, UserError
 from rhoselect.metrics import Metrics
+from rhoselect.models.weights import first_few
 from rhoselect.selection import Scoring
 from rhoselect.selection.interface import State
 from rhoselect.snapshots import SnapshotStore
@@ -199,8 +200,7 @@ def check_tensors(tensors: Mapping[str, Tensor], layout: Layout) -> None:
         if name in tensors and tensors[name].shape != like.shape
     ]
     if wrong:
-        more = f" (and {len(wrong) - 3} more)" if len(wrong) > 3 else ""
         raise ModelError(
-            f"model: {'; '.join(wrong[:3])}{more}; allowed the tensors of the configuration's"
+            f"model: {first_few(wrong)}; allowed the tensors of the configuration's"
             " model.factory: build the loop's model by the same code"
         )

@@ -1,0 +1,110 @@
+"""The sections that no result depends on: where and how a run goes on."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from rhoselect.config.base import Section
+
+Amount = Annotated[float, Field(ge=0)]
+
+
+class QueueConfig(Section):
+    """The Redis-protocol server between scorers and trainer (unused at --workers 0)."""
+
+    url: str = Field(
+        "embedded", description="'embedded', or redis://, rediss:// or unix:// of a server"
+    )
+    password_file: str | None = Field(None, description="file with the server's password")
+    tls_ca: str | None = Field(
+        None, description="PEM file of the CA that signed a rediss:// server; the system's if unset"
+    )
+    tls_cert: str | None = Field(
+        None, description="PEM file of our certificate, for a server that asks for one"
+    )
+    tls_key: str | None = Field(None, description="PEM file of its private key, unencrypted")
+    lease_s: float = Field(30.0, gt=0, description="seconds before a claimed chunk is re-issued")
+    timeout_s: float = Field(600.0, gt=0, description="longest wait for a window before failing")
+
+
+class SnapshotConfig(Section):
+    """How weights travel from the trainer to the scorers."""
+
+    transport: Literal["auto", "shm", "ray"] = Field(
+        "auto", description="'shm' on one machine, 'ray' across machines; auto chooses"
+    )
+
+
+class ClusterConfig(Section):
+    """The Ray cluster (unused at --workers 0), and what an actor takes of a node of it (unused on
+    a 'local' one, which has room for all)."""
+
+    address: str = Field("local", description="'local' starts one here; else a cluster's address")
+    trainer: dict[str, Amount] = Field(
+        default_factory=dict,
+        description="resources that the trainer takes: CPU, GPU and those given to 'ray start"
+        " --resources'; unset: CPU as trainer.threads and, on CUDA, GPU = 1",
+    )
+    scorer: dict[str, Amount] = Field(
+        default_factory=dict, description="resources that each scorer takes, likewise"
+    )
+    start_s: float = Field(
+        120.0, gt=0, description="longest wait for a place for every actor; raise it to autoscale"
+    )
+
+
+class MetricsConfig(Section):
+    """The Prometheus endpoints, one a process."""
+
+    port: int = Field(
+        0, ge=-1, le=65535, description="the trainer's port; 0 picks a free one; -1 is off"
+    )
+    host: str = Field(
+        "127.0.0.1",
+        description="address to listen on, without a password; '0.0.0.0' if Prometheus is on"
+        " another machine",
+    )
+    discovery_dir: str | None = Field(
+        None,
+        description="folder that Prometheus' file_sd_configs read, for any number of runs; the"
+        " run folder's logs/metrics has the same files",
+    )
+
+
+class ServiceConfig(Section):
+    """The gRPC service of a run. Secrets stay in files, or in RHOSELECT_SERVICE_TOKEN."""
+
+    address: str = Field(
+        "127.0.0.1:0",
+        description="host:port (0 picks a free one) or unix:PATH; beyond loopback only with TLS"
+        " and a token",
+    )
+    token_file: str | None = Field(None, description="file with the token that callers must send")
+    tls_cert: str | None = Field(None, description="PEM file of the server's certificate chain")
+    tls_key: str | None = Field(None, description="PEM file of its private key")
+    tls_client_ca: str | None = Field(
+        None, description="PEM file of who signs callers' certificates, which are then required"
+    )
+
+    @model_validator(mode="after")
+    def _pairs(self) -> Self:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError(
+                "service.tls_cert: got one of service.tls_cert and service.tls_key, allowed both or"
+                " neither"
+            )
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            raise ValueError(
+                "service.tls_client_ca: got a file, allowed only with service.tls_cert and"
+                " service.tls_key"
+            )
+        port = self.address.rpartition(":")[2]
+        unix = self.address.startswith("unix:") and len(self.address) > len("unix:")
+        if not unix and not (":" in self.address and port.isdecimal() and int(port) < 2**16):
+            raise ValueError(
+                f"service.address: got {self.address!r}, allowed host:port (port 0 picks a free"
+                " one) or unix:PATH"
+            )
+        return self
