@@ -23,8 +23,8 @@ UNREADABLE = (
     *(OSError, ValueError, EOFError, TypeError, MemoryError, NotImplementedError, RuntimeError),
     *(zipfile.BadZipFile, zlib.error),
 )
-"""What broken archives raise. NotImplementedError is zipfile's for a compression that it does not know,
-RuntimeError for an encrypted member; sizes that a header makes up do not fit into memory."""
+"""What broken archives raise. NotImplementedError is zipfile's for a compression that it does not
+know, RuntimeError for an encrypted member; sizes that a header makes up do not fit into memory."""
 
 
 def read_npz(path: Path) -> tuple[Kind, Splits]:

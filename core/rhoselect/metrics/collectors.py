@@ -16,8 +16,8 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 WorkerState = Literal["starting", "running", "silent"]
-"""Starting: it has not answered yet. Silent: it ran and does not answer; it is dead, frozen, cut off
-or being started again."""
+"""Starting: it has not answered yet. Silent: it ran and does not answer; it is dead, frozen, cut
+off or being started again."""
 WORKER_STATES: tuple[WorkerState, ...] = get_args(WorkerState)
 
 
