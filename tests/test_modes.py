@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 from rhoselect import config as configuration
 from rhoselect.trainer.records import read_steps
 from rhoselect.trainer.windows import Windows
+from rhoselect.types import Popped
 from threaded import CountedStream, run
 
 WINDOWS = [
@@ -61,6 +64,34 @@ def test_a_fixed_lag_gives_the_serial_result_without_a_reminder(
     assert not reminders
     assert queue.stats().windows == 0, "every window was closed"
     assert_no_point_twice_in_a_step(tmp_path / "shared")
+
+
+@pytest.mark.parametrize("chunk", [16, 64])
+def test_a_window_that_opens_late_stalls_nobody(
+    tiny_config: Path,
+    tmp_path: Path,
+    reminders: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    chunk: int,
+) -> None:
+    """In one process nobody else would claim what the trainer asked for before it was there."""
+    asked: defaultdict[int, threading.Event] = defaultdict(threading.Event)
+    open_, wait = Windows._open, Windows.wait
+
+    def late(self: Windows, window: int, version: int) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            assert asked[window].wait(30.0)
+        open_(self, window, version)
+
+    def noted(self: Windows, window: int, k: int) -> Popped:
+        asked[window].set()
+        return wait(self, window, k)
+
+    monkeypatch.setattr(Windows, "_open", late)
+    monkeypatch.setattr(Windows, "wait", noted)
+    run(tiny_config, tmp_path / "run", 0, [f"selection.chunk={chunk}"])
+    assert len(asked) > 10
+    assert not reminders
 
 
 @pytest.mark.parametrize("workers", [0, 3])

@@ -130,6 +130,8 @@ class Scorer:
             scorer = self._config.scorer
             self._ahead = Reader(self._take_own, scorer.prefetch, timeout_s=0)
         work = self._ahead.next()
+        if work is None and self._lanes == 1:  # these claims came before the window was open
+            work = self._ahead.next()
         if work is None or work.ticket.window > window:
             return False
         try:

@@ -60,16 +60,21 @@ class Reader:
     def next(self) -> Work | None:
         """Of the tickets held, the one whose weights come first; None if there was none to claim.
 
+        With a time to wait, the first claim in vain is an answer, as whoever scores asks again.
+        Without one all claims are heard out: another may have a ticket that all wait for.
+
         Never the oldest one just so: what a dead scorer held comes late, and the weights that
         another ticket waits for may depend on it. It stays held until ``drop``.
         """
         self.fill()
         while self._asked and (self._asked[0].done() or not self._held):
             work = self._asked.popleft().result()
-            if work is None and not self._held:
-                return None
             if work is not None:
                 self._held.append(work)
+            elif self._timeout_s and not self._held:
+                return None
+        if not self._held:
+            return None
         return min(self._held, key=lambda work: (work.ticket.version, work.ticket.window))
 
     def drop(self, work: Work) -> None:

@@ -54,6 +54,7 @@ class Windows:
         # Opening and closing are no one's business to wait for: they run beside the steps.
         self._runner = ThreadPoolExecutor(1, "errands")
         self._errands: deque[Future[None]] = deque()
+        self._opening: dict[int, Future[None]] = {}
         self._early: dict[int, Popped] = {}
         self._looked = -math.inf
 
@@ -65,7 +66,8 @@ class Windows:
     def open_ahead(self, window: int) -> None:
         """Open what is now ahead, while ``window`` becomes a step: a time when nothing waits."""
         for each in range(max(self._versions, default=window) + 1, self._end_ahead(window)):
-            self._errands.append(self._runner.submit(self._open, each, self._note(each)))
+            self._opening[each] = self._runner.submit(self._open, each, self._note(each))
+            self._errands.append(self._opening[each])
 
     def _end_ahead(self, window: int) -> int:
         return min(window + self.lag + 3, self._config.trainer.steps)
@@ -118,6 +120,8 @@ class Windows:
 
     def wait(self, window: int, k: int) -> Popped:
         """The best k candidates of a window. Raises WaitError after queue.timeout_s."""
+        if window in self._opening:
+            self._opening.pop(window).result()  # long done, but for steps that take no time
         popped = self._early.pop(window, None) or self._wait(
             window,
             lambda timeout_s: self._queue.pop(window, k, timeout_s),
