@@ -29,7 +29,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "resnet18_small": {
         "model": {"factory": "rhoselect.models:resnet18_small", "args": {"width": 16}},
         "il": ("rhoselect.models:small_cnn", [*IL, "--set", "trainer.threads=2"]),
-        "steps": 2000,
+        "steps": 900,
     },
 }
 
