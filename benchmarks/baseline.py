@@ -45,7 +45,7 @@ def uniform(
         if decay:
             decay.step()
         elapsed_s += time.perf_counter() - started
-        if step % 25 == 0:
+        if step % spec["grid"] == 0:
             model.eval()
             with torch.inference_mode():
                 parts = zip(quizzed.inputs.split(1000), quizzed.labels.split(1000), strict=True)

@@ -20,16 +20,23 @@ MODELS: dict[str, dict[str, Any]] = {
         "model": {"factory": "rhoselect.models:mlp", "args": {"width": 512, "depth": 2}},
         "il": ("rhoselect.models:mlp", [*IL, "--set", "model.args.width=128"]),
         "steps": 3000,
+        "grid": 25,
+        "decays": True,
     },
     "small_cnn": {
         "model": {"factory": "rhoselect.models:small_cnn", "args": {}},
         "il": ("rhoselect.models:small_cnn", [*IL, "--set", "trainer.threads=2"]),
         "steps": 2000,
+        "grid": 25,
+        "decays": True,
     },
     "resnet18_small": {
         "model": {"factory": "rhoselect.models:resnet18_small", "args": {"width": 16}},
         "il": ("rhoselect.models:small_cnn", [*IL, "--set", "trainer.threads=2"]),
-        "steps": 900,
+        # An evaluation takes as long as 90 steps here.
+        "steps": 600,
+        "grid": 50,
+        "decays": False,
     },
 }
 
@@ -62,7 +69,7 @@ class Case:
                 "selection.chunk": 160,
                 "scorer.precision": "fp32",
                 "trainer.steps": self.spec["steps"] // 3,
-                "trainer.eval_every": 25,
+                "trainer.eval_every": self.spec["grid"],
                 "trainer.checkpoint_every": 1_000_000,
                 **named,
             }

@@ -42,6 +42,7 @@ TABLES: dict[str, tuple[str, ...]] = {
         *("points", "plan_us_per_window", "streamed_plan_us_per_window", "il_us_per_window"),
         *("read_us_per_window", "rss_mb"),
     ),
+    "chaos": ("fault", "times", "kills", "median_s", "max_s"),
 }
 
 
@@ -69,6 +70,9 @@ def section(name: str, figures: Mapping[str, Any], columns: Iterable[str]) -> st
     lines = [f"## {name}", "", f"`{figures['command']}`", ""]
     if figures.get("emulated"):
         lines += ["On an emulated device.", ""]
+    counts = {key: value for key, value in figures.items() if type(value) is int}
+    if counts:
+        lines += [", ".join(f"{key} {value}" for key, value in counts.items()), ""]
     lines += ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
     lines += ["| " + " | ".join(cell(row.get(n)) for n in names) + " |" for row in rows]
     machine = figures["machine"]

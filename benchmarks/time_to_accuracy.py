@@ -80,11 +80,15 @@ def real(case: Case) -> list[Row]:
     }
     plain, decayed = (
         {seed: baseline.uniform(case.ground, case.spec, N_B, seed, decay) for seed in case.seeds}
+        if case.spec["decays"] or not decay
+        else None
         for decay in (False, True)
     )
     rows = []
     for name, (workers, settings) in arms.items():
         uniform = decayed if name.endswith("cosine") else plain
+        if uniform is None:
+            continue
         forward_ms = baseline.forward_ms(case.ground, case.spec, RATIO * N_B, workers + 1)
         ideal_ms = statistics.median(u.step_ms for u in uniform.values()) + forward_ms
         found = {seed: case.curve(seed, workers, **settings) for seed in case.seeds}

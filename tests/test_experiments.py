@@ -61,11 +61,6 @@ set = {{ "selection.function" = "uniform" }}
 name = "rho"
 set = {{ "selection.function" = "reducible_loss" }}
 
-[[arm]]
-name = "later"
-planned = "another version"
-set = {{ "selection.function" = "from_the_future" }}
-
 [paper]
 shows = "Nothing."
 setting = "None."
@@ -131,7 +126,7 @@ def test_a_later_key_wins_and_every_arm_sees_the_same_seed(tiny: Path, tmp_path:
         ('il = "small"', 'il = "large"', "noisy: il: got 'large', allowed small"),
         ("[[claim]]\ntext", '[[claim]]\nof = "x"\ntext', "claim: of: got 'x'"),
         ("at_least = 0.0", "", "claim: set exactly one of at_least and at_most"),
-        ('name = "rho"', 'name = "uniform"', "arm: got uniform, uniform, later"),
+        ('name = "rho"', 'name = "uniform"', "arm: got uniform, uniform"),
         ('"--label-noise"', '"--lable-noise"', "data.points: No such option"),
         ('"--epochs", "1"', '"--epochs", "0"', "il.small: Invalid value for '--epochs'"),
         ('"reducible_loss"', '"rho_loss"', "selection.function: got 'rho_loss'"),
@@ -315,7 +310,6 @@ def test_a_grid_runs_resumes_and_is_reported(tiny: Path, tmp_path: Path) -> None
     text = page.read_text()
     assert "| it ends | >= 0 |" in text
     assert "agrees" in text
-    assert "later (another version)" in text
     assert (page.parent / "paper" / "tiny.png").is_file()
 
 

@@ -1,4 +1,4 @@
-"""Every snapshot store under one contract: in this process, in shared memory, through Ray.
+"""Every snapshot store under one contract: in this process, in shared memory, through Ray or gRPC.
 
 ``Ends.elsewhere`` reads in another thread (local), in another process (shm) or in a Ray worker.
 """
@@ -19,9 +19,12 @@ from concurrent.futures import (
     ThreadPoolExecutor,
     wait,
 )
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -31,13 +34,19 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rhoselect.errors import RunError, SnapshotGoneError
+from rhoselect.launch.service.channel import open_channel
+from rhoselect.launch.service.host import Host
+from rhoselect.launch.service.security import Security
+from rhoselect.launch.service.snapshots import Snapshots
 from rhoselect.snapshots import SnapshotStore, shm
 from rhoselect.snapshots.base import Pieces
 from rhoselect.snapshots.buffers import Buffer
 from rhoselect.snapshots.codec import decode, encode
+from rhoselect.snapshots.grpc import GrpcStore
 from rhoselect.snapshots.local import LocalStore
 from rhoselect.snapshots.manifest import Manifest
 from rhoselect.snapshots.shm import RECHECK_S, SharedMemoryStore
+from rhoselect.trainer.runfolder import RunFolder
 
 LONG_S = 60.0  # for reads that end before
 SOON_S = 20.0
@@ -144,7 +153,29 @@ def ray_ends(ray_session: None) -> Iterator[Ends]:
         )
 
 
-@pytest.fixture(params=["local", "shm", "ray"])
+@contextmanager
+def over_grpc(folder: Path, first: int) -> Iterator[Ends]:
+    """The service of a run whose snapshots are in shared memory."""
+    writer = SharedMemoryStore(folder, writer=True)
+    run: Any = SimpleNamespace(stores=lambda: SharedMemoryStore(folder, writer=False))
+    prepared: Any = None  # which only Attach looks at
+    service = Snapshots(run, prepared, RunFolder(folder, "run", 1))
+    security = Security()
+    with (
+        closing(writer),
+        closing(service),
+        Host([service.service], "127.0.0.1:0", security) as host,
+        open_channel(host.address, security) as channel,
+        ThreadPoolExecutor(1) as thread,
+    ):
+
+        def reader() -> GrpcStore:
+            return GrpcStore(channel, "run", 1)
+
+        yield Ends(writer, reader, lambda v, s: thread.submit(read, reader(), v, s), first)
+
+
+@pytest.fixture(params=["local", "shm", "ray", "grpc"])
 def ends(request: pytest.FixtureRequest) -> Iterator[Ends]:
     first = next(_first)
     if request.param == "local":
@@ -163,6 +194,9 @@ def ends(request: pytest.FixtureRequest) -> Iterator[Ends]:
         yield Ends(writer, reader, lambda v, s: pool.submit(read_shm, folder, v, s), first)
         for store in (*readers, writer):
             store.close()
+    elif request.param == "grpc":
+        with over_grpc(request.getfixturevalue("shm_folder"), first) as found:
+            yield found
     else:
         shared: Ends = request.getfixturevalue("ray_ends")
         shared.writer.retire(first)  # what earlier tests left on the board

@@ -15,6 +15,7 @@
         ├── WindowError             a window with fewer than n_b usable scores
         ├── SnapshotGoneError       a snapshot that no open window needs any more
         ├── ServiceError            a service that cannot be reached
+        ├── StorageError            the run folder cannot be written: full, gone, read-only
         └── WaitError               a wait passed its deadline: names what never came
 
 Broken invariants of our own are ``assert``; they are bugs, not errors of this tree.
@@ -85,6 +86,10 @@ class SnapshotGoneError(RunError):
 
 class ServiceError(RunError):
     """A selection service cannot be reached."""
+
+
+class StorageError(RunError):
+    """A run folder cannot be written any more."""
 
 
 class WaitError(RunError):

@@ -143,3 +143,16 @@ def test_a_temporary_folder_too_long_for_a_socket(
     with pytest.raises(QueueConfigError, match="TMPDIR: got"):
         EmbeddedServer(tmp_path / "log").__enter__()
     assert not list(folder.iterdir())
+
+
+def test_one_that_was_killed_comes_back_at_its_address(tmp_path: Path) -> None:
+    with EmbeddedServer(tmp_path / "log") as server:
+        url, first = server.url, server.pid
+        server.revive()
+        assert server.pid == first, "a live one is left alone"
+        os.kill(first, signal.SIGKILL)
+        os.waitid(os.P_PID, first, os.WEXITED | os.WNOWAIT)
+        server.revive()
+        assert (server.url, ping(url)) == (url, True)
+        assert server.pid != first
+    assert not ping(url)

@@ -13,6 +13,7 @@ from rhoselect import config as configuration
 from rhoselect.compute import keep_memory
 from rhoselect.config import Config
 from rhoselect.launch import placement
+from rhoselect.launch.endpoints import open_queue
 from rhoselect.launch.prepared import Prepared
 from rhoselect.launch.wiring import build_scorer, build_trainer, prepare, run_trainer
 from rhoselect.metrics import Metrics
@@ -26,8 +27,6 @@ from rhoselect.trainer.ground import Status
 from rhoselect.trainer.loop import Trainer
 from rhoselect.trainer.runfolder import RunFolder, check_inputs
 from rhoselect.trainer.windows import lanes
-
-EXPIRY_S = 24 * 3600.0  # what an abandoned run leaves on a shared server is gone after a day
 
 
 @dataclass(frozen=True)
@@ -45,28 +44,8 @@ class Endpoints:
     def queue(
         self, config: Config, run: RunFolder, timeout_s: float | None = None
     ) -> RedisQueue | RedisStream:
-        timeout_s = timeout_s or config.queue.timeout_s
-        selection, stream = config.selection, config.stream
-        if selection.mode == "stream":
-            return RedisStream(
-                self.queue_url,
-                run.run_id,
-                run.generation,
-                chunks=selection.n_B // selection.chunk,
-                capacity=config.capacity,
-                ahead=stream.ahead,
-                max_age=stream.max_age,
-                expiry_s=EXPIRY_S,
-                timeout_s=timeout_s,
-            )
-        return RedisQueue(
-            self.queue_url,
-            run.run_id,
-            run.generation,
-            lease_s=config.queue.lease_s,
-            expiry_s=EXPIRY_S,
-            timeout_s=timeout_s,
-        )
+        """The run's queue; ``timeout_s`` instead of queue.timeout_s."""
+        return open_queue(config, self.queue_url, run.run_id, run.generation, timeout_s)
 
     def check_node(self, config: Config, run: RunFolder) -> None:
         """Raise ConfigError, naming this actor's node, unless it can take part in the run."""
@@ -103,6 +82,7 @@ class ScorerActor:
         share = lanes(config, self._workers)
         prepared = _prepared(config, self._run)
         self._scorer = build_scorer(prepared, self._slot, share, queue, snapshots, metrics)
+        logging.info("scorer %d of process %d is ready", self._slot, os.getpid())
         self._scorer.run(self._stop)
         snapshots.close()
 

@@ -19,6 +19,7 @@ from rhoselect.launch.commands import (
     plan,
     queue,
     report,
+    scorer,
     serve,
     svp,
     train,
@@ -35,6 +36,7 @@ app.add_typer(experiment.app, name="experiment")
 app.add_typer(svp.app, name="svp")
 app.command("train")(train.train)
 app.command("serve")(serve.serve)
+app.command("scorer")(scorer.scorer)
 app.command("plan")(plan.plan)
 app.command("report")(report.report)
 app.command("export")(export.export)

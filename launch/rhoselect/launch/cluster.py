@@ -46,25 +46,31 @@ def run_cluster(
     config = placement.rooted(prepared.config)
     folder = replace(folder, path=folder.path.absolute())
     with ExitStack() as stack:
-        url = queue_url(config.queue)
+        url, server = queue_url(config.queue), None
         if url is None:
-            log = folder.path / "logs" / "queue-server.log"
-            url = stack.enter_context(EmbeddedServer(log)).url
+            server = stack.enter_context(EmbeddedServer(folder.path / "logs" / "queue-server.log"))
+            url = server.url
         stack.enter_context(joined(config.cluster.address, workers))
         endpoints = endpoints_of(config, folder, url)
         stack.callback(shutil.rmtree, endpoints.folder, ignore_errors=True)
-        return _run_actors(config, folder, endpoints, workers, watch)
+        return _run_actors(config, folder, endpoints, workers, watch, server)
 
 
 def _run_actors(
-    config: Config, folder: RunFolder, endpoints: Endpoints, workers: int, watch: Watch
+    config: Config,
+    folder: RunFolder,
+    endpoints: Endpoints,
+    workers: int,
+    watch: Watch,
+    server: EmbeddedServer | None,
 ) -> dict[str, Any]:
     how = f"rhoctl train --resume --run-dir {folder.path}"
     trainer = _start_trainer(config, folder, endpoints, workers)
     metrics = Metrics("driver")
     metrics.serve(config.metrics, folder.path, "driver")
     with scorers(config, folder, endpoints, workers, how) as fleet:
-        run = ClusterRun(trainer, fleet, endpoints.queue(config, folder, timeout_s=STOP_S))
+        queue = endpoints.queue(config, folder, timeout_s=STOP_S)
+        run = ClusterRun(trainer, fleet, queue, partial(endpoints.snapshots, writer=False))
         try:
             with watch(run):
                 placement.await_places(config, {"trainer": trainer, **fleet.actors()})
@@ -74,6 +80,8 @@ def _run_actors(
                     if done in ready:
                         summary: dict[str, Any] = ray.get(done)
                         return summary
+                    if server is not None:
+                        server.revive()
                     fleet.check(ready)
                     fleet.look()
                     metrics.observe_workers(*fleet.states())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from rhoselect.errors import ConfigError, RhoError, RunError, WaitError
 from rhoselect.launch.fleet import Fleet
 from rhoselect.launch.steering import ASK_S, Worker
 from rhoselect.queue.redis import RedisQueue, RedisStream
+from rhoselect.snapshots import SnapshotStore
 from rhoselect.trainer.gate import Stand
 from rhoselect.trainer.ground import Status
 from rhoselect.types import Popped, QueueStats
@@ -49,8 +51,14 @@ class FarGate:
 class ClusterRun:
     """A ``steering.Run`` of a trainer actor, a fleet of scorers and a queue server."""
 
-    def __init__(self, trainer: Any, fleet: Fleet, queue: RedisQueue | RedisStream) -> None:
-        self._trainer, self._fleet, self._queue = trainer, fleet, queue
+    def __init__(
+        self,
+        trainer: Any,
+        fleet: Fleet,
+        queue: RedisQueue | RedisStream,
+        stores: Callable[[], SnapshotStore],
+    ) -> None:
+        self._trainer, self._fleet, self._queue, self.stores = trainer, fleet, queue, stores
         self.gate, self.latest = FarGate(trainer), Status(0)
 
     def refresh(self) -> None:

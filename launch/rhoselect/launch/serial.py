@@ -28,6 +28,7 @@ class SerialRun:
     gate: Gate
     trainer: Trainer
     queue: MemoryQueue | MemoryStream
+    stores: None = None
 
     @property
     def latest(self) -> Status:

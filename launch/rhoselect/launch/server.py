@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import os
 import shutil
 import subprocess
@@ -62,17 +63,17 @@ class EmbeddedServer:
 
     def __enter__(self) -> Self:
         assert threading.current_thread() is threading.main_thread(), "see the class docstring"
-        binary = find_server()
+        self._binary = find_server()
         self._folder = Path(tempfile.mkdtemp(prefix="rho-"))  # mode 0700
+        self._socket = self._folder / "queue.sock"
         try:
-            socket = self._folder / "queue.sock"
-            if len(os.fsencode(socket)) > SOCKET_PATH_BYTES:
+            if len(os.fsencode(self._socket)) > SOCKET_PATH_BYTES:
                 raise QueueConfigError(
                     f"TMPDIR: got {self._folder.parent}, too long for the path of a socket"
                     f" ({SOCKET_PATH_BYTES} bytes at most); set TMPDIR to a shorter folder"
                 )
-            self.url = f"unix://{quote(str(socket))}"
-            self._process = self._start(binary, socket)
+            self.url = f"unix://{quote(str(self._socket))}"
+            self._process = self._start()
         except BaseException:
             shutil.rmtree(self._folder)
             raise
@@ -82,6 +83,18 @@ class EmbeddedServer:
             self._stop()
             raise
         return self
+
+    def revive(self) -> None:
+        """Start the server again, empty, if it died: a run's queue holds nothing durable.
+
+        Whoever uses it waits meanwhile. In the main thread, as on entry.
+        """
+        if self._process.poll() is None:
+            return
+        logging.warning("the queue server died (%d); starting another", self._process.returncode)
+        self._socket.unlink(missing_ok=True)
+        self._process = self._start()
+        self._await_ready()
 
     def __exit__(
         self,
@@ -96,9 +109,10 @@ class EmbeddedServer:
         """The server's process id."""
         return self._process.pid
 
-    def _start(self, binary: str, socket: Path) -> subprocess.Popen[bytes]:
+    def _start(self) -> subprocess.Popen[bytes]:
         command = [
-            *(binary, "--port", "0", "--unixsocket", str(socket), "--unixsocketperm", "700"),
+            *(self._binary, "--port", "0"),
+            *("--unixsocket", str(self._socket), "--unixsocketperm", "700"),
             *("--dir", str(self._folder), "--save", "", "--appendonly", "no"),
             *("--maxmemory-policy", "noeviction"),
         ]

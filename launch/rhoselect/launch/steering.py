@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from rhoselect.metrics import WorkerState
+from rhoselect.snapshots import SnapshotStore
 from rhoselect.trainer.gate import Stand
 from rhoselect.trainer.ground import Status
 from rhoselect.types import Popped, QueueStats
@@ -61,6 +62,11 @@ class Run(Protocol):
     @property
     def latest(self) -> Status:
         """The status as last seen, without asking; after the end, too."""
+        ...
+
+    @property
+    def stores(self) -> Callable[[], SnapshotStore] | None:
+        """Makes readers of the run's snapshots; None for a run in one process."""
         ...
 
     def status(self) -> Status:

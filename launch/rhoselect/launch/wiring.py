@@ -42,7 +42,7 @@ from rhoselect.trainer.loop import Trainer
 from rhoselect.trainer.oversight import Oversight
 from rhoselect.trainer.picker import Picker
 from rhoselect.trainer.rescorer import Rescorer
-from rhoselect.trainer.runfolder import RunFolder
+from rhoselect.trainer.runfolder import RunFolder, writing
 from rhoselect.trainer.stream import Stream
 from rhoselect.trainer.summary import summarise
 from rhoselect.trainer.windows import Windows, lanes
@@ -201,7 +201,8 @@ def run_trainer(
         prepared.reference,
         None if trainer.learner.reference is None else trainer.learner.reference.model,
     )
-    trainer.records.finish(summary)
+    with writing(folder.path):
+        trainer.records.finish(summary)
     return summary
 
 

@@ -35,7 +35,7 @@ from rhoselect.trainer.learner import Learner, StepResult
 from rhoselect.trainer.oversight import Oversight
 from rhoselect.trainer.picker import PickedBatch, Picker
 from rhoselect.trainer.records import Records, StepRecord
-from rhoselect.trainer.runfolder import RunFolder
+from rhoselect.trainer.runfolder import RunFolder, writing
 from rhoselect.types import Popped, Snapshot
 
 
@@ -218,11 +218,11 @@ class Trainer:
 
     def _checkpoint(self, step: int) -> Path:
         self._check_finite("sum of the weights", step, self.learner.sum_of_weights())
-        self.records.flush()
         in_use = [self._snapshot(version) for version in sorted(self._live - {step})]
         learner, state = self.learner.state_dict(), dict(self._state)
         done = Checkpoint(self._progress(step), learner, state, in_use)
-        with self.metrics.busy("checkpoint"):
+        with self.metrics.busy("checkpoint"), writing(self._folder.path):
+            self.records.flush()
             path = checkpoints.save(self._folder, done, self._config.trainer.keep_checkpoints)
         self.metrics.last_checkpoint_time.set_to_current_time()
         return path
@@ -240,7 +240,8 @@ class Trainer:
                 self.learner.device,
             )
         self._check_finite("test loss", step, result.loss)
-        self.records.add_evaluation(step, self._progress(step).wall_seconds, result)
+        with writing(self._folder.path):
+            self.records.add_evaluation(step, self._progress(step).wall_seconds, result)
         self.metrics.accuracy.set(result.accuracy)
         self.status = replace(self.status, accuracy=result.accuracy)
 

@@ -14,14 +14,17 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 from rhoselect import config as configuration
 from rhoselect.compute import resolve
 from rhoselect.config import Config
-from rhoselect.errors import FencedError, RunFolderError
+from rhoselect.errors import FencedError, RunFolderError, StorageError
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,18 @@ def check_inputs(path: Path, inputs_sha256: str) -> None:
             " than it began with; allowed the same contents of data.path, il.table and"
             " model.weights; restore them or start a new run"
         )
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Raise StorageError where a run folder cannot be written within the block."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise StorageError(
+            f"run folder {folder}: cannot be written ({' '.join(str(error).split())}); what its"
+            f" checkpoints hold is safe; make room, then: rhoctl train --resume --run-dir {folder}"
+        ) from None
 
 
 def fsync(path: Path) -> None:

@@ -20,7 +20,7 @@ Specs = Annotated[Path, typer.Option(help="Folder of experiments.")]
 
 @app.command("list")
 def list_(specs: Specs = SPECS) -> None:
-    """List the experiments: runs in the grid, planned arms and title.
+    """List the experiments: runs in the grid and title.
 
     Example:
 
@@ -31,10 +31,8 @@ def list_(specs: Specs = SPECS) -> None:
         raise ConfigError(f"--specs {specs}: has no experiments, allowed a folder of .toml files")
     for name in spec.names(specs):
         loaded = spec.load(f"{specs / name}.toml", specs)
-        planned = sum(arm.planned is not None for arm in loaded.arm)
         runs = len(spec.cells(loaded, loaded.seeds))
-        later = f", {planned} arms planned" if planned else ""
-        console.print(f"{name:32} {runs:4} runs{later}: {loaded.title}")
+        console.print(f"{name:32} {runs:4} runs: {loaded.title}")
 
 
 @app.command()

@@ -84,7 +84,4 @@ def section(name: str, spec: Spec, results: dict[str, Any] | None, image: str) -
         shown = "-" if value is None else f"{value:.3g}"
         why = f": {claim.why}" if claim.why and word == "disagrees" else ""
         lines.append(f"| {claim.text} | {bound} | {shown} | {word}{why} |")
-    planned = [f"{arm.name} ({arm.planned})" for arm in spec.arm if arm.planned]
-    if planned:
-        lines.append(f"\nNot run, planned: {'; '.join(planned)}.")
     return "\n".join(lines) + "\n"

@@ -61,17 +61,13 @@ class Group(Section):
 
 
 class Arm(Section):
-    """A method. ``data`` and ``il`` stand in for the group's; ``groups`` limits where it runs.
-
-    An arm that is ``planned`` needs what that says and is left out until the key is removed.
-    """
+    """A method. ``data`` and ``il`` stand in for the group's; ``groups`` limits where it runs."""
 
     name: Name
     set: dict[str, Scalar] = Field(default_factory=dict)
     data: str | None = None
     il: str | None = None
     groups: list[str] = Field(default_factory=list)
-    planned: str | None = None
 
 
 class FigureSpec(Section):
@@ -181,7 +177,7 @@ def cells(spec: Spec, seeds: Sequence[int]) -> list[Cell]:
     for seed in seeds:
         for group in spec.group:
             for arm in spec.arm:
-                if arm.planned is not None or (arm.groups and group.name not in arm.groups):
+                if arm.groups and group.name not in arm.groups:
                     continue
                 keys = {**spec.base, **group.set, **arm.set, "seed": seed}
                 data, il = arm.data or group.data, arm.il or group.il
@@ -189,8 +185,7 @@ def cells(spec: Spec, seeds: Sequence[int]) -> list[Cell]:
     if not grid:
         raise ConfigError(
             f"experiment {spec.title!r}: its grid is empty ({len(seeds)} seeds,"
-            f" {len(spec.group)} groups, {len(spec.arm)} arms but for planned ones); allowed at"
-            " least one run"
+            f" {len(spec.group)} groups, {len(spec.arm)} arms); allowed at least one run"
         )
     return grid
 

@@ -1,6 +1,7 @@
 """The Control service of a running run: its operator sees and steers it (control.proto).
 
-Served by the process that started the run, which writes its address into RUN/control.json.
+Served, with the Snapshots service beside it, by the process that started the run, which writes its
+address into RUN/control.json.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 import os
 import secrets
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import zip_longest
@@ -23,6 +24,7 @@ from rhoselect.launch.prepared import Prepared
 from rhoselect.launch.service.faults import told
 from rhoselect.launch.service.host import Host, Service
 from rhoselect.launch.service.security import Security
+from rhoselect.launch.service.snapshots import Snapshots
 from rhoselect.launch.steering import ASK_S, Run
 from rhoselect.metrics import STALENESS_STEPS
 from rhoselect.protos import control_pb2 as pb
@@ -40,10 +42,11 @@ def controlled(run: Run, prepared: Prepared, folder: RunFolder) -> Iterator[None
     """Serve the control of ``run`` meanwhile. Raises ConfigError where that cannot be."""
     config = prepared.config.service
     security, token_file = _secured(Security.of_server(config), config.token_file, folder)
-    control = Control(run, prepared, folder)
+    control, snapshots = Control(run, prepared, folder), Snapshots(run, prepared, folder)
     add = partial(control_pb2_grpc.add_ControlServicer_to_server, control)
     path = folder.path / FILE_NAME
-    with Host([Service(NAME, add)], config.address, security) as host:
+    services = [Service(NAME, add), snapshots.service]
+    with closing(snapshots), Host(services, config.address, security) as host:
         entry = {
             "address": host.address,
             "pid": os.getpid(),

@@ -1,4 +1,4 @@
-"""The operator's end of the Control service: a run found by its folder or by an address."""
+"""The other end of a run's services: a run found by its folder or by an address."""
 
 from __future__ import annotations
 
@@ -41,8 +41,15 @@ class Target:
 
 @contextmanager
 def control_of(target: Target) -> Iterator[ControlStub]:
-    """The Control service of a running run. Raises RunFolderError for a folder whose run is not
-    going on, ConfigError for what cannot be its address, and what the service raises."""
+    """The Control service of a running run: see `channel_of`."""
+    with channel_of(target) as channel:
+        yield ControlStub(channel)  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def channel_of(target: Target) -> Iterator[grpc.Channel]:
+    """The way to a running run's services. Raises RunFolderError for a folder whose run is not
+    going on, ConfigError for what cannot be its address, and what the services raise."""
     folder = Path(target.run)
     if not folder.is_dir():
         if ":" not in target.run:
@@ -50,15 +57,15 @@ def control_of(target: Target) -> Iterator[ControlStub]:
                 f"RUN: got {target.run!r}, allowed the folder of a run or the host:port of its"
                 " service"
             )
-        with _talk(target.run, target.security(None)) as stub:
-            yield stub
+        with _talk(target.run, target.security(None)) as channel:
+            yield channel
         return
     entry = _entry(folder)
     if entry["tls"] and target.tls_ca is None:
         raise ConfigError("--tls-ca: got none, but the service of this run asks for TLS; give it")
-    with _talk(entry["address"], target.security(entry["token_file"])) as stub:
-        _check_own(stub, entry, folder)
-        yield stub
+    with _talk(entry["address"], target.security(entry["token_file"])) as channel:
+        _check_own(channel, entry, folder)
+        yield channel
 
 
 def looks(stub: ControlStub, interval_s: float) -> Iterator[pb.RunStatus]:
@@ -75,9 +82,9 @@ def looks(stub: ControlStub, interval_s: float) -> Iterator[pb.RunStatus]:
 
 
 @contextmanager
-def _talk(address: str, security: Security) -> Iterator[ControlStub]:
+def _talk(address: str, security: Security) -> Iterator[grpc.Channel]:
     with heard(address), open_channel(address, security, DEADLINE_S) as channel:
-        yield ControlStub(channel)  # type: ignore[no-untyped-call]
+        yield channel
 
 
 def _entry(folder: Path) -> dict[str, Any]:
@@ -99,8 +106,9 @@ def _entry(folder: Path) -> dict[str, Any]:
     return entry
 
 
-def _check_own(stub: ControlStub, entry: dict[str, Any], folder: Path) -> None:
+def _check_own(channel: grpc.Channel, entry: dict[str, Any], folder: Path) -> None:
     """Raise RunFolderError if the run of this folder is not who answers."""
+    stub = ControlStub(channel)  # type: ignore[no-untyped-call]
     try:
         with heard(entry["address"]):
             run_id = stub.Status(pb.StatusRequest()).status.run_id

@@ -1,0 +1,130 @@
+"""Snapshots from a gRPC server stream: the way of scorers outside the run's cluster.
+
+This is a reader's end; the trainer publishes into another store, which the service
+rhoselect.v1.Snapshots reads from. A stream that breaks off, or came in pieces that are not the
+whole, is asked for again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TypeVar
+
+import grpc
+import torch
+from torch import Tensor
+
+from rhoselect.errors import FencedError, RunError, ServiceError, SnapshotGoneError
+from rhoselect.protos import selection_pb2, snapshots_pb2
+from rhoselect.protos.snapshots_pb2_grpc import SnapshotsStub
+from rhoselect.snapshots.base import Pieces, State
+from rhoselect.snapshots.codec import decode
+
+LONGEST_WAIT_S = 5.0  # of one call: what ends must not wait for waits
+ANSWER_S = 30.0  # for what a call takes beside its wait
+TRIES = 3
+_T = TypeVar("_T")
+
+
+class GrpcStore:
+    """A reader's end over ``channel``, which belongs to the caller, for one trainer generation.
+
+    Calls raise ServiceError when the service cannot be reached, FencedError when it serves another
+    generation.
+    """
+
+    def __init__(self, channel: grpc.Channel, run_id: str, generation: int) -> None:
+        self._stub = SnapshotsStub(channel)  # type: ignore[no-untyped-call]
+        self._session = selection_pb2.Session(run_id=run_id, generation=generation)
+
+    def load(
+        self, version: int, into: Callable[[Pieces], None], timeout_s: float
+    ) -> dict[str, Tensor] | None:
+        """See `SnapshotStore.load`."""
+        data = self._waited(lambda wait_s: self._fetch(version, wait_s), timeout_s)
+        if data is None:
+            return None
+        found, weights, state = decode(data)
+        if found != version:
+            raise RunError(f"snapshot {version}: the service sent {found}")
+        into(iter(weights.items()))
+        return {name: tensor.clone() for name, tensor in state.items()}
+
+    def newest(self, timeout_s: float) -> int | None:
+        """See `SnapshotStore.newest`."""
+        return self._waited(self._newest, timeout_s)
+
+    def _fetch(self, version: int, wait_s: float) -> bytes | None:
+        request = snapshots_pb2.LoadRequest(
+            session=self._session, version=version, timeout_seconds=wait_s
+        )
+        with _translated(f"snapshot {version}"):
+            return _whole(self._stub.Load(request, timeout=wait_s + ANSWER_S))
+
+    def _newest(self, wait_s: float) -> int | None:
+        request = snapshots_pb2.NewestRequest(session=self._session, timeout_seconds=wait_s)
+        with _translated("newest snapshot"):
+            answer = self._stub.Newest(request, timeout=wait_s + ANSWER_S)
+        return answer.version if answer.HasField("version") else None
+
+    def _waited(self, ask: Callable[[float], _T | None], timeout_s: float) -> _T | None:
+        """Ask until there is an answer or the time is over; what breaks off is asked for again."""
+        deadline, broken = time.monotonic() + timeout_s, 0
+        while True:
+            left_s = max(0.0, deadline - time.monotonic())
+            try:
+                found = ask(min(left_s, LONGEST_WAIT_S))
+            except ServiceError:
+                broken += 1
+                if broken == TRIES:
+                    raise
+                continue
+            if found is not None or left_s <= LONGEST_WAIT_S:
+                return found
+
+    def publish(
+        self,
+        version: int,
+        tensors: Mapping[str, Tensor],
+        layout: Mapping[str, torch.dtype],
+        state: State,
+    ) -> None:
+        """Not from here."""
+        raise AssertionError("only the trainer publishes, at its own end")
+
+    def retire(self, below: int) -> None:
+        """Not from here."""
+        raise AssertionError("only the trainer retires, at its own end")
+
+    def close(self) -> None:
+        """The channel is the caller's."""
+
+
+def _whole(parts: Iterator[snapshots_pb2.LoadResponse]) -> bytes | None:
+    """The blob of a stream; None of an empty one. Raises ServiceError if it is not whole."""
+    first = next(iter(parts), None)
+    if first is None:
+        return None
+    data = b"".join(part.chunk for part in parts)
+    if hashlib.sha256(data).digest() != first.header.sha256:
+        raise ServiceError(
+            f"snapshot: got {len(data)} bytes with another SHA-256 than the header's of"
+            f" {first.header.size_bytes}"
+        )
+    return data
+
+
+@contextmanager
+def _translated(what: str) -> Iterator[None]:
+    try:
+        yield
+    except grpc.RpcError as error:
+        details = f"{what}: {error.details()}"
+        if error.code() == grpc.StatusCode.NOT_FOUND:
+            raise SnapshotGoneError(details) from None
+        if error.code() == grpc.StatusCode.ABORTED:
+            raise FencedError(details) from None
+        raise ServiceError(f"{details} ({error.code().name})") from None

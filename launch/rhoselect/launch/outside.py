@@ -1,0 +1,118 @@
+"""A scorer outside a run's cluster: it attaches to the run, scores, and leaves when it ends."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import grpc
+
+from rhoselect import config as configuration
+from rhoselect.compute import keep_memory
+from rhoselect.config import Config
+from rhoselect.errors import ConfigError, FencedError, RhoError, ServiceError
+from rhoselect.launch.endpoints import open_queue, queue_url
+from rhoselect.launch.prepared import Prepared
+from rhoselect.launch.service.faults import heard
+from rhoselect.launch.wiring import build_scorer, prepare
+from rhoselect.metrics import Metrics
+from rhoselect.models.weights import first_few
+from rhoselect.protos import snapshots_pb2 as pb
+from rhoselect.protos.snapshots_pb2_grpc import SnapshotsStub
+from rhoselect.queue.redis import check_server
+from rhoselect.scorer.loop import Scorer
+from rhoselect.snapshots.grpc import GrpcStore
+
+PLACES = {"data.path", "il.table", "il.weights", "svp.table", "model.weights"}
+"""Files that may be elsewhere here: their contents are compared with the run's."""
+
+BEAT_S = 2.0  # between looks whether the run still goes on, and among how many it is shared
+
+
+def attach(
+    channel: grpc.Channel, who: str, overrides: Iterable[str]
+) -> tuple[pb.AttachResponse, Prepared]:
+    """What the run that the service ``who`` belongs to says, and its inputs as they are here.
+
+    ``overrides`` tell what is elsewhere here, as data.path=DIR. Raises ConfigError for keys that
+    would change scores and for other inputs than the run's, ServiceError if there is no such
+    service.
+    """
+    with heard(who):
+        attached = _stub(channel).Attach(pb.AttachRequest())
+    prepared = prepare(_own(attached, overrides))
+    if prepared.inputs_sha256 != attached.inputs_sha256:
+        raise ConfigError(
+            "data.path, il.table: hold other data or irreducible losses than the run's; allowed"
+            " copies of the same; name them with --set"
+        )
+    return attached, prepared
+
+
+def score(
+    channel: grpc.Channel,
+    attached: pb.AttachResponse,
+    prepared: Prepared,
+    stop: threading.Event,
+) -> int:
+    """Score for a run until it ends, or ``stop`` is set. Returns the points scored."""
+    keep_memory()
+    config, session, metrics = prepared.config, attached.session, Metrics("scorer")
+    url = queue_url(config.queue)
+    assert url is not None, "the service refuses runs without"
+    check_server(url)
+    queue = open_queue(config, url, session.run_id, session.generation)
+    snapshots = GrpcStore(channel, session.run_id, session.generation)
+    scorer = build_scorer(prepared, attached.slot, attached.lanes, queue, snapshots, metrics)
+    with _beating(_stub(channel), attached, scorer, stop):
+        try:
+            scorer.run(stop)
+        except (ServiceError, FencedError) as error:
+            logging.warning("leaving: %s", error)
+    queue.disconnect()
+    return metrics.points_scored()
+
+
+def _stub(channel: grpc.Channel) -> SnapshotsStub:
+    return SnapshotsStub(channel)  # type: ignore[no-untyped-call]
+
+
+def _own(attached: pb.AttachResponse, overrides: Iterable[str]) -> Config:
+    """The run's configuration as it is to be here. Raises ConfigError."""
+    theirs = configuration.from_json(attached.config_json)
+    ours = configuration.apply(theirs.model_dump(), overrides)
+    if changed := set(theirs.changed_keys(ours)) - PLACES:
+        raise ConfigError(
+            f"--set: got {first_few(sorted(changed))}, which scores depend on, allowed where things"
+            f" are here: {', '.join(sorted(PLACES))}, queue.url and so on"
+        )
+    return ours
+
+
+@contextmanager
+def _beating(
+    stub: SnapshotsStub, attached: pb.AttachResponse, scorer: Scorer, stop: threading.Event
+) -> Iterator[None]:
+    """Meanwhile look whether the run goes on; ``stop`` is set when it does not."""
+
+    def beat() -> None:
+        while not stop.wait(BEAT_S):
+            try:
+                with heard("the run"):
+                    now = stub.Attach(pb.AttachRequest(slot=attached.slot))
+            except RhoError:
+                break
+            if now.session != attached.session:
+                break
+            scorer.share(now.slot, now.lanes)
+        stop.set()
+
+    thread = threading.Thread(target=beat, name="beat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()

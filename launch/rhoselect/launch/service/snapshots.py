@@ -1,0 +1,136 @@
+"""The service rhoselect.v1.Snapshots: a run's snapshots for scorers outside its cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TypeVar
+
+import grpc
+from torch import Tensor
+
+from rhoselect.errors import ConfigError, FencedError, UserError
+from rhoselect.launch.prepared import Prepared
+from rhoselect.launch.service import blobs
+from rhoselect.launch.service.faults import told
+from rhoselect.launch.service.host import Service
+from rhoselect.launch.steering import Run
+from rhoselect.protos import selection_pb2, snapshots_pb2_grpc
+from rhoselect.protos import snapshots_pb2 as pb
+from rhoselect.snapshots import SnapshotStore
+from rhoselect.snapshots.base import Pieces
+from rhoselect.snapshots.codec import encode
+from rhoselect.snapshots.grpc import LONGEST_WAIT_S
+from rhoselect.trainer.runfolder import RunFolder
+from rhoselect.trainer.windows import lanes
+
+NAME = pb.DESCRIPTOR.services_by_name["Snapshots"].full_name
+FIRST_SLOT = 10_000  # above those of the run's own workers
+MOST_WAITING = 256  # calls at once; more wait for a thread
+_T = TypeVar("_T")
+
+
+class Snapshots(snapshots_pb2_grpc.SnapshotsServicer):
+    """What ``run`` publishes. A version is packed once, however many ask for it."""
+
+    def __init__(self, run: Run, prepared: Prepared, folder: RunFolder) -> None:
+        self._run, self._prepared = run, prepared
+        self._session = selection_pb2.Session(run_id=folder.run_id, generation=folder.generation)
+        self._slots = itertools.count(FIRST_SLOT)
+        self._threads = ThreadPoolExecutor(MOST_WAITING, "snapshots")
+        self._idle: list[SnapshotStore] = []  # a reader has one thread at a time
+        self._packed: tuple[int, bytes] = (-1, b"")
+
+    @property
+    def service(self) -> Service:
+        """For a ``Host``."""
+        return Service(NAME, partial(snapshots_pb2_grpc.add_SnapshotsServicer_to_server, self))
+
+    async def Attach(
+        self, request: pb.AttachRequest, context: grpc.aio.ServicerContext
+    ) -> pb.AttachResponse:
+        async with told(context):
+            config = self._prepared.config
+            if config.queue.url == "embedded" or not self._run.stores:
+                raise ConfigError(
+                    "this run has no queue that a scorer outside its machine can reach; allowed a"
+                    " run with --workers N and queue.url"
+                )
+            return pb.AttachResponse(
+                session=self._session,
+                slot=request.slot if request.HasField("slot") else next(self._slots),
+                lanes=lanes(config, len(self._run.workers())),
+                config_json=config.model_dump_json(),
+                inputs_sha256=self._prepared.inputs_sha256,
+            )
+
+    async def Load(
+        self, request: pb.LoadRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[pb.LoadResponse]:
+        async with told(context):
+            self._check(request.session, request.timeout_seconds)
+            look = partial(self._pack, request.version, request.timeout_seconds)
+            blob = await self._with_store(look)
+            if blob is None:
+                return
+            yield pb.LoadResponse(header=blobs.header(blob))
+            for chunk in blobs.chunks(blob):
+                yield pb.LoadResponse(chunk=chunk)
+
+    async def Newest(
+        self, request: pb.NewestRequest, context: grpc.aio.ServicerContext
+    ) -> pb.NewestResponse:
+        async with told(context):
+            self._check(request.session, request.timeout_seconds)
+            newest = await self._with_store(lambda store: store.newest(request.timeout_seconds))
+            return pb.NewestResponse(version=newest)
+
+    def close(self) -> None:
+        """Let go of the readers, once nobody is served any more."""
+        self._threads.shutdown()
+        while self._idle:
+            self._idle.pop().close()
+
+    def _check(self, session: selection_pb2.Session, timeout_s: float) -> None:
+        if session != self._session:
+            raise FencedError(
+                f"run {session.run_id}, generation {session.generation}: is not the one that is"
+                f" served here, {self._session.generation} of {self._session.run_id}; attach again"
+            )
+        if not 0 <= timeout_s <= LONGEST_WAIT_S:
+            raise UserError(f"timeout_seconds: got {timeout_s:g}, allowed 0 to {LONGEST_WAIT_S:g}")
+
+    async def _with_store(self, look: Callable[[SnapshotStore], _T]) -> _T:
+        """``look`` at a reader of the snapshots, in a thread."""
+
+        def call() -> _T:
+            try:
+                store = self._idle.pop()
+            except IndexError:
+                assert self._run.stores is not None, "whoever loads has attached"
+                store = self._run.stores()
+            try:
+                return look(store)
+            finally:
+                self._idle.append(store)
+
+        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+
+    def _pack(self, version: int, timeout_s: float, store: SnapshotStore) -> bytes | None:
+        packed, blob = self._packed
+        if packed == version:
+            return blob
+        weights: dict[str, Tensor] = {}
+
+        def keep(pieces: Pieces) -> None:
+            weights.update((name, tensor.clone()) for name, tensor in pieces)
+
+        state = store.load(version, keep, timeout_s)
+        if state is None:
+            return None
+        blob = encode(version, weights, state)
+        self._packed = version, blob
+        return blob

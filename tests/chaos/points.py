@@ -1,0 +1,52 @@
+"""A perceptron whose process can be told to die at a named point of the protocol.
+
+Whoever comes by a point takes its file out of the folder $RHO_CHAOS_POINTS, if there is one, and
+kills itself. A configuration names the factory, so that every process of a run comes by here.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from rhoselect import models
+from rhoselect.scorer.pusher import Pusher
+from rhoselect.snapshots.shm import SharedMemoryStore
+from rhoselect.trainer import checkpoint
+from rhoselect.trainer.learner import Learner
+
+POINTS: dict[str, tuple[Any, str]] = {
+    "between claim and push": (Pusher, "submit"),
+    "in mid-publish": (SharedMemoryStore, "_advance"),
+    "between pop and step": (Learner, "update"),
+    "before a checkpoint's rename": (checkpoint, "fsync"),
+}
+FOLDER = "RHO_CHAOS_POINTS"
+
+
+def mlp(**arguments: Any) -> nn.Module:
+    """`rhoselect.models.mlp`; the points are in place from now on."""
+    for point, (owner, name) in POINTS.items():
+        function = getattr(owner, name)
+        if not hasattr(function, "__wrapped__"):
+            setattr(owner, name, _mortal(point, function))
+    return models.mlp(**arguments)
+
+
+def _mortal(point: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def wrapped(*arguments: Any, **named: Any) -> Any:
+        armed = Path(os.environ[FOLDER]) / point
+        with suppress(FileNotFoundError):  # only one process takes it
+            armed.rename(armed.with_name(f"{point}.{os.getpid()}"))
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*arguments, **named)
+
+    return wrapped

@@ -1,0 +1,33 @@
+"""A run to which every kind of fault happens ends with the bits of one that nothing happened to."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+from driver import ChaoticRun
+from faults import FAULTS
+from queue_server import QueueServer
+
+from support import hashes, made
+
+STEPS = 6000
+SETTINGS = [f"trainer.steps={STEPS}", "trainer.checkpoint_every=5", "trainer.eval_every=500"]
+SETTINGS += ["queue.lease_s=1", "queue.timeout_s=60"]
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("lag", [0, 1])
+def test_every_fault_once(tiny_config: Path, tmp_path: Path, lag: int) -> None:
+    settings = [*SETTINGS, f"selection.lag={lag}", "selection.rescore=scorers"]
+    kinds = list(FAULTS)
+    random.Random(lag).shuffle(kinds)
+    with QueueServer(tmp_path) as server:
+        run = ChaoticRun(tmp_path / "chaos", tiny_config, settings, seed=lag, server=server)
+        outcome = run.run((kind, FAULTS[kind][1]) for kind in kinds)
+    assert outcome.problem is None
+    assert len(outcome.faults) == len(kinds), "it ended before all had happened to it"
+    words = [word for key in settings for word in ("--set", key)]
+    made("train", tiny_config, "--run-dir", tmp_path / "undisturbed", *words)
+    assert outcome.hashes == hashes(tmp_path / "undisturbed")

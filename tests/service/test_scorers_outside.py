@@ -1,0 +1,94 @@
+"""``rhoctl scorer``: scorers outside a run's cluster, in processes of their own, over real gRPC."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from rhoselect.errors import FencedError, ServiceError
+from rhoselect.launch.service.channel import open_channel
+from rhoselect.launch.service.operator import Target, channel_of
+from rhoselect.launch.service.security import Security
+from rhoselect.protos import snapshots_pb2 as pb
+from rhoselect.protos.snapshots_pb2_grpc import SnapshotsStub
+from rhoselect.snapshots.grpc import GrpcStore
+from servers import PASSWORD, free_port, tcp_server
+from support import ended_well, hashes, made, rhoctl, start, until
+
+STEPS = 300
+
+
+def words(*settings: str) -> list[str]:
+    return [word for setting in settings for word in ("--set", setting)]
+
+
+@contextmanager
+def paused_run(config: Path, folder: Path) -> Iterator[Path]:
+    """A run of one worker on a real server, paused; it must end well once it goes on."""
+    run, port, secret = folder / "run", free_port(), folder / "secret"
+    secret.write_text(PASSWORD)
+    with tcp_server(folder, port):
+        server = (f"queue.url=redis://127.0.0.1:{port}", f"queue.password_file={secret}")
+        flags = words(f"trainer.steps={STEPS}", "queue.lease_s=1.0", *server)
+        process = start("train", config, "--workers", 1, "--run-dir", run, *flags)
+        until(lambda: (run / "control.json").exists(), process)
+        made("pause", run)
+        yield run
+        ended_well(process)
+
+
+def test_they_come_and_die_and_the_result_is_the_same(tiny_config: Path, tmp_path: Path) -> None:
+    with paused_run(tiny_config, tmp_path) as run:
+        mortal, other = (start("scorer", run, "--json") for _ in range(2))
+        slots = []
+        for process in (mortal, other):
+            assert process.stdout is not None
+            slots.append(json.loads(process.stdout.readline())["slot"])
+        assert len(set(slots)) == 2
+        made("resume", run)
+        until(lambda: len(list((run / "checkpoints").glob("step-*"))) > 1, other)
+        mortal.kill()
+    out, err = other.communicate(timeout=30)
+    assert other.returncode == 0, err
+    assert json.loads(out)["scored_points"] > 0
+    mortal.communicate()
+    made("train", tiny_config, "--run-dir", tmp_path / "alone", *words(f"trainer.steps={STEPS}"))
+    assert hashes(run) == hashes(tmp_path / "alone")
+
+
+def test_strangers_and_wrong_inputs_are_refused(
+    tiny_config: Path, tmp_path: Path, dataset_dir: Path
+) -> None:
+    with paused_run(tiny_config, tmp_path) as run:
+        entry = json.loads((run / "control.json").read_text())
+        stranger = rhoctl("scorer", entry["address"])
+        assert (stranger.code, "token" in stranger.err) == (2, True)
+        changed = rhoctl("scorer", run, "--set", "selection.chunk=32")
+        assert (changed.code, "selection.chunk" in changed.err) == (2, True)
+        missing = rhoctl("scorer", run, "--set", f"data.path={tmp_path / 'none'}")
+        assert (missing.code, "Traceback" in missing.err) == (2, False)
+        with channel_of(Target(str(run))) as channel:
+            attached = SnapshotsStub(channel).Attach(pb.AttachRequest())
+            session = attached.session
+            old = GrpcStore(channel, session.run_id, session.generation - 1)
+            with pytest.raises(FencedError, match="attach again"):
+                old.load(0, lambda pieces: None, timeout_s=0)
+        with open_channel(entry["address"], Security()) as channel:
+            store = GrpcStore(channel, session.run_id, session.generation)
+            with pytest.raises(ServiceError, match="UNAUTHENTICATED"):
+                store.newest(timeout_s=0)
+        made("resume", run)
+
+
+def test_a_run_in_one_process_has_no_place_for_them(tiny_config: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = start("train", tiny_config, "--run-dir", run, *words("trainer.steps=20000"))
+    until(lambda: (run / "control.json").exists(), process)
+    refused = rhoctl("scorer", run)
+    assert (refused.code, "--workers" in refused.err) == (2, True)
+    made("stop", run)
+    ended_well(process)
