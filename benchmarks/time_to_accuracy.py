@@ -78,17 +78,15 @@ def real(case: Case) -> list[Row]:
         "serial RHO, cosine": (0, {**serial, **cosine}),
         "parallel RHO, 1 worker": (1, {}),
     }
-    plain, decayed = (
-        {seed: baseline.uniform(case.ground, case.spec, N_B, seed, decay) for seed in case.seeds}
-        if case.spec["decays"] or not decay
-        else None
-        for decay in (False, True)
-    )
+    if not case.spec["decays"]:
+        del arms["serial RHO, cosine"]
+    uniform_of = {
+        decay: {s: baseline.uniform(case.ground, case.spec, N_B, s, decay) for s in case.seeds}
+        for decay in {name.endswith("cosine") for name in arms}
+    }
     rows = []
     for name, (workers, settings) in arms.items():
-        uniform = decayed if name.endswith("cosine") else plain
-        if uniform is None:
-            continue
+        uniform = uniform_of[name.endswith("cosine")]
         forward_ms = baseline.forward_ms(case.ground, case.spec, RATIO * N_B, workers + 1)
         ideal_ms = statistics.median(u.step_ms for u in uniform.values()) + forward_ms
         found = {seed: case.curve(seed, workers, **settings) for seed in case.seeds}
