@@ -116,7 +116,7 @@ class ChaoticRun:
             time.sleep(POLL_S)
 
     def _end(self) -> None:
-        code = self.command.wait(DEADLINE_S)
+        code = self.ended(self.command)
         if code and not self.may_end:
             raise Lost(f"the finished run's command ended with {code}: {self.tail()}")
         if "Traceback" in self.said():
@@ -146,6 +146,13 @@ class ChaoticRun:
                 env=environment,
                 start_new_session=True,
             )
+
+    def ended(self, command: subprocess.Popen[bytes]) -> int:
+        """The exit code of a command that must end by itself now."""
+        try:
+            return command.wait(DEADLINE_S)
+        except subprocess.TimeoutExpired:
+            raise Hang(f"a command does not end; {self.tail()}") from None
 
     def end_command(self) -> None:
         """SIGKILL the command; its actors go with it."""

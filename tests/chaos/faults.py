@@ -85,7 +85,7 @@ def fill_disk(run: ChaoticRun) -> int:
     run.may_end = True
     _, most = resource.prlimit(run.trainer(), resource.RLIMIT_FSIZE)
     resource.prlimit(run.trainer(), resource.RLIMIT_FSIZE, (SMALL_BYTES, most))
-    run.command.wait(DEADLINE_S)
+    run.ended(run.command)
     if not run.finished() and "cannot be written" not in run.said():
         raise Lost(f"full disk: {run.tail()}")
     return 0
@@ -97,7 +97,7 @@ def take_over(run: ChaoticRun) -> int:
     with run.frozen(trainer):
         run.start(resume=True)
         run.until_moved()
-    old.wait(DEADLINE_S)
+    run.ended(old)
     if not run.finished() and "newer trainer" not in run.said():
         raise Lost(f"an old trainer was not refused: {run.tail()}")
     return 0

@@ -1,0 +1,55 @@
+"""Secrets are in files and environments alone: not in an argument, a run folder or an output."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from servers import PASSWORD, free_port, tcp_server
+from support import DEADLINE_S, made, start, until
+
+MARK = "RHOSELECT_TEST_MARK"
+
+
+def offspring(mark: str) -> Iterator[tuple[str, bytes]]:
+    """(name, arguments) of the processes that have inherited ``mark``."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"{MARK}={mark}".encode() in (process / "environ").read_bytes():
+                yield (process / "comm").read_text().strip(), (process / "cmdline").read_bytes()
+        except OSError:  # gone, or somebody else's
+            continue
+
+
+def test_nobody_sees_a_password_or_a_token(
+    tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token, mark = secrets.token_hex(16), secrets.token_hex(16)
+    (tmp_path / "password").write_text(PASSWORD)
+    (tmp_path / "token").write_text(token)
+    run, port = tmp_path / "run", free_port()
+    settings = [f"queue.url=redis://127.0.0.1:{port}", f"queue.password_file={tmp_path}/password"]
+    settings += [f"service.token_file={tmp_path}/token", "trainer.steps=200"]
+    flags = [word for setting in settings for word in ("--set", setting)]
+    with tcp_server(tmp_path, port):  # which has the password among its arguments
+        monkeypatch.setenv(MARK, mark)
+        process = start("train", tiny_config, "--workers", 1, "--run-dir", run, *flags)
+        until(lambda: (run / "control.json").exists(), process)
+        made("pause", run)
+        found = list(offspring(mark))
+        made("resume", run)
+        output = "".join(process.communicate(timeout=DEADLINE_S))
+    assert process.returncode == 0, output
+    assert len(found) > 3, "the command, Ray's processes, the actors"
+    hidden = [PASSWORD.encode(), token.encode()]
+    for name, arguments in found:
+        assert not any(secret in arguments for secret in hidden), name
+    assert not any(secret.decode() in output for secret in hidden)
+    for folder, _, names in os.walk(run):
+        for name in names:
+            content = (Path(folder) / name).read_bytes()
+            assert not any(secret in content for secret in hidden), name
