@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from queue_helpers import Backend
 
 from rhoselect.queue import SelectionQueue
+from rhoselect.queue.base import HELPERS
 from rhoselect.types import Ticket
 
 
@@ -48,6 +49,14 @@ def test_a_worker_beyond_the_lanes_helps_only(queue: SelectionQueue) -> None:
     queue.open(0, 3, 3)
     assert claimed(queue, 2, 2, 2) == claimed(queue, 3, 2, 2) == []
     assert claimed(queue, 3, 2, 3) == [(0, 0), (0, 1), (0, 2)]
+
+
+def test_a_helper_has_a_lane_that_another_worker_has_too(queue: SelectionQueue) -> None:
+    queue.open(4, 4, 5)
+    assert claimed(queue, 3 * HELPERS + 1, 2, 3) == [(4, 1), (4, 3)]
+    assert queue.reap(1) == 0, "another holds them"
+    assert queue.reap(3 * HELPERS + 1) == 2
+    assert claimed(queue, 1, 2, 3) == [(4, 1), (4, 3)]
 
 
 @settings(max_examples=60, deadline=None)

@@ -1,7 +1,7 @@
 """The Prometheus metrics of one process, and how a Prometheus server finds them."""
 
 from rhoselect.metrics.collectors import WORKER_STATES, WorkerState
-from rhoselect.metrics.endpoint import announced, check_endpoint
+from rhoselect.metrics.endpoint import announced, check_endpoint, withdraw
 from rhoselect.metrics.series import STALENESS_STEPS, Metrics, Role
 
 __all__ = [
@@ -12,4 +12,5 @@ __all__ = [
     "WorkerState",
     "announced",
     "check_endpoint",
+    "withdraw",
 ]

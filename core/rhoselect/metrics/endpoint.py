@@ -19,7 +19,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, start_http_server
 
 from rhoselect.config.operation import MetricsConfig
-from rhoselect.errors import ConfigError
+from rhoselect.errors import ConfigError, RunStopped
 
 LOOPBACK = "127.0.0.1"
 EVERYWHERE = "0.0.0.0"
@@ -72,18 +72,19 @@ def announce(config: MetricsConfig, run: Path, role: str, worker: str, address: 
 
 @contextmanager
 def announced(config: MetricsConfig, run: Path) -> Iterator[None]:
-    """Remove what ``announce`` wrote for any process of ``run`` when it ends in order, or is
-    interrupted. After a failure it stays, so that Prometheus sees that something is down."""
+    """Remove what ``announce`` wrote for any process of ``run`` when it ends in order, also if it
+    is stopped. After a failure it stays, so that Prometheus sees that something is down."""
     try:
         yield
-    except KeyboardInterrupt:
-        _forget(config, run)
+    except (KeyboardInterrupt, RunStopped):
+        withdraw(config, run)
         raise
-    _forget(config, run)
+    withdraw(config, run)
 
 
-def _forget(config: MetricsConfig, run: Path) -> None:
-    for pattern in _files(config, run, "*"):
+def withdraw(config: MetricsConfig, run: Path, worker: str = "*") -> None:
+    """Remove what ``announce`` wrote for a worker (for all): it is not expected to answer."""
+    for pattern in _files(config, run, worker):
         for path in pattern.parent.glob(pattern.name):
             path.unlink(missing_ok=True)
 

@@ -14,6 +14,9 @@ from typing import Protocol, runtime_checkable
 
 from rhoselect.types import ChunkScores, Popped, Positions, QueueStats, Stage, Ticket
 
+HELPERS = 10_000
+"""Slots from here on are those of helpers, who have no lane of their own."""
+
 
 class SelectionQueue(Protocol):
     """Windows of scored candidates. Thread-safe. All waits are bounded by ``timeout_s``.
@@ -48,7 +51,8 @@ class SelectionQueue(Protocol):
     ) -> Ticket | None:
         """Lease a ticket to slot ``worker``: the lowest window first, in it the shortlist first.
 
-        Chunk c belongs to lane c % lanes; worker w looks after lane w (a w >= lanes has none). It
+        Chunk c belongs to lane c % lanes; worker w looks after lane w (a w >= lanes has none), and
+        one from `HELPERS` on helps with lane w % HELPERS. It
         is given the tickets of its own lane, lowest chunk first, and, before it goes on to a later
         window, those of other lanes that it could score at once: whose version is at most
         ``loaded``, the newest weights it has (None: those of any version). So tickets are claimed

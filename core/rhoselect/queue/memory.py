@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rhoselect.queue.base import slices
+from rhoselect.queue.base import HELPERS, slices
 from rhoselect.types import ChunkScores, Popped, Positions, QueueStats, Stage, Ticket
 
 
@@ -105,7 +105,7 @@ class MemoryQueue:
             stage = self._stages[name]
             if only and (only == "candidates") != name.candidates:
                 continue
-            may = {c for c in stage.todo if c % lanes == worker}
+            may = {c for c in stage.todo if c % lanes == worker % HELPERS}
             if not may and (loaded is None or stage.version <= loaded):
                 may = stage.todo
             if may:

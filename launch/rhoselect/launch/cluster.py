@@ -30,7 +30,7 @@ from rhoselect.launch.prepared import Prepared
 from rhoselect.launch.remote import ClusterRun
 from rhoselect.launch.server import EmbeddedServer
 from rhoselect.launch.steering import Watch
-from rhoselect.metrics import Metrics
+from rhoselect.metrics import Metrics, withdraw
 from rhoselect.snapshots.ray import start_board
 from rhoselect.snapshots.shm import SharedMemoryStore
 from rhoselect.trainer.runfolder import RunFolder
@@ -103,7 +103,7 @@ def scorers(
 
     def forget(slot: int) -> None:
         queue.reap(slot)
-        (folder.path / "logs" / "metrics" / f"{slot}.json").unlink(missing_ok=True)
+        withdraw(config.metrics, folder.path, str(slot))
 
     fleet = Fleet(partial(_start_scorer, config, folder, endpoints), forget, folder, how)
     try:

@@ -13,18 +13,20 @@ class AttachRequest(_message.Message):
     def __init__(self, slot: _Optional[int] = ...) -> None: ...
 
 class AttachResponse(_message.Message):
-    __slots__ = ("session", "slot", "lanes", "config_json", "inputs_sha256")
+    __slots__ = ("session", "slot", "lanes", "config_json", "inputs_sha256", "versions")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     SLOT_FIELD_NUMBER: _ClassVar[int]
     LANES_FIELD_NUMBER: _ClassVar[int]
     CONFIG_JSON_FIELD_NUMBER: _ClassVar[int]
     INPUTS_SHA256_FIELD_NUMBER: _ClassVar[int]
+    VERSIONS_FIELD_NUMBER: _ClassVar[int]
     session: _selection_pb2.Session
     slot: int
     lanes: int
     config_json: str
     inputs_sha256: str
-    def __init__(self, session: _Optional[_Union[_selection_pb2.Session, _Mapping]] = ..., slot: _Optional[int] = ..., lanes: _Optional[int] = ..., config_json: _Optional[str] = ..., inputs_sha256: _Optional[str] = ...) -> None: ...
+    versions: str
+    def __init__(self, session: _Optional[_Union[_selection_pb2.Session, _Mapping]] = ..., slot: _Optional[int] = ..., lanes: _Optional[int] = ..., config_json: _Optional[str] = ..., inputs_sha256: _Optional[str] = ..., versions: _Optional[str] = ...) -> None: ...
 
 class LoadRequest(_message.Message):
     __slots__ = ("session", "version", "timeout_seconds")

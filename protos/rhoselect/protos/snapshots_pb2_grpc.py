@@ -65,8 +65,8 @@ class SnapshotsServicer:
     """
 
     def Attach(self, request, context):
-        """Attach tells a scorer what it has to know, and by the way that it is still wanted: to be called
-        again and again, at least every 10 seconds. FAILED_PRECONDITION for a run with no queue server.
+        """Attach tells a scorer what it has to know, and whether it is still wanted: to be called again
+        every few seconds. INVALID_ARGUMENT for a run whose queue cannot be reached from outside.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -81,7 +81,8 @@ class Trainer:
     def _run(self) -> Progress:
         with threads(self._config.trainer.threads), closing(self._gate):
             step = self._restore()
-            self.records = Records(self._folder, step)
+            with writing(self._folder.path):
+                self.records = Records(self._folder, step)
             self._publish(step)
             self._source.open_from(step)
             while step < self._config.trainer.steps and not self._stops(step):

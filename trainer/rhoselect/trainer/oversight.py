@@ -10,7 +10,7 @@ from rhoselect.selection.interface import State
 from rhoselect.trainer.audit import Auditor
 from rhoselect.trainer.ground import Source
 from rhoselect.trainer.picker import Picker
-from rhoselect.trainer.runfolder import RunFolder
+from rhoselect.trainer.runfolder import RunFolder, writing
 from rhoselect.trainer.tuner import PHASE_STEPS, Tuner, Way
 
 LOG_NAME = "auto.jsonl"
@@ -72,7 +72,8 @@ class Oversight:
         choice = self._tuner.observe(step, step_ms) if self._tuner is not None else None
         if choice is not None:
             self._folder.check_fence()
-            with (self._folder.path / LOG_NAME).open("a") as file:
+            path = self._folder.path
+            with writing(path), (path / LOG_NAME).open("a") as file:
                 file.write(json.dumps(choice.to_json()) + "\n")
 
     def _apply(self, way: Way) -> None:

@@ -35,7 +35,7 @@ def scorer(
 
       rhoctl scorer trainer.example:7443 --token-file token --tls-ca ca.pem --set data.path=/web
     """
-    from rhoselect.launch.outside import attach, score  # torch takes seconds to import
+    from rhoselect.launch.service.outside import attach, score  # torch takes seconds to import
 
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

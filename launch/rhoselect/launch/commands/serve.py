@@ -6,8 +6,9 @@ import asyncio
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -32,6 +33,16 @@ from rhoselect.launch.service.selection import Selection
 from rhoselect.launch.wiring import prepare
 from rhoselect.metrics import announced, check_endpoint
 from rhoselect.trainer.runfolder import RunFolder, check_absent, check_inputs, check_resume
+
+TEND_S = 0.5
+
+
+@dataclass(frozen=True)
+class Served:
+    """A running service: where it is, and what its main thread has to call again and again."""
+
+    address: str
+    tend: Callable[[], None]
 
 
 def serve(
@@ -75,15 +86,15 @@ def serve(
     with (
         announced(settings.metrics, path),
         display(console, path.name, settings.trainer.steps) as show,
-        serving(prepared, path, workers, security, show) as host,
+        serving(prepared, path, workers, security, show) as served,
     ):
         console.print(
-            f"serving at {host.address}, run folder {path}; stop with Ctrl-C",
+            f"serving at {served.address}, run folder {path}; stop with Ctrl-C",
             highlight=False,
             markup=False,
             soft_wrap=True,
         )
-        _until_interrupted()
+        _until_interrupted(served.tend)
 
 
 def _settings(path: Path, config: Path | None, sets: list[str], resume: bool) -> Config:
@@ -97,12 +108,13 @@ def _settings(path: Path, config: Path | None, sets: list[str], resume: bool) ->
 @contextmanager
 def serving(
     prepared: Prepared, path: Path, workers: int, security: Security, show: Show
-) -> Iterator[Host]:
-    """The service of a run folder; yields what tells its address. Enter it in the main thread."""
+) -> Iterator[Served]:
+    """The service of a run folder. Enter it in the main thread."""
     config = prepared.config
     keep_memory()
     with ExitStack() as stack:
         backends: Backends = partial(in_process, config)
+        tend = _nothing
         if workers:
             from rhoselect.launch.cluster import joined  # Ray takes a second to import
             from rhoselect.launch.service.on_ray import on_ray
@@ -110,7 +122,8 @@ def serving(
             url = queue_url(config.queue)
             if url is None:
                 log = path / "logs" / "queue-server.log"
-                url = stack.enter_context(EmbeddedServer(log)).url
+                server = stack.enter_context(EmbeddedServer(log))
+                url, tend = server.url, server.revive
             stack.enter_context(joined(config.cluster.address, workers))
             backends = partial(on_ray, config, url=url, workers=workers)
         selection = Selection(sessions(prepared, path, workers, backends, show))
@@ -118,12 +131,17 @@ def serving(
         stack.callback(
             lambda: asyncio.run_coroutine_threadsafe(selection.end(), host.loop).result()
         )
-        yield host
+        yield Served(host.address, tend)
 
 
-def _until_interrupted() -> None:
-    """Wait for SIGINT or SIGTERM, which then have no other effect."""
+def _nothing() -> None:
+    """A service without a queue server of its own has nothing to look after."""
+
+
+def _until_interrupted(tend: Callable[[], None]) -> None:
+    """Wait for SIGINT or SIGTERM, which then have no other effect, and ``tend`` meanwhile."""
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    stop.wait()
+    while not stop.wait(TEND_S):
+        tend()

@@ -13,6 +13,7 @@ import grpc
 from torch import Tensor
 
 from rhoselect.errors import ConfigError, FencedError, UserError
+from rhoselect.launch import placement
 from rhoselect.launch.prepared import Prepared
 from rhoselect.launch.service import blobs
 from rhoselect.launch.service.faults import told
@@ -20,6 +21,7 @@ from rhoselect.launch.service.host import Service
 from rhoselect.launch.steering import Run
 from rhoselect.protos import selection_pb2, snapshots_pb2_grpc
 from rhoselect.protos import snapshots_pb2 as pb
+from rhoselect.queue.base import HELPERS
 from rhoselect.snapshots import SnapshotStore
 from rhoselect.snapshots.base import Pieces
 from rhoselect.snapshots.codec import encode
@@ -28,7 +30,6 @@ from rhoselect.trainer.runfolder import RunFolder
 from rhoselect.trainer.windows import lanes
 
 NAME = pb.DESCRIPTOR.services_by_name["Snapshots"].full_name
-FIRST_SLOT = 10_000  # above those of the run's own workers
 MOST_WAITING = 256  # calls at once; more wait for a thread
 _T = TypeVar("_T")
 
@@ -39,7 +40,7 @@ class Snapshots(snapshots_pb2_grpc.SnapshotsServicer):
     def __init__(self, run: Run, prepared: Prepared, folder: RunFolder) -> None:
         self._run, self._prepared = run, prepared
         self._session = selection_pb2.Session(run_id=folder.run_id, generation=folder.generation)
-        self._slots = itertools.count(FIRST_SLOT)
+        self._helpers = itertools.count()
         self._threads = ThreadPoolExecutor(MOST_WAITING, "snapshots")
         self._idle: list[SnapshotStore] = []  # a reader has one thread at a time
         self._packed: tuple[int, bytes] = (-1, b"")
@@ -59,10 +60,14 @@ class Snapshots(snapshots_pb2_grpc.SnapshotsServicer):
                     "this run has no queue that a scorer outside its machine can reach; allowed a"
                     " run with --workers N and queue.url"
                 )
+            shares = lanes(config, len(self._run.workers()))
+            known = request.HasField("slot")
+            helper = request.slot // HELPERS - 1 if known else next(self._helpers)
             return pb.AttachResponse(
                 session=self._session,
-                slot=request.slot if request.HasField("slot") else next(self._slots),
-                lanes=lanes(config, len(self._run.workers())),
+                slot=HELPERS * (helper + 1) + helper % shares,
+                lanes=shares,
+                versions=placement.versions(),
                 config_json=config.model_dump_json(),
                 inputs_sha256=self._prepared.inputs_sha256,
             )

@@ -1,15 +1,15 @@
 -- Lease the first waiting ticket that the worker may have.
 -- KEYS 1 stages hash, 2 todo zset, 3 leases hash, 4 shortlists hash, 5 bell stream
--- ARGV 1 worker slot, 2 lanes, 3 newest version loaded or '' for any, 4 lease in ms, 5 expiry in ms,
+-- ARGV 1 worker slot (its lane: modulo 10000, `HELPERS` of queue.base), 2 lanes, 3 newest version loaded or '' for any, 4 lease in ms, 5 expiry in ms,
 --      6 '0' for tickets of shortlists only, '1' for candidates' only, '-1' for both
 -- Returns {ticket, points of a shortlist's chunk or nil}; without a ticket the bell's last id.
-local worker, lanes, loaded = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local lane, lanes, loaded = ARGV[1] % 10000, tonumber(ARGV[2]), tonumber(ARGV[3])
 
 -- The first ticket of the worker's lane in the stage whose first ticket of all is given.
 local function own(stage, first_chunk, version)
-  if worker >= lanes then return nil end
+  if lane >= lanes then return nil end
   local _, chunks = string.match(redis.call('HGET', KEYS[1], stage) or '0 0', '(%S+) (%d+)')
-  local start = first_chunk + (worker - first_chunk) % lanes
+  local start = first_chunk + (lane - first_chunk) % lanes
   for chunk = start, tonumber(chunks) - 1, lanes do
     local ticket = string.format('%s:%010d:%s', stage, chunk, version)
     if redis.call('ZSCORE', KEYS[2], ticket) then return ticket end
@@ -21,7 +21,7 @@ local function find()
   while first do
     local stage, chunk, version = string.match(first, '(%d+):(%d+):(%S+)')
     if ARGV[6] == '-1' or stage % 2 == tonumber(ARGV[6]) then
-      if chunk % lanes == worker then return first, stage end
+      if chunk % lanes == lane then return first, stage end
       local ticket = own(stage, tonumber(chunk), version)
       if ticket then return ticket, stage end
       if not loaded or tonumber(version) <= loaded then return first, stage end

@@ -13,6 +13,7 @@ from rhoselect import config as configuration
 from rhoselect.compute import keep_memory
 from rhoselect.config import Config
 from rhoselect.errors import ConfigError, FencedError, RhoError, ServiceError
+from rhoselect.launch import placement
 from rhoselect.launch.endpoints import open_queue, queue_url
 from rhoselect.launch.prepared import Prepared
 from rhoselect.launch.service.faults import heard
@@ -42,6 +43,11 @@ def attach(
     """
     with heard(who):
         attached = _stub(channel).Attach(pb.AttachRequest())
+    if placement.versions() != attached.versions:
+        raise ConfigError(
+            f"this machine: has {placement.versions()}, the run began with {attached.versions};"
+            " allowed the same everywhere"
+        )
     prepared = prepare(_own(attached, overrides))
     if prepared.inputs_sha256 != attached.inputs_sha256:
         raise ConfigError(
@@ -98,10 +104,11 @@ def _beating(
     """Meanwhile look whether the run goes on; ``stop`` is set when it does not."""
 
     def beat() -> None:
+        now = attached
         while not stop.wait(BEAT_S):
             try:
                 with heard("the run"):
-                    now = stub.Attach(pb.AttachRequest(slot=attached.slot))
+                    now = stub.Attach(pb.AttachRequest(slot=now.slot))
             except RhoError:
                 break
             if now.session != attached.session:
