@@ -95,9 +95,9 @@ def one_run(folder: Path, base: dict[str, Any], seed: int) -> Row:
     with QueueServer(here) as server:
         run = ChaoticRun(here, config, [], seed, server)
         outcome = run.run((kind, FAULTS[kind][1]) for kind in endless(seed))
-    if outcome.problem is not None:  # kept, to be looked at
-        here.rename(folder / f"failed-{seed}")
     equal = None if outcome.hashes is None else list(outcome.hashes) == expected
+    if not equal:  # kept, to be looked at
+        here.rename(folder / f"failed-{seed}")
     return {"variant": name, "equal": equal, **asdict(outcome)}
 
 

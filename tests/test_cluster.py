@@ -22,6 +22,7 @@ import pytest
 from rhoselect import config as configuration
 from rhoselect.errors import ConfigError
 from rhoselect.launch import placement
+from rhoselect.launch.machine import versions
 from servers import PASSWORD, free_port, tcp_server
 from support import ended_well, hashes, made, until
 from test_faults import checkpoints
@@ -141,7 +142,7 @@ def test_a_node_that_cannot_take_part_says_why(
 ) -> None:
     there = configuration.load(tiny_config, ["cluster.address=auto"])
     url = server.replace("redis://", f"redis://:{quote(PASSWORD, safe='')}@")
-    placement.check_node(there, tmp_path, url, placement.versions())
+    placement.check_node(there, tmp_path, url, versions())
 
     elsewhere = configuration.load(tiny_config, ["cluster.address=auto", "il.table=/elsewhere"])
     closed = f"redis://127.0.0.1:{free_port()}"
@@ -150,16 +151,16 @@ def test_a_node_that_cannot_take_part_says_why(
             there, tmp_path, url, "torch 1.0"
         ),
         r"--run-dir /nowhere does not exist there; .*shared folder": lambda: placement.check_node(
-            there, Path("/nowhere"), url, placement.versions()
+            there, Path("/nowhere"), url, versions()
         ),
         r"il\.table /elsewhere does not exist there;": lambda: placement.check_node(
-            elsewhere, tmp_path, url, placement.versions()
+            elsewhere, tmp_path, url, versions()
         ),
         r"queue\.url: .*cannot be reached": lambda: placement.check_node(
-            there, tmp_path, closed, placement.versions()
+            there, tmp_path, closed, versions()
         ),
         r"queue\.url: .*refuses the user name or password": lambda: placement.check_node(
-            there, tmp_path, server, placement.versions()
+            there, tmp_path, server, versions()
         ),
     }
     for message, check in wrong.items():

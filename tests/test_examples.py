@@ -56,3 +56,9 @@ def test_demo_configuration_is_valid_but_for_its_data(tmp_path: Path) -> None:
     result = rhoctl("train", demo, "--set", f"data.path={nowhere}", "--run-dir", run)
     assert result.code == 2
     assert str(nowhere) in result.err
+
+
+def test_the_command_line_does_not_import_ray() -> None:
+    """Which takes a second that no other command than those with workers needs."""
+    code = "import sys, rhoselect.launch.cli; sys.exit('ray' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import struct
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rhoselect.config import Config, DataConfig
-from rhoselect.errors import FencedError, RunFolderError
+from rhoselect.errors import FencedError, RunFolderError, StorageError
 from rhoselect.trainer.checkpoint import Checkpoint, Progress, checkpoint_paths, load_newest, save
 from rhoselect.trainer.evaluate import Evaluation
 from rhoselect.trainer.records import (
@@ -28,7 +30,7 @@ from rhoselect.trainer.records import (
     selected_sha256,
     weights_sha256,
 )
-from rhoselect.trainer.runfolder import RunFolder
+from rhoselect.trainer.runfolder import RunFolder, writing
 from rhoselect.types import Snapshot
 
 CONTRACT = [
@@ -195,6 +197,39 @@ def test_a_trainer_that_is_replaced_while_it_writes_a_checkpoint_does_not_publis
     with pytest.raises(FencedError):
         save(folder, checkpoint(1), keep=2)
     assert load_newest(folder.path) is None
+
+
+def test_a_trainer_that_is_replaced_while_it_writes_steps_leaves_those_of_the_new_one(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both come to the same step; the old one wakes up in the middle of its file."""
+    old, write = Records(folder, 0), pq.write_table
+    old.append(record(0, corrupted_share=1.0))
+
+    def write_slowly(table: pa.Table, path: Path) -> None:
+        monkeypatch.setattr(pq, "write_table", write)
+        write(table, path)
+        new = Records(RunFolder.resume(folder.path), 0)
+        new.append(record(0, corrupted_share=0.0))
+        new.flush()
+
+    monkeypatch.setattr(pq, "write_table", write_slowly)
+    with pytest.raises(FencedError), writing(folder):
+        old.flush()
+    assert read_steps(folder.path)["corrupted_share"].to_pylist() == [0.0]
+
+
+def test_a_full_disk_is_said_and_what_was_written_stays(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    save(folder, checkpoint(1), keep=2)
+    monkeypatch.setattr("rhoselect.trainer.checkpoint.save_file", full)
+    with pytest.raises(StorageError, match=r"No space left.*--resume"), writing(folder):
+        save(folder, checkpoint(2), keep=2)
+    assert saved_steps(folder) == [1]
 
 
 def test_every_trainer_gets_a_generation_of_its_own(folder: RunFolder) -> None:

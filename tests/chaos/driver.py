@@ -72,6 +72,7 @@ class ChaoticRun:
         self._points.mkdir(parents=True)
         keys = ["model.factory=points:mlp", f"queue.url={server.url}", *settings]
         self._first = [str(config), *(word for key in keys for word in ("--set", key))]
+        self._commands: list[subprocess.Popen[bytes]] = []
         self.may_end = False
 
     def run(self, faults: Iterable[tuple[str, Callable[[ChaoticRun], int]]]) -> Outcome:
@@ -91,7 +92,9 @@ class ChaoticRun:
             self.outcome.problem = f"{type(problem).__name__}: {problem}"
             self.outcome.hang = isinstance(problem, Hang)
         finally:
-            self.end_command()
+            for command in self._commands:
+                command.kill()
+                command.wait()
             self.outcome.server_peak_bytes = self.server.peak_bytes
         return self.outcome
 
@@ -146,6 +149,7 @@ class ChaoticRun:
                 env=environment,
                 start_new_session=True,
             )
+        self._commands.append(self.command)
 
     def ended(self, command: subprocess.Popen[bytes]) -> int:
         """The exit code of a command that must end by itself now."""
@@ -233,16 +237,24 @@ class ChaoticRun:
         pid = int(taken.suffix[1:])
         taken.unlink()
         self.may_end = pid == self.process("trainer")
-        while _lives(pid):
-            time.sleep(POLL_S)
+        self.until_gone([pid])
         return 1
+
+    def until_gone(self, pids: Iterable[int]) -> None:
+        """Wait until these processes, which must end now, are no more."""
+        deadline = time.monotonic() + DEADLINE_S
+        while any(_lives(pid) for pid in pids):
+            if time.monotonic() > deadline:
+                raise Hang("a process does not end")
+            time.sleep(POLL_S)
 
     def _alive(self, actor: str) -> bool:
         pid = self.process(actor)
         return pid is not None and _lives(pid)
 
     def _ready(self) -> bool:
-        return self._alive("trainer") and len(self.scorers()) == self.workers
+        going_on = self.command.poll() is None and self._alive("trainer")
+        return going_on and len(self.scorers()) == self.workers
 
 
 def _send(pid: int, sign: signal.Signals) -> bool:

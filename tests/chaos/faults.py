@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import points
-from driver import DEADLINE_S, MOST_WORKERS, ChaoticRun, Lost
+from driver import DEADLINE_S, MOST_WORKERS, ChaoticRun, Hang, Lost
 
 SMALL_BYTES = 2048  # a checkpoint has more
 
@@ -40,7 +40,9 @@ def freeze_trainer(run: ChaoticRun) -> int:
 
 def kill_command(run: ChaoticRun) -> int:
     run.may_end = True
+    pids = [run.trainer(), *run.scorers().values()]
     run.end_command()
+    run.until_gone(pids)  # Ray's workers look only once a second whether they are orphans
     return 1
 
 
@@ -68,7 +70,10 @@ def scale(run: ChaoticRun) -> int:
     for workers in (run.random.randint(0, MOST_WORKERS), run.random.randint(1, MOST_WORKERS)):
         command = [sys.executable, "-m", "rhoselect.launch.cli", "scale", str(run.path)]
         command += ["--workers", str(workers)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S)
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S)
+        except subprocess.TimeoutExpired:
+            raise Hang("scale does not end") from None
         if run.finished():
             break
         if done.returncode:
@@ -82,23 +87,26 @@ def scale(run: ChaoticRun) -> int:
 
 def fill_disk(run: ChaoticRun) -> int:
     """The trainer can write no file of more than a few bytes any more."""
-    run.may_end = True
-    _, most = resource.prlimit(run.trainer(), resource.RLIMIT_FSIZE)
-    resource.prlimit(run.trainer(), resource.RLIMIT_FSIZE, (SMALL_BYTES, most))
+    run.may_end, mark = True, len(run.said())
+    try:
+        _, most = resource.prlimit(run.trainer(), resource.RLIMIT_FSIZE)
+        resource.prlimit(run.trainer(), resource.RLIMIT_FSIZE, (SMALL_BYTES, most))
+    except ProcessLookupError:  # it has just finished
+        return 0
     run.ended(run.command)
-    if not run.finished() and "cannot be written" not in run.said():
+    if not run.finished() and "cannot be written" not in run.said()[mark:]:
         raise Lost(f"full disk: {run.tail()}")
     return 0
 
 
 def take_over(run: ChaoticRun) -> int:
     """A trainer freezes, another command goes on with its run, the old one wakes up: refused."""
-    trainer, old = run.trainer(), run.command
+    trainer, old, mark = run.trainer(), run.command, len(run.said())
     with run.frozen(trainer):
         run.start(resume=True)
         run.until_moved()
     run.ended(old)
-    if not run.finished() and "newer trainer" not in run.said():
+    if not run.finished() and "newer trainer" not in run.said()[mark:]:
         raise Lost(f"an old trainer was not refused: {run.tail()}")
     return 0
 

@@ -19,34 +19,37 @@ from torch import nn
 from rhoselect import models
 from rhoselect.scorer.pusher import Pusher
 from rhoselect.snapshots.shm import SharedMemoryStore
-from rhoselect.trainer import checkpoint
+from rhoselect.trainer import runfolder
 from rhoselect.trainer.learner import Learner
 
-POINTS: dict[str, tuple[Any, str]] = {
-    "between claim and push": (Pusher, "submit"),
-    "in mid-publish": (SharedMemoryStore, "_advance"),
-    "between pop and step": (Learner, "update"),
-    "before a checkpoint's rename": (checkpoint, "fsync"),
+POINTS: dict[str, tuple[Any, str, str]] = {
+    "between claim and push": (Pusher, "submit", ""),
+    "in mid-publish": (SharedMemoryStore, "_advance", ""),
+    "between pop and step": (Learner, "update", ""),
+    "before a checkpoint's rename": (runfolder, "fsync", ".step-"),
 }
+"""Before a call of this function of this owner, whose first argument has this in its text."""
+
 FOLDER = "RHO_CHAOS_POINTS"
 
 
 def mlp(**arguments: Any) -> nn.Module:
     """`rhoselect.models.mlp`; the points are in place from now on."""
-    for point, (owner, name) in POINTS.items():
+    for point, (owner, name, of) in POINTS.items():
         function = getattr(owner, name)
         if not hasattr(function, "__wrapped__"):
-            setattr(owner, name, _mortal(point, function))
+            setattr(owner, name, _mortal(point, function, of))
     return models.mlp(**arguments)
 
 
-def _mortal(point: str, function: Callable[..., Any]) -> Callable[..., Any]:
+def _mortal(point: str, function: Callable[..., Any], of: str) -> Callable[..., Any]:
     @functools.wraps(function)
     def wrapped(*arguments: Any, **named: Any) -> Any:
         armed = Path(os.environ[FOLDER]) / point
-        with suppress(FileNotFoundError):  # only one process takes it
-            armed.rename(armed.with_name(f"{point}.{os.getpid()}"))
-            os.kill(os.getpid(), signal.SIGKILL)
+        if not of or of in str(arguments[0]):
+            with suppress(FileNotFoundError):  # only one process takes it
+                armed.rename(armed.with_name(f"{point}.{os.getpid()}"))
+                os.kill(os.getpid(), signal.SIGKILL)
         return function(*arguments, **named)
 
     return wrapped

@@ -27,6 +27,7 @@ class QueueServer:
             probe.bind(("127.0.0.1", 0))
             self._port = int(probe.getsockname()[1])
         self.url = f"redis://127.0.0.1:{self._port}"
+        self._peak_bytes = 0
 
     def __enter__(self) -> Self:
         self._start()
@@ -43,6 +44,7 @@ class QueueServer:
 
     def restart(self) -> None:
         """Kill it and start an empty one."""
+        self._peak_bytes = self.peak_bytes
         self._process.kill()
         self._process.wait()
         self._start()
@@ -65,9 +67,9 @@ class QueueServer:
 
     @property
     def peak_bytes(self) -> int:
-        """The most that it has held since it was started."""
+        """The most that it has ever held."""
         with redis.Redis.from_url(self.url) as client:
-            return int(client.info("memory")["used_memory_peak"])
+            return max(self._peak_bytes, int(client.info("memory")["used_memory_peak"]))
 
     def _start(self) -> None:
         command = [

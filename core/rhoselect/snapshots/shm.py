@@ -55,8 +55,9 @@ class SharedMemoryStore:
         if shared.is_dir() and shutil.disk_usage(shared).free > ROOM_BYTES:
             root = shared
         stem = f"rhoselect-{os.getuid()}-{run_id}-"
-        for left_behind in root.glob(stem + "*"):
-            shutil.rmtree(left_behind, ignore_errors=True)
+        for left_behind in (*Path("/tmp").glob(stem + "*"), *shared.glob(stem + "*")):
+            if int(left_behind.name.removeprefix(stem)) < generation:
+                shutil.rmtree(left_behind, ignore_errors=True)
         return root / f"{stem}{generation}"
 
     def publish(

@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any, cast
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayError
 
 from rhoselect.config import Config
 from rhoselect.errors import ConfigError, RunError
@@ -26,6 +26,7 @@ from rhoselect.launch import placement
 from rhoselect.launch.actors import Endpoints, ScorerActor, TrainerActor
 from rhoselect.launch.endpoints import queue_url
 from rhoselect.launch.fleet import STOP_S, Fleet, failure
+from rhoselect.launch.machine import versions
 from rhoselect.launch.prepared import Prepared
 from rhoselect.launch.remote import ClusterRun
 from rhoselect.launch.server import EmbeddedServer
@@ -86,7 +87,7 @@ def _run_actors(
                     fleet.look()
                     metrics.observe_workers(*fleet.states())
                     run.refresh()
-        except (RayTaskError, RayActorError) as error:
+        except RayError as error:
             raise failure(error, "the trainer", folder, how) from None
         finally:
             ray.kill(trainer)
@@ -142,7 +143,7 @@ def endpoints_of(config: Config, folder: RunFolder, url: str) -> Endpoints:
         transport = "shm" if config.cluster.address == "local" else "ray"
     board = start_board() if transport == "ray" else None
     shared = SharedMemoryStore.new_folder(folder.run_id, folder.generation)
-    return Endpoints(url, board, shared, placement.versions())
+    return Endpoints(url, board, shared, versions())
 
 
 @contextmanager

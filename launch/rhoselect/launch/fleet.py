@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from rhoselect.errors import RhoError, RunError
 from rhoselect.launch.steering import Worker
@@ -69,13 +69,14 @@ class Fleet:
         """Have ``workers`` scorers: the highest slots go first, and finish what they are at."""
         with self._lock:
             gone, self._scorers = self._scorers[workers:], self._scorers[:workers]
-            self._end(gone)
-            for slot in range(workers, workers + len(gone)):
-                self._forget(slot)
             for slot in range(len(self._scorers), workers):
                 actor = self._start(slot, workers)
                 self._scorers.append(_Scorer(actor, actor.run.remote(), actor.look.remote(workers)))
             self._looked = -math.inf  # all are to be told
+        # Takes seconds, in which others look at the fleet.
+        self._end(gone)
+        for slot in range(workers, workers + len(gone)):
+            self._forget(slot)
 
     def runs(self) -> list[Any]:
         """What to wait on beside the trainer, for ``check``."""
@@ -93,7 +94,7 @@ class Fleet:
                 continue
             try:
                 ray.get(run)
-            except (RayTaskError, RayActorError) as error:
+            except RayError as error:
                 who = f"scorer {runs.index(run)}"
                 raise failure(error, who, self._folder, self._how) from None
 

@@ -1,4 +1,4 @@
-"""The machine that gave a figure, for the files that keep figures."""
+"""The machine and packages that a result comes from."""
 
 from __future__ import annotations
 
@@ -26,6 +26,11 @@ def origin() -> dict[str, Any]:
             "rhoselect": version("rhoselect"),
         },
     }
+
+
+def versions() -> str:
+    """What has to be the same in every process of a run for its result to be."""
+    return f"rhoselect {version('rhoselect')}, torch {torch.__version__}"
 
 
 def _cpu_name() -> str:

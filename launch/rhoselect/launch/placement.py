@@ -10,16 +10,15 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
 import ray
-import torch
 from ray.exceptions import RayActorError
 
 from rhoselect.config import Config
 from rhoselect.errors import ConfigError, QueueConfigError, RunError
+from rhoselect.launch.machine import versions
 from rhoselect.queue.redis import check_server
 
 Resources = dict[str, float]
@@ -117,11 +116,6 @@ def _shortage(config: Config, names: list[str], actors: int) -> str:
 
 def _listed(resources: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {amount:g}" for name, amount in sorted(resources.items()))
-
-
-def versions() -> str:
-    """What has to be the same in every process for the result to be."""
-    return f"rhoselect {version('rhoselect')}, torch {torch.__version__}"
 
 
 def check_node(config: Config, run: Path, queue_url: str, expected: str) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from rhoselect.errors import ConfigError, RhoError, RunError, WaitError
 from rhoselect.launch.fleet import Fleet
@@ -84,8 +84,10 @@ class ClusterRun:
         """See `Run.scale`."""
         if workers < 0:
             raise ConfigError(f"workers: got {workers}, allowed 0 or more")
-        self._fleet.scale(workers)
-        _answer(self._trainer.share.remote(workers), ASK_S)
+        try:
+            self._fleet.scale(workers)
+        finally:
+            _answer(self._trainer.share.remote(workers), ASK_S)
 
     def stats(self) -> QueueStats:
         """See `Run.stats`."""
@@ -106,5 +108,5 @@ def _answer(promise: Any, timeout_s: float) -> Any:
         if isinstance(error.cause, RhoError):
             raise error.cause from None
         raise
-    except RayActorError as error:
+    except RayError as error:
         raise RunError(f"the trainer is gone ({str(error).splitlines()[0]})") from None

@@ -201,7 +201,7 @@ def run_trainer(
         prepared.reference,
         None if trainer.learner.reference is None else trainer.learner.reference.model,
     )
-    with writing(folder.path):
+    with writing(folder):
         trainer.records.finish(summary)
     return summary
 

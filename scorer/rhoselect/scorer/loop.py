@@ -8,7 +8,6 @@ while the forward of the next runs. So forwards follow each other at once.
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from dataclasses import replace
@@ -102,6 +101,10 @@ class Scorer:
         tickets claimed meanwhile under the old ones are as good."""
         self._slot, self._lanes = slot, lanes
 
+    def leave(self) -> None:
+        """Give back the tickets that are held."""
+        self._queue.reap(self._slot)
+
     def step(self) -> bool:
         """Score the lowest ticket here and now, whoever's lane it is in, without waiting.
 
@@ -165,11 +168,13 @@ class Scorer:
         work = self._take(0, lanes=1, loaded=None, only="shortlist")
         if work is None:
             return False
-        with contextlib.suppress(SnapshotGoneError):
+        try:
             if not self._load(work.ticket.version, CLAIM_WAIT_S):
-                self._queue.reap(self._slot)  # sooner than its lease would bring it back
+                self.leave()  # sooner than its lease would bring it back
                 return False
             self._score(work)
+        except SnapshotGoneError:
+            self.leave()
         return True
 
     def _take_own(self, timeout_s: float) -> Work | None:
@@ -211,6 +216,7 @@ class Scorer:
                 self._score(work)
             return loaded
         except SnapshotGoneError:
+            self.leave()  # gone for good, or its writer hung in the middle: then it comes again
             return True
 
     def _load(self, version: int, timeout_s: float) -> bool:

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rhoselect.errors import RunFolderError
-from rhoselect.trainer.runfolder import RunFolder, fsync
+from rhoselect.trainer.runfolder import RunFolder, put
 from rhoselect.types import Snapshot
 
 
@@ -56,16 +56,11 @@ def save(folder: RunFolder, checkpoint: Checkpoint, keep: int) -> Path:
         n: t.detach().cpu().clone(memory_format=torch.contiguous_format) for n, t in tensors.items()
     }
     path = folder.path / "checkpoints" / f"step-{checkpoint.progress.step:09d}.safetensors"
-    beside = path.with_name(f".{path.name}.{folder.generation}")
-    folder.check_fence()
     progress = json.dumps(asdict(checkpoint.progress))
-    save_file(tensors, beside, {"progress": progress, "sha256": _sha256(progress, tensors)})
-    fsync(beside)
-    folder.check_fence()
-    beside.rename(path)
-    fsync(path.parent)
+    metadata = {"progress": progress, "sha256": _sha256(progress, tensors)}
+    put(folder, path, lambda beside: save_file(tensors, beside, metadata))
     for old in checkpoint_paths(folder.path)[:-keep]:
-        old.unlink()
+        old.unlink(missing_ok=True)
     return path
 
 

@@ -74,14 +74,18 @@ class Trainer:
         the gate says stop. Raises FencedError if a newer trainer took over."""
         try:
             return self._run()
-        except FencedError:
-            self.metrics.fenced_calls.inc()
+        except Exception:
+            try:
+                self._folder.check_fence()  # whatever failed: a newer trainer may have tidied up
+            except FencedError:
+                self.metrics.fenced_calls.inc()
+                raise
             raise
 
     def _run(self) -> Progress:
         with threads(self._config.trainer.threads), closing(self._gate):
             step = self._restore()
-            with writing(self._folder.path):
+            with writing(self._folder):
                 self.records = Records(self._folder, step)
             self._publish(step)
             self._source.open_from(step)
@@ -222,7 +226,7 @@ class Trainer:
         in_use = [self._snapshot(version) for version in sorted(self._live - {step})]
         learner, state = self.learner.state_dict(), dict(self._state)
         done = Checkpoint(self._progress(step), learner, state, in_use)
-        with self.metrics.busy("checkpoint"), writing(self._folder.path):
+        with self.metrics.busy("checkpoint"), writing(self._folder):
             self.records.flush()
             path = checkpoints.save(self._folder, done, self._config.trainer.keep_checkpoints)
         self.metrics.last_checkpoint_time.set_to_current_time()
@@ -241,7 +245,7 @@ class Trainer:
                 self.learner.device,
             )
         self._check_finite("test loss", step, result.loss)
-        with writing(self._folder.path):
+        with writing(self._folder):
             self.records.add_evaluation(step, self._progress(step).wall_seconds, result)
         self.metrics.accuracy.set(result.accuracy)
         self.status = replace(self.status, accuracy=result.accuracy)

@@ -72,8 +72,8 @@ class Oversight:
         choice = self._tuner.observe(step, step_ms) if self._tuner is not None else None
         if choice is not None:
             self._folder.check_fence()
-            path = self._folder.path
-            with writing(path), (path / LOG_NAME).open("a") as file:
+            path = self._folder.path / LOG_NAME
+            with writing(self._folder), path.open("a") as file:
                 file.write(json.dumps(choice.to_json()) + "\n")
 
     def _apply(self, way: Way) -> None:

@@ -70,12 +70,11 @@ class Picker:
     def pick(self, popped: Popped, step: int, state: State) -> PickedBatch:
         """The batch of step ``step``. Raises WindowError if fewer than n_b points have finite
         scores."""
-        best = self._shortlist(popped)
+        best, n_b = self._shortlist(popped), self._config.selection.n_b
         refined = best
-        if self._k(step, popped.version) > 1:
+        if self._k(step, popped.version) > 1 and len(best.indices) >= n_b:
             popped = self._refine(popped, step, state)
             refined = self._shortlist(popped)
-        n_b = self._config.selection.n_b
         if len(refined.indices) < n_b:
             dropped = np.setdiff1d(best.indices, refined.indices)
             raise self._too_few(step, len(refined.indices), dropped)

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from rhoselect.trainer.evaluate import Evaluation
-from rhoselect.trainer.runfolder import RunFolder, fsync
+from rhoselect.trainer.runfolder import RunFolder, put
 from rhoselect.types import Indices
 
 SCHEMA = pa.schema(
@@ -75,9 +75,8 @@ class Records:
             if _end_of(part) > step:
                 part.unlink()
         evaluations = [e for e in read_evaluations(folder.path) if e["step"] <= step]
-        beside = folder.path / ".eval.jsonl"
-        beside.write_text("".join(json.dumps(e) + "\n" for e in evaluations))
-        beside.rename(folder.path / "eval.jsonl")
+        lines = "".join(json.dumps(e) + "\n" for e in evaluations)
+        put(folder, folder.path / "eval.jsonl", lambda beside: beside.write_text(lines))
 
     def append(self, record: StepRecord) -> None:
         """Add a row; it reaches the disk with ``flush``."""
@@ -98,17 +97,17 @@ class Records:
             return
         columns = {name: [getattr(row, name) for row in self._rows] for name in SCHEMA.names}
         path = self._folder.path / "steps" / f"part-{self._rows[-1].step + 1:09d}.parquet"
-        self._folder.check_fence()
-        _write_parquet(pa.table(columns, schema=SCHEMA), path)
+        table = pa.table(columns, schema=SCHEMA)
+        put(self._folder, path, lambda beside: pq.write_table(table, beside))
         self._rows.clear()
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Merge the parts into steps.parquet and write summary.json."""
-        self._folder.check_fence()
-        _write_parquet(read_steps(self._folder.path), self._folder.path / "steps.parquet")
-        beside = self._folder.path / ".summary.json"
-        beside.write_text(json.dumps(summary, indent=2) + "\n")
-        beside.rename(self._folder.path / "summary.json")
+        folder, steps = self._folder, read_steps(self._folder.path)
+        assert steps["step"].to_pylist() == list(range(len(steps))), "no step missing, none twice"
+        put(folder, folder.path / "steps.parquet", lambda beside: pq.write_table(steps, beside))
+        text = json.dumps(summary, indent=2) + "\n"
+        put(folder, folder.path / "summary.json", lambda beside: beside.write_text(text))
 
 
 def read_steps(folder: Path) -> pa.Table:
@@ -151,12 +150,3 @@ def weights_sha256(model: nn.Module) -> str:
 
 def _end_of(part: Path) -> int:
     return int(part.stem.removeprefix("part-"))
-
-
-def _write_parquet(table: pa.Table, path: Path) -> None:
-    beside = path.with_name(f".{path.name}")
-    pq.write_table(table, beside)
-    with beside.open("rb") as file:
-        os.fsync(file.fileno())
-    beside.rename(path)
-    fsync(path.parent)

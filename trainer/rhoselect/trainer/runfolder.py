@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,8 +59,10 @@ class RunFolder:
     def resume(path: Path) -> RunFolder:
         """Own an existing run folder as its next generation; ``check_resume`` comes first."""
         folder = RunFolder._own(path)
-        for half_written in (path / "checkpoints").glob(".step-*"):
-            half_written.unlink()
+        for half_written in (*path.glob("checkpoints/.step-*"), *path.glob("steps/.part-*")):
+            # A newer owner than this one may be here by now, and writing.
+            if int(half_written.suffix[1:]) < folder.generation:
+                half_written.unlink(missing_ok=True)
         return folder
 
     @staticmethod
@@ -123,15 +125,32 @@ def check_inputs(path: Path, inputs_sha256: str) -> None:
         )
 
 
+def put(folder: RunFolder, path: Path, write: Callable[[Path], object]) -> None:
+    """Have ``write`` make a file beside ``path``, then put it in its place, atomically and on disk.
+
+    Raises FencedError, and ``path`` is as it was, once a newer trainer owns the folder.
+    """
+    beside = path.with_name(f".{path.name}.{folder.generation}")
+    folder.check_fence()
+    write(beside)
+    fsync(beside)
+    folder.check_fence()
+    beside.rename(path)
+    fsync(path.parent)
+
+
 @contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Raise StorageError where a run folder cannot be written within the block."""
+def writing(folder: RunFolder) -> Iterator[None]:
+    """Raise StorageError where a run folder cannot be written within the block, or FencedError if
+    that is because a newer trainer has tidied up."""
     try:
         yield
     except (OSError, SafetensorError) as error:
+        folder.check_fence()
+        reason, path = " ".join(str(error).split()), folder.path
         raise StorageError(
-            f"run folder {folder}: cannot be written ({' '.join(str(error).split())}); what its"
-            f" checkpoints hold is safe; make room, then: rhoctl train --resume --run-dir {folder}"
+            f"run folder {path}: cannot be written ({reason}); what its checkpoints hold is safe;"
+            f" make room, then: rhoctl train --resume --run-dir {path}"
         ) from None
 
 

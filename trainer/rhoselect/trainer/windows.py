@@ -134,7 +134,7 @@ class Windows:
     def early(self, window: int, k: int) -> None:
         """Post the shortlist of a window that is complete, before its weights are published."""
         popped = self._queue.pop(window, k, timeout_s=0)
-        if popped is not None:
+        if popped is not None and len(popped.positions):
             self._early = {window: popped}
             self._post(window, window, popped.positions)
 

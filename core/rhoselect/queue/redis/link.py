@@ -18,7 +18,7 @@ from importlib import resources
 from typing import Any, TypeVar
 
 import numpy as np
-from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import NoScriptError, ReadOnlyError, ResponseError
 
 from rhoselect.queue.redis.server import connect, patiently, server_name
 from rhoselect.types import Scores
@@ -107,7 +107,7 @@ class Link:
             connection.send_packed_command([packed])
             return connection.read_response()
         except BaseException as error:
-            if not isinstance(error, ResponseError):
+            if not isinstance(error, ResponseError) or isinstance(error, ReadOnlyError):
                 connection.disconnect()  # the answer may still come; the next call connects again
             raise
         finally:

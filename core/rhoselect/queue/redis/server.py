@@ -80,7 +80,8 @@ def connect(url: str, timeout_s: float) -> redis.Redis:
 
 
 def patiently(call: Callable[[], _T], name: str, timeout_s: float) -> _T:
-    """``call()``, repeated for up to ``timeout_s`` while the server ``name`` cannot be reached.
+    """``call()``, repeated for up to ``timeout_s`` while the server ``name`` cannot be reached, or
+    is a replica since a failover.
 
     Every call here is idempotent or, like a claim whose answer was lost, made good by a reap.
     Raises WaitError when the server stays away, RunError when it answers with an error.
@@ -94,7 +95,7 @@ def patiently(call: Callable[[], _T], name: str, timeout_s: float) -> _T:
             raise RunError(f"queue server {name} refuses us: {_line(error)}") from None
         except redis.TimeoutError:
             raise WaitError(f"queue server {name}: no answer for {timeout_s:g} s") from None
-        except redis.ConnectionError as error:
+        except (redis.ConnectionError, redis.exceptions.ReadOnlyError) as error:
             if _untrusted(error):
                 raise RunError(f"queue server {name}: {_line(error)}; see queue.tls_ca") from None
             if time.monotonic() + pause > deadline:

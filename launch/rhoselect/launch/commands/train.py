@@ -29,7 +29,13 @@ from rhoselect.launch.steering import Run
 from rhoselect.launch.wiring import prepare
 from rhoselect.metrics import announced, check_endpoint
 from rhoselect.queue.redis import check_server
-from rhoselect.trainer.runfolder import RunFolder, check_absent, check_inputs, check_resume
+from rhoselect.trainer.runfolder import (
+    RunFolder,
+    check_absent,
+    check_inputs,
+    check_resume,
+    writing,
+)
 
 
 def train(
@@ -78,7 +84,8 @@ def train(
         return
     folder = RunFolder.resume(path) if resume else _create(path, prepared)
     summary = execute(prepared, folder, workers, console, folder.path.name)
-    write_page(path)
+    with writing(folder):
+        write_page(path)
     console.print(
         f"{path}: {summary['steps']} steps in {summary['wall_seconds']:.1f} s, best accuracy"
         f" {summary['best_accuracy']:.4f}, final {summary['final_accuracy']:.4f}",

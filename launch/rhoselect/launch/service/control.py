@@ -29,7 +29,7 @@ from rhoselect.launch.steering import ASK_S, Run
 from rhoselect.metrics import STALENESS_STEPS
 from rhoselect.protos import control_pb2 as pb
 from rhoselect.protos import control_pb2_grpc
-from rhoselect.trainer.runfolder import RunFolder
+from rhoselect.trainer.runfolder import RunFolder, put, writing
 
 NAME = "rhoselect.v1.Control"
 FILE_NAME = "control.json"
@@ -41,7 +41,9 @@ MOST_POINTS = 10_000
 def controlled(run: Run, prepared: Prepared, folder: RunFolder) -> Iterator[None]:
     """Serve the control of ``run`` meanwhile. Raises ConfigError where that cannot be."""
     config = prepared.config.service
-    security, token_file = _secured(Security.of_server(config), config.token_file, folder)
+    security = Security.of_server(config)
+    with writing(folder):
+        security, token_file = _secured(security, config.token_file, folder)
     control, snapshots = Control(run, prepared, folder), Snapshots(run, prepared, folder)
     add = partial(control_pb2_grpc.add_ControlServicer_to_server, control)
     path = folder.path / FILE_NAME
@@ -55,9 +57,9 @@ def controlled(run: Run, prepared: Prepared, folder: RunFolder) -> Iterator[None
             "token_file": token_file,
             "tls": security.tls,
         }
-        beside = path.with_name(f".{FILE_NAME}.{folder.generation}")
-        beside.write_text(json.dumps(entry) + "\n")
-        beside.rename(path)
+        text = json.dumps(entry) + "\n"
+        with writing(folder):
+            put(folder, path, lambda beside: beside.write_text(text))
         try:
             yield
         finally:

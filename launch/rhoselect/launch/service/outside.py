@@ -5,16 +5,16 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import grpc
 
 from rhoselect import config as configuration
 from rhoselect.compute import keep_memory
 from rhoselect.config import Config
-from rhoselect.errors import ConfigError, FencedError, RhoError, ServiceError
-from rhoselect.launch import placement
+from rhoselect.errors import ConfigError, FencedError, RhoError, RunError, ServiceError
 from rhoselect.launch.endpoints import open_queue, queue_url
+from rhoselect.launch.machine import versions
 from rhoselect.launch.prepared import Prepared
 from rhoselect.launch.service.faults import heard
 from rhoselect.launch.wiring import build_scorer, prepare
@@ -43,9 +43,9 @@ def attach(
     """
     with heard(who):
         attached = _stub(channel).Attach(pb.AttachRequest())
-    if placement.versions() != attached.versions:
+    if versions() != attached.versions:
         raise ConfigError(
-            f"this machine: has {placement.versions()}, the run began with {attached.versions};"
+            f"this machine: has {versions()}, the run began with {attached.versions};"
             " allowed the same everywhere"
         )
     prepared = prepare(_own(attached, overrides))
@@ -77,6 +77,8 @@ def score(
             scorer.run(stop)
         except (ServiceError, FencedError) as error:
             logging.warning("leaving: %s", error)
+    with suppress(RunError):  # what it holds, others may have at once
+        scorer.leave()
     queue.disconnect()
     return metrics.points_scored()
 

@@ -13,7 +13,7 @@ import grpc
 from torch import Tensor
 
 from rhoselect.errors import ConfigError, FencedError, UserError
-from rhoselect.launch import placement
+from rhoselect.launch.machine import versions
 from rhoselect.launch.prepared import Prepared
 from rhoselect.launch.service import blobs
 from rhoselect.launch.service.faults import told
@@ -60,14 +60,14 @@ class Snapshots(snapshots_pb2_grpc.SnapshotsServicer):
                     "this run has no queue that a scorer outside its machine can reach; allowed a"
                     " run with --workers N and queue.url"
                 )
-            shares = lanes(config, len(self._run.workers()))
+            shares = lanes(config, len(await asyncio.to_thread(self._run.workers)))
             known = request.HasField("slot")
             helper = request.slot // HELPERS - 1 if known else next(self._helpers)
             return pb.AttachResponse(
                 session=self._session,
                 slot=HELPERS * (helper + 1) + helper % shares,
                 lanes=shares,
-                versions=placement.versions(),
+                versions=versions(),
                 config_json=config.model_dump_json(),
                 inputs_sha256=self._prepared.inputs_sha256,
             )
