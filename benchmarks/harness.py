@@ -29,15 +29,8 @@ def train(run: Path, settings: Settings, workers: int, stop: threading.Event | N
 
     Ended, in order, once ``stop`` is set.
     """
-    tree: dict[str, Any] = {}
-    for name, value in settings.items():
-        *sections, key = name.split(".")
-        section = tree
-        for part in sections:
-            section = section.setdefault(part, {})
-        section[key] = value
     config = run.with_name(f"{run.name}.toml")
-    config.write_text(tomlkit.dumps(tree))
+    write_config(config, settings)
     command = ["train", str(config), "--workers", str(workers), "--run-dir", str(run)]
     path = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
     process = subprocess.Popen(
@@ -53,6 +46,18 @@ def train(run: Path, settings: Settings, workers: int, stop: threading.Event | N
         process.wait()
     elif process.wait():
         raise subprocess.CalledProcessError(process.returncode, command)
+
+
+def write_config(path: Path, settings: Settings) -> None:
+    """A configuration file of ``settings`` by dotted name."""
+    tree: dict[str, Any] = {}
+    for name, value in settings.items():
+        *sections, key = name.split(".")
+        section = tree
+        for part in sections:
+            section = section.setdefault(part, {})
+        section[key] = value
+    path.write_text(tomlkit.dumps(tree))
 
 
 def synthetic_data(folder: Path, points: int = 20_000) -> tuple[Path, Path]:

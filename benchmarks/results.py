@@ -42,6 +42,7 @@ TABLES: dict[str, tuple[str, ...]] = {
         *("points", "plan_us_per_window", "streamed_plan_us_per_window", "il_us_per_window"),
         *("read_us_per_window", "rss_mb"),
     ),
+    "soak": ("process", "minutes", "private_mb", "mb_per_10_minutes", "files", "files_growth"),
     "chaos": ("fault", "times", "kills", "median_s", "max_s"),
 }
 

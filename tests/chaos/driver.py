@@ -79,33 +79,42 @@ class ChaoticRun:
         """Start the run, let these faults (kinds and what does them) happen to it until it ends,
         and tell. A fault that may end the command says so in ``may_end``."""
         try:
-            self.start(resume=False)
-            self._await(lambda: self.step() > 0 and self._ready())
+            self.begin()
             for kind, fault in faults:
                 time.sleep(self.random.uniform(0.0, 1.0))
                 if self.finished():
                     break
-                self._suffer(kind, fault)
-            self._await(self.finished)
+                self.suffer(kind, fault)
+            self.wait_for(self.finished)
             self._end()
         except (Hang, Lost) as problem:
             self.outcome.problem = f"{type(problem).__name__}: {problem}"
             self.outcome.hang = isinstance(problem, Hang)
         finally:
-            for command in self._commands:
-                command.kill()
-                command.wait()
+            self.close()
             self.outcome.server_peak_bytes = self.server.peak_bytes
         return self.outcome
 
-    def _suffer(self, kind: str, fault: Callable[[ChaoticRun], int]) -> None:
+    def begin(self) -> None:
+        """Start the run; returns when it has a checkpoint and all of its scorers."""
+        self.start(resume=False)
+        self.wait_for(lambda: self.step() > 0 and self._ready())
+
+    def close(self) -> None:
+        """Have no command of this run go on."""
+        for command in self._commands:
+            command.kill()
+            command.wait()
+
+    def suffer(self, kind: str, fault: Callable[[ChaoticRun], int]) -> None:
+        """Do a fault, wait until the run has recovered, and note it."""
         before, started = self.step(), time.monotonic()
         kills = fault(self)
-        self._await(lambda: self.finished() or (self.step() > before and self._ready()))
+        self.wait_for(lambda: self.finished() or (self.step() > before and self._ready()))
         seconds = time.monotonic() - started
         self.outcome.faults.append(Fault(kind, before, kills, seconds))
 
-    def _await(self, come: Callable[[], bool]) -> None:
+    def wait_for(self, come: Callable[[], bool]) -> None:
         """Wait for something that comes only if the run goes on; resume it if its command ended."""
         deadline = time.monotonic() + DEADLINE_S
         while not come():
@@ -193,7 +202,7 @@ class ChaoticRun:
     def until_moved(self) -> None:
         """Wait for a checkpoint that is newer than the newest one of now."""
         before = self.step()
-        self._await(lambda: self.finished() or self.step() > before)
+        self.wait_for(lambda: self.finished() or self.step() > before)
 
     def kill(self, pids: Iterable[int]) -> int:
         """SIGKILL; returns how many there were to kill."""
