@@ -34,7 +34,7 @@ MODELS: dict[str, dict[str, Any]] = {
         "model": {"factory": "rhoselect.models:resnet18_small", "args": {"width": 16}},
         "il": ("rhoselect.models:small_cnn", [*IL, "--set", "trainer.threads=2"]),
         # An evaluation takes as long as 90 steps here.
-        "steps": 600,
+        "steps": 450,
         "grid": 50,
         "decays": False,
     },

@@ -102,7 +102,7 @@ def serial_form(case: Case) -> dict[str, Any]:
         {"selection__chunk": RATIO * N_B, "trainer__threads": n, "scorer__threads": n}
         for n in (1, 2)
     ]
-    return min(forms, key=lambda form: case.curve(0, **form, trainer__steps=200).step_ms)
+    return min(forms, key=lambda form: case.curve(0, **form, trainer__steps=40).step_ms)
 
 
 def emulated(case: Case) -> list[Row]:
