@@ -1,8 +1,8 @@
 """How well `rhoctl plan` predicts a step: its expectation against the median step of real runs.
 
 Two models: the emulated device of benchmarks/scaling.py, with training steps of 100 ms, and a real
-ResNet-18 of width 16 in float32, whose processes share this machine's cores. Each is planned once,
-then trained with 0, 1, 2 and 4 workers.
+ResNet-18 of width 16 in float32, whose processes share this machine's cores. In each round a model
+is planned once, then trained with 0, 1, 2 and 4 workers.
 
     python benchmarks/plan.py --json docs/results/plan.json
 """
@@ -10,15 +10,12 @@ then trained with 0, 1, 2 and 4 workers.
 from __future__ import annotations
 
 import argparse
-import fcntl
 import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +33,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["emulated mlp", "resnet18_small"])
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2, 4])
     parser.add_argument("--steps", type=int, default=40, help="counted steps of a run")
-    parser.add_argument("--lock", type=Path, help="hold this file's lock while something is timed")
+    parser.add_argument("--rounds", type=int, default=3, help="machines are not always as fast")
     parser.add_argument("--json", type=Path, help="write the figures here")
     options = parser.parse_args()
     rows, parts = [], {}
@@ -47,14 +44,15 @@ def main() -> None:
             run = Path(scratch) / model.replace(" ", "-")
             # Makes the configuration file that the plan reads, and warms the page cache.
             train(run, settings, 0)
-            with locked(options.lock):
-                found = plan(run.with_suffix(".toml"))
-            parts[model] = found["parts"]
-            for workers in track(options.workers, model):
-                case = run.with_name(f"{run.name}-{workers}")
-                with locked(options.lock):
+            found: dict[int, list[tuple[float, float]]] = {w: [] for w in options.workers}
+            for number in track(range(options.rounds), model):
+                planned = plan(run.with_suffix(".toml"))
+                parts[model] = planned["parts"]
+                for workers in options.workers:
+                    case = run.with_name(f"{run.name}-{number}-{workers}")
                     train(case, settings, workers)
-                rows.append(row_of(model, workers, found, case))
+                    found[workers].append(predicted_and_measured(workers, planned, case))
+            rows += [row_of(model, workers, pairs) for workers, pairs in found.items()]
     show("predicted and measured steps", rows, COLUMNS)
     write(options.json, {"rows": rows, "parts": parts})
 
@@ -77,29 +75,23 @@ def plan(config: Path) -> dict[str, Any]:
     return found
 
 
-def row_of(model: str, workers: int, found: dict[str, Any], run: Path) -> dict[str, Any]:
-    """The prediction against the median step after the warm-up; ``error`` is its share."""
-    [predicted_ms] = [r["step_ms"] for r in found["rows"] if r["workers"] == workers]
+def predicted_and_measured(workers: int, planned: dict[str, Any], run: Path) -> tuple[float, float]:
+    """Milliseconds of a step: the plan's, and the run's median after the warm-up."""
+    [predicted_ms] = [r["step_ms"] for r in planned["rows"] if r["workers"] == workers]
     steps = pq.read_table(run / "steps.parquet")["step_ms"].to_pylist()
-    measured_ms = statistics.median(steps[scaling.WARM_UP :])
+    return predicted_ms, statistics.median(steps[scaling.WARM_UP :])
+
+
+def row_of(model: str, workers: int, pairs: list[tuple[float, float]]) -> dict[str, Any]:
+    """Medians over the rounds; ``error`` is that of the prediction, as a share."""
     return {
         "model": model,
         "workers": workers,
-        "predicted_ms": predicted_ms,
-        "measured_ms": measured_ms,
-        "error": predicted_ms / measured_ms - 1,
+        "predicted_ms": statistics.median(predicted for predicted, _ in pairs),
+        "measured_ms": statistics.median(measured for _, measured in pairs),
+        "error": statistics.median(predicted / measured - 1 for predicted, measured in pairs),
+        "errors": [predicted / measured - 1 for predicted, measured in pairs],
     }
-
-
-@contextmanager
-def locked(path: Path | None) -> Iterator[None]:
-    """Nobody else who locks ``path`` runs meanwhile."""
-    if path is None:
-        yield
-        return
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 if __name__ == "__main__":
