@@ -24,12 +24,14 @@ MODELS = {
         "trainer.steps=8",
     ],
 }
+MODELS["folded"] = [*MODELS["resnet"], "scorer.fold_batchnorm=true"]
 # Starting actors takes the time: every combination once, one of them with every number of workers;
 # what adds nothing to a process is tried in threads.
 IN_PROCESSES = [
     ("mlp", "fp32", 0, [1, 2, 5]),
     ("mlp", "bf16", 1, [5]),
     ("resnet", "fp32", 0, [2]),
+    ("folded", "fp32", 0, [2]),
     ("resnet", "fp32", 1, [5]),
     ("resnet", "bf16", 0, [5]),
     ("resnet", "bf16", 1, [1, 2]),

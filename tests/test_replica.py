@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from rhoselect.compute import threads
 from rhoselect.config import TrainerConfig
+from rhoselect.errors import ModelError
 from rhoselect.models.build import build_model
 from rhoselect.scorer.forward import Replica
 from rhoselect.trainer.learner import Learner
@@ -192,3 +193,47 @@ def test_a_transformer_with_tied_weights_equals_plain_autocast(precision: str) -
     replica.load(learner.pieces(replica.layout))
     logits, _ = plain(model.eval(), points, DTYPES.get(precision))
     assert torch.equal(replica(points).logits, logits)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_folded_convolutions_give_the_same_losses_but_for_the_last_bits(precision: str) -> None:
+    """Also after other weights were loaded, and without running a BatchNorm."""
+    points, tolerance = batch(1), 1e-4 if precision == "fp32" else 5e-2
+    folded = Replica(build(*RESNET, seed=99), precision, "running", CPU, fold=True)
+    calls = []
+    for module in folded._model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.register_forward_hook(lambda *_: calls.append(1))
+    for learner in (trained(*RESNET), Learner(build(*RESNET, seed=5), TrainerConfig(), 0, CPU)):
+        plain_replica = replica_of(learner, RESNET, precision, "running")
+        folded.load(learner.pieces(folded.layout))
+        losses, expected = folded(points).losses, plain_replica(points).losses
+        torch.testing.assert_close(losses, expected, rtol=tolerance, atol=tolerance)
+        assert not torch.equal(losses, expected), "it does fold"
+    assert not calls
+
+
+def test_a_convolution_that_others_use_too_is_left_as_it_is() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)
+            self.head = nn.Linear(4, CLASSES)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            maps = self.conv(inputs)
+            return self.head((self.norm(maps) + maps).mean((2, 3)))
+
+    model = Shared()
+    plain_replica = Replica(copy.deepcopy(model), "fp32", "running", CPU)
+    folded = Replica(model, "fp32", "running", CPU, fold=True)
+    assert torch.equal(folded(batch(1)).losses, plain_replica(batch(1)).losses)
+
+
+def test_a_model_that_branches_on_values_cannot_be_folded() -> None:
+    class Branching(nn.Module):
+        def forward(self, inputs: Tensor) -> Tensor:
+            return inputs if inputs.sum() > 0 else -inputs
+
+    with pytest.raises(ModelError, match=r"scorer\.fold_batchnorm: this model cannot be traced"):
+        Replica(Branching(), "fp32", "running", CPU, fold=True)

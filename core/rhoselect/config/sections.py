@@ -209,6 +209,11 @@ class ScorerConfig(Section):
     channels_last: bool = Field(
         False, description="faster convolutions, whose last bits differ from the plain layout's"
     )
+    fold_batchnorm: bool = Field(
+        False,
+        description="convolutions that do the BatchNorm behind them by the way (selection.bn ="
+        " 'running'): faster, with other last bits",
+    )
     threads: int = Field(1, ge=1, le=1024, description="CPU threads of one scorer")
     prefetch: int = Field(
         2, ge=1, le=1024, description="tickets claimed and read ahead of their weights"

@@ -65,6 +65,11 @@ class Config(Section):
     @model_validator(mode="after")
     def _modes(self) -> Self:
         selection = self.selection
+        if self.scorer.fold_batchnorm and selection.bn != "running":
+            raise ValueError(
+                f"scorer.fold_batchnorm: got true with selection.bn = {selection.bn!r}, allowed"
+                ' with "running": the statistics of a chunk are not known before it is scored'
+            )
         if selection.lag == "auto" and self.trainer.publish_every > 1:
             raise ValueError(
                 f"trainer.publish_every: got {self.trainer.publish_every}, allowed 1 with"

@@ -75,6 +75,11 @@ class OwnReplica(Replica):
         losses: Losses | None,
     ) -> None:
         scorer = config.scorer
+        if scorer.fold_batchnorm:
+            raise ConfigError(
+                "scorer.fold_batchnorm: got true with losses of the loop's own, allowed false: they"
+                " are given the model as it is"
+            )
         super().__init__(model, scorer.precision, config.selection.bn, device, scorer.channels_last)
         self._losses = losses or cross_entropy
 

@@ -87,6 +87,7 @@ def new_replica(prepared: Prepared, bn: str, device: torch.device) -> Replica:
         prepared.scoring.needs,
         prepared.config.seed,
         reference,
+        scorer.fold_batchnorm,
     )
 
 

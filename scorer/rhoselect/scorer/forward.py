@@ -9,6 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from rhoselect.compute import DTYPES, seed_points
 from rhoselect.errors import ModelError
+from rhoselect.scorer.folding import Folded
 from rhoselect.selection import Needs
 from rhoselect.snapshots.base import Pieces
 from rhoselect.types import REFERENCE, Batch, ForwardOutput
@@ -24,7 +25,8 @@ class Replica:
     under autocast: bit for bit what autocast computes from float32 weights, without casting them at
     every forward. With ``bn="batch"`` BatchNorm uses the statistics of the scored chunk and owns no
     running statistics at all, so scoring cannot touch them. ``channels_last`` lays images and
-    convolution weights out by pixel: faster, and in the last bits another result.
+    convolution weights out by pixel: faster, and in the last bits another result. So does ``fold``,
+    for which BatchNorm must be "running": convolutions do what the BatchNorm behind them does.
 
     Beyond losses and logits it computes what ``needs`` asks for. Stochastic passes (Gal &
     Ghahramani 2016, "Dropout as a Bayesian approximation") run everything but BatchNorm and its
@@ -43,6 +45,7 @@ class Replica:
         needs: Needs = PLAIN,
         seed: int = 0,
         reference: Replica | None = None,
+        fold: bool = False,
     ) -> None:
         self._model = model.eval().requires_grad_(False)
         self._dtype = DTYPES[precision]
@@ -63,6 +66,7 @@ class Replica:
             # The stubs know no memory format without a dtype.
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._tensors: dict[str, Tensor] = dict(model.state_dict())
+        self._folded = Folded(self._model) if fold else None
         self._reference = reference
         if reference is not None:
             self._tensors |= {REFERENCE + name: t for name, t in reference._tensors.items()}
@@ -92,6 +96,8 @@ class Replica:
                 del missing[name]
         if missing:
             raise KeyError(next(iter(missing)))
+        if self._folded is not None:
+            self._folded.refresh()
 
     def __call__(self, batch: Batch) -> ForwardOutput:
         """The forward output of C points, without gradients."""
@@ -99,7 +105,7 @@ class Replica:
         if self._channels_last and inputs.ndim == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         with torch.inference_mode(), self._autocast():
-            output: Tensor = self._model(inputs)
+            output: Tensor = (self._folded or self._model)(inputs)
             logits = output.float()
             losses = F.cross_entropy(logits, batch.labels, reduction="none")
             features = self._last_inputs(output) if self._features else None
