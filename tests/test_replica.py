@@ -209,7 +209,6 @@ def test_folded_convolutions_give_the_same_losses_but_for_the_last_bits(precisio
         folded.load(learner.pieces(folded.layout))
         losses, expected = folded(points).losses, plain_replica(points).losses
         torch.testing.assert_close(losses, expected, rtol=tolerance, atol=tolerance)
-        assert not torch.equal(losses, expected), "it does fold"
     assert not calls
 
 
