@@ -60,10 +60,19 @@ class Outcome:
 
 
 class ChaoticRun:
-    """A run of ``config`` with ``settings``, in ``folder``; its faults come from ``seed``."""
+    """A run of ``config`` with ``settings``, in ``folder``; its faults come from ``seed``.
+
+    A step takes at least ``pace_s`` seconds.
+    """
 
     def __init__(
-        self, folder: Path, config: Path, settings: Iterable[str], seed: int, server: QueueServer
+        self,
+        folder: Path,
+        config: Path,
+        settings: Iterable[str],
+        seed: int,
+        server: QueueServer,
+        pace_s: float = 0.0,
     ) -> None:
         self.path, self.server = folder / "run", server
         self.random = random.Random(seed)
@@ -73,6 +82,7 @@ class ChaoticRun:
         keys = ["model.factory=points:mlp", f"queue.url={server.url}", *settings]
         self._first = [str(config), *(word for key in keys for word in ("--set", key))]
         self._commands: list[subprocess.Popen[bytes]] = []
+        self._pace_s = pace_s
         self.may_end = False
 
     def run(self, faults: Iterable[tuple[str, Callable[[ChaoticRun], int]]]) -> Outcome:
@@ -85,7 +95,8 @@ class ChaoticRun:
                 if self.finished():
                     break
                 self.suffer(kind, fault)
-            self.wait_for(self.finished)
+            while not self.finished():
+                self.until_moved()
             self._end()
         except (Hang, Lost) as problem:
             self.outcome.problem = f"{type(problem).__name__}: {problem}"
@@ -149,6 +160,7 @@ class ChaoticRun:
             **os.environ,
             "PYTHONPATH": os.pathsep.join(filter(None, here)),
             points.FOLDER: str(self._points),
+            points.PACE_S: str(self._pace_s),
         }
         with self._log.open("ab") as log:
             self.command = subprocess.Popen(

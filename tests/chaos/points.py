@@ -1,7 +1,8 @@
 """A perceptron whose process can be told to die at a named point of the protocol.
 
 Whoever comes by a point takes its file out of the folder $RHO_CHAOS_POINTS, if there is one, and
-kills itself. A configuration names the factory, so that every process of a run comes by here.
+kills itself. A configuration names the factory, so that every process of a run comes by here. A
+training step waits for $RHO_CHAOS_PACE_S seconds, so that a short run is there for long enough.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import functools
 import os
 import signal
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -31,6 +33,7 @@ POINTS: dict[str, tuple[Any, str, str]] = {
 """Before a call of this function of this owner, whose first argument has this in its text."""
 
 FOLDER = "RHO_CHAOS_POINTS"
+PACE_S = "RHO_CHAOS_PACE_S"
 
 
 def mlp(**arguments: Any) -> nn.Module:
@@ -46,6 +49,8 @@ def _mortal(point: str, function: Callable[..., Any], of: str) -> Callable[..., 
     @functools.wraps(function)
     def wrapped(*arguments: Any, **named: Any) -> Any:
         armed = Path(os.environ[FOLDER]) / point
+        if function.__name__ == "update":
+            time.sleep(float(os.environ[PACE_S]))
         if not of or of in str(arguments[0]):
             with suppress(FileNotFoundError):  # only one process takes it
                 armed.rename(armed.with_name(f"{point}.{os.getpid()}"))

@@ -12,7 +12,8 @@ from queue_server import QueueServer
 
 from support import hashes, made
 
-STEPS = 6000
+STEPS = 2500
+PACE_S = 0.03
 SETTINGS = [f"trainer.steps={STEPS}", "trainer.checkpoint_every=5", "trainer.eval_every=500"]
 SETTINGS += ["queue.lease_s=1", "queue.timeout_s=60"]
 
@@ -24,7 +25,7 @@ def test_every_fault_once(tiny_config: Path, tmp_path: Path, lag: int) -> None:
     kinds = list(FAULTS)
     random.Random(lag).shuffle(kinds)
     with QueueServer(tmp_path) as server:
-        run = ChaoticRun(tmp_path / "chaos", tiny_config, settings, seed=lag, server=server)
+        run = ChaoticRun(tmp_path / "chaos", tiny_config, settings, lag, server, PACE_S)
         outcome = run.run((kind, FAULTS[kind][1]) for kind in kinds)
     assert outcome.problem is None
     assert len(outcome.faults) == len(kinds), "it ended before all had happened to it"
