@@ -28,7 +28,6 @@ STEPS = 400
 SHORT = 200
 MODES = {
     "lag 0": [],
-    "shortlists by scorers": ["selection.lag=1", "selection.rescore=scorers"],
     "auto": ["selection.lag=auto", "selection.audit_every=40"],
     "stream": ["selection.mode=stream"],
 }

@@ -62,7 +62,7 @@ class Outcome:
 class ChaoticRun:
     """A run of ``config`` with ``settings``, in ``folder``; its faults come from ``seed``.
 
-    A step takes at least ``pace_s`` seconds.
+    With ``slow`` its steps take longer until all faults have been.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class ChaoticRun:
         settings: Iterable[str],
         seed: int,
         server: QueueServer,
-        pace_s: float = 0.0,
+        slow: bool = False,
     ) -> None:
         self.path, self.server = folder / "run", server
         self.random = random.Random(seed)
@@ -82,7 +82,8 @@ class ChaoticRun:
         keys = ["model.factory=points:mlp", f"queue.url={server.url}", *settings]
         self._first = [str(config), *(word for key in keys for word in ("--set", key))]
         self._commands: list[subprocess.Popen[bytes]] = []
-        self._pace_s = pace_s
+        if slow:
+            (self._points / points.SLOW).touch()
         self.may_end = False
 
     def run(self, faults: Iterable[tuple[str, Callable[[ChaoticRun], int]]]) -> Outcome:
@@ -95,6 +96,7 @@ class ChaoticRun:
                 if self.finished():
                     break
                 self.suffer(kind, fault)
+            (self._points / points.SLOW).unlink(missing_ok=True)
             while not self.finished():
                 self.until_moved()
             self._end()
@@ -160,7 +162,6 @@ class ChaoticRun:
             **os.environ,
             "PYTHONPATH": os.pathsep.join(filter(None, here)),
             points.FOLDER: str(self._points),
-            points.PACE_S: str(self._pace_s),
         }
         with self._log.open("ab") as log:
             self.command = subprocess.Popen(

@@ -2,7 +2,7 @@
 
 Whoever comes by a point takes its file out of the folder $RHO_CHAOS_POINTS, if there is one, and
 kills itself. A configuration names the factory, so that every process of a run comes by here. A
-training step waits for $RHO_CHAOS_PACE_S seconds, so that a short run is there for long enough.
+training step takes SLOW_S longer while the folder has a file "slow": a short run lasts longer.
 """
 
 from __future__ import annotations
@@ -33,27 +33,30 @@ POINTS: dict[str, tuple[Any, str, str]] = {
 """Before a call of this function of this owner, whose first argument has this in its text."""
 
 FOLDER = "RHO_CHAOS_POINTS"
-PACE_S = "RHO_CHAOS_PACE_S"
+SLOW, SLOW_S = "slow", 0.1
 
 
 def mlp(**arguments: Any) -> nn.Module:
     """`rhoselect.models.mlp`; the points are in place from now on."""
+    folder = Path(os.environ[FOLDER])
     for point, (owner, name, of) in POINTS.items():
         function = getattr(owner, name)
         if not hasattr(function, "__wrapped__"):
-            setattr(owner, name, _mortal(point, function, of))
+            slow = folder / SLOW if owner is Learner else None
+            setattr(owner, name, _mortal(function, folder / point, of, slow))
     return models.mlp(**arguments)
 
 
-def _mortal(point: str, function: Callable[..., Any], of: str) -> Callable[..., Any]:
+def _mortal(
+    function: Callable[..., Any], armed: Path, of: str, slow: Path | None
+) -> Callable[..., Any]:
     @functools.wraps(function)
     def wrapped(*arguments: Any, **named: Any) -> Any:
-        armed = Path(os.environ[FOLDER]) / point
-        if function.__name__ == "update":
-            time.sleep(float(os.environ[PACE_S]))
+        if slow is not None and slow.exists():
+            time.sleep(SLOW_S)
         if not of or of in str(arguments[0]):
             with suppress(FileNotFoundError):  # only one process takes it
-                armed.rename(armed.with_name(f"{point}.{os.getpid()}"))
+                armed.rename(armed.with_name(f"{armed.name}.{os.getpid()}"))
                 os.kill(os.getpid(), signal.SIGKILL)
         return function(*arguments, **named)
 
