@@ -25,6 +25,7 @@ host() { # NUMBER
     until ip link show eth0 >/dev/null 2>&1; do sleep 0.02; done
     ip addr add "10.77.0.$1/24" dev eth0
     ip link set eth0 up
+    ip route add default via 10.77.0.1 # Ray's own address is the one that it would go out by
     exec "$sshd" -D -f "$folder/sshd_config"
 }
 

@@ -59,9 +59,11 @@ def start(*arguments: str | Path | int) -> subprocess.Popen[str]:
     )
 
 
-def until(happened: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+def until(
+    happened: Callable[[], bool], process: subprocess.Popen[str], deadline_s: float = DEADLINE_S
+) -> None:
     """Look again and again until something happened in a run that goes on meanwhile."""
-    deadline = time.monotonic() + DEADLINE_S
+    deadline = time.monotonic() + deadline_s
     while not happened():
         assert process.poll() is None, f"ended early: {process.communicate()}"
         assert time.monotonic() < deadline, "never happened"

@@ -21,11 +21,12 @@ from servers import missing
 from support import hashes, made, until
 from test_faults import checkpoints
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 PROJECT = Path(__file__).parents[1]
 DESK, HEAD, SCORERS = "10.77.0.1", "10.77.0.2", ["10.77.0.3", "10.77.0.4"]
 STEPS = 300
+UP_S = 300.0  # Ray starts the scorers' hosts one after the other
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def test_a_cluster_from_up_to_down(desk: Desk, cluster: Path, tiny_config: Path)
     desk.run("ray", "up", "--yes", cluster)
     first = desk.folder / "first"
     process = train(desk, cluster, config, first)
-    until(lambda: bool(checkpoints(first)), process)
+    until(lambda: bool(checkpoints(first)), process, UP_S)
     desk.on(SCORERS[1], "kill -9 -1").wait(60)
     finished(process)
     assert hashes(first) == hashes(desk.folder / "alone")
