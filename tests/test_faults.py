@@ -1,4 +1,6 @@
-"""Real processes, killed for real: the run ends with the two hashes of the undisturbed one.
+"""Real processes, killed for real: runs go on, exact ones to the hashes of an undisturbed one.
+
+What else can happen to an exact run with workers is in tests/chaos.
 
 Where not the command itself is killed, it runs in this process, and a thread does the killing;
 actors are processes of the session's Ray cluster.
@@ -27,7 +29,6 @@ from support import DEADLINE_S, Result, hashes, made, rhoctl
 STEPS = 400
 SHORT = 200
 MODES = {
-    "lag 0": [],
     "auto": ["selection.lag=auto", "selection.audit_every=40"],
     "stream": ["selection.mode=stream"],
 }
@@ -93,25 +94,8 @@ def undisturbed(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return hashes(run)
 
 
-def test_killed_scorer_comes_back_in_its_slot(
-    ray_session: None, tiny_config: Path, tmp_path: Path, undisturbed: tuple[str, str]
-) -> None:
-    """With a single scorer the run can only go on if the slot is filled again."""
-    run = Run(tmp_path / "run")
-
-    def fault() -> None:
-        run.reach(20)
-        run.kill("scorer-0")
-
-    steps = flags(f"trainer.steps={STEPS}")
-    result = run.with_fault(fault, "train", tiny_config, "--workers", 1, *steps)
-    assert result.code == 0, result.err
-    assert len(starts(run.path, "scorer-0")) == 2
-    assert hashes(run.path) == undisturbed
-
-
 @pytest.mark.parametrize("mode", MODES)
-def test_every_mode_outlives_a_scorer_and_its_trainer(
+def test_modes_that_are_not_exact_outlive_a_scorer_and_their_trainer(
     ray_session: None, tiny_config: Path, tmp_path: Path, mode: str
 ) -> None:
     run = Run(tmp_path / "run")
@@ -132,17 +116,12 @@ def test_every_mode_outlives_a_scorer_and_its_trainer(
 
     made("train", "--resume", "--run-dir", run.path, "--workers", "1")
     summary = json.loads((run.path / "summary.json").read_text())
-    assert summary["steps"] == SHORT
-    assert summary["exact"] == (mode not in ("auto", "stream"))
-    if summary["exact"]:
-        made("train", tiny_config, "--run-dir", tmp_path / "alone", *settings)
-        assert hashes(run.path) == hashes(tmp_path / "alone")
+    assert (summary["steps"], summary["exact"]) == (SHORT, False)
 
 
-@pytest.mark.parametrize("lag", [0, 1])
-def test_whole_command_killed_and_resumed(tiny_config: Path, tmp_path: Path, lag: int) -> None:
+def test_whole_command_killed_and_resumed(tiny_config: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    settings = flags(f"trainer.steps={STEPS}", f"selection.lag={lag}")
+    settings = flags(f"trainer.steps={STEPS}", "selection.lag=1")
     command = [sys.executable, "-m", "rhoselect.launch.cli", "train", str(tiny_config)]
     with subprocess.Popen([*command, "--run-dir", str(run), *settings]) as process:
         reach(run, 20, lambda: process.poll() is not None)
@@ -175,14 +154,7 @@ def test_run_goes_on_when_every_scorer_freezes(
     assert hashes(run.path) == undisturbed
 
 
-@pytest.mark.parametrize("mode", ["lag 0", "stream"])
-def test_queue_flushed(
-    ray_session: None,
-    tiny_config: Path,
-    tmp_path: Path,
-    undisturbed: tuple[str, str],
-    mode: str,
-) -> None:
+def test_a_stream_is_flushed(ray_session: None, tiny_config: Path, tmp_path: Path) -> None:
     """Again and again, wherever trainer and scorers just are: the queue holds nothing durable."""
     run, port = Run(tmp_path / "run"), free_port()
     with tcp_server(tmp_path, port) as url, redis.Redis.from_url(url) as client:
@@ -195,11 +167,8 @@ def test_queue_flushed(
         secret = tmp_path / "secret"
         secret.write_text(PASSWORD)
         server = (f"queue.url=redis://127.0.0.1:{port}", f"queue.password_file={secret}")
-        settings = flags(f"trainer.steps={STEPS}", *MODES[mode], *server)
+        settings = flags(f"trainer.steps={STEPS}", *MODES["stream"], *server)
         result = run.with_fault(fault, "train", tiny_config, "--workers", 2, *settings)
     assert result.code == 0, result.err
     summary = json.loads((run.path / "summary.json").read_text())
-    if summary["exact"]:
-        assert hashes(run.path) == undisturbed
-    else:
-        assert summary["max_staleness_steps"] <= 16, "stream.max_age"
+    assert summary["max_staleness_steps"] <= 16, "stream.max_age"

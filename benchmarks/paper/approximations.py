@@ -131,7 +131,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--json", type=Path, help="write the figures here")
     options = parser.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     dataset = ArrowDataset.open(str(options.data))
     train, holdout = dataset.split("train"), dataset.split("holdout")
     by_seed = [measure(train, holdout, options.windows, seed) for seed in options.seeds]
