@@ -33,6 +33,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from rhoselect.config import QueueConfig
 from rhoselect.errors import RunError, SnapshotGoneError
 from rhoselect.launch.service.channel import open_channel
 from rhoselect.launch.service.host import Host
@@ -158,7 +159,7 @@ def over_grpc(folder: Path, first: int) -> Iterator[Ends]:
     """The service of a run whose snapshots are in shared memory."""
     writer = SharedMemoryStore(folder, writer=True)
     run: Any = SimpleNamespace(stores=lambda: SharedMemoryStore(folder, writer=False))
-    prepared: Any = None  # which only Attach looks at
+    prepared: Any = SimpleNamespace(config=SimpleNamespace(queue=QueueConfig(url="redis://there")))
     service = Snapshots(run, prepared, RunFolder(folder, "run", 1))
     security = Security()
     with (

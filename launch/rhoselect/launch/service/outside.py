@@ -30,6 +30,7 @@ PLACES = {"data.path", "il.table", "il.weights", "svp.table", "model.weights"}
 """Files that may be elsewhere here: their contents are compared with the run's."""
 
 BEAT_S = 2.0  # between looks whether the run still goes on, and among how many it is shared
+MISSED = 3  # looks without an answer, after which it is taken to have ended
 
 
 def attach(
@@ -106,16 +107,15 @@ def _beating(
     """Meanwhile look whether the run goes on; ``stop`` is set when it does not."""
 
     def beat() -> None:
-        now = attached
-        while not stop.wait(BEAT_S):
+        now, missed = attached, 0
+        while now.session == attached.session and missed < MISSED and not stop.wait(BEAT_S):
             try:
                 with heard("the run"):
                     now = stub.Attach(pb.AttachRequest(slot=now.slot))
+                scorer.share(now.slot, now.lanes)
+                missed = 0
             except RhoError:
-                break
-            if now.session != attached.session:
-                break
-            scorer.share(now.slot, now.lanes)
+                missed += 1
         stop.set()
 
     thread = threading.Thread(target=beat, name="beat", daemon=True)

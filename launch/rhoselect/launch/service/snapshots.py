@@ -55,11 +55,9 @@ class Snapshots(snapshots_pb2_grpc.SnapshotsServicer):
     ) -> pb.AttachResponse:
         async with told(context):
             config = self._prepared.config
-            if config.queue.url == "embedded" or not self._run.stores:
-                raise ConfigError(
-                    "this run has no queue that a scorer outside its machine can reach; allowed a"
-                    " run with --workers N and queue.url"
-                )
+            self._check_open()
+            if request.HasField("slot") and request.slot < HELPERS:
+                raise UserError(f"slot: got {request.slot}, allowed the one that Attach gave")
             shares = lanes(config, len(await asyncio.to_thread(self._run.workers)))
             known = request.HasField("slot")
             helper = request.slot // HELPERS - 1 if known else next(self._helpers)
@@ -99,7 +97,16 @@ class Snapshots(snapshots_pb2_grpc.SnapshotsServicer):
         while self._idle:
             self._idle.pop().close()
 
+    def _check_open(self) -> None:
+        """Raise ConfigError for a run that nobody outside can take part in."""
+        if self._prepared.config.queue.url == "embedded" or self._run.stores is None:
+            raise ConfigError(
+                "this run has no queue that a scorer outside its machine can reach; allowed a run"
+                " with --workers N and queue.url"
+            )
+
     def _check(self, session: selection_pb2.Session, timeout_s: float) -> None:
+        self._check_open()
         if session != self._session:
             raise FencedError(
                 f"run {session.run_id}, generation {session.generation}: is not the one that is"
@@ -115,7 +122,7 @@ class Snapshots(snapshots_pb2_grpc.SnapshotsServicer):
             try:
                 store = self._idle.pop()
             except IndexError:
-                assert self._run.stores is not None, "whoever loads has attached"
+                assert self._run.stores is not None, "see _check_open"
                 store = self._run.stores()
             try:
                 return look(store)
