@@ -1,6 +1,8 @@
 """docs/deploy.md on hosts of this machine's own making: `ray up`, a run, a host lost, `ray down`.
 
-Only the installation of the package is left out: every host finds this environment instead.
+Without $WHEELS every host finds this environment instead of installing the package. With it (a
+folder of wheels: `pip download -d DIR -c constraints.txt dist/cluster/*.whl`) each installs as the
+page says.
 """
 
 from __future__ import annotations
@@ -91,12 +93,18 @@ def cluster(desk: Desk) -> Path:
     package.mkdir(parents=True)
     for name in ("environment.sh", "queue-server.sh"):
         shutil.copy(PROJECT / "deploy" / "ray" / name, package)
+    wheels = os.environ.get("WHEELS")
     config = yaml.safe_load((PROJECT / "deploy" / "ray" / "local.yaml").read_text())
     config["provider"] |= {"head_ip": HEAD, "worker_ips": SCORERS}
     config["auth"] = {"ssh_user": "root", "ssh_private_key": str(desk.folder / "id")}
     venv, install, environment = config["setup_commands"]
     assert "venv" in venv and "pip install" in install
-    config["setup_commands"] = [f"ln -sfn {sys.prefix} ~/rhoselect-env", environment]
+    if wheels is None:
+        config["setup_commands"] = [f"ln -sfn {sys.prefix} ~/rhoselect-env", environment]
+    else:
+        shutil.copytree(PROJECT / "dist" / "cluster", package, dirs_exist_ok=True)
+        index = f"PIP_NO_INDEX=1 PIP_FIND_LINKS={Path(wheels).absolute()}"
+        config["setup_commands"] = [venv, f"{index} {install}", environment]
     path = desk.folder / "local.yaml"
     path.write_text(yaml.safe_dump(config))
     return path
