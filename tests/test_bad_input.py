@@ -663,7 +663,7 @@ FEW = ("selection.function=user_code:FiniteForFew",)
 MOST = ("model={factory = 'user_code:NanForMost'}", "scorer.precision=fp32")
 
 
-@pytest.mark.parametrize(("settings", "got"), [(FEW, 4), ((*FEW, "selection.lag=1"), 0), (MOST, 5)])
+@pytest.mark.parametrize(("settings", "got"), [(FEW, 4), ((*FEW, "selection.lag=1"), 4), (MOST, 5)])
 def test_points_without_a_score_are_named(
     tiny_config: Path, tmp_path: Path, settings: Sets, got: int
 ) -> None:

@@ -76,6 +76,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "scorer.threads": st.integers(1, 1024),
     "scorer.prefetch": st.integers(1, 1024),
     "scorer.channels_last": st.booleans(),
+    "scorer.fold_batchnorm": st.just(False),  # true goes with one kind of BatchNorm only
     "scorer.device": words,
     "trainer.steps": counts,
     "trainer.lr": positive,
@@ -208,6 +209,7 @@ CHANGES: dict[str, tuple[Any, Any]] = {
     "scorer.threads": (1, 2),
     "scorer.prefetch": (2, 3),
     "scorer.channels_last": (False, True),
+    "scorer.fold_batchnorm": (False, True),
     "scorer.device": ("auto", "cpu"),
     "trainer.steps": (1000, 1001),
     "trainer.lr": (1e-3, 1.0000000000000002e-3),

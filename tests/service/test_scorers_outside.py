@@ -17,7 +17,7 @@ from rhoselect.protos import snapshots_pb2 as pb
 from rhoselect.protos.snapshots_pb2_grpc import SnapshotsStub
 from rhoselect.snapshots.grpc import GrpcStore
 from servers import PASSWORD, free_port, tcp_server
-from support import ended_well, hashes, made, rhoctl, start, until
+from support import DEADLINE_S, ended_well, hashes, made, rhoctl, start, until
 
 STEPS = 300
 
@@ -52,7 +52,7 @@ def test_they_come_and_die_and_the_result_is_the_same(tiny_config: Path, tmp_pat
         made("resume", run)
         until(lambda: len(list((run / "checkpoints").glob("step-*"))) > 1, other)
         mortal.kill()
-    out, err = other.communicate(timeout=30)
+        out, err = other.communicate(timeout=DEADLINE_S)
     assert other.returncode == 0, err
     assert json.loads(out)["scored_points"] > 0
     mortal.communicate()
