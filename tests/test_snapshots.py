@@ -39,7 +39,7 @@ from rhoselect.launch.service.channel import open_channel
 from rhoselect.launch.service.host import Host
 from rhoselect.launch.service.security import Security
 from rhoselect.launch.service.snapshots import Snapshots
-from rhoselect.snapshots import SnapshotStore, shm
+from rhoselect.snapshots import SnapshotReader, SnapshotStore, shm
 from rhoselect.snapshots.base import Pieces
 from rhoselect.snapshots.buffers import Buffer
 from rhoselect.snapshots.codec import decode, encode
@@ -85,7 +85,7 @@ def picture(weights: Tensors, state: Tensors) -> object:
     )
 
 
-def read(store: SnapshotStore, version: int, timeout_s: float) -> object:
+def read(store: SnapshotReader, version: int, timeout_s: float) -> object:
     """The picture of a version copied out of the store; None if it did not come."""
     weights: dict[str, Tensor] = {}
 
@@ -114,7 +114,7 @@ class Ends:
     """A store: its writer, a maker of readers, a read elsewhere; ``first`` version of the test."""
 
     writer: SnapshotStore
-    reader: Callable[[], SnapshotStore]
+    reader: Callable[[], SnapshotReader]
     elsewhere: Callable[[int, float], Future[object]]
     first: int
 

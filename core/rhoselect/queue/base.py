@@ -51,12 +51,11 @@ class SelectionQueue(Protocol):
     ) -> Ticket | None:
         """Lease a ticket to slot ``worker``: the lowest window first, in it the shortlist first.
 
-        Chunk c belongs to lane c % lanes; worker w looks after lane w (a w >= lanes has none), and
-        one from `HELPERS` on helps with lane w % HELPERS. It
-        is given the tickets of its own lane, lowest chunk first, and, before it goes on to a later
-        window, those of other lanes that it could score at once: whose version is at most
-        ``loaded``, the newest weights it has (None: those of any version). So tickets are claimed
-        ahead of their weights in fair shares, and nobody idles while weights are there.
+        Chunk c belongs to lane c % lanes; worker w looks after lane w % `HELPERS` (none if that is
+        no lane). It is given the tickets of its own lane, lowest chunk first, and, before it goes
+        on to a later window, those of other lanes that it could score at once: whose version is at
+        most ``loaded``, the newest weights it has (None: those of any version). So tickets are
+        claimed ahead of their weights in fair shares, and nobody idles while weights are there.
 
         ``only``: no tickets but those of this stage.
 

@@ -20,22 +20,8 @@ On the CPU, but for the snapshots of one process, which stay on the trainer's de
 State = Mapping[str, Tensor]
 
 
-class SnapshotStore(Protocol):
-    """Immutable snapshots by version. One writer (the trainer), any number of readers."""
-
-    def publish(
-        self,
-        version: int,
-        tensors: Mapping[str, Tensor],
-        layout: Mapping[str, torch.dtype],
-        state: State,
-    ) -> None:
-        """Copy the ``tensors`` that ``layout`` names, cast to its dtypes, and wake the readers.
-
-        The tensors may change as soon as this returns. ``layout``, shapes and the names in
-        ``state`` are the same at every call of a run. Versions ascend.
-        """
-        ...
+class SnapshotReader(Protocol):
+    """Immutable snapshots by version, as those who load them see them."""
 
     def load(
         self, version: int, into: Callable[[Pieces], None], timeout_s: float
@@ -53,10 +39,28 @@ class SnapshotStore(Protocol):
         """The newest version that can be loaded; None if there was none within ``timeout_s``."""
         ...
 
-    def retire(self, below: int) -> None:
-        """Forget the versions below ``below``."""
-        ...
-
     def close(self) -> None:
         """Release what this end holds; the writer's end takes the snapshots with it."""
+        ...
+
+
+class SnapshotStore(SnapshotReader, Protocol):
+    """One writer (the trainer), any number of readers."""
+
+    def publish(
+        self,
+        version: int,
+        tensors: Mapping[str, Tensor],
+        layout: Mapping[str, torch.dtype],
+        state: State,
+    ) -> None:
+        """Copy the ``tensors`` that ``layout`` names, cast to its dtypes, and wake the readers.
+
+        The tensors may change as soon as this returns. ``layout``, shapes and the names in
+        ``state`` are the same at every call of a run. Versions ascend.
+        """
+        ...
+
+    def retire(self, below: int) -> None:
+        """Forget the versions below ``below``."""
         ...

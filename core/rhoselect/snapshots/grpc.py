@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
 import grpc
-import torch
 from torch import Tensor
 
 from rhoselect.errors import FencedError, RunError, ServiceError, SnapshotGoneError
 from rhoselect.protos import selection_pb2, snapshots_pb2
 from rhoselect.protos.snapshots_pb2_grpc import SnapshotsStub
-from rhoselect.snapshots.base import Pieces, State
+from rhoselect.snapshots.base import Pieces
 from rhoselect.snapshots.codec import decode
 
 LONGEST_WAIT_S = 5.0  # of one call: what ends must not wait for waits
@@ -30,7 +29,7 @@ _T = TypeVar("_T")
 
 
 class GrpcStore:
-    """A reader's end over ``channel``, which belongs to the caller, for one trainer generation.
+    """A `SnapshotReader` over ``channel``, which belongs to the caller, for one trainer generation.
 
     Calls raise ServiceError when the service cannot be reached, FencedError when it serves another
     generation.
@@ -43,7 +42,7 @@ class GrpcStore:
     def load(
         self, version: int, into: Callable[[Pieces], None], timeout_s: float
     ) -> dict[str, Tensor] | None:
-        """See `SnapshotStore.load`."""
+        """See `SnapshotReader.load`."""
         data = self._waited(lambda wait_s: self._fetch(version, wait_s), timeout_s)
         if data is None:
             return None
@@ -54,7 +53,7 @@ class GrpcStore:
         return {name: tensor.clone() for name, tensor in state.items()}
 
     def newest(self, timeout_s: float) -> int | None:
-        """See `SnapshotStore.newest`."""
+        """See `SnapshotReader.newest`."""
         return self._waited(self._newest, timeout_s)
 
     def _fetch(self, version: int, wait_s: float) -> bytes | None:
@@ -84,20 +83,6 @@ class GrpcStore:
                 continue
             if found is not None or left_s <= LONGEST_WAIT_S:
                 return found
-
-    def publish(
-        self,
-        version: int,
-        tensors: Mapping[str, Tensor],
-        layout: Mapping[str, torch.dtype],
-        state: State,
-    ) -> None:
-        """Not from here."""
-        raise AssertionError("only the trainer publishes, at its own end")
-
-    def retire(self, below: int) -> None:
-        """Not from here."""
-        raise AssertionError("only the trainer retires, at its own end")
 
     def close(self) -> None:
         """The channel is the caller's."""

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from rhoselect.errors import ConfigError
+
 
 def origin() -> dict[str, Any]:
     """The command line of this process and the machine it ran on."""
@@ -31,6 +33,15 @@ def origin() -> dict[str, Any]:
 def versions() -> str:
     """What has to be the same in every process of a run for its result to be."""
     return f"rhoselect {version('rhoselect')}, torch {torch.__version__}"
+
+
+def check_versions(who: str, expected: str) -> None:
+    """Raise ConfigError, naming ``who`` is here, unless this process has the run's versions."""
+    if versions() != expected:
+        raise ConfigError(
+            f"{who}: has {versions()}, the run began with {expected}; allowed the same everywhere,"
+            " as results depend on it; install it there"
+        )
 
 
 def _cpu_name() -> str:

@@ -18,7 +18,7 @@ from ray.exceptions import RayActorError
 
 from rhoselect.config import Config
 from rhoselect.errors import ConfigError, QueueConfigError, RunError
-from rhoselect.launch.machine import versions
+from rhoselect.launch.machine import check_versions
 from rhoselect.queue.redis import check_server
 
 Resources = dict[str, float]
@@ -127,11 +127,7 @@ def check_node(config: Config, run: Path, queue_url: str, expected: str) -> None
     if config.cluster.address == "local":
         return
     node = f"node {_ray.util.get_node_ip_address()}"
-    if versions() != expected:
-        raise ConfigError(
-            f"{node}: has {versions()}, the run began with {expected}; allowed the same everywhere,"
-            " as results depend on it; install it there"
-        )
+    check_versions(node, expected)
     for key, path in {"--run-dir": str(run), **_paths(config)}.items():
         if not Path(path).exists():
             raise ConfigError(

@@ -14,7 +14,7 @@ from rhoselect.errors import ConfigError, RhoError, RunError, WaitError
 from rhoselect.launch.fleet import Fleet
 from rhoselect.launch.steering import ASK_S, Worker
 from rhoselect.queue.redis import RedisQueue, RedisStream
-from rhoselect.snapshots import SnapshotStore
+from rhoselect.snapshots import SnapshotReader
 from rhoselect.trainer.gate import Stand
 from rhoselect.trainer.ground import Status
 from rhoselect.types import Popped, QueueStats
@@ -56,7 +56,7 @@ class ClusterRun:
         trainer: Any,
         fleet: Fleet,
         queue: RedisQueue | RedisStream,
-        stores: Callable[[], SnapshotStore],
+        stores: Callable[[], SnapshotReader],
     ) -> None:
         self._trainer, self._fleet, self._queue, self.stores = trainer, fleet, queue, stores
         self.gate, self.latest = FarGate(trainer), Status(0)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from rhoselect.metrics import WorkerState
-from rhoselect.snapshots import SnapshotStore
+from rhoselect.snapshots import SnapshotReader
 from rhoselect.trainer.gate import Stand
 from rhoselect.trainer.ground import Status
 from rhoselect.types import Popped, QueueStats
@@ -65,7 +65,7 @@ class Run(Protocol):
         ...
 
     @property
-    def stores(self) -> Callable[[], SnapshotStore] | None:
+    def stores(self) -> Callable[[], SnapshotReader] | None:
         """Makes readers of the run's snapshots; None for a run in one process."""
         ...
 

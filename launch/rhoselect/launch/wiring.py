@@ -33,7 +33,7 @@ from rhoselect.queue import SelectionQueue, StreamQueue
 from rhoselect.scorer.loop import Scorer
 from rhoselect.selection import Scoring, get_function
 from rhoselect.selection.interface import State
-from rhoselect.snapshots import SnapshotStore
+from rhoselect.snapshots import SnapshotReader, SnapshotStore
 from rhoselect.streamed import open_plan
 from rhoselect.trainer.audit import Auditor
 from rhoselect.trainer.gate import Gate
@@ -100,7 +100,7 @@ def build_scorer(
     slot: int,
     lanes: int,
     queue: SelectionQueue | StreamQueue,
-    snapshots: SnapshotStore,
+    snapshots: SnapshotReader,
     metrics: Metrics,
 ) -> Scorer:
     """The scorer of a slot. With device "cuda" the slots share out the GPUs of the machine."""

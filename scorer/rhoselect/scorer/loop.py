@@ -25,7 +25,7 @@ from rhoselect.scorer.forward import Replica
 from rhoselect.scorer.pusher import Pusher
 from rhoselect.scorer.reader import Reader, Work
 from rhoselect.selection import Scoring
-from rhoselect.snapshots import SnapshotStore
+from rhoselect.snapshots import SnapshotReader
 from rhoselect.snapshots.base import Pieces
 from rhoselect.types import Points, Stage
 
@@ -50,7 +50,7 @@ class Scorer:
         scoring: Scoring,
         replica: Replica,
         queue: SelectionQueue | StreamQueue,
-        snapshots: SnapshotStore,
+        snapshots: SnapshotReader,
         metrics: Metrics,
     ) -> None:
         self.share(slot, lanes)
@@ -74,7 +74,7 @@ class Scorer:
 
     def run(self, stop: threading.Event) -> None:
         """Score until ``stop`` is set. Tickets that an earlier life of this slot held go back."""
-        self._queue.reap(self._slot)
+        self.leave()
         scorer = self._config.scorer
         with Reader(self._take_own, scorer.prefetch, CLAIM_WAIT_S) as reader:
             while not stop.is_set():
@@ -115,7 +115,7 @@ class Scorer:
         if work is None:
             return False
         if not self._load(work.ticket.version, timeout_s=0):
-            self._queue.reap(self._slot)  # its weights are not there yet: back it goes
+            self.leave()  # its weights are not there yet: back it goes
             return False
         self._score(work)
         return True
@@ -153,7 +153,7 @@ class Scorer:
         if work is None:
             return False
         if work.ticket.window > window or not self._load(work.ticket.version, timeout_s=0):
-            self._queue.reap(self._slot)
+            self.leave()
             return False
         self._score(work)
         return True
@@ -161,7 +161,7 @@ class Scorer:
     def _give_back(self) -> None:
         """Hand back what was claimed ahead."""
         if self._ahead is not None and self._ahead.clear():
-            self._queue.reap(self._slot)
+            self.leave()
 
     def rush(self) -> bool:
         """Score a shortlist's ticket, if there is one: the trainer waits for it."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from rhoselect.queue.base import slices
+from rhoselect.queue.base import HELPERS, slices
 from rhoselect.queue.redis.keys import Keys, stage
 from rhoselect.queue.redis.link import Args, Link
 from rhoselect.queue.redis.packing import (
@@ -74,7 +74,8 @@ class RedisQueue:
         k = self._keys
         keys = [k.stages, k.todo, k.leases, k.shortlists, k.bell]
         newest = b"" if loaded is None else loaded
-        args: Args = [worker, lanes, newest, self._lease_ms, self._expiry_ms, _PARITY[only]]
+        lane = worker % HELPERS
+        args: Args = [worker, lanes, newest, self._lease_ms, self._expiry_ms, _PARITY[only], lane]
         found = self._link.wait("claim", keys, args, k.bell, timeout_s)
         if found is None:
             return None

@@ -14,7 +14,7 @@ from rhoselect.compute import keep_memory
 from rhoselect.config import Config
 from rhoselect.errors import ConfigError, FencedError, RhoError, RunError, ServiceError
 from rhoselect.launch.endpoints import open_queue, queue_url
-from rhoselect.launch.machine import versions
+from rhoselect.launch.machine import check_versions
 from rhoselect.launch.prepared import Prepared
 from rhoselect.launch.service.faults import heard
 from rhoselect.launch.wiring import build_scorer, prepare
@@ -44,11 +44,7 @@ def attach(
     """
     with heard(who):
         attached = _stub(channel).Attach(pb.AttachRequest())
-    if versions() != attached.versions:
-        raise ConfigError(
-            f"this machine: has {versions()}, the run began with {attached.versions};"
-            " allowed the same everywhere"
-        )
+    check_versions("this machine", attached.versions)
     prepared = prepare(_own(attached, overrides))
     if prepared.inputs_sha256 != attached.inputs_sha256:
         raise ConfigError(

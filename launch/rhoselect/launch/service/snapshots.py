@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
@@ -22,7 +24,7 @@ from rhoselect.launch.steering import Run
 from rhoselect.protos import selection_pb2, snapshots_pb2_grpc
 from rhoselect.protos import snapshots_pb2 as pb
 from rhoselect.queue.base import HELPERS
-from rhoselect.snapshots import SnapshotStore
+from rhoselect.snapshots import SnapshotReader
 from rhoselect.snapshots.base import Pieces
 from rhoselect.snapshots.codec import encode
 from rhoselect.snapshots.grpc import LONGEST_WAIT_S
@@ -34,6 +36,15 @@ MOST_WAITING = 256  # calls at once; more wait for a thread
 _T = TypeVar("_T")
 
 
+@dataclass(frozen=True)
+class _Packed:
+    """A snapshot as it goes on the wire."""
+
+    version: int
+    header: selection_pb2.BlobHeader
+    blob: bytes
+
+
 class Snapshots(snapshots_pb2_grpc.SnapshotsServicer):
     """What ``run`` publishes. A version is packed once, however many ask for it."""
 
@@ -42,8 +53,9 @@ class Snapshots(snapshots_pb2_grpc.SnapshotsServicer):
         self._session = selection_pb2.Session(run_id=folder.run_id, generation=folder.generation)
         self._helpers = itertools.count()
         self._threads = ThreadPoolExecutor(MOST_WAITING, "snapshots")
-        self._idle: list[SnapshotStore] = []  # a reader has one thread at a time
-        self._packed: tuple[int, bytes] = (-1, b"")
+        self._idle: list[SnapshotReader] = []  # a reader has one thread at a time
+        self._packing = threading.Lock()
+        self._packed = _Packed(-1, selection_pb2.BlobHeader(), b"")
 
     @property
     def service(self) -> Service:
@@ -76,11 +88,11 @@ class Snapshots(snapshots_pb2_grpc.SnapshotsServicer):
         async with told(context):
             self._check(request.session, request.timeout_seconds)
             look = partial(self._pack, request.version, request.timeout_seconds)
-            blob = await self._with_store(look)
-            if blob is None:
+            packed = await self._with_store(look)
+            if packed is None:
                 return
-            yield pb.LoadResponse(header=blobs.header(blob))
-            for chunk in blobs.chunks(blob):
+            yield pb.LoadResponse(header=packed.header)
+            for chunk in blobs.chunks(packed.blob):
                 yield pb.LoadResponse(chunk=chunk)
 
     async def Newest(
@@ -115,7 +127,7 @@ class Snapshots(snapshots_pb2_grpc.SnapshotsServicer):
         if not 0 <= timeout_s <= LONGEST_WAIT_S:
             raise UserError(f"timeout_seconds: got {timeout_s:g}, allowed 0 to {LONGEST_WAIT_S:g}")
 
-    async def _with_store(self, look: Callable[[SnapshotStore], _T]) -> _T:
+    async def _with_store(self, look: Callable[[SnapshotReader], _T]) -> _T:
         """``look`` at a reader of the snapshots, in a thread."""
 
         def call() -> _T:
@@ -131,18 +143,21 @@ class Snapshots(snapshots_pb2_grpc.SnapshotsServicer):
 
         return await asyncio.get_running_loop().run_in_executor(self._threads, call)
 
-    def _pack(self, version: int, timeout_s: float, store: SnapshotStore) -> bytes | None:
-        packed, blob = self._packed
-        if packed == version:
-            return blob
+    def _pack(self, version: int, timeout_s: float, store: SnapshotReader) -> _Packed | None:
         weights: dict[str, Tensor] = {}
+        packed = self._packed
 
         def keep(pieces: Pieces) -> None:
-            weights.update((name, tensor.clone()) for name, tensor in pieces)
+            nonlocal packed
+            packed = self._packed  # by someone who waited, too
+            if packed.version != version:
+                weights.update((name, tensor.clone()) for name, tensor in pieces)
 
         state = store.load(version, keep, timeout_s)
-        if state is None:
-            return None
-        blob = encode(version, weights, state)
-        self._packed = version, blob
-        return blob
+        if state is None or packed.version == version:
+            return None if state is None else packed
+        with self._packing:
+            if self._packed.version != version:
+                blob = encode(version, weights, state)
+                self._packed = _Packed(version, blobs.header(blob), blob)
+            return self._packed
