@@ -42,7 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0, help="the first run's; then one more each")
-    parser.add_argument("--steps", type=int, default=20_000, help="of a run")
+    parser.add_argument("--steps", type=int, default=2000, help="of a run")
     parser.add_argument("--folder", type=Path, default=Path("runs/chaos"), help="to go on in")
     parser.add_argument("--json", type=Path, help="write the figures here")
     options = parser.parse_args()
