@@ -8,6 +8,7 @@ import os
 import signal
 import stat
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -51,6 +52,13 @@ def running(
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
+
+
+def test_a_look_does_not_wait_for_torch() -> None:
+    """To import torch, Ray and matplotlib takes seconds."""
+    code = "import sys; from rhoselect.launch.cli import run; run(['status', 'x:1']); "
+    code += "sys.exit(len({'torch', 'ray', 'matplotlib'} & set(sys.modules)))"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
 def ask(command: str, run: Path, *arguments: str | int) -> Any:

@@ -112,7 +112,7 @@ def take_over(run: ChaoticRun) -> int:
 
 
 FAULTS: dict[str, tuple[float, Callable[[ChaoticRun], int]]] = {
-    "scorers killed": (50, kill_scorers),
+    "scorers killed": (120, kill_scorers),
     "scorer frozen": (4, freeze_scorer),
     "trainer killed": (6, kill_trainer),
     "trainer frozen": (3, freeze_trainer),
@@ -125,7 +125,7 @@ FAULTS: dict[str, tuple[float, Callable[[ChaoticRun], int]]] = {
     "disk full": (2, fill_disk),
     "taken over": (2, take_over),
 }
-"""How often, and what."""
+"""How often, and what: scorers most of all, as on machines that may be taken away."""
 
 
 def endless(seed: int) -> Iterator[str]:

@@ -23,9 +23,9 @@ from rhoselect.snapshots import SnapshotStore
 from rhoselect.snapshots.ray import RayStore
 from rhoselect.snapshots.shm import SharedMemoryStore
 from rhoselect.trainer.gate import Gate, Stand
-from rhoselect.trainer.ground import Status
 from rhoselect.trainer.loop import Trainer
 from rhoselect.trainer.runfolder import RunFolder, check_inputs
+from rhoselect.trainer.status import Status
 from rhoselect.trainer.windows import lanes
 
 

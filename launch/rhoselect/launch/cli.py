@@ -4,51 +4,55 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib import import_module
 
 import typer
 from rich.console import Console
 
 from rhoselect.errors import RhoError, RunStopped
-from rhoselect.launch.commands import (
-    control,
-    data,
-    doctor,
-    experiment,
-    export,
-    il,
-    plan,
-    queue,
-    report,
-    scorer,
-    serve,
-    svp,
-    train,
-)
 
-app = typer.Typer(
-    add_completion=False,
-    rich_markup_mode=None,
-    help="Train on the points worth learning: RHO-LOSS data selection, exact and parallel.",
-)
-app.add_typer(data.app, name="data")
-app.add_typer(il.app, name="il")
-app.add_typer(experiment.app, name="experiment")
-app.add_typer(svp.app, name="svp")
-app.command("train")(train.train)
-app.command("serve")(serve.serve)
-app.command("scorer")(scorer.scorer)
-app.command("plan")(plan.plan)
-app.command("report")(report.report)
-app.command("export")(export.export)
-app.command("status")(control.status)
-app.command("watch")(control.watch)
-app.command("pause")(control.pause)
-app.command("resume")(control.resume)
-app.command("scale")(control.scale)
-app.command("checkpoint")(control.checkpoint)
-app.command("stop")(control.stop)
-app.command("doctor")(doctor.doctor)
-app.add_typer(queue.app, name="queue")
+COMMANDS = {
+    "data": "data:app",
+    "il": "il:app",
+    "experiment": "experiment:app",
+    "svp": "svp:app",
+    "train": "train:train",
+    "serve": "serve:serve",
+    "scorer": "scorer:scorer",
+    "plan": "plan:plan",
+    "report": "report:report",
+    "export": "export:export",
+    "status": "control:status",
+    "watch": "control:watch",
+    "pause": "control:pause",
+    "resume": "control:resume",
+    "scale": "control:scale",
+    "checkpoint": "control:checkpoint",
+    "stop": "control:stop",
+    "doctor": "doctor:doctor",
+    "queue": "queue:app",
+}
+"""Where each command is, below ``commands``."""
+
+
+def commands(arguments: list[str]) -> typer.Typer:
+    """The command that the first argument names; all commands where it names none.
+
+    Whoever asks for a run's status need not wait seconds until torch is imported.
+    """
+    app = typer.Typer(add_completion=False, rich_markup_mode=None, callback=_rhoctl)
+    for name in [arguments[0]] if arguments[0] in COMMANDS else COMMANDS:
+        module, attribute = COMMANDS[name].split(":")
+        found = getattr(import_module(f"rhoselect.launch.commands.{module}"), attribute)
+        if isinstance(found, typer.Typer):
+            app.add_typer(found, name=name)
+        else:
+            app.command(name)(found)
+    return app
+
+
+def _rhoctl() -> None:
+    """Train on the points worth learning: RHO-LOSS data selection, exact and parallel."""
 
 
 def main() -> None:
@@ -59,9 +63,11 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """Run a command line and return its exit code."""
+    arguments = arguments or ["--help"]
     stderr = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
     try:
-        code = app(arguments or ["--help"], prog_name="rhoctl", standalone_mode=False)
+        app = commands(arguments)
+        code = app(arguments, prog_name="rhoctl", standalone_mode=False)
     except RunStopped as stopped:
         Console(soft_wrap=True, highlight=False, markup=False).print(str(stopped))
         return stopped.exit_code

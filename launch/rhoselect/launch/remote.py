@@ -12,11 +12,11 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from rhoselect.errors import ConfigError, RhoError, RunError, WaitError
 from rhoselect.launch.fleet import Fleet
-from rhoselect.launch.steering import ASK_S, Worker
+from rhoselect.launch.steering import Worker
 from rhoselect.queue.redis import RedisQueue, RedisStream
 from rhoselect.snapshots import SnapshotReader
-from rhoselect.trainer.gate import Stand
-from rhoselect.trainer.ground import Status
+from rhoselect.trainer.gate import ASK_S, Stand
+from rhoselect.trainer.status import Status
 from rhoselect.types import Popped, QueueStats
 
 REPLY_S = 5.0  # for an answer to come back, beyond the time it may take to find

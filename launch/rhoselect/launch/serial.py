@@ -15,9 +15,9 @@ from rhoselect.queue.memory import MemoryQueue
 from rhoselect.queue.memory_stream import MemoryStream
 from rhoselect.snapshots.local import LocalStore
 from rhoselect.trainer.gate import Gate
-from rhoselect.trainer.ground import Status
 from rhoselect.trainer.loop import Trainer
 from rhoselect.trainer.runfolder import RunFolder
+from rhoselect.trainer.status import Status
 from rhoselect.types import Popped, QueueStats
 
 

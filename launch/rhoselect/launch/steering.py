@@ -13,11 +13,8 @@ from typing import Protocol
 from rhoselect.metrics import WorkerState
 from rhoselect.snapshots import SnapshotReader
 from rhoselect.trainer.gate import Stand
-from rhoselect.trainer.ground import Status
+from rhoselect.trainer.status import Status
 from rhoselect.types import Popped, QueueStats
-
-ASK_S = 60.0
-"""How long whoever asks a trainer for something waits for the end of its step."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,9 @@ from pathlib import Path
 
 from rhoselect.errors import RunError, WaitError
 
+ASK_S = 60.0
+"""How long whoever asks a trainer for something waits for the end of its step."""
+
 
 @dataclass(frozen=True)
 class Stand:

@@ -1,8 +1,7 @@
-"""What a trainer stands on, and what it lets others see."""
+"""What a trainer stands on."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -24,26 +23,6 @@ class Ground:
     rescorer_layout: dict[str, torch.dtype]
     evaluator: Forward
     evaluator_layout: dict[str, torch.dtype]
-
-
-@dataclass(frozen=True)
-class Status:
-    """A look at a running trainer. Seconds since the start, resumed time included, pauses not.
-
-    ``staleness_counts``: points selected since the process started, by the age of their scores:
-    one number a bucket of ``metrics.STALENESS_STEPS``, then the older ones.
-    """
-
-    step: int
-    loss: float = math.nan
-    accuracy: float = math.nan
-    staleness: int = 0
-    wall_seconds: float = 0.0
-    wait_seconds: float = 0.0
-    scored_points: int = 0
-    lag: int = 0
-    paused: bool = False
-    staleness_counts: tuple[int, ...] = ()
 
 
 class Fence(Protocol):

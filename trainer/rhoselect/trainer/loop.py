@@ -30,12 +30,13 @@ from rhoselect.trainer import checkpoint as checkpoints
 from rhoselect.trainer.checkpoint import Checkpoint, Progress
 from rhoselect.trainer.evaluate import evaluate
 from rhoselect.trainer.gate import Gate
-from rhoselect.trainer.ground import Ground, Source, Status
+from rhoselect.trainer.ground import Ground, Source
 from rhoselect.trainer.learner import Learner, StepResult
 from rhoselect.trainer.oversight import Oversight
 from rhoselect.trainer.picker import PickedBatch, Picker
 from rhoselect.trainer.records import Records, StepRecord
 from rhoselect.trainer.runfolder import RunFolder, writing
+from rhoselect.trainer.status import Status
 from rhoselect.types import Popped, Snapshot
 
 

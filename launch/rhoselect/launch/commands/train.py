@@ -19,7 +19,6 @@ from rhoselect.errors import ConfigError
 from rhoselect.launch.display import display
 from rhoselect.launch.endpoints import check_cluster, queue_url
 from rhoselect.launch.prepared import Prepared
-from rhoselect.launch.report import write_page
 from rhoselect.launch.serial import run_serial
 from rhoselect.launch.server import find_server
 from rhoselect.launch.service.control import controlled
@@ -85,6 +84,8 @@ def train(
     folder = RunFolder.resume(path) if resume else _create(path, prepared)
     summary = execute(prepared, folder, workers, console, folder.path.name)
     with writing(folder):
+        from rhoselect.launch.report import write_page  # matplotlib takes a second to import
+
         write_page(path)
     console.print(
         f"{path}: {summary['steps']} steps in {summary['wall_seconds']:.1f} s, best accuracy"

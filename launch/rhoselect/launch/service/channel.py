@@ -11,6 +11,8 @@ from rhoselect.launch.service.host import MESSAGE_BYTES
 from rhoselect.launch.service.security import Security
 
 DEADLINE_S = 30.0
+FILE_NAME = "control.json"
+"""In the folder of a running run: the address of its services, and what they ask for."""
 
 
 def open_channel(address: str, security: Security, deadline_s: float = DEADLINE_S) -> grpc.Channel:

@@ -21,18 +21,19 @@ import grpc
 
 from rhoselect.errors import ConfigError
 from rhoselect.launch.prepared import Prepared
+from rhoselect.launch.service.channel import FILE_NAME
 from rhoselect.launch.service.faults import told
 from rhoselect.launch.service.host import Host, Service
 from rhoselect.launch.service.security import Security
 from rhoselect.launch.service.snapshots import Snapshots
-from rhoselect.launch.steering import ASK_S, Run
+from rhoselect.launch.steering import Run
 from rhoselect.metrics import STALENESS_STEPS
 from rhoselect.protos import control_pb2 as pb
 from rhoselect.protos import control_pb2_grpc
+from rhoselect.trainer.gate import ASK_S
 from rhoselect.trainer.runfolder import RunFolder, put, writing
 
 NAME = "rhoselect.v1.Control"
-FILE_NAME = "control.json"
 SHORTEST_INTERVAL_S = 0.1
 MOST_POINTS = 10_000
 

@@ -12,13 +12,12 @@ from typing import Any
 import grpc
 
 from rhoselect.errors import ConfigError, RunFolderError, ServiceError
-from rhoselect.launch.service.channel import open_channel
-from rhoselect.launch.service.control import FILE_NAME
+from rhoselect.launch.service.channel import FILE_NAME, open_channel
 from rhoselect.launch.service.faults import heard
 from rhoselect.launch.service.security import Security
-from rhoselect.launch.steering import ASK_S
 from rhoselect.protos import control_pb2 as pb
 from rhoselect.protos.control_pb2_grpc import ControlStub
+from rhoselect.trainer.gate import ASK_S
 
 DEADLINE_S = ASK_S + 10.0  # the service gives up first, and says why
 

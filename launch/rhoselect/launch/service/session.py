@@ -22,8 +22,9 @@ from rhoselect.models.weights import first_few
 from rhoselect.selection import Scoring
 from rhoselect.selection.interface import State
 from rhoselect.snapshots import SnapshotStore
-from rhoselect.trainer.ground import Fence, Source, Status
+from rhoselect.trainer.ground import Fence, Source
 from rhoselect.trainer.picker import PickedBatch, Picker
+from rhoselect.trainer.status import Status
 
 Layout = Mapping[str, Tensor]
 """What a snapshot holds: tensors on the device "meta", which have name, shape and dtype alone."""
