@@ -1,8 +1,8 @@
 """docs/deploy.md on hosts of this machine's own making: `ray up`, a run, a host lost, `ray down`.
 
 Without $WHEELS every host finds this environment instead of installing the package. With it (a
-folder of wheels: `pip download -d DIR -c constraints.txt dist/cluster/*.whl`) each installs as the
-page says.
+folder of wheels: `make cluster-package`, then with the Python of the hosts, /usr/bin/python3 here,
+`pip download -d DIR -c constraints.txt dist/cluster/*.whl`) each installs as the page says.
 """
 
 from __future__ import annotations
