@@ -158,9 +158,10 @@ def ray_ends(ray_session: None) -> Iterator[Ends]:
 def over_grpc(folder: Path, first: int) -> Iterator[Ends]:
     """The service of a run whose snapshots are in shared memory."""
     writer = SharedMemoryStore(folder, writer=True)
-    run: Any = SimpleNamespace(stores=lambda: SharedMemoryStore(folder, writer=False))
+    run: Any = SimpleNamespace(folder=RunFolder(folder, "run", 1))
+    run.stores = lambda: SharedMemoryStore(folder, writer=False)
     prepared: Any = SimpleNamespace(config=SimpleNamespace(queue=QueueConfig(url="redis://there")))
-    service = Snapshots(run, prepared, RunFolder(folder, "run", 1))
+    service = Snapshots(run, prepared)
     security = Security()
     with (
         closing(writer),

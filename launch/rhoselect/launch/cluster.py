@@ -71,7 +71,8 @@ def _run_actors(
     metrics.serve(config.metrics, folder.path, "driver")
     with scorers(config, folder, endpoints, workers, how) as fleet:
         queue = endpoints.queue(config, folder, timeout_s=STOP_S)
-        run = ClusterRun(trainer, fleet, queue, partial(endpoints.snapshots, writer=False))
+        stores = partial(endpoints.snapshots, writer=False)
+        run = ClusterRun(folder, trainer, fleet, queue, stores)
         try:
             with watch(run):
                 placement.await_places(config, {"trainer": trainer, **fleet.actors()})

@@ -16,6 +16,7 @@ from rhoselect.launch.steering import Worker
 from rhoselect.queue.redis import RedisQueue, RedisStream
 from rhoselect.snapshots import SnapshotReader
 from rhoselect.trainer.gate import ASK_S, Stand
+from rhoselect.trainer.runfolder import RunFolder
 from rhoselect.trainer.status import Status
 from rhoselect.types import Popped, QueueStats
 
@@ -53,11 +54,13 @@ class ClusterRun:
 
     def __init__(
         self,
+        folder: RunFolder,
         trainer: Any,
         fleet: Fleet,
         queue: RedisQueue | RedisStream,
         stores: Callable[[], SnapshotReader],
     ) -> None:
+        self.folder = folder
         self._trainer, self._fleet, self._queue, self.stores = trainer, fleet, queue, stores
         self.gate, self.latest = FarGate(trainer), Status(0)
 

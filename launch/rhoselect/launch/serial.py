@@ -25,6 +25,7 @@ from rhoselect.types import Popped, QueueStats
 class SerialRun:
     """A ``steering.Run`` without scorers."""
 
+    folder: RunFolder
     gate: Gate
     trainer: Trainer
     queue: MemoryQueue | MemoryStream
@@ -70,5 +71,5 @@ def run_serial(prepared: Prepared, folder: RunFolder, watch: Watch) -> dict[str,
         stream, chunks = config.stream, prepared.plan.chunks
         queue = MemoryStream(chunks, config.capacity, stream.ahead, stream.max_age)
     trainer = build_trainer(prepared, folder, queue, snapshots, metrics, workers=0, gate=gate)
-    with watch(SerialRun(gate, trainer, queue)):
+    with watch(SerialRun(folder, gate, trainer, queue)):
         return run_trainer(prepared, folder, trainer, workers=0)

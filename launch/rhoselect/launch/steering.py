@@ -13,6 +13,7 @@ from typing import Protocol
 from rhoselect.metrics import WorkerState
 from rhoselect.snapshots import SnapshotReader
 from rhoselect.trainer.gate import Stand
+from rhoselect.trainer.runfolder import RunFolder
 from rhoselect.trainer.status import Status
 from rhoselect.types import Popped, QueueStats
 
@@ -54,6 +55,11 @@ class Run(Protocol):
     @property
     def gate(self) -> Asked:
         """What the trainer can be asked."""
+        ...
+
+    @property
+    def folder(self) -> RunFolder:
+        """Where it is, and its generation."""
         ...
 
     @property

@@ -27,7 +27,9 @@ if _version_not_supported:
 
 class ControlStub:
     """Control lets an operator see and steer one running run. It is served by the process that started
-    the run (rhoctl train), for as long as the run goes on; RUN/control.json names its address.
+    the run (rhoctl train), for as long as the run goes on; RUN/control.json names its address. For a
+    loop of one's own (rhoctl serve) it shows the session that is open, and answers Pause, Resume,
+    Checkpoint and Stop with FAILED_PRECONDITION or INVALID_ARGUMENT: the steps are the loop's.
 
     Every call carries "authorization: Bearer TOKEN" if the service has a token, and UNAUTHENTICATED
     is the answer to any other. What is asked of the trainer happens at the end of its present step,
@@ -85,7 +87,9 @@ class ControlStub:
 
 class ControlServicer:
     """Control lets an operator see and steer one running run. It is served by the process that started
-    the run (rhoctl train), for as long as the run goes on; RUN/control.json names its address.
+    the run (rhoctl train), for as long as the run goes on; RUN/control.json names its address. For a
+    loop of one's own (rhoctl serve) it shows the session that is open, and answers Pause, Resume,
+    Checkpoint and Stop with FAILED_PRECONDITION or INVALID_ARGUMENT: the steps are the loop's.
 
     Every call carries "authorization: Bearer TOKEN" if the service has a token, and UNAUTHENTICATED
     is the answer to any other. What is asked of the trainer happens at the end of its present step,
@@ -203,7 +207,9 @@ def add_ControlServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class Control:
     """Control lets an operator see and steer one running run. It is served by the process that started
-    the run (rhoctl train), for as long as the run goes on; RUN/control.json names its address.
+    the run (rhoctl train), for as long as the run goes on; RUN/control.json names its address. For a
+    loop of one's own (rhoctl serve) it shows the session that is open, and answers Pause, Resume,
+    Checkpoint and Stop with FAILED_PRECONDITION or INVALID_ARGUMENT: the steps are the loop's.
 
     Every call carries "authorization: Bearer TOKEN" if the service has a token, and UNAUTHENTICATED
     is the answer to any other. What is asked of the trainer happens at the end of its present step,

@@ -16,7 +16,7 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -66,12 +66,19 @@ class RunFolder:
         return folder
 
     @staticmethod
+    def newest(path: Path) -> RunFolder:
+        """An existing run folder as its present owner has it."""
+        generation = max((int(p.name) for p in (path / "generations").iterdir()), default=0)
+        return RunFolder(path, (path / "run_id").read_text(), generation)
+
+    @staticmethod
     def _own(path: Path) -> RunFolder:
-        generation = 1 + max((int(p.name) for p in (path / "generations").iterdir()), default=0)
+        newest = RunFolder.newest(path)
+        generation = newest.generation + 1
         while True:
             try:
                 (path / "generations" / str(generation)).touch(exist_ok=False)
-                return RunFolder(path, (path / "run_id").read_text(), generation)
+                return replace(newest, generation=generation)
             except FileExistsError:
                 generation += 1
 

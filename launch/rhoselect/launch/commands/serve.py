@@ -6,7 +6,7 @@ import asyncio
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -26,10 +26,12 @@ from rhoselect.launch.endpoints import queue_url
 from rhoselect.launch.prepared import Prepared
 from rhoselect.launch.server import EmbeddedServer
 from rhoselect.launch.service.building import check_servable, servable
+from rhoselect.launch.service.control import Control
 from rhoselect.launch.service.host import Host
 from rhoselect.launch.service.runs import Backends, in_process, sessions
 from rhoselect.launch.service.security import Security, check_address
 from rhoselect.launch.service.selection import Selection
+from rhoselect.launch.service.served import ServedRun
 from rhoselect.launch.wiring import prepare
 from rhoselect.metrics import announced, check_endpoint
 from rhoselect.trainer.runfolder import RunFolder, check_absent, check_inputs, check_resume
@@ -42,7 +44,7 @@ class Served:
     """A running service: where it is, and what its main thread has to call again and again."""
 
     address: str
-    tend: Callable[[], None]
+    tends: Sequence[Callable[[], None]]
 
 
 def serve(
@@ -94,7 +96,7 @@ def serve(
             markup=False,
             soft_wrap=True,
         )
-        _until_interrupted(served.tend)
+        _until_interrupted(served.tends)
 
 
 def _settings(path: Path, config: Path | None, sets: list[str], resume: bool) -> Config:
@@ -113,8 +115,9 @@ def serving(
     config = prepared.config
     keep_memory()
     with ExitStack() as stack:
+        run = ServedRun(path, workers)
         backends: Backends = partial(in_process, config)
-        tend = _nothing
+        tends = [run.tend]
         if workers:
             from rhoselect.launch.cluster import joined  # Ray takes a second to import
             from rhoselect.launch.service.on_ray import on_ray
@@ -123,25 +126,26 @@ def serving(
             if url is None:
                 log = path / "logs" / "queue-server.log"
                 server = stack.enter_context(EmbeddedServer(log))
-                url, tend = server.url, server.revive
+                url = server.url
+                tends.append(server.revive)
             stack.enter_context(joined(config.cluster.address, workers))
-            backends = partial(on_ray, config, url=url, workers=workers)
-        selection = Selection(sessions(prepared, path, workers, backends, show))
-        host = stack.enter_context(Host([selection.service], config.service.address, security))
+            backends = partial(on_ray, config, url=url)
+        selection, control = Selection(sessions(prepared, run, backends)), Control(run, prepared)
+        services = [selection.service, control.service]
+        host = stack.enter_context(Host(services, config.service.address, security))
         stack.callback(
             lambda: asyncio.run_coroutine_threadsafe(selection.end(), host.loop).result()
         )
-        yield Served(host.address, tend)
+        stack.enter_context(control.found(host, config.service.token_file))
+        show(run)
+        yield Served(host.address, tends)
 
 
-def _nothing() -> None:
-    """A service without a queue server of its own has nothing to look after."""
-
-
-def _until_interrupted(tend: Callable[[], None]) -> None:
-    """Wait for SIGINT or SIGTERM, which then have no other effect, and ``tend`` meanwhile."""
+def _until_interrupted(tends: Sequence[Callable[[], None]]) -> None:
+    """Wait for SIGINT or SIGTERM, which then have no other effect; call ``tends`` meanwhile."""
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     while not stop.wait(TEND_S):
-        tend()
+        for tend in tends:
+            tend()

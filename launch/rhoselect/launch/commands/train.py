@@ -108,7 +108,7 @@ def execute(
     def watch(run: Run) -> Iterator[None]:
         show(run)
         stopped_by_signal(run)
-        with controlled(run, prepared, folder):
+        with controlled(run, prepared):
             yield
 
     say = partial(console.print, highlight=False, soft_wrap=True)

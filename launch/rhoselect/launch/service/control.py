@@ -1,7 +1,7 @@
 """The Control service of a running run: its operator sees and steers it (control.proto).
 
-Served, with the Snapshots service beside it, by the process that started the run, which writes its
-address into RUN/control.json.
+Served by the process that started the run, which writes its address into RUN/control.json: beside
+the Snapshots service, or, where a loop elsewhere takes the steps, beside the Selection service.
 """
 
 from __future__ import annotations
@@ -33,30 +33,64 @@ from rhoselect.protos import control_pb2_grpc
 from rhoselect.trainer.gate import ASK_S
 from rhoselect.trainer.runfolder import RunFolder, put, writing
 
-NAME = "rhoselect.v1.Control"
+NAME = pb.DESCRIPTOR.services_by_name["Control"].full_name
 SHORTEST_INTERVAL_S = 0.1
 MOST_POINTS = 10_000
 
 
 @contextmanager
-def controlled(run: Run, prepared: Prepared, folder: RunFolder) -> Iterator[None]:
+def controlled(run: Run, prepared: Prepared) -> Iterator[None]:
     """Serve the control of ``run`` meanwhile. Raises ConfigError where that cannot be."""
     config = prepared.config.service
-    security = Security.of_server(config)
+    security, token_file = Security.of_server(config), config.token_file
+    if security.token is None:
+        security, token_file = _with_token(security, run.folder)
+    control, snapshots = Control(run, prepared), Snapshots(run, prepared)
+    services = [control.service, snapshots.service]
+    with (
+        closing(snapshots),
+        Host(services, config.address, security) as host,
+        control.found(host, token_file),
+    ):
+        yield
+
+
+def _with_token(security: Security, folder: RunFolder) -> tuple[Security, str]:
+    """With a token made for this run, and the file that has it."""
+    path = folder.path / "logs" / "control.token"
+    token = secrets.token_urlsafe(32)
     with writing(folder):
-        security, token_file = _secured(security, config.token_file, folder)
-    control, snapshots = Control(run, prepared, folder), Snapshots(run, prepared, folder)
-    add = partial(control_pb2_grpc.add_ControlServicer_to_server, control)
-    path = folder.path / FILE_NAME
-    services = [Service(NAME, add), snapshots.service]
-    with closing(snapshots), Host(services, config.address, security) as host:
+        path.unlink(missing_ok=True)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(token + "\n")
+    return replace(security, token=token), str(path)
+
+
+class Control(control_pb2_grpc.ControlServicer):
+    """See control.proto for what each call promises. Whatever may wait does so in a thread."""
+
+    def __init__(self, run: Run, prepared: Prepared) -> None:
+        self._run, self._prepared = run, prepared
+        self._over = asyncio.Event()
+
+    @property
+    def service(self) -> Service:
+        """For a ``Host``."""
+        return Service(NAME, partial(control_pb2_grpc.add_ControlServicer_to_server, self))
+
+    @contextmanager
+    def found(self, host: Host, token_file: str | None) -> Iterator[None]:
+        """Have operators find ``host`` by the run folder meanwhile; then whoever watches is told
+        that the run is over. ``token_file`` has what they must show. Raises StorageError."""
+        folder = self._run.folder
+        path = folder.path / FILE_NAME
         entry = {
             "address": host.address,
             "pid": os.getpid(),
             "run_id": folder.run_id,
             "generation": folder.generation,
-            "token_file": token_file,
-            "tls": security.tls,
+            "token_file": None if token_file is None else str(Path(token_file).absolute()),
+            "tls": host.security.tls,
         }
         text = json.dumps(entry) + "\n"
         with writing(folder):
@@ -64,32 +98,10 @@ def controlled(run: Run, prepared: Prepared, folder: RunFolder) -> Iterator[None
         try:
             yield
         finally:
-            host.loop.call_soon_threadsafe(control.over.set)
+            host.loop.call_soon_threadsafe(self._over.set)
             with suppress(OSError, ValueError):
                 if json.loads(path.read_text()) == entry:  # not a newer trainer's
                     path.unlink()
-
-
-def _secured(
-    security: Security, token_file: str | None, folder: RunFolder
-) -> tuple[Security, str | None]:
-    """With a token, made for this run if none is set, and the file that has it, if one does."""
-    if security.token is not None:
-        return security, None if token_file is None else str(Path(token_file).absolute())
-    path = folder.path / "logs" / "control.token"
-    token = secrets.token_urlsafe(32)
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(token + "\n")
-    return replace(security, token=token), str(path.absolute())
-
-
-class Control(control_pb2_grpc.ControlServicer):
-    """See control.proto for what each call promises. Whatever may wait does so in a thread."""
-
-    def __init__(self, run: Run, prepared: Prepared, folder: RunFolder) -> None:
-        self._run, self._prepared, self._folder = run, prepared, folder
-        self.over = asyncio.Event()
 
     async def Status(
         self, request: pb.StatusRequest, context: grpc.aio.ServicerContext
@@ -106,10 +118,10 @@ class Control(control_pb2_grpc.ControlServicer):
                 raise ConfigError(
                     f"interval_s: got {interval_s:g}, allowed at least {SHORTEST_INTERVAL_S:g}"
                 )
-            while not self.over.is_set():
+            while not self._over.is_set():
                 yield pb.WatchResponse(status=await asyncio.to_thread(self._look))
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self.over.wait(), interval_s)
+                    await asyncio.wait_for(self._over.wait(), interval_s)
 
     async def Pause(
         self, request: pb.PauseRequest, context: grpc.aio.ServicerContext
@@ -155,12 +167,12 @@ class Control(control_pb2_grpc.ControlServicer):
             return await asyncio.to_thread(self._peek, request.k)
 
     def _look(self) -> pb.RunStatus:
-        status, config = self._run.status(), self._prepared.config
+        folder, status, config = self._run.folder, self._run.status(), self._prepared.config
         counts = zip_longest(STALENESS_STEPS, status.staleness_counts)
         return pb.RunStatus(
-            run_id=self._folder.run_id,
-            generation=self._folder.generation,
-            run_dir=str(self._folder.path),
+            run_id=folder.run_id,
+            generation=folder.generation,
+            run_dir=str(folder.path),
             step=status.step,
             steps=config.trainer.steps,
             paused=status.paused,

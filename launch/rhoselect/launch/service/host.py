@@ -49,7 +49,7 @@ class Host:
 
     def __init__(self, services: Sequence[Service], address: str, security: Security) -> None:
         check_address(address, security)
-        self.address, self._security, self._services = address, security, services
+        self.address, self.security, self._services = address, security, services
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="grpc", daemon=True)
 
@@ -72,7 +72,7 @@ class Host:
         self._end()
 
     async def _start(self) -> grpc.aio.Server:
-        server = grpc.aio.server(interceptors=[_Gate(self._security)], options=OPTIONS)
+        server = grpc.aio.server(interceptors=[_Gate(self.security)], options=OPTIONS)
         states = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(states, server)
         names = [service.name for service in self._services]
@@ -88,7 +88,7 @@ class Host:
         return server
 
     def _bind(self, server: grpc.aio.Server) -> None:
-        credentials = self._security.server_credentials()
+        credentials = self.security.server_credentials()
         try:
             _check_free(self.address)
             if credentials is None:

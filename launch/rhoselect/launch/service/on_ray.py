@@ -11,16 +11,17 @@ import ray
 from rhoselect.config import Config
 from rhoselect.launch.cluster import endpoints_of, scorers
 from rhoselect.launch.fleet import Fleet
-from rhoselect.launch.service.runs import Ends
+from rhoselect.launch.service.served import Ends
 from rhoselect.queue.redis import RedisQueue
 from rhoselect.trainer.runfolder import RunFolder
 
 HOW = "a new session, from a step that the loop has the weights of"
 """How a loop goes on after a scorer has failed for good."""
+LOOK_S = 5.0  # for a look at the queue
 
 
 @contextmanager
-def on_ray(config: Config, folder: RunFolder, url: str, workers: int) -> Iterator[Ends]:
+def on_ray(config: Config, folder: RunFolder, workers: int, url: str) -> Iterator[Ends]:
     """``workers`` scorer actors on the cluster that this process has joined, a queue at ``url``."""
     with ExitStack() as stack:
         endpoints = endpoints_of(config, folder, url)
@@ -29,7 +30,12 @@ def on_ray(config: Config, folder: RunFolder, url: str, workers: int) -> Iterato
         queue = endpoints.queue(config, folder)
         assert isinstance(queue, RedisQueue), "only windows are served"
         stack.callback(queue.disconnect)
-        yield queue, endpoints.snapshots(writer=True), _Guard(folder, fleet)
+        looks = endpoints.queue(config, folder, timeout_s=LOOK_S)
+        assert isinstance(looks, RedisQueue)
+        stack.callback(looks.disconnect)
+        yield Ends(
+            queue, endpoints.snapshots(writer=True), _Guard(folder, fleet), looks, scorers=fleet
+        )
 
 
 class _Guard:

@@ -4,51 +4,50 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from pathlib import Path
 
 from rhoselect.config import Config
-from rhoselect.launch.display import Show
 from rhoselect.launch.prepared import Prepared
 from rhoselect.launch.service.blobs import to_specs
 from rhoselect.launch.service.building import build_session
 from rhoselect.launch.service.selection import Open, Opened
+from rhoselect.launch.service.served import Ends, ServedRun
 from rhoselect.launch.service.session import check_first_step
 from rhoselect.metrics import Metrics
 from rhoselect.protos import selection_pb2 as pb
-from rhoselect.queue import SelectionQueue
 from rhoselect.queue.memory import MemoryQueue
-from rhoselect.snapshots import SnapshotStore
 from rhoselect.snapshots.local import LocalStore
-from rhoselect.trainer.ground import Fence
 from rhoselect.trainer.runfolder import RunFolder
 
-Ends = tuple[SelectionQueue, SnapshotStore, Fence]
-Backends = Callable[[RunFolder], AbstractContextManager[Ends]]
-"""Makes a generation's queue and snapshot store, with scorers at their other ends if there are any,
-and what tells whether it may go on."""
+Backends = Callable[[RunFolder, int], AbstractContextManager[Ends]]
+"""Makes what a generation with so many scorers stands on."""
 
 
 @contextmanager
-def in_process(config: Config, folder: RunFolder) -> Iterator[Ends]:
+def in_process(config: Config, folder: RunFolder, workers: int) -> Iterator[Ends]:
     """Without other scorers than this process."""
-    yield MemoryQueue(config.queue.lease_s), LocalStore(), folder
+    assert workers == 0, "nobody else scores here"
+    queue = MemoryQueue(config.queue.lease_s)
+    yield Ends(queue, LocalStore(), folder, looks=queue)
 
 
-def sessions(prepared: Prepared, path: Path, workers: int, backends: Backends, show: Show) -> Open:
-    """What opens sessions in the run folder ``path``."""
+def sessions(prepared: Prepared, run: ServedRun, backends: Backends) -> Open:
+    """What opens sessions in the folder of ``run``, which then looks at them."""
     config, metrics = prepared.config, Metrics()
-    metrics.serve(config.metrics, path, "trainer")
+    metrics.serve(config.metrics, run.folder.path, "trainer")
 
     @contextmanager
     def open_session(step: int) -> Iterator[Opened]:
         check_first_step(config, prepared.scoring, prepared.dataset.classes, step)
         with ExitStack() as stack:
-            folder = RunFolder.resume(path)
-            queue, snapshots, fence = stack.enter_context(backends(folder))
-            stack.callback(snapshots.close)
-            session = build_session(prepared, fence, queue, snapshots, metrics, workers, step)
-            stack.callback(session.close)
-            show(session)
+            with run.changing:
+                folder, count = RunFolder.resume(run.folder.path), run.count
+                ends = stack.enter_context(backends(folder, count))
+                stack.callback(ends.snapshots.close)
+                session = build_session(
+                    prepared, ends.fence, ends.queue, ends.snapshots, metrics, count, step
+                )
+                stack.callback(session.close)
+                stack.enter_context(run.during(folder, session, ends))
             answer = pb.OpenRunResponse(
                 session=pb.Session(run_id=folder.run_id, generation=folder.generation),
                 steps=config.trainer.steps,

@@ -159,6 +159,10 @@ class Session:
         """Let go, from another thread, a call that waits."""
         self._fence.closed = True
 
+    def share(self, workers: int) -> None:
+        """From now on there are ``workers`` scorers; from any thread."""
+        self._source.share(workers)
+
     def close(self) -> None:
         """Have all done that was asked for."""
         self._source.end()

@@ -28,7 +28,6 @@ from rhoselect.snapshots import SnapshotReader
 from rhoselect.snapshots.base import Pieces
 from rhoselect.snapshots.codec import encode
 from rhoselect.snapshots.grpc import LONGEST_WAIT_S
-from rhoselect.trainer.runfolder import RunFolder
 from rhoselect.trainer.windows import lanes
 
 NAME = pb.DESCRIPTOR.services_by_name["Snapshots"].full_name
@@ -48,8 +47,8 @@ class _Packed:
 class Snapshots(snapshots_pb2_grpc.SnapshotsServicer):
     """What ``run`` publishes. A version is packed once, however many ask for it."""
 
-    def __init__(self, run: Run, prepared: Prepared, folder: RunFolder) -> None:
-        self._run, self._prepared = run, prepared
+    def __init__(self, run: Run, prepared: Prepared) -> None:
+        self._run, self._prepared, folder = run, prepared, run.folder
         self._session = selection_pb2.Session(run_id=folder.run_id, generation=folder.generation)
         self._helpers = itertools.count()
         self._threads = ThreadPoolExecutor(MOST_WAITING, "snapshots")

@@ -1,0 +1,152 @@
+"""A run whose steps a loop elsewhere takes, as its operator sees and steers it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn, Protocol
+
+from rhoselect.errors import ConfigError
+from rhoselect.launch.service.session import Session
+from rhoselect.launch.steering import Worker
+from rhoselect.queue import SelectionQueue
+from rhoselect.snapshots import SnapshotStore
+from rhoselect.trainer.gate import Stand
+from rhoselect.trainer.ground import Fence
+from rhoselect.trainer.runfolder import RunFolder
+from rhoselect.trainer.status import Status
+from rhoselect.types import Popped, QueueStats
+
+
+class Scorers(Protocol):
+    """Those of a generation; ``fleet.Fleet`` is one. Thread-safe."""
+
+    def workers(self) -> list[Worker]:
+        """The scorers by slot."""
+        ...
+
+    def scale(self, workers: int) -> None:
+        """Have ``workers`` of them."""
+        ...
+
+    def look(self) -> None:
+        """See how they are."""
+        ...
+
+
+@dataclass(frozen=True)
+class Ends:
+    """What a generation stands on, and what tells whether it may go on. ``looks`` is its queue for
+    other threads; ``scorers`` are at the other ends of queue and snapshots, if there are any."""
+
+    queue: SelectionQueue
+    snapshots: SnapshotStore
+    fence: Fence
+    looks: SelectionQueue
+    scorers: Scorers | None = None
+
+
+@dataclass(frozen=True)
+class _Open:
+    session: Session
+    ends: Ends
+
+
+class Elsewhere:
+    """The gate of a loop elsewhere: nobody here can ask it for anything."""
+
+    def pause(self, timeout_s: float) -> Stand:
+        """Raises ConfigError."""
+        _refuse("pause")
+
+    def resume(self) -> None:
+        """Raises ConfigError."""
+        _refuse("resume")
+
+    def checkpoint(self, timeout_s: float) -> Stand:
+        """Raises ConfigError."""
+        _refuse("checkpoint")
+
+    def stop(self, timeout_s: float) -> Stand:
+        """Raises ConfigError."""
+        _refuse("stop")
+
+
+class ServedRun:
+    """A ``steering.Run`` of ``count`` scorers: of the session that is open, if one is."""
+
+    stores = None
+
+    def __init__(self, path: Path, count: int) -> None:
+        self.folder, self.count = RunFolder.newest(path), count
+        self.gate = Elsewhere()
+        self.changing = threading.RLock()
+        """Held by whoever opens a session or changes ``count``."""
+        self._in_process = count == 0
+        self._open: _Open | None = None
+        self._last = Status(0)
+
+    @contextmanager
+    def during(self, folder: RunFolder, session: Session, ends: Ends) -> Iterator[None]:
+        """Look at this session until the block ends, or a newer one is there."""
+        self.folder, self._open = folder, _Open(session, ends)
+        try:
+            yield
+        finally:
+            self._last = session.latest
+            if self.folder is folder:
+                self._open = None
+
+    def tend(self) -> None:
+        """See how the scorers are: to be called every second or more often."""
+        if (now := self._open) and now.ends.scorers is not None:
+            now.ends.scorers.look()
+
+    @property
+    def latest(self) -> Status:
+        """See `Run.latest`."""
+        return now.session.latest if (now := self._open) else self._last
+
+    def status(self) -> Status:
+        """See `Run.status`."""
+        return self.latest
+
+    def workers(self) -> list[Worker]:
+        """See `Run.workers`; none between sessions."""
+        scorers = now.ends.scorers if (now := self._open) else None
+        return [] if scorers is None else scorers.workers()
+
+    def scale(self, workers: int) -> None:
+        """See `Run.scale`; later sessions, too, have so many."""
+        if workers < 0:
+            raise ConfigError(f"workers: got {workers}, allowed 0 or more")
+        if self._in_process:
+            raise ConfigError(
+                f"workers: got {workers}, but this run is served with --workers 0, in one process;"
+                " serve it again with --workers N to have scorers"
+            )
+        with self.changing:
+            self.count = workers
+            if (now := self._open) and now.ends.scorers is not None:
+                now.ends.scorers.scale(workers)
+                now.session.share(workers)
+
+    def stats(self) -> QueueStats:
+        """See `Run.stats`."""
+        if now := self._open:
+            return now.ends.looks.stats()
+        return QueueStats(windows=0, waiting=0, leased=0, points=0, oldest_version=None)
+
+    def peek(self, k: int) -> Popped | None:
+        """See `Run.peek`."""
+        return now.ends.looks.peek(k) if (now := self._open) else None
+
+
+def _refuse(what: str) -> NoReturn:
+    raise ConfigError(
+        f"{what}: got a served run, whose steps a loop of its own takes; allowed status, watch,"
+        " scale and queue peek; ask that loop, or end the service with Ctrl-C"
+    )
