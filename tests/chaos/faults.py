@@ -112,12 +112,12 @@ def take_over(run: ChaoticRun) -> int:
 
 
 FAULTS: dict[str, tuple[float, Callable[[ChaoticRun], int]]] = {
-    "scorers killed": (120, kill_scorers),
+    "scorers killed": (200, kill_scorers),
     "scorer frozen": (4, freeze_scorer),
-    "trainer killed": (6, kill_trainer),
+    "trainer killed": (5, kill_trainer),
     "trainer frozen": (3, freeze_trainer),
-    "command killed": (4, kill_command),
-    **{f"killed {point}": (5, partial(die_at, point)) for point in points.POINTS},
+    "command killed": (3, kill_command),
+    **{f"killed {point}": (4, partial(die_at, point)) for point in points.POINTS},
     "queue flushed": (6, flush_server),
     "server frozen": (3, freeze_server),
     "server restarted empty": (6, restart_server),
@@ -125,7 +125,7 @@ FAULTS: dict[str, tuple[float, Callable[[ChaoticRun], int]]] = {
     "disk full": (2, fill_disk),
     "taken over": (2, take_over),
 }
-"""How often, and what: scorers most of all, as on machines that may be taken away."""
+"""How often, and what: scorers most of all, of which a cluster has many to a trainer."""
 
 
 def endless(seed: int) -> Iterator[str]:
