@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0, help="the first run's; then one more each")
     parser.add_argument("--steps", type=int, default=2000, help="of a run")
+    parser.add_argument("--workers", type=int, default=8, help="of a run, at most")
     parser.add_argument("--folder", type=Path, default=Path("runs/chaos"), help="to go on in")
     parser.add_argument("--json", type=Path, help="write the figures here")
     options = parser.parse_args()
@@ -56,7 +57,7 @@ def main() -> None:
             progress.update(task, completed=kills_of(runs))
             if kills_of(runs) >= options.kills:
                 break
-            row = one_run(options.folder, base, options.seed + len(runs))
+            row = one_run(options.folder, base, options.seed + len(runs), options.workers)
             with done.open("a") as file:
                 file.write(json.dumps(row) + "\n")
     report(runs, options.seed, options.json)
@@ -85,7 +86,7 @@ def settings_of(folder: Path, steps: int) -> dict[str, Any]:
     }
 
 
-def one_run(folder: Path, base: dict[str, Any], seed: int) -> Row:
+def one_run(folder: Path, base: dict[str, Any], seed: int, workers: int) -> Row:
     """A run that suffers until it ends, beside an undisturbed one of the same settings."""
     name, variant = list(VARIANTS.items())[seed % len(VARIANTS)]
     expected = undisturbed(folder, {**base, **variant}, name)
@@ -93,7 +94,7 @@ def one_run(folder: Path, base: dict[str, Any], seed: int) -> Row:
     shutil.rmtree(here, ignore_errors=True)
     here.mkdir()
     with QueueServer(here) as server:
-        run = ChaoticRun(here, config, [], seed, server)
+        run = ChaoticRun(here, config, [], seed, server, workers)
         outcome = run.run((kind, FAULTS[kind][1]) for kind in endless(seed))
     equal = None if outcome.hashes is None else list(outcome.hashes) == expected
     if not equal:  # kept, to be looked at

@@ -25,7 +25,6 @@ import points
 from queue_server import QueueServer
 
 DEADLINE_S = 120.0
-MOST_WORKERS = 4
 POLL_S = 0.02
 
 
@@ -62,7 +61,7 @@ class Outcome:
 class ChaoticRun:
     """A run of ``config`` with ``settings``, in ``folder``; its faults come from ``seed``.
 
-    With ``slow`` its steps take longer until all faults have been.
+    It has up to ``most_workers``; with ``slow`` its steps take longer until all faults have been.
     """
 
     def __init__(
@@ -72,9 +71,10 @@ class ChaoticRun:
         settings: Iterable[str],
         seed: int,
         server: QueueServer,
+        most_workers: int = 4,
         slow: bool = False,
     ) -> None:
-        self.path, self.server = folder / "run", server
+        self.path, self.server, self.most_workers = folder / "run", server, most_workers
         self.random = random.Random(seed)
         self.outcome = Outcome(seed)
         self._points, self._log = folder / "points", folder / "command.log"
@@ -92,7 +92,7 @@ class ChaoticRun:
         try:
             self.begin()
             for kind, fault in faults:
-                time.sleep(self.random.uniform(0.0, 1.0))
+                time.sleep(self.random.uniform(0.0, 0.5))
                 if self.finished():
                     break
                 self.suffer(kind, fault)
@@ -154,7 +154,7 @@ class ChaoticRun:
     def start(self, resume: bool) -> None:
         """Start the command, or start it again in the same folder."""
         self.may_end = False
-        self.workers = self.random.randint(1, MOST_WORKERS)
+        self.workers = self.random.randint(1, self.most_workers)
         words = ["--resume"] if resume else self._first
         words += ["--workers", str(self.workers), "--run-dir", str(self.path)]
         here = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]

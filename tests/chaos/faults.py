@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import points
-from driver import DEADLINE_S, MOST_WORKERS, ChaoticRun, Hang, Lost
+from driver import DEADLINE_S, ChaoticRun, Hang, Lost
 
 SMALL_BYTES = 2048  # a checkpoint has more
 
@@ -67,7 +67,8 @@ def restart_server(run: ChaoticRun) -> int:
 
 def scale(run: ChaoticRun) -> int:
     """To another number of workers; from none at all to some again, too."""
-    for workers in (run.random.randint(0, MOST_WORKERS), run.random.randint(1, MOST_WORKERS)):
+    most = run.most_workers
+    for workers in (run.random.randint(0, most), run.random.randint(1, most)):
         command = [sys.executable, "-m", "rhoselect.launch.cli", "scale", str(run.path)]
         command += ["--workers", str(workers)]
         try:
@@ -114,16 +115,16 @@ def take_over(run: ChaoticRun) -> int:
 FAULTS: dict[str, tuple[float, Callable[[ChaoticRun], int]]] = {
     "scorers killed": (200, kill_scorers),
     "scorer frozen": (4, freeze_scorer),
-    "trainer killed": (5, kill_trainer),
+    "trainer killed": (4, kill_trainer),
     "trainer frozen": (3, freeze_trainer),
-    "command killed": (3, kill_command),
-    **{f"killed {point}": (4, partial(die_at, point)) for point in points.POINTS},
+    "command killed": (2, kill_command),
+    **{f"killed {point}": (3, partial(die_at, point)) for point in points.POINTS},
     "queue flushed": (6, flush_server),
     "server frozen": (3, freeze_server),
     "server restarted empty": (6, restart_server),
     "workers added or removed": (3, scale),
-    "disk full": (2, fill_disk),
-    "taken over": (2, take_over),
+    "disk full": (1, fill_disk),
+    "taken over": (1, take_over),
 }
 """How often, and what: scorers most of all, of which a cluster has many to a trainer."""
 
