@@ -107,11 +107,16 @@ def serial_form(case: Case) -> dict[str, Any]:
 
 def emulated(case: Case) -> list[Row]:
     """Real curves, durations of the emulated device."""
-    uniform = {seed: case.uniform(seed) for seed in case.seeds}
-    rho = {seed: case.curve(seed) for seed in case.seeds}
-    cosine = {"trainer__schedule": "cosine"}
-    late = {seed: case.uniform(seed, **cosine) for seed in case.seeds}
-    rho_late = {seed: case.curve(seed, **cosine) for seed in case.seeds}
+    forms: dict[str, dict[str, Any]] = {"": {}}
+    if case.spec["decays"]:
+        forms[", cosine"] = {"trainer__schedule": "cosine"}
+    found = {
+        form: (
+            {seed: case.uniform(seed, **settings) for seed in case.seeds},
+            {seed: case.curve(seed, **settings) for seed in case.seeds},
+        )
+        for form, settings in forms.items()
+    }
     rows = []
     for workers in (0, DEVICES - 1):
         overhead_ms, uniform_ms = case.measured_ms(TRAIN_MS, workers)
@@ -119,8 +124,8 @@ def emulated(case: Case) -> list[Row]:
         bound_ms = TRAIN_MS + chunks * CHUNK * POINT_MS * FACTOR
         name = f"parallel RHO, {workers} workers" if workers else "serial RHO"
         times = {"uniform_ms": uniform_ms, "step_ms": bound_ms + overhead_ms}
-        rows.append(row(name, case, uniform, rho, bound_ms, **times))
-        rows.append(row(f"{name}, cosine", case, late, rho_late, bound_ms, **times))
+        for form, (uniform, rho) in found.items():
+            rows.append(row(f"{name}{form}", case, uniform, rho, bound_ms, **times))
     return rows
 
 
