@@ -24,7 +24,7 @@ from pathlib import Path
 import points
 from queue_server import QueueServer
 
-DEADLINE_S = 300.0  # a trainer and many scorers start in half a minute, on a busy machine in minutes
+DEADLINE_S = 300.0  # a trainer with eight scorers starts in 40 s; on a busy machine in minutes
 POLL_S = 0.02
 
 

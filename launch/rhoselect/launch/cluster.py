@@ -121,7 +121,11 @@ def scorers(
 
 def _start_trainer(config: Config, folder: RunFolder, endpoints: Endpoints, workers: int) -> Any:
     actor = cast(Any, ray).remote(TrainerActor)  # Ray's own types do not know an actor's methods
-    options = actor.options(**placement.trainer_options(config), max_concurrency=TRAINER_CALLS)
+    options = actor.options(
+        **placement.trainer_options(config),
+        max_concurrency=TRAINER_CALLS,
+        enable_task_events=False,  # Ray's head would remember every look at it
+    )
     return options.remote(config.model_dump_json(), folder, endpoints, workers)
 
 
@@ -134,6 +138,7 @@ def _start_scorer(
         max_concurrency=2,
         max_restarts=-1,
         max_task_retries=-1,
+        enable_task_events=False,
     )
     return options.remote(slot, workers, config.model_dump_json(), folder, endpoints)
 
