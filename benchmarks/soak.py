@@ -2,8 +2,8 @@
 
 Scorers are killed and frozen, the queue is emptied and frozen, workers come and go, every few
 seconds; command, trainer, server and Ray's own processes live all the time. After the warm-up each
-process that is there for ten minutes has a line: the growth of its private memory by least squares,
-and of its open files.
+process that is there for ten minutes has a line: its private memory, a median a minute, and its growth
+by least squares; and that of its open files.
 
     python benchmarks/soak.py --minutes 35 --json docs/results/soak.json
 """
@@ -86,6 +86,7 @@ class Watch:
                     "process": name,
                     "minutes": float(minutes),
                     "private_mb": float(np.median(megabytes)),
+                    "private_mb_by_minute": by_minute(seconds, megabytes),
                     "mb_per_10_minutes": float(600 * slope),
                     "files": int(np.median(files)),
                     "files_growth": int(np.median(files[half:]) - np.median(files[:half])),
@@ -105,6 +106,13 @@ class Watch:
                 except OSError:  # it has just ended
                     continue
                 self._samples[name, pid].append((now, megabytes, files))
+
+
+def by_minute(seconds: np.ndarray, megabytes: np.ndarray) -> list[float]:
+    """The median of each minute."""
+    minutes = (seconds - seconds[0]) // 60
+    found = [np.median(megabytes[minutes == minute]) for minute in np.unique(minutes)]
+    return [round(float(value), 2) for value in found]
 
 
 def offspring(pid: int) -> list[int]:
