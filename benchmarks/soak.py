@@ -1,9 +1,9 @@
 """A long run under faults, and the memory and file descriptors of every process that lives on.
 
 Scorers are killed and frozen, the queue is emptied and frozen, workers come and go, every few
-seconds; command, trainer, server and Ray's own processes live all the time. After the warm-up each
-process that is there for ten minutes has a line: its private memory, a median a minute, and its growth
-by least squares; and that of its open files.
+seconds; command, trainer, server and Ray's own processes live all the time. Each process that is
+there for ten minutes after the warm-up has a line: its private memory, minute by minute, its growth
+by least squares, and that of its open files.
 
     python benchmarks/soak.py --minutes 35 --json docs/results/soak.json
 """
