@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -98,3 +100,23 @@ def test_nobody_waits_for_a_trainer_that_failed() -> None:
         gate.close()
         with pytest.raises(RunError, match="ended"):
             asked.result(PATIENCE_S)
+
+
+def test_a_signal_that_does_not_wake_the_trainer_is_handled() -> None:
+    """As one does that comes just before the wait, or to another thread."""
+    gate = Gate()
+    pausing = threading.Thread(target=gate.pause, args=(PATIENCE_S,))
+    pausing.start()
+    while not gate.paused:
+        time.sleep(0.001)
+
+    def signalled() -> None:
+        pausing.join()  # the trainer is there
+        signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
+
+    threading.Thread(target=signalled, daemon=True).start()
+    before = signal.signal(signal.SIGUSR1, lambda *_: gate.resume())
+    try:
+        assert gate.arrive(1, Path) is False
+    finally:
+        signal.signal(signal.SIGUSR1, before)

@@ -16,6 +16,7 @@ from rhoselect.errors import RunError, WaitError
 
 ASK_S = 60.0
 """How long whoever asks a trainer for something waits for the end of its step."""
+WAKE_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,8 @@ class Gate:
                 self._answer(step, save)
                 if self._stopping or not self._paused:
                     return self._stopping
-                self._changed.wait()
+                # Not without end: a signal that comes just before a wait is handled after it.
+                self._changed.wait(WAKE_S)
 
     def close(self) -> None:
         """The trainer comes by no more."""
