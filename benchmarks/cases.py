@@ -28,7 +28,7 @@ MODELS: dict[str, dict[str, Any]] = {
         "il": ("rhoselect.models:small_cnn", [*IL, "--set", "trainer.threads=2"]),
         "steps": 2000,
         "grid": 25,
-        "decays": False,
+        "decays": False,  # that question is the MLP's
     },
     "resnet18_small": {
         "model": {"factory": "rhoselect.models:resnet18_small", "args": {"width": 16}},

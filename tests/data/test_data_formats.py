@@ -313,6 +313,8 @@ def test_ambiguous_mnist(
 
 
 class Surprise:
+    """What a hostile file holds: whoever unpickles it leaves a file behind."""
+
     def __reduce__(self) -> Any:
         return Path.touch, (Path("surprise"),)
 

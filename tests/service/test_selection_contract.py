@@ -174,7 +174,7 @@ def test_malformed_snapshots_are_refused(learner: Learner) -> None:
         (UserError, lambda: learner.stub.PublishSnapshot(iter([parts[0], empty(), *parts[1:]]))),
         (UserError, lambda: learner.send(0, good[:-1], head)),
         (UserError, lambda: learner.send(0, good[:-1] + bytes([good[-1] ^ 1]), head)),
-        (UserError, lambda: learner.send(0, b"pickle" * 20)),
+        (UserError, lambda: learner.send(0, b"garbled" * 20)),
         (UserError, lambda: learner.send(0, good, pb.BlobHeader(size_bytes=1 << 60))),
         (ModelError, lambda: learner.send(0, save(fewer))),
         (ModelError, lambda: learner.send(0, save(other_shape))),

@@ -122,4 +122,4 @@ def _check_own(channel: grpc.Channel, entry: dict[str, Any], folder: Path) -> No
 
 
 def _resume(folder: Path) -> str:
-    return f"continue with: rhoctl train --resume --run-dir {folder}"
+    return f"continue with: rhoctl train --resume --run-dir {folder}; or serve, if it was served"

@@ -83,7 +83,7 @@ class ServedRun:
     def __init__(self, path: Path, count: int) -> None:
         self.folder, self.count = RunFolder.newest(path), count
         self.gate = Elsewhere()
-        self.changing = threading.RLock()
+        self.changing = threading.Lock()
         """Held by whoever opens a session or changes ``count``."""
         self._in_process = count == 0
         self._open: _Open | None = None
@@ -131,8 +131,10 @@ class ServedRun:
         with self.changing:
             self.count = workers
             if (now := self._open) and now.ends.scorers is not None:
-                now.ends.scorers.scale(workers)
-                now.session.share(workers)
+                try:
+                    now.ends.scorers.scale(workers)
+                finally:
+                    now.session.share(workers)
 
     def stats(self) -> QueueStats:
         """See `Run.stats`."""
