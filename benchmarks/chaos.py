@@ -42,7 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0, help="the first run's; then one more each")
-    parser.add_argument("--steps", type=int, default=2000, help="of a run")
+    parser.add_argument("--steps", type=int, default=6000, help="of a run")
     parser.add_argument("--workers", type=int, default=8, help="of a run, at most")
     parser.add_argument("--folder", type=Path, default=Path("runs/chaos"), help="to go on in")
     parser.add_argument("--json", type=Path, help="write the figures here")
@@ -89,22 +89,22 @@ def settings_of(folder: Path, steps: int) -> dict[str, Any]:
 def one_run(folder: Path, base: dict[str, Any], seed: int, workers: int) -> Row:
     """A run that suffers until it ends, beside an undisturbed one of the same settings."""
     name, variant = list(VARIANTS.items())[seed % len(VARIANTS)]
-    expected = undisturbed(folder, {**base, **variant}, name)
-    config, here = folder / f"{name}.toml", folder / "run"
+    steps = base["trainer.steps"]
+    alone, here = folder / f"{name}, {steps} steps", folder / "run"
+    expected = undisturbed(alone, {**base, **variant})
     shutil.rmtree(here, ignore_errors=True)
     here.mkdir()
     with QueueServer(here) as server:
-        run = ChaoticRun(here, config, [], seed, server, workers)
+        run = ChaoticRun(here, alone.with_name(f"{alone.name}.toml"), [], seed, server, workers)
         outcome = run.run((kind, FAULTS[kind][1]) for kind in endless(seed))
     equal = None if outcome.hashes is None else list(outcome.hashes) == expected
     if not equal:  # kept, to be looked at
         here.rename(folder / f"failed-{seed}")
-    return {"variant": name, "equal": equal, **asdict(outcome)}
+    return {"variant": name, "steps": steps, "equal": equal, **asdict(outcome)}
 
 
-def undisturbed(folder: Path, settings: dict[str, Any], name: str) -> list[str]:
+def undisturbed(run: Path, settings: dict[str, Any]) -> list[str]:
     """The two hashes of a run in one process that nothing happens to."""
-    run = folder / name
     if not (run / "summary.json").exists():
         shutil.rmtree(run, ignore_errors=True)
         train(run, settings, workers=0)
@@ -136,6 +136,7 @@ def report(runs: Sequence[Row], seed: int, path: Path | None) -> None:
         "seed": seed,
         "kills": kills_of(runs),
         "runs": len(runs),
+        "steps": sum(run["steps"] for run in runs),
         "faults": len(faults),
         "hash_mismatches": sum(run["equal"] is False for run in runs),
         "hangs": sum(run["hang"] for run in runs),
@@ -145,7 +146,7 @@ def report(runs: Sequence[Row], seed: int, path: Path | None) -> None:
         "variants": Counter(run["variant"] for run in runs),
         "problems": [run["problem"] for run in runs if run["problem"]],
     }
-    show("chaos", [figures], tuple(figures)[:7])
+    show("chaos", [figures], tuple(figures)[:8])
     write(path, {**figures, "rows": rows})
 
 
