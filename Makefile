@@ -5,6 +5,7 @@
 # make check    lint, format, types, floors, generated code
 # make docs     the reference of the Python interface, from the docstrings, in build/reference
 # make protos   the code generated from protos/ anew
+# make format  mend what the linter and the formatter can
 # make clean    removes what the tools and the demonstration's runs left; distclean: everything made
 #
 # Each sets up what it needs first: a virtual environment in .venv, data in data/, a Redis server and

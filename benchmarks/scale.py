@@ -12,7 +12,7 @@ making the array of irreducible losses from their table, once a machine (`il_fir
 
 Also how uniform the streamed order is: windows of data sorted by class, the worst case.
 
-    python benchmarks/scale.py --folder /tmp/scale --json docs/results/scale.json
+    python benchmarks/scale.py --json docs/results/scale.json
 """
 
 from __future__ import annotations
