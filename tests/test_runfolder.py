@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from rhoselect.config import Config, DataConfig
 from rhoselect.errors import FencedError, RunFolderError, StorageError
+from rhoselect.trainer import checkpoint as checkpoints
 from rhoselect.trainer.checkpoint import Checkpoint, Progress, checkpoint_paths, load_newest, save
 from rhoselect.trainer.evaluate import Evaluation
 from rhoselect.trainer.records import (
@@ -161,6 +162,17 @@ def test_the_newest_checkpoint_that_is_whole_is_taken(
         older.unlink()
     with pytest.raises(RunFolderError, match="its hash is not that"):
         load_newest(folder.path)
+
+
+def test_a_checkpoint_of_other_contents_is_passed_over(folder: RunFolder) -> None:
+    """One whose hash is right, but that no trainer of ours wrote."""
+    save(folder, checkpoint(5), keep=2)
+    tensors = {"x": torch.ones(2)}
+    progress = json.dumps(asdict(Progress(10)))
+    metadata = {"progress": progress, "sha256": checkpoints._sha256(progress, tensors)}
+    save_file(tensors, folder.path / "checkpoints" / "step-000000010.safetensors", metadata)
+    found = load_newest(folder.path)
+    assert found is not None and found.progress.step == 5
 
 
 def test_an_old_trainer_writes_nothing_any_more(folder: RunFolder) -> None:

@@ -179,6 +179,11 @@ def scramble(path: Path) -> None:
     file.write_bytes(bytes(file.stat().st_size))
 
 
+def copies(path: Path, points: int = 50, copied: int = 10, seed: int = 0) -> None:
+    one = {"times": 2, "points": points, "copied": copied, "seed": seed}
+    edit(path, lambda tree: tree.update(duplicates=one))
+
+
 BREAKAGES: dict[str, tuple[str, Callable[[Path], object]]] = {
     "manifest missing": ("no manifest.json", lambda p: (p / "manifest.json").unlink()),
     "manifest no JSON": ("malformed", lambda p: (p / "manifest.json").write_text('{"format": 1,')),
@@ -204,6 +209,13 @@ BREAKAGES: dict[str, tuple[str, Callable[[Path], object]]] = {
         "got columns inputs: fixed_size_binary",
         lambda p: edit(p, lambda t: t["inputs"].update(shape=[2, 4, 4])),
     ),
+    "shape beyond": (
+        "got 17179869184 elements",
+        lambda p: edit(p, lambda t: t["inputs"].update(shape=[2, 2**33])),
+    ),
+    "copies of more than there are": ("51 copied of 50", lambda p: copies(p, 50, 51)),
+    "copies that are not there": ("60 rows in all, allowed the 50 of train", lambda p: copies(p)),
+    "seed beyond": ("malformed at duplicates.seed", lambda p: copies(p, seed=2**64)),
     "column missing": ("got columns", lambda p: rewrite(p, clean_label=None)),
     "label beyond": ("got label 5, allowed 0 to 4", lambda p: rewrite(p, label=[5] * 20)),
     "label negative": ("got label -1", lambda p: rewrite(p, label=[-1] * 20)),

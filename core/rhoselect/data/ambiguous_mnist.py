@@ -16,6 +16,7 @@ import torch
 
 from rhoselect.data.manifest import Array
 from rhoselect.data.reading import Found
+from rhoselect.data.unpacking import check_members
 from rhoselect.errors import DataError
 from rhoselect.importing import one_line
 
@@ -52,11 +53,15 @@ def _array(folder: Path, name: str) -> Array:
         if not path.is_file():
             continue
         try:
+            if zipfile.is_zipfile(path):
+                check_members(path)
             if path.suffix == ".pt":
                 # weights_only: torch's own reader of tensors, which runs no code of the file.
                 return np.asarray(torch.load(path, map_location="cpu", weights_only=True))
             loaded = np.load(path, allow_pickle=False)
             return np.asarray(loaded if path.suffix == ".npy" else loaded[name])
+        except DataError:
+            raise
         except (
             OSError,
             ValueError,

@@ -14,6 +14,7 @@ from rhoselect.errors import DataError
 ENDINGS = {".png", ".jpg", ".jpeg"}
 CINIC_CLASSES = 10
 CLOTHING_CLASSES = 14
+CLOTHING_LABELS = [str(label) for label in range(CLOTHING_CLASSES)]
 CLOTHING_SPLITS = {
     "train": ("noisy_label_kv.txt", ("noisy_train_key_list.txt",)),
     "holdout": ("clean_label_kv.txt", ("clean_train_key_list.txt", "clean_val_key_list.txt")),
@@ -99,12 +100,12 @@ def _labels(path: Path) -> dict[str, int]:
     labels = {}
     for number, line in enumerate(_lines(path), 1):
         key, _, label = line.rpartition(" ")
-        if not key or not label.isdecimal() or int(label) >= CLOTHING_CLASSES:
+        if not key or label not in CLOTHING_LABELS:
             raise DataError(
                 f"{path}: line {number}: got {line[:80]!r}, allowed 'key label' with a label from"
                 f" 0 to {CLOTHING_CLASSES - 1}"
             )
-        labels[key] = int(label)
+        labels[key] = CLOTHING_LABELS.index(label)
     return labels
 
 

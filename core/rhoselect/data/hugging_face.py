@@ -105,7 +105,9 @@ def _table(folder: Path) -> pa.Table:
     try:
         names = [Path(file["filename"]).name for file in state["_data_files"]]
         parts = [pa.ipc.open_stream(pa.memory_map(str(folder / n))).read_all() for n in names]
-        return pa.concat_tables(parts)
+        table = pa.concat_tables(parts)
+        table.validate(full=True)  # offsets, which would be followed out of the file
+        return table
     except (KeyError, TypeError, OSError, pa.ArrowException) as error:
         text = " ".join(str(error).split())
         raise DataError(f"source {folder}: not a split on disk: {text}; save it again") from None
@@ -113,7 +115,8 @@ def _table(folder: Path) -> pa.Table:
 
 def _classes(folder: Path, label: str) -> int | None:
     """The number of names that the features give to ``label``, if they do."""
-    feature = (_json(folder / "dataset_info.json").get("features") or {}).get(label)
+    features = _json(folder / "dataset_info.json").get("features")
+    feature = features.get(label) if isinstance(features, dict) else None
     names = feature.get("names") if isinstance(feature, dict) else None
     return len(names) if isinstance(names, list) and names else None
 

@@ -21,6 +21,7 @@ from rhoselect.plan import key64, permute
 
 FILE_NAME = "manifest.json"
 COPIES = 0x636F70696573  # what the key of duplicates is for
+MOST_ELEMENTS = 2**31 - 1  # of one input: what a fixed-size column of Arrow can hold
 Kind = Literal["image", "tokens", "float"]
 Encoding = Literal["jpeg", "png"]
 Array = npt.NDArray[Any]
@@ -87,7 +88,7 @@ class Duplicates(Part):
     times: Annotated[int, Field(ge=2)]
     points: Size
     copied: Size
-    seed: Row
+    seed: Annotated[int, Field(ge=0, lt=2**64)]
 
     @property
     def rows(self) -> int:
@@ -168,6 +169,12 @@ def parse_manifest(content: bytes, path: str) -> Manifest:
             f"{path}: malformed at {where}: {first['msg'].lower()}; import the data again"
         ) from None
     _check_splits(path, manifest)
+    _check_duplicates(path, manifest)
+    if manifest.inputs.size > MOST_ELEMENTS:
+        raise DataError(
+            f"{path}: inputs.shape: got {manifest.inputs.size} elements, allowed {MOST_ELEMENTS};"
+            " import the data again"
+        )
     if manifest.inputs.encoding is not None and manifest.inputs.kind != "image":
         raise DataError(
             f"{path}: inputs.encoding: got {manifest.inputs.encoding} for kind"
@@ -189,6 +196,18 @@ def _check_splits(path: str, manifest: Manifest) -> None:
                 f"{path}: splits.{name}: got [{start}, {stop}), allowed a non-empty range within"
                 f" [0, {manifest.rows}); import the data again"
             )
+
+
+def _check_duplicates(path: str, manifest: Manifest) -> None:
+    copies, (start, stop) = manifest.duplicates, manifest.splits.get("train", (0, 0))
+    if copies is None:
+        return
+    if copies.copied > copies.points or copies.rows != stop - start:
+        raise DataError(
+            f"{path}: duplicates: got {copies.copied} copied of {copies.points} points,"
+            f" {copies.rows} rows in all, allowed the {stop - start} of train; import the data"
+            " again"
+        )
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from rhoselect.data.columns import ORDER, Splits
 from rhoselect.data.manifest import Array, Kind
-from rhoselect.data.unpacking import check_ratio
+from rhoselect.data.unpacking import check_members, check_ratio
 from rhoselect.errors import DataError
 from rhoselect.importing import one_line
 
@@ -36,21 +36,14 @@ def read_npz(path: Path) -> tuple[Kind, Splits]:
     if not path.is_file():
         raise DataError(f"source {path}: no such file; allowed an .npz archive")
     try:
-        _check_members(path)
+        check_members(path)
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            _check_names(path, archive.files)
             arrays = {name: archive[name] for name in archive.files}
     except DataError:
         raise
     except UNREADABLE as error:
         raise DataError(f"source {path}: not a readable .npz archive: {one_line(error)}") from None
-    allowed = [f"{letter}_{split}" for split in ORDER for letter in "xy"]
-    optional = {"x_holdout", "y_holdout"}
-    missing = set(allowed) - arrays.keys()
-    if arrays.keys() - set(allowed) or (missing and missing != optional):
-        raise DataError(
-            f"source {path}: got arrays {', '.join(arrays) or 'none'}, allowed"
-            f" {', '.join(allowed)}, all but the holdout's needed"
-        )
     for name, array in arrays.items():
         if array.ndim == 0:
             raise DataError(f"source {path}: {name}: got a single value, allowed an array of rows")
@@ -89,13 +82,15 @@ def read_parquet(
     return kind, {s: (shaped(x, kind), y) for s, (x, y) in splits.items()}
 
 
-def _check_members(path: Path) -> None:
-    """Raise DataError for a member that unpacks to far more than it takes. Its size is what the
-    archive says, and zipfile reads no more than that."""
-    with zipfile.ZipFile(path) as archive:
-        for member in archive.infolist():
-            where = f"source {path}: {member.filename}"
-            check_ratio(where, member.compress_size, member.file_size)
+def _check_names(path: Path, names: Sequence[str]) -> None:
+    allowed = [f"{letter}_{split}" for split in ORDER for letter in "xy"]
+    optional = {"x_holdout", "y_holdout"}
+    missing = set(allowed) - set(names)
+    if set(names) - set(allowed) or (missing and missing != optional):
+        raise DataError(
+            f"source {path}: got arrays {', '.join(names) or 'none'}, allowed"
+            f" {', '.join(allowed)}, all but the holdout's needed"
+        )
 
 
 def kind_of(inputs: Array) -> Kind:

@@ -7,6 +7,7 @@ while it is, never after.
 from __future__ import annotations
 
 import gzip
+import zipfile
 from pathlib import Path
 
 from rhoselect.errors import DataError
@@ -39,3 +40,12 @@ def check_ratio(where: str, packed: int, unpacked: int) -> None:
             f"{where}: got {packed} bytes that unpack to {unpacked}, allowed {MOST_RATIO} times as"
             " many; unpack a file that you trust and import the result"
         )
+
+
+def check_members(path: Path) -> None:
+    """Raise DataError for a member of a zip archive that unpacks to far more than it takes. Its
+    size is what the archive says, and zipfile reads no more than that."""
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            where = f"source {path}: {member.filename}"
+            check_ratio(where, member.compress_size, member.file_size)

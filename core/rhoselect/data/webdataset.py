@@ -12,6 +12,7 @@ import tarfile
 import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, cast
 
@@ -19,11 +20,15 @@ import numpy as np
 
 from rhoselect.data.manifest import Array
 from rhoselect.data.reading import ALIASES, Found, Options, image_inputs, match_splits
+from rhoselect.data.unpacking import UNZIPPED_BYTES
 from rhoselect.errors import DataError
 from rhoselect.importing import one_line
 
 FILE_BYTES = 64 << 20
 IMAGES = ("jpg", "jpeg", "png")
+LABEL = "cls"
+NEEDED = {*IMAGES, LABEL}
+LABEL_DIGITS = 18  # what fits into an int64
 UNREADABLE = (
     *(tarfile.TarError, OSError, EOFError, zlib.error),
     *(ValueError, OverflowError, RecursionError),  # numbers and nesting that headers make up
@@ -33,16 +38,28 @@ GZIP = b"\x1f\x8b"
 
 class _Bounded:
     """A file that gives at most ``FILE_BYTES`` at once: tarfile reads a member's extended header
-    whole, however long it says to be."""
+    whole, however long it says to be. One that is unzipped ends at ``most_bytes``."""
 
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self.seek, self.tell = file.seek, file.tell
+    def __init__(self, file: IO[bytes], most_bytes: int | None) -> None:
+        self._file, self._most_bytes = file, most_bytes
+        self.tell = file.tell
+
+    def seek(self, offset: int) -> int:
+        self._check(offset)
+        return self._file.seek(offset)
 
     def read(self, size: int) -> bytes:
         if not 0 <= size <= FILE_BYTES + tarfile.RECORDSIZE:
             raise tarfile.ReadError(f"a header of {size} bytes, allowed {FILE_BYTES}")
+        self._check(self.tell() + size)
         return self._file.read(size)
+
+    def _check(self, end: int) -> None:
+        if self._most_bytes is not None and end > self._most_bytes + tarfile.RECORDSIZE:
+            raise tarfile.ReadError(
+                f"more than {self._most_bytes} bytes when unzipped, allowed at most that; unzip a"
+                " file that you trust and import the result"
+            )
 
 
 def read_webdataset(folder: Path, options: Options) -> Found:
@@ -76,21 +93,27 @@ def _samples(path: Path) -> Iterator[tuple[str, bytes, int]]:
     """(key, bytes of the image, label) of each sample in a tar."""
     key, parts = None, {}
     for name, content in _files(path):
-        base, _, ending = name.rpartition("/")[2].partition(".")
-        stem = f"{name.rpartition('/')[0]}/{base}"
+        stem, ending = _named(name)
         if key is not None and stem != key:
             yield _sample(path, key, parts)
             parts = {}
         key = stem
-        parts[ending.lower()] = content
+        parts[ending] = content
     if key is not None:
         yield _sample(path, key, parts)
 
 
+def _named(name: str) -> tuple[str, str]:
+    """(key of the sample, ending) of a file's name."""
+    folder, _, base = name.rpartition("/")
+    stem, _, ending = base.partition(".")
+    return f"{folder}/{stem}", ending.lower()
+
+
 def _sample(path: Path, key: str, parts: dict[str, bytes]) -> tuple[str, bytes, int]:
     images = [ending for ending in IMAGES if ending in parts]
-    label = parts.get("cls", b"").strip()
-    if len(images) != 1 or not label.isdigit():
+    label = parts.get(LABEL, b"").strip()
+    if len(images) != 1 or not label.isdigit() or len(label) > LABEL_DIGITS:
         raise DataError(
             f"{path}: sample {key!r}: got files {', '.join(sorted(parts))} and label"
             f" {label[:20]!r}, allowed one of {', '.join(IMAGES)} and a number in .cls"
@@ -98,20 +121,20 @@ def _sample(path: Path, key: str, parts: dict[str, bytes]) -> tuple[str, bytes, 
     return key, parts[images[0]], int(label)
 
 
-def _bounded(file: IO[bytes]) -> IO[bytes]:
-    return cast("IO[bytes]", _Bounded(file))  # all of it that tarfile uses
-
-
-def _unzipped(path: Path) -> IO[bytes]:
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    """The bytes of a tar, unzipped and bounded."""
     with path.open("rb") as file:
         zipped = file.read(2) == GZIP
-    return gzip.open(path) if zipped else path.open("rb")  # type: ignore[return-value]
+    with gzip.open(path) if zipped else path.open("rb") as file:
+        bounded = _Bounded(cast("IO[bytes]", file), UNZIPPED_BYTES if zipped else None)
+        yield cast("IO[bytes]", bounded)  # all of it that tarfile uses
 
 
 def _files(path: Path) -> Iterator[tuple[str, bytes]]:
     """(name, content) of the regular files of a tar, gzipped or not."""
     try:
-        with _unzipped(path) as raw, tarfile.open(fileobj=_bounded(raw), mode="r:") as tar:
+        with _opened(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
                 if member.isdir():
                     continue
@@ -120,10 +143,9 @@ def _files(path: Path) -> Iterator[tuple[str, bytes]]:
                         f"{path}: {member.name!r}: got {member.size} bytes of type"
                         f" {member.type!r}, allowed regular files of at most {FILE_BYTES}"
                     )
-                file = tar.extractfile(member)
-                assert file is not None, "a regular file"
-                needed = member.name.lower().endswith((*IMAGES, "cls"))
-                yield member.name, file.read() if needed else b""
+                content = tar.extractfile(member)
+                assert content is not None, "a regular file"
+                yield member.name, content.read() if _named(member.name)[1] in NEEDED else b""
     except DataError:
         raise
     except UNREADABLE as error:

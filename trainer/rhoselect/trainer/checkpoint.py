@@ -94,12 +94,12 @@ def load(path: Path) -> Checkpoint:
         if _sha256(metadata["progress"], tensors) != metadata["sha256"]:
             raise ValueError("its hash is not that of its contents")
         progress = TypeAdapter(Progress).validate_json(metadata["progress"])
+        return _sorted_out(progress, tensors)
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise RunFolderError(
             f"checkpoint {path}: cannot be read ({reason}); remove it to resume from the one before"
         ) from None
-    return _sorted_out(progress, tensors)
 
 
 def _sorted_out(progress: Progress, tensors: Mapping[str, Tensor]) -> Checkpoint:
