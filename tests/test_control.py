@@ -229,7 +229,10 @@ def test_a_stranger_gets_nothing(paused: Paused, tmp_path: Path) -> None:
 def test_what_a_killed_run_left_is_not_taken_for_a_run(paused: Paused, tmp_path: Path) -> None:
     entry = json.loads((paused.run / "control.json").read_text())
     gone = f"127.0.0.1:{free_port()}"
+    dead = subprocess.Popen(["true"])
+    dead.wait()
     left = [
+        ({**entry, "pid": dead.pid}, f"{dead.pid}, which is no more"),
         ({**entry, "address": gone}, "cannot be reached"),
         ({**entry, "run_id": "another"}, "another run answers"),
         ("{", "cannot be read"),

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 import secrets
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import ray
 
+from rhoselect.errors import ConfigError
+from rhoselect.launch import machine
 from servers import PASSWORD, free_port, tcp_server
 from support import DEADLINE_S, made, start, until
 
@@ -53,3 +58,33 @@ def test_nobody_sees_a_password_or_a_token(
         for name in names:
             content = (Path(folder) / name).read_bytes()
             assert not any(secret in content for secret in hidden), name
+
+
+def test_strangers_do_not_get_into_a_cluster_of_ours(ray_session: None, tmp_path: Path) -> None:
+    """Whose ports are open to the network, and whose calls would run anything."""
+    address = ray.get_runtime_context().gcs_address
+    code = f"import ray; ray.init({address!r}, log_to_driver=False); print('in')"
+    ours = {name: value for name, value in os.environ.items() if name.startswith("RAY_AUTH")}
+    others = {name: value for name, value in os.environ.items() if name not in ours}
+    for shown, gets_in in (
+        (ours, True),
+        ({"RAY_AUTH_TOKEN": secrets.token_hex(32)}, False),
+        ({"RAY_AUTH_MODE": "disabled"}, False),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**others, **shown, "HOME": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_S,
+        )
+        assert ("in" in done.stdout.split()) == gets_in, done.stderr
+
+
+def test_a_folder_of_another_user_is_not_taken_for_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Path(machine.own_folder("x")).parent.stat().st_mode & 0o077 == 0
+    stranger = 2**31 + secrets.randbelow(2**30)
+    monkeypatch.setattr(os, "getuid", lambda: stranger)
+    with pytest.raises(ConfigError, match="belongs to someone else"):
+        machine.own_folder("x")
+    Path(f"/tmp/rhoselect-{stranger}").rmdir()

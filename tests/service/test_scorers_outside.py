@@ -43,7 +43,8 @@ def paused_run(config: Path, folder: Path) -> Iterator[Path]:
 
 def test_they_come_and_die_and_the_result_is_the_same(tiny_config: Path, tmp_path: Path) -> None:
     with paused_run(tiny_config, tmp_path) as run:
-        mortal, other = (start("scorer", run, "--json") for _ in range(2))
+        password = words(f"queue.password_file={tmp_path}/secret")
+        mortal, other = (start("scorer", run, "--json", *password) for _ in range(2))
         slots = []
         for process in (mortal, other):
             assert process.stdout is not None
@@ -69,6 +70,8 @@ def test_strangers_and_wrong_inputs_are_refused(
         assert (stranger.code, "token" in stranger.err) == (2, True)
         changed = rhoctl("scorer", run, "--set", "selection.chunk=32")
         assert (changed.code, "selection.chunk" in changed.err) == (2, True)
+        told = rhoctl("scorer", run)  # the run names a file, which is not read here for that
+        assert (told.code, "refuses the user name or password" in told.err) == (2, True)
         missing = rhoctl("scorer", run, "--set", f"data.path={tmp_path / 'none'}")
         assert (missing.code, "Traceback" in missing.err) == (2, False)
         with channel_of(Target(str(run))) as channel:

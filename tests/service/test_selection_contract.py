@@ -157,6 +157,26 @@ def test_a_broken_snapshot_stream_started_again(learner: Learner) -> None:
     assert learner.indices(1) != expected
 
 
+def test_of_two_snapshots_that_arrive_at_once_the_later_is_taken(learner: Learner) -> None:
+    """So that streams which stand still do not add up in memory."""
+    parts = learner.parts(0, blobs.pack(learner.weights, learner.layout))
+    held, got_there = threading.Event(), threading.Event()
+
+    def slow() -> Iterator[pb.PublishSnapshotRequest]:
+        yield from parts[:-1]
+        got_there.set()
+        held.wait()
+        yield parts[-1]
+
+    call = learner.stub.PublishSnapshot.future(slow())
+    got_there.wait()
+    learner.publish(0)
+    held.set()
+    with pytest.raises(UserError, match="another one began to arrive"), heard(""):
+        call.result()
+    assert len(learner.indices(0)) == 8
+
+
 def test_malformed_snapshots_are_refused(learner: Learner) -> None:
     good = blobs.pack(learner.weights, learner.layout)
     names = list(learner.weights)

@@ -12,7 +12,12 @@ from service_helpers import prepared, service, train
 from torch import Tensor
 
 from rhoselect.client import SelectionClient
+from rhoselect.errors import UserError
 from rhoselect.launch.prepared import Prepared, new_model
+from rhoselect.launch.service.faults import heard
+from rhoselect.launch.service.operator import Target, channel_of
+from rhoselect.protos import control_pb2 as pb
+from rhoselect.protos.control_pb2_grpc import ControlStub
 from rhoselect.trainer.records import selected_sha256, weights_sha256
 from support import made, rhoctl
 
@@ -39,6 +44,9 @@ def test_in_one_process(tiny_config: Path, tmp_path: Path) -> None:
         scaled = rhoctl("scale", folder, "--workers", "2")
         assert scaled.code == 2
         assert "served with --workers 0" in scaled.err
+        too_many = pytest.raises(UserError, match="got 4294967295, allowed 0 to 10000")
+        with channel_of(Target(str(folder))) as channel, too_many, heard(address):
+            ControlStub(channel).Scale(pb.ScaleRequest(workers=2**32 - 1))
     assert not (folder / "control.json").exists()
     assert rhoctl("status", folder).code == 2
 

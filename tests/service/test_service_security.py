@@ -90,9 +90,19 @@ def test_other_machines_need_tls_and_a_token(address: str) -> None:
     check_address(address, Security(token=TOKEN, tls=True))
 
 
+@pytest.mark.parametrize("address", ["10.0.0.1:1", "gpu7.example.org:1", "dns:///127.0.0.1:1"])
+def test_other_machines_are_not_called_in_plain_text(address: str) -> None:
+    """Not even with a token: that would be shown to whoever is in between."""
+    for security in (Security(), Security(token=TOKEN)):
+        with pytest.raises(ConfigError, match=r"another machine.*--tls-ca"):
+            open_channel(address, security)
+    open_channel(address, Security(token=TOKEN, tls=True)).close()
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "127.8.8.8"])
 def test_loopback_needs_none(host: str) -> None:
     check_address(f"{host}:1", Security())
+    open_channel(f"{host}:1", Security()).close()
 
 
 def test_unix_socket_is_its_owner_s_alone(tmp_path: Path) -> None:

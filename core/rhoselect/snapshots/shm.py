@@ -10,6 +10,7 @@ changes a byte.
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -49,6 +50,7 @@ class SharedMemoryStore:
         """The folder name of a run's generation in shared memory, short enough for sockets in it.
 
         What an earlier generation of the run left behind, killed before it could tidy up, goes.
+        Nobody can have made it beforehand: others may write beside it.
         """
         root = Path("/tmp")  # not TMPDIR, which may be too long for the paths of sockets
         shared = Path("/dev/shm")
@@ -56,9 +58,10 @@ class SharedMemoryStore:
             root = shared
         stem = f"rhoselect-{os.getuid()}-{run_id}-"
         for left_behind in (*Path("/tmp").glob(stem + "*"), *shared.glob(stem + "*")):
-            if int(left_behind.name.removeprefix(stem)) < generation:
+            earlier = left_behind.name.removeprefix(stem).partition("-")[0]
+            if earlier in map(str, range(generation)):
                 shutil.rmtree(left_behind, ignore_errors=True)
-        return root / f"{stem}{generation}"
+        return root / f"{stem}{generation}-{secrets.token_hex(4)}"
 
     def publish(
         self,

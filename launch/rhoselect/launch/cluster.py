@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import shutil
 import signal
 import threading
@@ -26,7 +27,7 @@ from rhoselect.launch import placement
 from rhoselect.launch.actors import Endpoints, ScorerActor, TrainerActor
 from rhoselect.launch.endpoints import queue_url
 from rhoselect.launch.fleet import STOP_S, Fleet, failure
-from rhoselect.launch.machine import versions
+from rhoselect.launch.machine import own_folder, versions
 from rhoselect.launch.prepared import Prepared
 from rhoselect.launch.remote import ClusterRun
 from rhoselect.launch.server import EmbeddedServer
@@ -166,7 +167,9 @@ def joined(address: str, workers: int) -> Iterator[None]:
         # nice 15, behind anything else that this machine does.
         cpus = max(os.cpu_count() or 1, workers + 1)
         options |= {"num_cpus": cpus, "include_dashboard": False}
-        options |= {"_system_config": {"worker_niceness": 0}}
+        options |= {"_system_config": {"worker_niceness": 0}, "_temp_dir": own_folder("ray")}
+        # Of this cluster alone: Ray's own, ~/.ray/auth_token, may be open to others here.
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     terminated = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address, **options)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import platform
 import shlex
+import stat
 import sys
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,23 @@ def check_versions(who: str, expected: str) -> None:
             f"{who}: has {versions()}, the run began with {expected}; allowed the same everywhere,"
             " as results depend on it; install it there"
         )
+
+
+def own_folder(name: str) -> str:
+    """The path of ``name``, made or not, in a folder that only this user can look into.
+
+    Short, for the paths of sockets, so not in TMPDIR. Raises ConfigError if someone else has it.
+    """
+    folder = Path(f"/tmp/rhoselect-{os.getuid()}")
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise ConfigError(
+            f"{folder}: belongs to someone else or is open to others, allowed a folder of yours"
+            " with mode 0700; remove it"
+        )
+    return str(folder / name)
 
 
 def _cpu_name() -> str:

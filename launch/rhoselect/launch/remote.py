@@ -13,6 +13,7 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from rhoselect.errors import ConfigError, RhoError, RunError, WaitError
 from rhoselect.launch.fleet import Fleet
 from rhoselect.launch.steering import Worker
+from rhoselect.queue.base import HELPERS
 from rhoselect.queue.redis import RedisQueue, RedisStream
 from rhoselect.snapshots import SnapshotReader
 from rhoselect.trainer.gate import ASK_S, Stand
@@ -85,8 +86,8 @@ class ClusterRun:
 
     def scale(self, workers: int) -> None:
         """See `Run.scale`."""
-        if workers < 0:
-            raise ConfigError(f"workers: got {workers}, allowed 0 or more")
+        if not 0 <= workers <= HELPERS:
+            raise ConfigError(f"workers: got {workers}, allowed 0 to {HELPERS}")
         try:
             self._fleet.scale(workers)
         finally:

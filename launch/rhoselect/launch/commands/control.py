@@ -14,10 +14,9 @@ from rich.console import Console
 from rich.live import Live
 
 from rhoselect.launch import dashboard
+from rhoselect.launch.commands import MOST_WORKERS
 from rhoselect.launch.service.operator import Target, control_of, looks
 from rhoselect.protos import control_pb2 as pb
-
-MOST_WORKERS = 10_000
 
 Found = Annotated[
     str, typer.Argument(metavar="RUN", help="Folder of a running run, or host:port of its service.")

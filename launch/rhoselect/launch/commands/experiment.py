@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from rhoselect.errors import ConfigError
+from rhoselect.launch.commands import MOST_WORKERS
 from rhoselect.launch.experiments import document, runner, spec, table
 from rhoselect.launch.experiments.recipes import Recipes
 
@@ -49,7 +50,7 @@ def run(
         list[str] | None,
         typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a key of every run."),
     ] = None,
-    workers: Annotated[int, typer.Option(min=0, help="As in train.")] = 0,
+    workers: Annotated[int, typer.Option(min=0, max=MOST_WORKERS, help="As in train.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder of data, tables and runs.")] = RUNS,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the runs in --out.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check all, run nothing.")] = False,

@@ -20,6 +20,7 @@ from rhoselect import config as configuration
 from rhoselect.compute import keep_memory, resolve
 from rhoselect.config import Config
 from rhoselect.errors import ConfigError
+from rhoselect.launch.commands import MOST_WORKERS
 from rhoselect.launch.commands.train import check_servers
 from rhoselect.launch.display import Show, display
 from rhoselect.launch.endpoints import queue_url
@@ -49,7 +50,9 @@ class Served:
 
 def serve(
     config: Annotated[Path | None, typer.Argument(help="TOML file of the run.")] = None,
-    workers: Annotated[int, typer.Option(min=0, help="Scorer actors; 0: this process.")] = 0,
+    workers: Annotated[
+        int, typer.Option(min=0, max=MOST_WORKERS, help="Scorer actors; 0: this process.")
+    ] = 0,
     sets: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a key (repeatable)."),

@@ -16,6 +16,7 @@ from rhoselect import config as configuration
 from rhoselect.compute import resolve
 from rhoselect.config import Config
 from rhoselect.errors import ConfigError
+from rhoselect.launch.commands import MOST_WORKERS
 from rhoselect.launch.display import display
 from rhoselect.launch.endpoints import check_cluster, queue_url
 from rhoselect.launch.prepared import Prepared
@@ -39,7 +40,9 @@ from rhoselect.trainer.runfolder import (
 
 def train(
     config: Annotated[Path | None, typer.Argument(help="TOML file of the run.")] = None,
-    workers: Annotated[int, typer.Option(min=0, help="Scorer actors; 0: one process.")] = 0,
+    workers: Annotated[
+        int, typer.Option(min=0, max=MOST_WORKERS, help="Scorer actors; 0: one process.")
+    ] = 0,
     sets: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a key (repeatable)."),

@@ -21,8 +21,8 @@ HEAD = """# The paper's tables and figures, measured
 Written by `rhoctl experiment report`; the settings, the paper's figures and the reasons stand in
 `benchmarks/paper/*.toml`. All are proxies on small data: orders and ratios are to be compared, not
 accuracies. Figures are medians over the seeds (least to greatest); NR: not reached; "times fewer"
-are steps to the baseline's best accuracy of the same seed, 0 where that was not reached. Most of the
-paper's figures are from memory and not checked: `source` in those files says which.
+are steps to the baseline's best accuracy of the same seed, 0 where that was not reached. Most
+of the paper's figures are from memory and not checked: `source` in those files says which.
 """
 
 

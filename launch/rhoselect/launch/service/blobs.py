@@ -80,17 +80,22 @@ class Arriving:
             )
         self._data += chunk
 
+    def forget(self) -> None:
+        """Let go of what has come."""
+        self._data = bytearray()
+
     def tensors(self) -> dict[str, Tensor]:
         """What it held, once all of it is here."""
-        if len(self._data) != self._head.size_bytes:
+        data = self._data
+        if len(data) != self._head.size_bytes:
             raise UserError(
-                f"blob: got {len(self._data)} bytes, allowed the {self._head.size_bytes} that its"
+                f"blob: got {len(data)} bytes, allowed the {self._head.size_bytes} that its"
                 " header announced; send it again"
             )
-        if hashlib.sha256(self._data).digest() != self._head.sha256:
+        if hashlib.sha256(data).digest() != self._head.sha256:
             raise UserError("blob: got bytes with another SHA-256 than the header's; send it again")
         try:
-            return load(bytes(self._data))
+            return load(bytes(data))
         except (SafetensorError, ValueError, KeyError) as error:
             raise UserError(f"blob: got no safetensors file ({error}), allowed one") from None
 

@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 
 from rhoselect.launch.service.host import MESSAGE_BYTES
-from rhoselect.launch.service.security import Security
+from rhoselect.launch.service.security import Security, check_called
 
 DEADLINE_S = 30.0
 FILE_NAME = "control.json"
@@ -18,8 +18,10 @@ FILE_NAME = "control.json"
 def open_channel(address: str, security: Security, deadline_s: float = DEADLINE_S) -> grpc.Channel:
     """A channel to host:port or unix:path. Calls without a timeout get ``deadline_s``.
 
-    Nothing is sent yet; the first call finds out whether the service is there.
+    Nothing is sent yet; the first call finds out whether the service is there. Raises ConfigError
+    for another machine without TLS.
     """
+    check_called(address, security)
     options = [("grpc.max_receive_message_length", MESSAGE_BYTES)]
     credentials = security.channel_credentials()
     if credentials is None:

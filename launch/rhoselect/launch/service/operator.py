@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import grpc
 from rhoselect.errors import ConfigError, RunFolderError, ServiceError
 from rhoselect.launch.service.channel import FILE_NAME, open_channel
 from rhoselect.launch.service.faults import heard
-from rhoselect.launch.service.security import Security
+from rhoselect.launch.service.security import Security, is_here
 from rhoselect.protos import control_pb2 as pb
 from rhoselect.protos.control_pb2_grpc import ControlStub
 from rhoselect.trainer.gate import ASK_S
@@ -102,7 +103,21 @@ def _entry(folder: Path) -> dict[str, Any]:
         raise RunFolderError(
             f"run folder {folder}: {FILE_NAME} cannot be read; remove it; {_resume(folder)}"
         ) from None
+    if is_here(entry["address"]) and not _is_ours(entry["pid"]):
+        raise RunFolderError(  # whoever has its port now is not to see the token
+            f"run folder {folder}: no run is going on there: {FILE_NAME} was left by process"
+            f" {entry['pid']}, which is no more; {_resume(folder)}"
+        )
     return entry
+
+
+def _is_ours(pid: int) -> bool:
+    """Whether a process is there, and of this user."""
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    return True
 
 
 def _check_own(channel: grpc.Channel, entry: dict[str, Any], folder: Path) -> None:

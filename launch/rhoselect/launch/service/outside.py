@@ -29,6 +29,9 @@ from rhoselect.snapshots.grpc import GrpcStore
 PLACES = {"data.path", "il.table", "il.weights", "svp.table", "model.weights"}
 """Files that may be elsewhere here: their contents are compared with the run's."""
 
+FILES = ("password_file", "tls_ca", "tls_cert", "tls_key")
+"""Of [queue], as --set or the environment say here: no file is read because a run names it."""
+
 BEAT_S = 2.0  # between looks whether the run still goes on, and among how many it is shared
 MISSED = 3  # looks without an answer, after which it is taken to have ended
 
@@ -87,7 +90,9 @@ def _stub(channel: grpc.Channel) -> SnapshotsStub:
 def _own(attached: pb.AttachResponse, overrides: Iterable[str]) -> Config:
     """The run's configuration as it is to be here. Raises ConfigError."""
     theirs = configuration.from_json(attached.config_json)
-    ours = configuration.apply(theirs.model_dump(), overrides)
+    base = theirs.model_dump()
+    base["queue"] |= dict.fromkeys(FILES)
+    ours = configuration.apply(base, overrides)
     if changed := set(theirs.changed_keys(ours)) - PLACES:
         raise ConfigError(
             f"--set: got {first_few(sorted(changed))}, which scores depend on, allowed where things"

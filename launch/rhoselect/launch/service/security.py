@@ -97,21 +97,34 @@ class Security:
 
 def check_address(address: str, security: Security) -> None:
     """Raise ConfigError unless ``address`` may be served: loopback, or with TLS and token."""
-    if address.startswith("unix:") or (security.tls and security.token is not None):
+    if is_here(address) or (security.tls and security.token is not None):
         return
-    host = address.rpartition(":")[0].strip("[]")
-    if host == "localhost":
-        return
-    try:
-        if ipaddress.ip_address(host).is_loopback:
-            return
-    except ValueError:
-        pass  # a name: it may be anywhere
     raise ConfigError(
         f"service.address: got {address!r}, which other machines may reach, allowed loopback"
         f" (127.0.0.1:PORT, [::1]:PORT) or unix:PATH unless TLS and a token are set: give"
         f" service.tls_cert, service.tls_key and service.token_file (or {TOKEN_VARIABLE})"
     )
+
+
+def check_called(address: str, security: Security) -> None:
+    """Raise ConfigError unless ``address`` may be called: loopback, or with TLS. A token must not
+    go over a network in plain text, nor is anybody there to be believed without a certificate."""
+    if not is_here(address) and not security.tls:
+        raise ConfigError(
+            f"service: got {address!r}, which is another machine, without TLS; give the CA that"
+            " signed its certificate (--tls-ca, tls_ca), or reach it through a tunnel on loopback"
+        )
+
+
+def is_here(address: str) -> bool:
+    """Whether an address is of this machine alone."""
+    host = address.rpartition(":")[0].strip("[]")
+    if address.startswith("unix:") or host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False  # a name: it may be anywhere
 
 
 def read_token(name: str, path: Path | str | None) -> str | None:

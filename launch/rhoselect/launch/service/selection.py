@@ -70,7 +70,9 @@ class Selection(selection_pb2_grpc.SelectionServicer):
             head = first.header
             held = self._of(head.session)
             arriving = blobs.Arriving(head.blob, blobs.most_bytes(held.session.layout))
+            held.expect(arriving)
             async for request in requests:
+                held.check_expected(arriving)
                 arriving.add(request.chunk)
             await held.run(_publish, held.session, head.version, arriving)
         return pb.PublishSnapshotResponse()
@@ -127,6 +129,7 @@ class _Held:
         self._opening = opening
         self._pool = ThreadPoolExecutor(1, "session")
         self.name = pb.Session()
+        self._arriving: blobs.Arriving | None = None
 
     async def begin(self) -> pb.OpenRunResponse:
         answer, self.session = await self.run(self._opening.__enter__)
@@ -137,6 +140,17 @@ class _Held:
         """``call`` in the session's thread, after those before it, even if its caller leaves."""
         done = asyncio.get_running_loop().run_in_executor(self._pool, call, *arguments)
         return await asyncio.shield(done)
+
+    def expect(self, arriving: blobs.Arriving) -> None:
+        """Keep this one alone of all that arrive: a loop sends one, and another after a break."""
+        if self._arriving is not None:
+            self._arriving.forget()
+        self._arriving = arriving
+
+    def check_expected(self, arriving: blobs.Arriving) -> None:
+        """Raise UserError for one whose place another took."""
+        if self._arriving is not arriving:
+            raise UserError("snapshot: another one began to arrive, allowed one at a time")
 
     async def end(self) -> None:
         self.session.abandon()

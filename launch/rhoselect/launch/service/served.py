@@ -13,6 +13,7 @@ from rhoselect.errors import ConfigError
 from rhoselect.launch.service.session import Session
 from rhoselect.launch.steering import Worker
 from rhoselect.queue import SelectionQueue
+from rhoselect.queue.base import HELPERS
 from rhoselect.snapshots import SnapshotStore
 from rhoselect.trainer.gate import Stand
 from rhoselect.trainer.ground import Fence
@@ -121,8 +122,8 @@ class ServedRun:
 
     def scale(self, workers: int) -> None:
         """See `Run.scale`; later sessions, too, have so many."""
-        if workers < 0:
-            raise ConfigError(f"workers: got {workers}, allowed 0 or more")
+        if not 0 <= workers <= HELPERS:
+            raise ConfigError(f"workers: got {workers}, allowed 0 to {HELPERS}")
         if self._in_process:
             raise ConfigError(
                 f"workers: got {workers}, but this run is served with --workers 0, in one process;"

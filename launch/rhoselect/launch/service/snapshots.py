@@ -143,20 +143,19 @@ class Snapshots(snapshots_pb2_grpc.SnapshotsServicer):
         return await asyncio.get_running_loop().run_in_executor(self._threads, call)
 
     def _pack(self, version: int, timeout_s: float, store: SnapshotReader) -> _Packed | None:
+        """A version, once it is there: many wait at once, one copies it."""
         weights: dict[str, Tensor] = {}
-        packed = self._packed
 
         def keep(pieces: Pieces) -> None:
-            nonlocal packed
-            packed = self._packed  # by someone who waited, too
-            if packed.version != version:
-                weights.update((name, tensor.clone()) for name, tensor in pieces)
+            weights.update((name, tensor.clone()) for name, tensor in pieces)
 
-        state = store.load(version, keep, timeout_s)
-        if state is None or packed.version == version:
-            return None if state is None else packed
+        if store.load(version, lambda _: None, timeout_s) is None:
+            return None
         with self._packing:
             if self._packed.version != version:
+                state = store.load(version, keep, timeout_s=0)
+                if state is None:
+                    return None
                 blob = encode(version, weights, state)
                 self._packed = _Packed(version, blobs.header(blob), blob)
             return self._packed
