@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from rhoselect.errors import RunError, WaitError
+from rhoselect.errors import FencedError, RunError, WaitError
 from rhoselect.trainer.gate import Gate, Stand
 
 PATIENCE_S = 20.0
@@ -26,7 +26,7 @@ class Trainer:
         self.step, self.saved = 0, list[int]()
 
     def run(self) -> None:
-        while not self._gate.arrive(self.step, self._save):
+        while not self._gate.arrive(self.step, self._save, lambda: None):
             self.free.wait()
             self.step += 1
         self._gate.close()
@@ -102,6 +102,20 @@ def test_nobody_waits_for_a_trainer_that_failed() -> None:
             asked.result(PATIENCE_S)
 
 
+def test_a_paused_trainer_notices_that_another_took_its_place() -> None:
+    gate = Gate()
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(gate.pause, PATIENCE_S)
+
+        def fenced() -> None:
+            raise FencedError("a newer trainer")
+
+        while not gate.paused:
+            pass
+        with pytest.raises(FencedError):
+            gate.arrive(1, Path, fenced)
+
+
 def test_a_signal_that_does_not_wake_the_trainer_is_handled() -> None:
     """As one does that comes just before the wait, or to another thread."""
     gate = Gate()
@@ -117,6 +131,6 @@ def test_a_signal_that_does_not_wake_the_trainer_is_handled() -> None:
     threading.Thread(target=signalled, daemon=True).start()
     before = signal.signal(signal.SIGUSR1, lambda *_: gate.resume())
     try:
-        assert gate.arrive(1, Path) is False
+        assert gate.arrive(1, Path, lambda: None) is False
     finally:
         signal.signal(signal.SIGUSR1, before)

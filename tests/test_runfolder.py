@@ -164,6 +164,18 @@ def test_the_newest_checkpoint_that_is_whole_is_taken(
         load_newest(folder.path)
 
 
+def test_broken_newer_checkpoints_do_not_count_among_those_that_are_kept(
+    folder: RunFolder,
+) -> None:
+    """A run goes on from before them: what it saves then must stay."""
+    for step in (5, 10, 15):
+        path = save(folder, checkpoint(step), keep=3)
+        if step > 5:
+            path.write_bytes(b"broken")
+    saved = save(folder, checkpoint(7), keep=2)
+    assert saved_steps(folder)[:2] == [5, 7] and saved.exists()
+
+
 def test_a_checkpoint_of_other_contents_is_passed_over(folder: RunFolder) -> None:
     """One whose hash is right, but that no trainer of ours wrote."""
     save(folder, checkpoint(5), keep=2)

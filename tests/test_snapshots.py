@@ -558,6 +558,26 @@ def test_shm_half_a_snapshot_of_a_killed_writer_is_not_loaded(
     SharedMemoryStore.new_folder(shm_folder.name.split("-")[2], 2)  # tidies up
 
 
+def test_shm_of_killed_writers_goes_with_the_next_run_of_all(
+    store: SharedMemoryStore, shm_folder: Path
+) -> None:
+    context = multiprocessing.get_context("spawn")
+    left = SharedMemoryStore.new_folder(f"test{secrets.token_hex(4)}", 1)
+    ours, theirs = context.Pipe()
+    writer = context.Process(target=publish_slowly, args=(left, theirs))
+    writer.start()
+    assert ours.recv() == "here"
+    for folder in (left, shm_folder):
+        os.utime(folder, (0, 0))
+    run = f"test{secrets.token_hex(4)}"
+    SharedMemoryStore.new_folder(run, 1)
+    assert left.exists() and shm_folder.exists(), "their writers live"
+    writer.kill()
+    writer.join()
+    SharedMemoryStore.new_folder(run, 1)
+    assert not left.exists() and shm_folder.exists()
+
+
 def test_shm_is_not_disturbed_by_a_reader_that_was_killed(
     store: SharedMemoryStore, shm_folder: Path
 ) -> None:

@@ -9,9 +9,10 @@ import pytest
 import redis
 from queue_helpers import chunk_scores, fill
 
-from rhoselect.errors import QueueConfigError, RunError
+from rhoselect.errors import QueueConfigError, RunError, WaitError
 from rhoselect.launch.server import EmbeddedServer
 from rhoselect.queue.redis import RedisQueue, check_server, server_name
+from rhoselect.queue.redis.server import patiently
 from servers import PASSWORD, free_port
 
 CHUNKS = [chunk_scores({1: 0.5, 2: 2.5}, rejected=[3]), chunk_scores({5: 1.5})]
@@ -39,6 +40,21 @@ def test_check_refuses_a_wrong_or_missing_password(tcp_url: str) -> None:
         queue.stats()
     queue.disconnect()
     assert "hunter2" not in str(caught.value)
+
+
+def test_a_connection_that_tcp_gives_up_is_made_again() -> None:
+    """Long before our own deadline, when the server's machine is gone without a word."""
+    troubles: list[Exception] = [redis.TimeoutError("gone"), redis.ConnectionError("reset")]
+
+    def call() -> int:
+        if troubles:
+            raise troubles.pop()
+        return 7
+
+    assert patiently(call, "server", timeout_s=60.0) == 7
+    troubles = [redis.TimeoutError("gone")]
+    with pytest.raises(WaitError, match="server: lost for 0 s"):
+        patiently(call, "server", timeout_s=0.0)
 
 
 def test_check_refuses_an_unreachable_server(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ class QueueConfig(Section):
     )
     tls_key: str | None = Field(None, description="PEM file of its private key, unencrypted")
     lease_s: float = Field(30.0, gt=0, description="seconds before a claimed chunk is re-issued")
-    timeout_s: float = Field(600.0, gt=0, description="longest wait for a window before failing")
+    timeout_s: float = Field(600.0, gt=0, description="longest wait without a score before failing")
 
 
 class SnapshotConfig(Section):

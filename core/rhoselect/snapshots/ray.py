@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import ray
 import torch
+from ray.exceptions import GetTimeoutError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor
 
@@ -23,6 +24,8 @@ from rhoselect.snapshots.base import Pieces, State
 from rhoselect.snapshots.codec import decode, encode
 
 GONE = "gone"
+REPLY_S = 30.0  # for an answer to come back, beyond the time that the board may wait
+FETCH_S = 300.0  # for a snapshot to come to this node
 
 
 class Board:
@@ -69,7 +72,10 @@ def start_board() -> Any:
     On the node of the caller, without which there is no run: others may come and go.
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    actor = ray.remote(Board).options(num_cpus=0, max_concurrency=1000, scheduling_strategy=here)
+    # Whatever a broken connection cost is asked again: it says the same as before.
+    actor = ray.remote(Board).options(
+        num_cpus=0, max_concurrency=1000, max_task_retries=-1, scheduling_strategy=here
+    )
     return actor.remote()
 
 
@@ -94,7 +100,7 @@ class RayStore:
     def load(
         self, version: int, into: Callable[[Pieces], None], timeout_s: float
     ) -> dict[str, Tensor] | None:
-        answer = ray.get(self._board.get.remote(version, timeout_s))
+        answer = _answer(self._board.get.remote(version, timeout_s), timeout_s)
         if answer is None:
             return None
         if answer == GONE:
@@ -104,7 +110,12 @@ class RayStore:
         def fetched() -> Pieces:
             # The object lies in the node's shared memory, once for all scorers there, and is read
             # in place. Weights are valid while it is held; the state outlives it.
-            data = ray.get(answer[0])
+            try:
+                data = ray.get(answer[0], timeout=FETCH_S)
+            except GetTimeoutError:
+                raise SnapshotGoneError(
+                    f"snapshot {version}: did not come within {FETCH_S:g} s"
+                ) from None
             _, weights, found = decode(data)
             state.update({name: tensor.clone() for name, tensor in found.items()})
             yield from weights.items()
@@ -113,7 +124,7 @@ class RayStore:
         return state
 
     def newest(self, timeout_s: float) -> int | None:
-        newest: int | None = ray.get(self._board.newest.remote(timeout_s))
+        newest: int | None = _answer(self._board.newest.remote(timeout_s), timeout_s)
         return newest
 
     def retire(self, below: int) -> None:
@@ -121,3 +132,11 @@ class RayStore:
 
     def close(self) -> None:
         """The board goes with its run."""
+
+
+def _answer(promise: Any, timeout_s: float) -> Any:
+    """What the board says; None if it does not."""
+    try:
+        return ray.get(promise, timeout=timeout_s + REPLY_S)
+    except GetTimeoutError:
+        return None

@@ -9,6 +9,7 @@ changes a byte.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 import shutil
@@ -29,6 +30,7 @@ ROOM_BYTES = 1 << 30  # containers often have 64 MB of shared memory, too little
 RECHECK_S = 0.25  # a wake-up can be lost only when a socket's buffer is full; then look again
 PIECE_BYTES = 1 << 20  # how far readers stay behind the writer: about 0.1 ms of copying
 PAUSES_S = (5e-5, 1e-3)  # first and longest sleep of a reader that has caught up with the writer
+YOUNG_S = 60.0  # a folder of which nobody is the writer yet
 STALL_S = 5.0  # a writer that writes nothing for so long was killed over it
 
 
@@ -38,8 +40,11 @@ class SharedMemoryStore:
     def __init__(self, folder: Path, writer: bool) -> None:
         self._folder = folder
         self._writer = writer
+        self._claim: int | None = None
         if writer:
             folder.mkdir(mode=0o700)
+            self._claim = os.open(folder, os.O_RDONLY)
+            fcntl.flock(self._claim, fcntl.LOCK_EX)  # until this process ends, however it does
             Control.create(folder / "control")
         self._control: Control | None = None
         self._buffers: dict[int, Buffer] = {}
@@ -49,19 +54,20 @@ class SharedMemoryStore:
     def new_folder(run_id: str, generation: int) -> Path:
         """The folder name of a run's generation in shared memory, short enough for sockets in it.
 
-        What an earlier generation of the run left behind, killed before it could tidy up, goes.
-        Nobody can have made it beforehand: others may write beside it.
+        What writers left behind that were killed before they could tidy up goes, and so does what
+        an earlier generation of the run has. Nobody can have made it beforehand: others may write
+        beside it.
         """
         root = Path("/tmp")  # not TMPDIR, which may be too long for the paths of sockets
         shared = Path("/dev/shm")
         if shared.is_dir() and shutil.disk_usage(shared).free > ROOM_BYTES:
             root = shared
-        stem = f"rhoselect-{os.getuid()}-{run_id}-"
-        for left_behind in (*Path("/tmp").glob(stem + "*"), *shared.glob(stem + "*")):
-            earlier = left_behind.name.removeprefix(stem).partition("-")[0]
-            if earlier in map(str, range(generation)):
-                shutil.rmtree(left_behind, ignore_errors=True)
-        return root / f"{stem}{generation}-{secrets.token_hex(4)}"
+        stem = f"rhoselect-{os.getuid()}-"
+        earlier = {f"{run_id}-{before}" for before in range(generation)}
+        for found in (*Path("/tmp").glob(stem + "*"), *shared.glob(stem + "*")):
+            if found.name.removeprefix(stem).rpartition("-")[0] in earlier or _is_left(found):
+                shutil.rmtree(found, ignore_errors=True)
+        return root / f"{stem}{run_id}-{generation}-{secrets.token_hex(4)}"
 
     def publish(
         self,
@@ -128,6 +134,9 @@ class SharedMemoryStore:
                 self._open().version[index] = NONE
                 buffer.close()
             shutil.rmtree(self._folder, ignore_errors=True)
+        if self._claim is not None:
+            os.close(self._claim)
+            self._claim = None
         self._buffers.clear()
         self._control = None
 
@@ -220,3 +229,20 @@ class SharedMemoryStore:
             raise SnapshotGoneError(f"snapshot {version}: retired while it was loaded")
         fence()
         return ready
+
+
+def _is_left(folder: Path) -> bool:
+    """Whether the writer of a folder is no more."""
+    try:
+        if time.time() - folder.lstat().st_mtime < YOUNG_S:
+            return False
+        claim = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:  # someone else's, or just going
+        return False
+    try:
+        fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(claim)
+    return True

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError, RayTaskError
 
 from rhoselect.errors import ConfigError, RhoError, RunError, WaitError
 from rhoselect.launch.fleet import Fleet
@@ -67,7 +67,8 @@ class ClusterRun:
 
     def refresh(self) -> None:
         """Have the latest status. Ray's own errors come through."""
-        with suppress(GetTimeoutError):  # it is just starting, or very busy
+        # It is just starting, or very busy, or a connection broke.
+        with suppress(GetTimeoutError, ActorUnavailableError):
             self.latest = ray.get(self._trainer.status.remote(), timeout=REPLY_S)
 
     def close(self) -> None:

@@ -59,7 +59,8 @@ def save(folder: RunFolder, checkpoint: Checkpoint, keep: int) -> Path:
     progress = json.dumps(asdict(checkpoint.progress))
     metadata = {"progress": progress, "sha256": _sha256(progress, tensors)}
     put(folder, path, lambda beside: save_file(tensors, beside, metadata))
-    for old in checkpoint_paths(folder.path)[:-keep]:
+    # Newer ones were passed over when this run was resumed: they are broken.
+    for old in [each for each in checkpoint_paths(folder.path) if each <= path][:-keep]:
         old.unlink(missing_ok=True)
     return path
 

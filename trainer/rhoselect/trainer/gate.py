@@ -65,8 +65,11 @@ class Gate:
         """Have the run end after its present step, with a checkpoint."""
         return self._ask(True, timeout_s, stopping=True)
 
-    def arrive(self, step: int, save: Callable[[], Path]) -> bool:
-        """The trainer, after ``step`` steps: ``save`` makes a checkpoint. Whether it is to stop."""
+    def arrive(
+        self, step: int, save: Callable[[], Path], check_fence: Callable[[], object]
+    ) -> bool:
+        """The trainer, after ``step`` steps: ``save`` makes a checkpoint, ``check_fence`` raises
+        FencedError if another has taken its place. Whether it is to stop."""
         with self._changed:
             while True:
                 self._answer(step, save)
@@ -74,6 +77,7 @@ class Gate:
                     return self._stopping
                 # Not without end: a signal that comes just before a wait is handled after it.
                 self._changed.wait(WAKE_S)
+                check_fence()
 
     def close(self) -> None:
         """The trainer comes by no more."""

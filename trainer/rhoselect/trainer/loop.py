@@ -119,7 +119,8 @@ class Trainer:
     def _stops(self, step: int) -> bool:
         """Pause and save as others ask; whether the run is to end here. The run's clock stands."""
         came = time.monotonic()
-        stops = self._gate.arrive(step, lambda: self._checkpoint(step))
+        save, fence = lambda: self._checkpoint(step), self._folder.check_fence
+        stops = self._gate.arrive(step, save, fence)
         self._clock_start += time.monotonic() - came
         return stops
 

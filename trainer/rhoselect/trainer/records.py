@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,8 @@ SCHEMA = pa.schema(
         ("correct_share", pa.float64()),
     ]
 )
+
+ROW_GROUP = 1 << 14  # steps, of a run's one file in the end
 
 
 @dataclass(frozen=True)
@@ -103,17 +105,36 @@ class Records:
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Merge the parts into steps.parquet and write summary.json."""
-        folder, steps = self._folder, read_steps(self._folder.path)
-        assert steps["step"].to_pylist() == list(range(len(steps))), "no step missing, none twice"
-        put(folder, folder.path / "steps.parquet", lambda beside: pq.write_table(steps, beside))
+        folder = self._folder
+        put(folder, folder.path / "steps.parquet", lambda beside: _merge(folder.path, beside))
         text = json.dumps(summary, indent=2) + "\n"
         put(folder, folder.path / "summary.json", lambda beside: beside.write_text(text))
 
 
-def read_steps(folder: Path) -> pa.Table:
+def _merge(folder: Path, beside: Path) -> None:
+    """All parts as one file, read one after the other: together they may not fit into memory."""
+    steps = 0
+    with pq.ParquetWriter(beside, SCHEMA) as writer:
+        for part in part_paths(folder):
+            table = pq.read_table(part)
+            there = list(range(steps, steps + len(table)))
+            assert table["step"].to_pylist() == there, "no step missing, none twice"
+            steps += len(table)
+            for batch in table.to_batches():
+                writer.write_batch(batch, ROW_GROUP)
+
+
+def read_steps(folder: Path, columns: Sequence[str] = SCHEMA.names) -> pa.Table:
     """All rows of a run, finished or not, in step order."""
-    parts = part_paths(folder)
-    return pa.concat_tables([pq.read_table(p) for p in parts]) if parts else SCHEMA.empty_table()
+    tables = [pq.read_table(part, columns=columns) for part in part_paths(folder)]
+    return pa.concat_tables(tables) if tables else SCHEMA.empty_table().select(columns)
+
+
+def read_selected(folder: Path) -> Iterator[Indices]:
+    """The selected indices of all steps in training order, a part at a time."""
+    for part in part_paths(folder):
+        for chunk in pq.read_table(part, columns=["indices"])["indices"].chunks:
+            yield chunk.flatten().to_numpy()
 
 
 def read_evaluations(folder: Path) -> list[dict[str, Any]]:

@@ -32,9 +32,8 @@ def summarise(
     those of the trainer's process by phase, since its start or last resume; ``reference`` and its
     model are the second network of a function that evaluates one."""
     evaluations = records.read_evaluations(folder.path)
-    steps = records.read_steps(folder.path)
     accuracies = [e["accuracy"] for e in evaluations]
-    staleness = steps["staleness"].to_numpy()
+    staleness = records.read_steps(folder.path, ["staleness"])["staleness"].to_numpy()
     rescored = 0
     if config.k > 1:
         whole = scoring.function.whole_window
@@ -73,9 +72,7 @@ def summarise(
         "max_staleness_steps": int(staleness.max()),
         "mean_staleness_steps": float(staleness.mean()),
         "weights_sha256": records.weights_sha256(model),
-        "selected_sha256": records.selected_sha256(
-            c.flatten().to_numpy() for c in steps["indices"].chunks
-        ),
+        "selected_sha256": records.selected_sha256(records.read_selected(folder.path)),
         "exact": config.exact,
         "flops": {
             "train": train_flops,

@@ -119,7 +119,8 @@ class Windows:
         return self._queue.rejected(window)
 
     def wait(self, window: int, k: int) -> Popped:
-        """The best k candidates of a window. Raises WaitError after queue.timeout_s."""
+        """The best k candidates of a window. Raises WaitError if no scores come within
+        queue.timeout_s."""
         if window in self._opening:
             self._opening.pop(window).result()  # long done, but for steps that take no time
         popped = self._early.pop(window, None) or self._wait(
@@ -177,9 +178,9 @@ class Windows:
             if popped is not None:
                 break
             all_mine = False
-            self._remind(window, time.monotonic() - started, post)
             if (now_accepted := self._look().accepted) != accepted:
                 moved, accepted = time.monotonic(), now_accepted
+            self._remind(window, started, moved, post)
             if not self._alone and time.monotonic() - moved > STALL_S:
                 self._alone = all_mine = True
         self._alone = self._alone and all_mine
@@ -188,15 +189,17 @@ class Windows:
         self._metrics.wait_seconds.labels("window").inc(waited_s - scored_s)
         return popped
 
-    def _remind(self, window: int, waited_s: float, post: Callable[[], None]) -> None:
-        """Tell the queue again what is wanted. Raises WaitError after queue.timeout_s."""
+    def _remind(self, window: int, started: float, moved: float, post: Callable[[], None]) -> None:
+        """Tell the queue again what is wanted since ``started``. Raises WaitError if there has been
+        no score since ``moved``, for more than queue.timeout_s."""
         self._fence.check_fence()
         post()
-        if waited_s > self._config.queue.lease_s:
+        now = time.monotonic()
+        if now - started > self._config.queue.lease_s:
             self._metrics.reclaimed.inc(self._queue.reap())
-        if waited_s > self._config.queue.timeout_s:
+        if now - moved > self._config.queue.timeout_s:
             raise WaitError(
-                f"step {window}: no scores for {waited_s:.0f} s (queue.timeout_s); queue:"
+                f"step {window}: no scores for {now - moved:.0f} s (queue.timeout_s); queue:"
                 f" {self._queue.stats()}; see logs/ for the scorers"
             )
 

@@ -93,9 +93,11 @@ def patiently(call: Callable[[], _T], name: str, timeout_s: float) -> _T:
             return call()
         except redis.AuthenticationError as error:
             raise RunError(f"queue server {name} refuses us: {_line(error)}") from None
-        except redis.TimeoutError:
-            raise WaitError(f"queue server {name}: no answer for {timeout_s:g} s") from None
-        except (redis.ConnectionError, redis.exceptions.ReadOnlyError) as error:
+        except (
+            redis.TimeoutError,  # also TCP's own, long before ours, when the machine is gone
+            redis.ConnectionError,
+            redis.exceptions.ReadOnlyError,
+        ) as error:
             if _untrusted(error):
                 raise RunError(f"queue server {name}: {_line(error)}; see queue.tls_ca") from None
             if time.monotonic() + pause > deadline:

@@ -115,10 +115,11 @@ def _read(path: Path, summary: dict[str, Any]) -> Run:
     evaluations = read_evaluations(path)
     rows = read_steps(path)
     steps = np.array([e["step"] for e in evaluations], np.int64)
-    batches = rows["indices"].combine_chunks()
+    batches = rows["indices"].chunks  # of which one alone could not count so many points
+    lengths = np.concatenate([chunk.value_lengths().to_numpy() for chunk in batches])
     selected = Selected(
-        batches.flatten().to_numpy(),
-        np.repeat(np.arange(len(rows)), batches.value_lengths().to_numpy()),
+        np.concatenate([chunk.flatten().to_numpy() for chunk in batches]),
+        np.repeat(np.arange(len(rows)), lengths),
         _floats(rows["corrupted_share"].to_pylist()),
         _floats(rows["correct_share"].to_pylist()),
     )
