@@ -68,7 +68,7 @@ def test_strangers_do_not_get_into_a_cluster_of_ours(ray_session: None, tmp_path
     others = {name: value for name, value in os.environ.items() if name not in ours}
     for shown, gets_in in (
         (ours, True),
-        ({"RAY_AUTH_TOKEN": secrets.token_hex(32)}, False),
+        ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}, False),
         ({"RAY_AUTH_MODE": "disabled"}, False),
     ):
         done = subprocess.run(

@@ -273,7 +273,7 @@ def test_a_silent_server_is_lost(tmp_path: Path) -> None:
         queue.open(0, 0, 1)
         os.kill(server.pid, signal.SIGSTOP)
         try:
-            with pytest.raises(WaitError, match=r"no answer for 0\.1 s"):
+            with pytest.raises(WaitError, match=r"lost for 0\.1 s"):
                 queue.stats()
         finally:
             os.kill(server.pid, signal.SIGCONT)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import secrets
 import shutil
 import time
@@ -233,6 +234,8 @@ class SharedMemoryStore:
 
 def _is_left(folder: Path) -> bool:
     """Whether the writer of a folder is no more."""
+    if not re.fullmatch(r".+-\d+-[0-9a-f]{8}", folder.name):
+        return False
     try:
         if time.time() - folder.lstat().st_mtime < YOUNG_S:
             return False
@@ -241,7 +244,7 @@ def _is_left(folder: Path) -> bool:
         return False
     try:
         fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    except OSError:  # it is held, or cannot be here
         return False
     finally:
         os.close(claim)

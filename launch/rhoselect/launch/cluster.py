@@ -13,7 +13,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
@@ -38,6 +38,7 @@ from rhoselect.snapshots.shm import SharedMemoryStore
 from rhoselect.trainer.runfolder import RunFolder
 
 POLL_S = 0.2
+TOKEN = secrets.token_hex(32)  # for all clusters of this process: Ray remembers it
 TRAINER_CALLS = 8  # at once: its run, and whoever asks something of it
 
 
@@ -167,9 +168,29 @@ def joined(address: str, workers: int) -> Iterator[None]:
         # nice 15, behind anything else that this machine does.
         cpus = max(os.cpu_count() or 1, workers + 1)
         options |= {"num_cpus": cpus, "include_dashboard": False}
-        options |= {"_system_config": {"worker_niceness": 0}, "_temp_dir": own_folder("ray")}
-        # Of this cluster alone: Ray's own, ~/.ray/auth_token, may be open to others here.
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        options |= {"_system_config": {"worker_niceness": 0}}
+        if "RAY_TMPDIR" not in os.environ:
+            options |= {"_temp_dir": own_folder("ray")}
+    with _own_token() if address == "local" else nullcontext(), _initialised(address, options):
+        yield
+
+
+@contextmanager
+def _own_token() -> Iterator[None]:
+    """Have who belongs to a cluster of ours show a token that nobody else can know, unless there is
+    one: the token that Ray makes, ~/.ray/auth_token, may be open to others on this machine."""
+    if "RAY_AUTH_TOKEN" in os.environ:
+        yield
+        return
+    os.environ["RAY_AUTH_TOKEN"] = TOKEN
+    try:
+        yield
+    finally:
+        os.environ.pop("RAY_AUTH_TOKEN")
+
+
+@contextmanager
+def _initialised(address: str, options: dict[str, Any]) -> Iterator[None]:
     terminated = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address, **options)

@@ -116,7 +116,7 @@ def _queue_server(config: Config) -> Finding:
 
 
 def _ray(config: Config) -> Iterator[Finding]:
-    mend = "see the reason; pip install 'ray>=2.50', and cluster.address of a cluster that is up"
+    mend = "see the reason; pip install 'ray>=2.59', and cluster.address of a cluster that is up"
     try:
         check_cluster(config)
         import ray.util.scheduling_strategies  # a second
@@ -124,12 +124,12 @@ def _ray(config: Config) -> Iterator[Finding]:
         from rhoselect.launch.cluster import joined
 
         with joined(config.cluster.address, workers=1):
-            yield from _nodes(ray)
+            yield from _nodes(ray, config.cluster.address)
     except (RhoError, ImportError, OSError) as error:
         yield Finding("Ray", "broken", str(error), mend)
 
 
-def _nodes(ray: Any) -> Iterator[Finding]:
+def _nodes(ray: Any, address: str) -> Iterator[Finding]:
     """A task on every node of the cluster, which tells its clock."""
     nodes = [node for node in ray.nodes() if node["Alive"]]
     skews = []
@@ -145,7 +145,8 @@ def _nodes(ray: Any) -> Iterator[Finding]:
             there = ray.get(clock.remote(), timeout=RAY_S)
         except ray.exceptions.RayError as error:
             reason = str(error).splitlines()[0]
-            mend = "look at the node's /tmp/ray/session_latest/logs/raylet.err"
+            folder = "/tmp/rhoselect-UID/ray" if address == "local" else "/tmp/ray"
+            mend = f"look at the node's {folder}/session_latest/logs/raylet.err"
             yield Finding("Ray", "broken", f"node {name} runs no task: {reason}", mend)
             return
         skews.append((abs(there - (sent + time.time()) / 2), name))

@@ -85,8 +85,8 @@ class Arriving:
         self._data = bytearray()
 
     def tensors(self) -> dict[str, Tensor]:
-        """What it held, once all of it is here."""
-        data = self._data
+        """What it held, once all of it is here; it is forgotten."""
+        data, self._data = self._data, bytearray()
         if len(data) != self._head.size_bytes:
             raise UserError(
                 f"blob: got {len(data)} bytes, allowed the {self._head.size_bytes} that its"

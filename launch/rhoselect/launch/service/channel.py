@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,14 @@ from rhoselect.launch.service.security import Security, check_called
 DEADLINE_S = 30.0
 FILE_NAME = "control.json"
 """In the folder of a running run: the address of its services, and what they ask for."""
+
+
+def pid_namespace() -> str | None:
+    """Among which processes a pid is told, where Linux tells it."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return None
 
 
 def open_channel(address: str, security: Security, deadline_s: float = DEADLINE_S) -> grpc.Channel:

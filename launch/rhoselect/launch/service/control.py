@@ -21,7 +21,7 @@ import grpc
 
 from rhoselect.errors import ConfigError
 from rhoselect.launch.prepared import Prepared
-from rhoselect.launch.service.channel import FILE_NAME
+from rhoselect.launch.service.channel import FILE_NAME, pid_namespace
 from rhoselect.launch.service.faults import told
 from rhoselect.launch.service.host import Host, Service
 from rhoselect.launch.service.security import Security
@@ -87,6 +87,7 @@ class Control(control_pb2_grpc.ControlServicer):
         entry = {
             "address": host.address,
             "pid": os.getpid(),
+            "pid_namespace": pid_namespace(),
             "run_id": folder.run_id,
             "generation": folder.generation,
             "token_file": None if token_file is None else str(Path(token_file).absolute()),

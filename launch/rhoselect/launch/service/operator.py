@@ -13,9 +13,9 @@ from typing import Any
 import grpc
 
 from rhoselect.errors import ConfigError, RunFolderError, ServiceError
-from rhoselect.launch.service.channel import FILE_NAME, open_channel
+from rhoselect.launch.service.channel import FILE_NAME, open_channel, pid_namespace
 from rhoselect.launch.service.faults import heard
-from rhoselect.launch.service.security import Security, is_here
+from rhoselect.launch.service.security import Security
 from rhoselect.protos import control_pb2 as pb
 from rhoselect.protos.control_pb2_grpc import ControlStub
 from rhoselect.trainer.gate import ASK_S
@@ -103,21 +103,26 @@ def _entry(folder: Path) -> dict[str, Any]:
         raise RunFolderError(
             f"run folder {folder}: {FILE_NAME} cannot be read; remove it; {_resume(folder)}"
         ) from None
-    if is_here(entry["address"]) and not _is_ours(entry["pid"]):
-        raise RunFolderError(  # whoever has its port now is not to see the token
+    if _is_left(entry, folder / FILE_NAME):
+        raise RunFolderError(
             f"run folder {folder}: no run is going on there: {FILE_NAME} was left by process"
             f" {entry['pid']}, which is no more; {_resume(folder)}"
         )
     return entry
 
 
-def _is_ours(pid: int) -> bool:
-    """Whether a process is there, and of this user."""
-    try:
-        os.kill(pid, 0)
-    except OSError:
+def _is_left(entry: dict[str, Any], path: Path) -> bool:
+    """Whether the process that wrote an entry is known to be no more: who has its port then must
+    not see the token. With TLS nobody can pose as the service, nor at a socket of the user's."""
+    here = pid_namespace()
+    if here is None or entry.get("pid_namespace") != here:
+        return False  # another machine or container, whose processes we do not see
+    if entry["tls"] or entry["address"].startswith("unix:"):
         return False
-    return True
+    try:
+        return os.stat(f"/proc/{entry['pid']}").st_uid != path.stat().st_uid
+    except OSError:
+        return True
 
 
 def _check_own(channel: grpc.Channel, entry: dict[str, Any], folder: Path) -> None:

@@ -30,7 +30,7 @@ PLACES = {"data.path", "il.table", "il.weights", "svp.table", "model.weights"}
 """Files that may be elsewhere here: their contents are compared with the run's."""
 
 FILES = ("password_file", "tls_ca", "tls_cert", "tls_key")
-"""Of [queue], as --set or the environment say here: no file is read because a run names it."""
+"""Of [queue], as --set says here, or the environment: never those that the run names."""
 
 BEAT_S = 2.0  # between looks whether the run still goes on, and among how many it is shared
 MISSED = 3  # looks without an answer, after which it is taken to have ended

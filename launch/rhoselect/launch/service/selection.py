@@ -7,9 +7,9 @@ thread, where calls queue up: a repeated one finds its answer there.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -70,11 +70,11 @@ class Selection(selection_pb2_grpc.SelectionServicer):
             head = first.header
             held = self._of(head.session)
             arriving = blobs.Arriving(head.blob, blobs.most_bytes(held.session.layout))
-            held.expect(arriving)
-            async for request in requests:
-                held.check_expected(arriving)
-                arriving.add(request.chunk)
-            await held.run(_publish, held.session, head.version, arriving)
+            with held.expecting(arriving):
+                async for request in requests:
+                    held.check_expected(arriving)
+                    arriving.add(request.chunk)
+                await held.run(_publish, held.session, head.version, arriving)
         return pb.PublishSnapshotResponse()
 
     async def NextBatch(
@@ -141,11 +141,17 @@ class _Held:
         done = asyncio.get_running_loop().run_in_executor(self._pool, call, *arguments)
         return await asyncio.shield(done)
 
-    def expect(self, arriving: blobs.Arriving) -> None:
+    @contextmanager
+    def expecting(self, arriving: blobs.Arriving) -> Iterator[None]:
         """Keep this one alone of all that arrive: a loop sends one, and another after a break."""
         if self._arriving is not None:
             self._arriving.forget()
         self._arriving = arriving
+        try:
+            yield
+        finally:
+            if self._arriving is arriving:
+                self._arriving = None
 
     def check_expected(self, arriving: blobs.Arriving) -> None:
         """Raise UserError for one whose place another took."""

@@ -153,7 +153,7 @@ class Snapshots(snapshots_pb2_grpc.SnapshotsServicer):
             return None
         with self._packing:
             if self._packed.version != version:
-                state = store.load(version, keep, timeout_s=0)
+                state = store.load(version, keep, LONGEST_WAIT_S)  # it may still be written
                 if state is None:
                     return None
                 blob = encode(version, weights, state)
