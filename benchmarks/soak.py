@@ -67,14 +67,15 @@ class Watch:
     """Samples the processes of a run, in a thread."""
 
     def __init__(self, run: ChaoticRun, warm_up_s: float) -> None:
-        self._run, self._samples = run, defaultdict[tuple[str, int], list[Sample]](list)
+        self._run, self._samples = run, defaultdict[int, list[Sample]](list)
+        self._names = dict[int, str]()  # the first: an actor's changes with what it does
         self._begins = time.monotonic() + warm_up_s
         threading.Thread(target=self._sample, daemon=True).start()
 
     def rows(self) -> list[dict[str, Any]]:
         """A line a process that was there for long enough."""
         rows = []
-        for (name, _), samples in sorted(self._samples.items()):
+        for pid, samples in sorted(self._samples.items(), key=lambda item: self._names[item[0]]):
             seconds, megabytes, files = (np.array(column) for column in zip(*samples, strict=True))
             minutes = (seconds[-1] - seconds[0]) / 60
             if minutes < SHORTEST_MINUTES:
@@ -83,7 +84,7 @@ class Watch:
             half = len(files) // 2
             rows.append(
                 {
-                    "process": name,
+                    "process": self._names[pid],
                     "minutes": float(minutes),
                     "private_mb": float(np.median(megabytes)),
                     "private_mb_by_minute": by_minute(seconds, megabytes),
@@ -105,7 +106,8 @@ class Watch:
                     name, megabytes, files = look(pid)
                 except OSError:  # it has just ended
                     continue
-                self._samples[name, pid].append((now, megabytes, files))
+                self._names.setdefault(pid, name)
+                self._samples[pid].append((now, megabytes, files))
 
 
 def by_minute(seconds: np.ndarray, megabytes: np.ndarray) -> list[float]:
