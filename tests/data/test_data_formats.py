@@ -331,6 +331,7 @@ def test_ambiguous_mnist_never_runs_a_files_code(
     with refused("amnist_samples.pt: not readable as an array", DataError):
         import_dataset("ambiguous-mnist", source, tmp_path / "set")
     (source / "amnist_samples.pt").unlink()
+    # What an attacker would make; allow_pickle is of the writing alone.
     np.save(source / "amnist_samples.npy", np.array([Surprise()], object), allow_pickle=True)
     with refused("amnist_samples.npy: not readable as an array", DataError):
         import_dataset("ambiguous-mnist", source, tmp_path / "set")

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from queue_helpers import Backend
 
 from rhoselect.queue import SelectionQueue
+from rhoselect.launch.commands import MOST_WORKERS
 from rhoselect.queue.base import HELPERS
 from rhoselect.types import Ticket
 
@@ -125,3 +126,7 @@ def test_everyone_who_may_have_a_ticket_is_woken(
                 assert queue.reap(5) == 2
         tickets = [wait.result(30.0) for wait in waits]
     assert sorted(ticket.chunk for ticket in tickets if ticket is not None) == [0, 1]
+
+
+def test_no_worker_of_a_run_has_a_slot_of_a_helper() -> None:
+    assert MOST_WORKERS == HELPERS, "slots begin at 0"
