@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from queue_helpers import Backend
 
-from rhoselect.queue import SelectionQueue
 from rhoselect.launch.commands import MOST_WORKERS
+from rhoselect.queue import SelectionQueue
 from rhoselect.queue.base import HELPERS
 from rhoselect.types import Ticket
 
