@@ -26,7 +26,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 RHOCTL := $(BIN)/rhoctl
 
 # What a program uses: data, models, selection, the queue and snapshot contracts, wiring.
-REFERENCE := rhoselect.config rhoselect.data rhoselect.models rhoselect.plan rhoselect.il \
+REFERENCE := rhoselect.config rhoselect.data rhoselect.models rhoselect.plan rhoselect.importers \
 	rhoselect.selection rhoselect.queue rhoselect.snapshots rhoselect.types rhoselect.errors \
 	rhoselect.metrics rhoselect.scorer.forward rhoselect.scorer.loop rhoselect.trainer.learner \
 	rhoselect.trainer.loop rhoselect.launch.wiring

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from harness import Settings, train
-from rhoselect.il import read_table
+from rhoselect.data.il_table import read_table
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ import tomlkit
 from rich.console import Console
 from rich.table import Table
 
-from rhoselect.data import write_dataset
-from rhoselect.il import IlMetadata, IlTable, write_table
+from rhoselect.data.il_table import IlMetadata, IlTable, write_table
+from rhoselect.importers import write_dataset
 from rhoselect.launch.machine import origin
 
 HERE = Path(__file__).resolve().parent

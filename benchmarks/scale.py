@@ -36,8 +36,8 @@ from rich.console import Console
 from rich.table import Table
 
 from rhoselect.data import ArrowDataset
+from rhoselect.data.il_table import IlMetadata, IlTable, read_table, write_table
 from rhoselect.data.manifest import Inputs, Manifest, Shard
-from rhoselect.il import IlMetadata, IlTable, read_table, write_table
 from rhoselect.launch.machine import origin
 from rhoselect.plan import Plan
 from rhoselect.streamed import StreamedPlan

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from rhoselect.config import parse
-from rhoselect.data import open_arrow, write_dataset
-from rhoselect.il import IlMetadata, IlTable, write_table
+from rhoselect.data import open_arrow
+from rhoselect.data.il_table import IlMetadata, IlTable, write_table
+from rhoselect.importers import write_dataset
 from support import CLASSES, made, patches
 
 

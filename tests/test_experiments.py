@@ -12,8 +12,9 @@ import pytest
 from matplotlib.image import imread
 
 from rhoselect.config import Config, DataConfig
-from rhoselect.data import ArrowDataset, write_dataset
+from rhoselect.data import ArrowDataset
 from rhoselect.errors import ConfigError
+from rhoselect.importers import write_dataset
 from rhoselect.launch.experiments import document, outcomes, table
 from rhoselect.launch.experiments.recipes import Recipes
 from rhoselect.launch.experiments.runner import check, settings

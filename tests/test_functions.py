@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rhoselect.il import IlMetadata, IlTable
+from rhoselect.data.il_table import IlMetadata, IlTable
 from rhoselect.plan import Plan, key64, mix64
 from rhoselect.selection import Scoring, get_function
 from rhoselect.selection.coreset import CoreSet, ProxyMetadata

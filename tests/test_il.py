@@ -20,9 +20,10 @@ from torch import nn
 
 from rhoselect.compute import threads
 from rhoselect.config import DataConfig, TrainerConfig
-from rhoselect.data import Labels, SplitPoints, open_data, write_dataset
+from rhoselect.data import Labels, SplitPoints, open_data
+from rhoselect.data.il_table import IlMetadata, IlTable, read_table, write_table
 from rhoselect.errors import IrreducibleLossError, NonFiniteLossError
-from rhoselect.il import IlMetadata, IlTable, read_table, write_table
+from rhoselect.importers import write_dataset
 from rhoselect.models.build import build_model
 from rhoselect.scorer.forward import Replica
 from rhoselect.trainer.irreducible import Fitter, Recipe, split_folds

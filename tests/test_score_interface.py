@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from rhoselect import config as configuration
 from rhoselect.compute import threads
 from rhoselect.config import Config
+from rhoselect.data.il_table import IlMetadata, IlTable
 from rhoselect.errors import ConfigError
-from rhoselect.il import IlMetadata, IlTable
 from rhoselect.launch.serial import run_serial
 from rhoselect.launch.wiring import build_trainer, prepare
 from rhoselect.metrics import Metrics

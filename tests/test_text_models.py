@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from rhoselect.config import TrainerConfig
-from rhoselect.data import write_dataset
+from rhoselect.importers import write_dataset
 from rhoselect.models.build import build_model
 from rhoselect.scorer.forward import Replica
 from rhoselect.trainer.learner import Learner

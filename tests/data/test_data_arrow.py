@@ -17,8 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rhoselect.config import DataConfig
-from rhoselect.data import ArrowDataset, open_data, write_dataset
+from rhoselect.data import ArrowDataset, open_data
 from rhoselect.errors import DataError
+from rhoselect.importers import write_dataset
 from rhoselect.types import Points
 
 KINDS = {

@@ -11,9 +11,10 @@ import torch
 from data_helpers import CPU, refused
 
 from rhoselect.config import Config, load
-from rhoselect.data import ArrowDataset, open_data, train_points, write_dataset
+from rhoselect.data import ArrowDataset, open_data, train_points
 from rhoselect.data.augment import Augmentation
 from rhoselect.errors import ConfigError
+from rhoselect.importers import write_dataset
 from rhoselect.launch.wiring import prepare
 from rhoselect.models.build import build_model
 from rhoselect.trainer.records import selected_sha256, weights_sha256

@@ -19,9 +19,9 @@ import torch
 from data_helpers import CPU, entries, idx_bytes, refused
 from PIL import Image
 
-from rhoselect.data import ArrowDataset, ambiguous_mnist, webdataset
-from rhoselect.data.importers import import_dataset
+from rhoselect.data import ArrowDataset
 from rhoselect.errors import DataError
+from rhoselect.importers import ambiguous_mnist, import_dataset, webdataset
 
 RANDOM = np.random.default_rng(0)
 COLOUR = RANDOM.integers(0, 256, (12, 3, 5, 4), np.uint8)

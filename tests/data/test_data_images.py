@@ -17,9 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from rhoselect.data import ArrowDataset, write_dataset
+from rhoselect.data import ArrowDataset
 from rhoselect.data.images import decode, encode
 from rhoselect.errors import DataError
+from rhoselect.importers import write_dataset
 from support import CLASSES, made, patches, rhoctl
 
 

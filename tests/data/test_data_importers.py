@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 from data_helpers import CPU, entries, idx_bytes, refused
 
-from rhoselect.data import ArrowDataset, fashion_mnist
-from rhoselect.data.importers import import_dataset
+from rhoselect.data import ArrowDataset
 from rhoselect.errors import DataError
+from rhoselect.importers import fashion_mnist, import_dataset
 
 RANDOM = np.random.default_rng(0)
 IMAGES = RANDOM.integers(0, 256, (12, 5, 4), np.uint8)

@@ -15,9 +15,8 @@ import pytest
 from data_helpers import idx_bytes, refused
 from PIL import Image
 
-from rhoselect.data import unpacking, webdataset
-from rhoselect.data.importers import import_dataset
 from rhoselect.errors import DataError
+from rhoselect.importers import import_dataset, unpacking, webdataset
 
 
 @pytest.fixture

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from data_helpers import CPU, entries, idx_bytes, refused
 
-from rhoselect.data import ArrowDataset, write_dataset
+from rhoselect.data import ArrowDataset
 from rhoselect.errors import DataError
+from rhoselect.importers import write_dataset
 from support import made, rhoctl
 
 N, K = 10_000, 10

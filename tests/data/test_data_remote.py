@@ -18,8 +18,9 @@ from data_helpers import CPU, refused
 from s3_server import BUCKET, Proxy, Server, credentials, python
 
 from rhoselect.config import Config, DataConfig, SelectionConfig
-from rhoselect.data import ArrowDataset, open_data, write_dataset
+from rhoselect.data import ArrowDataset, open_data
 from rhoselect.errors import ConfigError, DataError, WaitError
+from rhoselect.importers import write_dataset
 from rhoselect.streamed import open_plan
 from support import CLASSES, made, patches, rhoctl
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from data_helpers import CPU, entries, image_splits, refused
 
-from rhoselect.data import ArrowDataset, write_dataset
+from rhoselect.data import ArrowDataset
 from rhoselect.errors import DataError
+from rhoselect.importers import write_dataset
 
 
 def fingerprint(folder: Path, splits: dict[str, Any], **options: Any) -> str:
@@ -166,7 +167,7 @@ def test_a_failure_half_way_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
     def no_space(path: Path) -> str:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("rhoselect.data.writer.file_hash", no_space)
+    monkeypatch.setattr("rhoselect.importers.writer.file_hash", no_space)
     with pytest.raises(OSError, match="no space"):
         write_dataset(tmp_path / "set", "image", image_splits())
     assert entries(tmp_path) == []

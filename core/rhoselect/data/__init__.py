@@ -1,7 +1,7 @@
-"""Points: data sets on disk (Arrow), torch data sets by import path, and importers.
+"""Points read by index: data sets on disk (Arrow), here or in a store, and torch data sets.
 
-Start at ``open_data``. ``base`` says what a data set is to the loops. ``importers`` is not imported
-here: actors start sooner without the libraries that only imports need.
+Start at ``open_data``. ``base`` says what a data set is to the loops; ``il_table`` holds each
+point's irreducible loss. ``rhoselect.importers`` makes data sets from other sources.
 """
 
 from rhoselect.config import Config, DataConfig
@@ -10,7 +10,6 @@ from rhoselect.data.augment import Augmentation
 from rhoselect.data.base import Dataset, Labels, SplitPoints
 from rhoselect.data.manifest import Encoding, Manifest, Pairs
 from rhoselect.data.torch_dataset import TorchDataset, TorchPoints
-from rhoselect.data.writer import write_dataset
 from rhoselect.errors import ConfigError
 
 __all__ = [
@@ -27,7 +26,6 @@ __all__ = [
     "open_arrow",
     "open_data",
     "train_points",
-    "write_dataset",
 ]
 
 

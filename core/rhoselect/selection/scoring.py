@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from rhoselect.il import IlTable
+from rhoselect.data.il_table import IlTable
 from rhoselect.plan import key64, mix64
 from rhoselect.selection.coreset import CoreSet
 from rhoselect.selection.interface import Needs, ScoreFunction, ScoreInputs, State

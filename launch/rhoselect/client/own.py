@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from rhoselect.client.batches import Collate, SelectionBatch, collate
 from rhoselect.config import Config
 from rhoselect.data import SplitPoints
+from rhoselect.data.il_table import IlMetadata, IlTable
 from rhoselect.errors import ConfigError, DataError, IrreducibleLossError, ModelError
-from rhoselect.il import IlMetadata, IlTable
 from rhoselect.importing import one_line
 from rhoselect.scorer.forward import Replica
 from rhoselect.selection import Scoring, get_function

@@ -14,9 +14,9 @@ import numpy.typing as npt
 import torch
 
 from rhoselect.compute import resolve_device, threads
+from rhoselect.data.il_table import read_table
 from rhoselect.data.point_table import write_points
 from rhoselect.errors import RunFolderError
-from rhoselect.il import read_table
 from rhoselect.launch.prepared import Prepared, bare_replica
 from rhoselect.launch.report.history import NEVER, History, history, reopen
 from rhoselect.launch.report.runs import load_run

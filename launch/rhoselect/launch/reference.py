@@ -6,8 +6,8 @@ from pathlib import Path
 
 from rhoselect.config import Config
 from rhoselect.data import Dataset
+from rhoselect.data.il_table import check_overlap
 from rhoselect.errors import ConfigError, IrreducibleLossError
-from rhoselect.il import check_overlap
 from rhoselect.models.reference import ReferenceFile
 
 

@@ -15,8 +15,8 @@ import torch
 from rhoselect.compute import resolve, resolve_device
 from rhoselect.config import Config
 from rhoselect.data import open_data, train_points
+from rhoselect.data.il_table import read_table
 from rhoselect.errors import ConfigError, DataError, RunStopped
-from rhoselect.il import read_table
 from rhoselect.importing import one_line
 from rhoselect.launch.checks import check_passes, open_core_set
 from rhoselect.launch.prepared import (

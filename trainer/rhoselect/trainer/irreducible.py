@@ -23,8 +23,8 @@ from torch import nn
 from rhoselect.compute import threads
 from rhoselect.config import TrainerConfig
 from rhoselect.data import SplitPoints
+from rhoselect.data.il_table import IlMetadata, IlTable, Variant
 from rhoselect.errors import NonFiniteLossError
-from rhoselect.il import IlMetadata, IlTable, Variant
 from rhoselect.plan import Plan, key64, permute
 from rhoselect.selection import Forward
 from rhoselect.trainer.flops import forward_flops, step_flops

@@ -10,8 +10,8 @@ from rich.console import Console
 
 from rhoselect import config as configuration
 from rhoselect.data import ArrowDataset, Encoding, Manifest, Pairs, open_arrow
-from rhoselect.data.importers import KINDS, import_dataset
 from rhoselect.errors import ConfigError
+from rhoselect.importers import KINDS, import_dataset
 
 app = typer.Typer(rich_markup_mode=None, help="Import and look at data sets.")
 

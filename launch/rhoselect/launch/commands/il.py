@@ -13,8 +13,8 @@ from rhoselect import config as configuration
 from rhoselect.compute import keep_memory
 from rhoselect.config import Config
 from rhoselect.data import Dataset, open_data
+from rhoselect.data.il_table import IlTable, write_table
 from rhoselect.errors import ConfigError, IrreducibleLossError
-from rhoselect.il import IlTable, write_table
 from rhoselect.launch.display import fit_display
 from rhoselect.models.build import check_output, configured_model
 from rhoselect.models.reference import ReferenceMetadata, save_reference

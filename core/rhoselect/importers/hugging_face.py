@@ -14,10 +14,10 @@ from typing import Any
 import pyarrow as pa
 
 from rhoselect.data.manifest import Array, Kind
-from rhoselect.data.reading import Found, Options, image_inputs, match_splits
-from rhoselect.data.tables import kind_of, shaped, table_columns
-from rhoselect.data.text import tokenize
 from rhoselect.errors import DataError
+from rhoselect.importers.source import Found, Options, image_inputs, match_splits
+from rhoselect.importers.tables import kind_of, shaped, table_columns
+from rhoselect.importers.text import tokenize
 
 INPUTS = ("image", "img", "inputs", "pixel_values", "input_ids", "text", "sentence")
 LABELS = ("label", "labels")

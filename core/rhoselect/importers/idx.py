@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from rhoselect.data.columns import Splits
 from rhoselect.data.manifest import Array
-from rhoselect.data.unpacking import gunzip
 from rhoselect.errors import DataError
+from rhoselect.importers.columns import Splits
+from rhoselect.importers.unpacking import gunzip
 
 IDX_FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),

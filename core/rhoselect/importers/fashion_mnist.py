@@ -16,9 +16,9 @@ from functools import partial
 from http.client import HTTPException
 from pathlib import Path
 
-from rhoselect.data.columns import Splits
-from rhoselect.data.idx import find_idx, read_bytes, read_idx_folder
 from rhoselect.errors import DataError
+from rhoselect.importers.columns import Splits
+from rhoselect.importers.idx import find_idx, read_bytes, read_idx_folder
 
 PACKAGE = "dataset-fashion-mnist"
 INSTALLED = "usr/share/datasets/fashion-mnist"

@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from rhoselect.data.columns import ORDER, Splits
 from rhoselect.data.manifest import Array, Kind
-from rhoselect.data.unpacking import check_members, check_ratio
 from rhoselect.errors import DataError
+from rhoselect.importers.columns import ORDER, Splits
+from rhoselect.importers.unpacking import check_members, check_ratio
 from rhoselect.importing import one_line
 
 UNREADABLE = (

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from rhoselect.data.manifest import Array
-from rhoselect.data.reading import Found, Options, image_inputs, match_splits
 from rhoselect.errors import DataError
+from rhoselect.importers.source import Found, Options, image_inputs, match_splits
 
 ENDINGS = {".png", ".jpg", ".jpeg"}
 CINIC_CLASSES = 10

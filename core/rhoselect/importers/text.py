@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from rhoselect.data.manifest import Array
-from rhoselect.data.reading import Found, Options
 from rhoselect.errors import DataError
+from rhoselect.importers.source import Found, Options
 
 TOKEN = re.compile(r"\w+|[^\w\s]")
 COLA_FILES = {

@@ -19,9 +19,9 @@ from typing import IO, cast
 import numpy as np
 
 from rhoselect.data.manifest import Array
-from rhoselect.data.reading import ALIASES, Found, Options, image_inputs, match_splits
-from rhoselect.data.unpacking import UNZIPPED_BYTES
 from rhoselect.errors import DataError
+from rhoselect.importers.source import ALIASES, Found, Options, image_inputs, match_splits
+from rhoselect.importers.unpacking import UNZIPPED_BYTES
 from rhoselect.importing import one_line
 
 FILE_BYTES = 64 << 20

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rhoselect.data.columns import Splits
 from rhoselect.data.images import encode, picture
 from rhoselect.data.manifest import Array, Encoding, Kind
 from rhoselect.errors import DataError
+from rhoselect.importers.columns import Splits
 
 ALIASES = {
     "train": ("train",),

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from rhoselect.data.base import Labels, Span
-from rhoselect.data.columns import ORDER, Columns
 from rhoselect.data.manifest import Array, Duplicates, Pairs
 from rhoselect.errors import DataError
+from rhoselect.importers.columns import ORDER, Columns
 from rhoselect.types import Indices
 
 NOISE, HOLDOUT, RELEVANCE, AMBIGUOUS = range(4)

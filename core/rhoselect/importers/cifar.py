@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from rhoselect.data.idx import read_bytes
 from rhoselect.data.manifest import Array
-from rhoselect.data.reading import Found
 from rhoselect.errors import DataError
+from rhoselect.importers.idx import read_bytes
+from rhoselect.importers.source import Found
 
 PIXELS = 3 * 32 * 32
 FILES: Mapping[int, Mapping[str, Sequence[str]]] = {

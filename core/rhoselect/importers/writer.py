@@ -17,15 +17,6 @@ import numpy as np
 import pyarrow as pa
 
 from rhoselect.data.base import Span
-from rhoselect.data.columns import (
-    Columns,
-    Splits,
-    checked_columns,
-    class_count,
-    encoded,
-    images,
-    input_shape,
-)
 from rhoselect.data.manifest import (
     FILE_NAME,
     Array,
@@ -38,8 +29,17 @@ from rhoselect.data.manifest import (
     content_hash,
     file_hash,
 )
-from rhoselect.data.recipe import Recipe, mixed
 from rhoselect.errors import DataError
+from rhoselect.importers.columns import (
+    Columns,
+    Splits,
+    checked_columns,
+    class_count,
+    encoded,
+    images,
+    input_shape,
+)
+from rhoselect.importers.recipe import Recipe, mixed
 
 SHARD_BYTES = 256 << 20
 

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 from rhoselect.data.manifest import Array
-from rhoselect.data.reading import Found
-from rhoselect.data.unpacking import check_members
 from rhoselect.errors import DataError
+from rhoselect.importers.source import Found
+from rhoselect.importers.unpacking import check_members
 from rhoselect.importing import one_line
 
 SAMPLES, LABELS = "amnist_samples", "amnist_labels"

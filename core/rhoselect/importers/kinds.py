@@ -6,22 +6,22 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from rhoselect.data.ambiguous_mnist import read_ambiguous_mnist
 from rhoselect.data.arrow import ArrowDataset
-from rhoselect.data.cifar import read_cifar
-from rhoselect.data.fashion_mnist import read_fashion_mnist
-from rhoselect.data.folders import CINIC_CLASSES, read_clothing1m, read_image_folder
-from rhoselect.data.hugging_face import read_hugging_face
-from rhoselect.data.idx import read_idx_folder, read_qmnist
 from rhoselect.data.images import bombs_refused
 from rhoselect.data.manifest import Encoding, Pairs
-from rhoselect.data.reading import Found, Options
-from rhoselect.data.recipe import Recipe
-from rhoselect.data.tables import read_npz, read_parquet
-from rhoselect.data.text import read_cola, read_sst2
-from rhoselect.data.webdataset import read_webdataset
-from rhoselect.data.writer import check_destination, write_dataset
 from rhoselect.errors import DataError
+from rhoselect.importers.ambiguous_mnist import read_ambiguous_mnist
+from rhoselect.importers.cifar import read_cifar
+from rhoselect.importers.fashion_mnist import read_fashion_mnist
+from rhoselect.importers.folders import CINIC_CLASSES, read_clothing1m, read_image_folder
+from rhoselect.importers.hugging_face import read_hugging_face
+from rhoselect.importers.idx import read_idx_folder, read_qmnist
+from rhoselect.importers.recipe import Recipe
+from rhoselect.importers.source import Found, Options
+from rhoselect.importers.tables import read_npz, read_parquet
+from rhoselect.importers.text import read_cola, read_sst2
+from rhoselect.importers.webdataset import read_webdataset
+from rhoselect.importers.writer import check_destination, write_dataset
 
 
 def _fashion_mnist(path: Path, _: Options) -> Found:
