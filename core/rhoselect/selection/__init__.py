@@ -3,6 +3,7 @@
 from rhoselect.selection.functions import get_function
 from rhoselect.selection.interface import Needs, Picked, ScoreFunction, ScoreInputs, Shortlist
 from rhoselect.selection.scoring import Forward, Scoring
+from rhoselect.selection.standalone import select
 
 __all__ = [
     "Forward",
@@ -13,4 +14,5 @@ __all__ = [
     "Scoring",
     "Shortlist",
     "get_function",
+    "select",
 ]
