@@ -79,7 +79,7 @@ def fit_il(noise: float, data: Path, table: Path, model: str, args: Sequence[obj
 
 def rhoctl(*words: object) -> None:
     """Run a command of rhoctl."""
-    command = [sys.executable, "-m", "rhoselect.launch.cli", *map(str, words)]
+    command = [sys.executable, "-m", "rhoselect.cli", *map(str, words)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 

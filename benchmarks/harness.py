@@ -34,7 +34,7 @@ def train(run: Path, settings: Settings, workers: int, stop: threading.Event | N
     command = ["train", str(config), "--workers", str(workers), "--run-dir", str(run)]
     path = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
     process = subprocess.Popen(
-        [sys.executable, "-m", "rhoselect.launch.cli", *command],
+        [sys.executable, "-m", "rhoselect.cli", *command],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL if stop else None,
         env={**os.environ, "PYTHONPATH": path.rstrip(os.pathsep)},

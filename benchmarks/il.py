@@ -21,7 +21,7 @@ from rich.progress import track
 
 from rhoselect.data import ArrowDataset
 from rhoselect.launch.machine import origin
-from rhoselect.launch.report import comparison, load_run
+from rhoselect.report import comparison, load_run
 
 MLP = ["--model", "rhoselect.models:mlp", "--set", "model.args.width=256"]
 CONSTANT = ["--batch", "64", "--set", "trainer.schedule=constant", "--set", "trainer.lr=1e-3"]
@@ -87,7 +87,7 @@ def figures(data: Path, table: Path, uniform: Path, run: Path) -> dict[str, Any]
 
 
 def rhoctl(*arguments: str | Path) -> None:
-    command = [sys.executable, "-m", "rhoselect.launch.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "rhoselect.cli", *map(str, arguments)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 

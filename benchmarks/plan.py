@@ -68,7 +68,7 @@ def settings_of(model: str, data: Path, table: Path, steps: int) -> Settings:
 
 def plan(config: Path) -> dict[str, Any]:
     """What `rhoctl plan` says, in a fresh process."""
-    command = [sys.executable, "-m", "rhoselect.launch.cli", "plan", str(config), "--json"]
+    command = [sys.executable, "-m", "rhoselect.cli", "plan", str(config), "--json"]
     environment = {**os.environ, "PYTHONPATH": str(HERE)}
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=environment)
     found: dict[str, Any] = json.loads(done.stdout)

@@ -27,7 +27,7 @@ from rich.markdown import Markdown
 from rich.progress import track
 
 from rhoselect.launch.machine import origin
-from rhoselect.launch.report import comparison, load_run
+from rhoselect.report import comparison, load_run
 
 TARGETS = (0.85, 0.86)
 Figures = dict[str, Any]
@@ -72,7 +72,7 @@ def run_arms(config: Path, steps: int, seed: int) -> dict[str, Figures]:
             flags = [word for value in values for word in ("--set", value)]
             command = ["train", str(config), "--run-dir", str(folder), *flags]
             subprocess.run(
-                [sys.executable, "-m", "rhoselect.launch.cli", *command],
+                [sys.executable, "-m", "rhoselect.cli", *command],
                 check=True,
                 stdout=subprocess.DEVNULL,
             )

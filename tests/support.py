@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from rhoselect.launch import cli
+from rhoselect.cli import main as cli
 
 CLASSES = 4
 SIZES = {"train": 400, "holdout": 200, "test": 100}
@@ -49,7 +49,7 @@ def made(*arguments: str | Path) -> Result:
 
 def start(*arguments: str | Path | int) -> subprocess.Popen[str]:
     """``rhoctl`` in a process of its own, and in a process group as in a terminal."""
-    command = [sys.executable, "-m", "rhoselect.launch.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "rhoselect.cli", *map(str, arguments)]
     return subprocess.Popen(
         command,
         stdout=subprocess.PIPE,

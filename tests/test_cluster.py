@@ -54,7 +54,7 @@ class Nodes:
         assert self.process.stdout.readline() == f"{number}\n"
 
     def train(self, *arguments: str | Path) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "rhoselect.launch.cli", "train", *map(str, arguments)]
+        command = [sys.executable, "-m", "rhoselect.cli", "train", *map(str, arguments)]
         return subprocess.Popen(command, env=self.environment, stderr=subprocess.PIPE, text=True)
 
 

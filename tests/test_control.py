@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from rhoselect.launch import dashboard
+from rhoselect.cli import dashboard
 from rhoselect.launch.service.operator import Target, control_of
 from rhoselect.protos import control_pb2 as pb
 from rhoselect.protos.control_pb2_grpc import ControlStub
@@ -56,7 +56,7 @@ def running(
 
 def test_a_look_does_not_wait_for_torch() -> None:
     """To import torch, Ray and matplotlib takes seconds."""
-    code = "import sys; from rhoselect.launch.cli import run; run(['status', 'x:1']); "
+    code = "import sys; from rhoselect.cli.main import run; run(['status', 'x:1']); "
     code += "sys.exit(len({'torch', 'ray', 'matplotlib'} & set(sys.modules)))"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 

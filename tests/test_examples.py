@@ -12,7 +12,7 @@ from pathlib import Path
 from support import made, rhoctl
 
 ROOT = Path(__file__).parent.parent
-RHOCTL = [sys.executable, "-m", "rhoselect.launch.cli"]
+RHOCTL = [sys.executable, "-m", "rhoselect.cli"]
 
 
 def test_own_loop_learns_what_rhoctl_train_does(tiny_config: Path, tmp_path: Path) -> None:
@@ -40,10 +40,10 @@ def test_own_loop_learns_what_rhoctl_train_does(tiny_config: Path, tmp_path: Pat
 
 def test_the_tree_of_the_readme_names_every_module() -> None:
     tree = (ROOT / "README.md").read_text().split("## The tree")[1]
-    for root in ("core", "scorer", "trainer", "launch"):
+    for root in ("core", "scorer", "trainer", "launch", "cli"):
         for path in (ROOT / root / "rhoselect").glob("**/*.py"):
             parts = path.relative_to(ROOT / root / "rhoselect").parts
-            below = parts if root == "core" else parts[1:]
+            below = parts if root in ("core", "cli") else parts[1:]
             named = [part for part in below if part != "__init__.py"]
             shown = any(re.search(rf"[ (]{re.escape(part)}\b", tree) for part in named)
             assert shown or not named, f"{path} is missing in the README's tree"
@@ -60,5 +60,5 @@ def test_demo_configuration_is_valid_but_for_its_data(tmp_path: Path) -> None:
 
 def test_the_command_line_does_not_import_ray() -> None:
     """Which takes a second that no other command than those with workers needs."""
-    code = "import sys, rhoselect.launch.cli; sys.exit('ray' in sys.modules)"
+    code = "import sys, rhoselect.cli.main; sys.exit('ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -14,11 +14,11 @@ from matplotlib.image import imread
 from rhoselect.config import Config, DataConfig
 from rhoselect.data import ArrowDataset
 from rhoselect.errors import ConfigError
+from rhoselect.grids import document, outcomes, table
+from rhoselect.grids.recipes import Recipes
+from rhoselect.grids.runner import check, settings
+from rhoselect.grids.spec import Arm, Cell, Claim, Group, cells, load, names
 from rhoselect.importers import write_dataset
-from rhoselect.launch.experiments import document, outcomes, table
-from rhoselect.launch.experiments.recipes import Recipes
-from rhoselect.launch.experiments.runner import check, settings
-from rhoselect.launch.experiments.spec import Arm, Cell, Claim, Group, cells, load, names
 from rhoselect.trainer.evaluate import Evaluation
 from rhoselect.trainer.records import Records, StepRecord
 from rhoselect.trainer.runfolder import RunFolder

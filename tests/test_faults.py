@@ -122,7 +122,7 @@ def test_modes_that_are_not_exact_outlive_a_scorer_and_their_trainer(
 def test_whole_command_killed_and_resumed(tiny_config: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     settings = flags(f"trainer.steps={STEPS}", "selection.lag=1")
-    command = [sys.executable, "-m", "rhoselect.launch.cli", "train", str(tiny_config)]
+    command = [sys.executable, "-m", "rhoselect.cli", "train", str(tiny_config)]
     with subprocess.Popen([*command, "--run-dir", str(run), *settings]) as process:
         reach(run, 20, lambda: process.poll() is not None)
         process.kill()

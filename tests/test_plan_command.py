@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rhoselect.launch.planning import Messages, Parts, enough_workers, split, step_seconds
+from rhoselect.planning.model import Messages, Parts, enough_workers, split, step_seconds
 from support import made, rhoctl
 
 SILENT = Messages(0.0, 0.0, 0.0, 0.0)

@@ -20,7 +20,8 @@ from rich.console import Console
 
 from rhoselect.config import Config, DataConfig, load
 from rhoselect.errors import RunFolderError
-from rhoselect.launch.report import (
+from rhoselect.launch.wiring import prepare
+from rhoselect.report import (
     Run,
     Selected,
     comparison,
@@ -31,7 +32,6 @@ from rhoselect.launch.report import (
     table,
     write_page,
 )
-from rhoselect.launch.wiring import prepare
 from rhoselect.trainer.evaluate import Evaluation
 from rhoselect.trainer.records import Records, StepRecord
 from rhoselect.trainer.runfolder import RunFolder

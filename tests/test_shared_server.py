@@ -26,7 +26,7 @@ def test_two_runs_on_one_server_do_not_touch_each_other(tiny_config: Path, tmp_p
             sets = ["--set", f"queue.url=redis://127.0.0.1:{port}", "--set", f"seed={seed}"]
             command = ["train", tiny_config, "--workers", "1", "--run-dir", tmp_path / f"{seed}"]
             processes[seed] = subprocess.Popen(
-                [sys.executable, "-m", "rhoselect.launch.cli", *map(str, command), *sets],
+                [sys.executable, "-m", "rhoselect.cli", *map(str, command), *sets],
                 env=environment,
                 stderr=subprocess.PIPE,
                 text=True,

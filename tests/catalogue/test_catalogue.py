@@ -52,7 +52,7 @@ def test_bad_input(case: Case, place: Place) -> None:
     "case", [case for case in CASES if case.name in IN_A_PROCESS], ids=lambda case: case.name
 )
 def test_a_process_of_its_own(case: Case, place: Place) -> None:
-    command = [sys.executable, "-m", "rhoselect.launch.cli", *map(str, case.build(place))]
+    command = [sys.executable, "-m", "rhoselect.cli", *map(str, case.build(place))]
     result = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
     one_line(case, result.returncode, result.stdout, result.stderr)
 

@@ -165,7 +165,7 @@ class ChaoticRun:
         }
         with self._log.open("ab") as log:
             self.command = subprocess.Popen(
-                [sys.executable, "-m", "rhoselect.launch.cli", "train", *words],
+                [sys.executable, "-m", "rhoselect.cli", "train", *words],
                 stdout=log,
                 stderr=log,
                 env=environment,

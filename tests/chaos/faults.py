@@ -69,7 +69,7 @@ def scale(run: ChaoticRun) -> int:
     """To another number of workers; from none at all to some again, too."""
     most = run.most_workers
     for workers in (run.random.randint(0, most), run.random.randint(1, most)):
-        command = [sys.executable, "-m", "rhoselect.launch.cli", "scale", str(run.path)]
+        command = [sys.executable, "-m", "rhoselect.cli", "scale", str(run.path)]
         command += ["--workers", str(workers)]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S)

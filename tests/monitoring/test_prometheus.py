@@ -66,7 +66,7 @@ def watched(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     command = ["train", str(tiny_config), "--run-dir", str(run), "--workers", "1", *flags]
     with running_prometheus(folder, discovery) as server, (folder / "run.log").open("w") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "rhoselect.launch.cli", *command], stdout=log, stderr=log
+            [sys.executable, "-m", "rhoselect.cli", *command], stdout=log, stderr=log
         )
         everyone = f'count(up{{run="{RUN}"}} == 1) == 3 and on () max(rho_last_step) > 60'
         try:

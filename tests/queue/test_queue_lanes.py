@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from queue_helpers import Backend
 
-from rhoselect.launch.commands import MOST_WORKERS
+from rhoselect.cli.commands import MOST_WORKERS
 from rhoselect.queue import SelectionQueue
 from rhoselect.queue.base import HELPERS
 from rhoselect.types import Ticket

@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rhoselect.cli.commands.serve import serving
 from rhoselect.client import SelectionClient
 from rhoselect.compute import resolve
 from rhoselect.config import load
-from rhoselect.launch.commands.serve import serving
 from rhoselect.launch.prepared import Prepared, new_model
 from rhoselect.launch.service.building import check_servable, servable
 from rhoselect.launch.service.security import Security

@@ -1,0 +1,56 @@
+"""``rhoctl doctor``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from rhoselect import config as configuration
+from rhoselect.cli.doctor import Finding, examine
+
+COLOURS = {"ok": "green", "warning": "yellow", "broken": "red"}
+
+
+def doctor(
+    config: Annotated[Path | None, typer.Argument(help="TOML file of a run to come.")] = None,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="As in train (repeatable)."),
+    ] = None,
+    runs: Annotated[Path, typer.Option(help="Where run folders will be.")] = Path("runs"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Try what runs need here: clock, disk, GPUs, queue server, Ray, Prometheus; how to mend each.
+
+    Exit code 1 if something is broken.
+
+    Examples:
+
+      rhoctl doctor
+
+      rhoctl doctor my.toml --set cluster.address=10.0.0.1:6379
+    """
+    nowhere = [] if config is not None else ['data.path=""']  # a configuration must name data
+    found = examine(configuration.load(config, [*nowhere, *(sets or [])]), runs)
+    findings = list(found) if as_json else list(_told(found))
+    broken = any(finding.state == "broken" for finding in findings)
+    if as_json:
+        print(json.dumps({"ok": not broken, "findings": [asdict(f) for f in findings]}))
+    raise typer.Exit(int(broken))
+
+
+def _told(findings: Iterator[Finding]) -> Iterator[Finding]:
+    console = Console(highlight=False, soft_wrap=True)
+    for finding in findings:
+        state = Text(f"{finding.state:8}", COLOURS[finding.state])
+        console.print(state, Text(f"{finding.name}: {finding.found}"))
+        if finding.mend:
+            console.print(Text(f"         {finding.mend}"))
+        yield finding

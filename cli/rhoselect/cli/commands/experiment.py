@@ -1,0 +1,127 @@
+"""``rhoctl experiment``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from rhoselect.cli.commands import MOST_WORKERS
+from rhoselect.errors import ConfigError
+from rhoselect.grids import document, runner, spec, table
+from rhoselect.grids.recipes import Recipes
+
+app = typer.Typer(rich_markup_mode=None, help="Grids of runs: the paper's tables and figures.")
+SPECS = Path("benchmarks/paper")
+RUNS = Path("runs/paper")
+Specs = Annotated[Path, typer.Option(help="Folder of experiments.")]
+
+
+@app.command("list")
+def list_(specs: Specs = SPECS) -> None:
+    """List the experiments: runs in the grid and title.
+
+    Example:
+
+      rhoctl experiment list
+    """
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    if not spec.names(specs):
+        raise ConfigError(f"--specs {specs}: has no experiments, allowed a folder of .toml files")
+    for name in spec.names(specs):
+        loaded = spec.load(f"{specs / name}.toml", specs)
+        runs = len(spec.cells(loaded, loaded.seeds))
+        console.print(f"{name:32} {runs:4} runs: {loaded.title}")
+
+
+@app.command()
+def run(
+    name: Annotated[str, typer.Argument(help="An experiment's name, or a .toml file.")],
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="[KIND=]SRC", help="Import from here instead, as in 'data import'."),
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option(help="Seeds such as 0,1,2, instead of the file's.")
+    ] = None,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a key of every run."),
+    ] = None,
+    workers: Annotated[int, typer.Option(min=0, max=MOST_WORKERS, help="As in train.")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder of data, tables and runs.")] = RUNS,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the runs in --out.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check all, run nothing.")] = False,
+    specs: Specs = SPECS,
+) -> None:
+    """Run an experiment's grid, then make its table (table.md, results.json) and figure.png.
+
+    Data sets and irreducible losses are made once by recipe, and shared by the experiments in
+    --out. Every run stays in OUT/NAME/runs; an interrupted grid goes on with --resume.
+
+    Examples:
+
+      rhoctl experiment run table2
+
+      rhoctl experiment run fig3 --seeds 0 --set trainer.steps=200 --out runs/quick
+
+      rhoctl experiment run my.toml --data numpy=points.npz --resume
+    """
+    loaded = spec.load(name, specs)
+    grid = spec.cells(loaded, loaded.seeds if seeds is None else _seeds(seeds))
+    recipes = Recipes(loaded, out, None if data is None else _source(data))
+    folder = out / _stem(name, specs)
+    runner.check(grid, recipes, sets or [])
+    runner.check_runs(folder / "runs", resume)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    if dry_run:
+        for cell in grid:
+            console.print(f"{folder / 'runs' / cell.name}")
+        console.print(f"{len(grid)} runs; all configurations are valid")
+        return
+    runner.run(grid, recipes, folder / "runs", sets or [], workers, console)
+    rows = document.write(loaded, grid, recipes, folder)
+    console.width = max(console.width, 160)
+    console.print(table.table(loaded.title, rows))
+    console.print(f"{folder}: table.md, results.json, figure.png")
+
+
+@app.command()
+def report(
+    runs: Annotated[Path, typer.Option(help="The --out of the experiments.")] = RUNS,
+    out: Annotated[Path, typer.Option(help="Page to write.")] = Path("docs/results/paper.md"),
+    specs: Specs = SPECS,
+) -> None:
+    """Write a page of all experiments: measured beside the paper's figures, and which agree.
+
+    Example:
+
+      rhoctl experiment report --runs runs/paper --out docs/results/paper.md
+    """
+    count = document.page(specs, runs, out)
+    Console(highlight=False, markup=False).print(f"{out}: {count} experiments")
+
+
+def _stem(name: str, specs: Path) -> str:
+    """The experiment's full name, where ``name`` is cut short."""
+    if name.endswith(".toml"):
+        return Path(name).stem
+    whole = [found for found in spec.names(specs) if found == name]
+    return (whole or [found for found in spec.names(specs) if found.startswith(f"{name}_")])[0]
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        seeds = [int(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        seeds = [-1]
+    if any(seed < 0 for seed in seeds) or len(set(seeds)) < len(seeds):
+        raise ConfigError(f"--seeds: got {text!r}, allowed different whole numbers such as 0,1,2")
+    return seeds
+
+
+def _source(text: str) -> tuple[str | None, str]:
+    kind, equals, src = text.partition("=")
+    return (kind, src) if equals else (None, text)

@@ -1,0 +1,46 @@
+"""``rhoctl export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from rhoselect.errors import ConfigError
+from rhoselect.report.export import Counts
+from rhoselect.report.export import export as export_points
+
+SUFFIX = ".parquet"
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    out: Annotated[Path, typer.Option(help="Parquet file to write.")],
+    device: Annotated[
+        str, typer.Option(help="For the losses under the last weights: auto, cpu, cuda or cuda:N.")
+    ] = "auto",
+) -> None:
+    """Write every point of the train split with its losses, how often it was a candidate and was
+    selected, and whether it is suspected noisy or redundant. Columns: docs/report.md.
+
+    Example:
+
+      rhoctl export runs/demo-rho --out points.parquet
+    """
+    if out.suffix != SUFFIX:
+        raise ConfigError(f"--out {out}: got {out.suffix!r}, allowed {SUFFIX}")
+    counts = export_points(run, out, device)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console.print(
+        f"{out}: {counts.points} points, {counts.suspected} suspected noisy,"
+        f" {counts.redundant} redundant{_of_known(counts)}"
+    )
+
+
+def _of_known(counts: Counts) -> str:
+    """How the suspicion does where the truth is known."""
+    if not counts.clean_known:
+        return ""
+    return f"; by the clean labels {counts.corrupted} are noisy, {counts.caught} of them suspected"

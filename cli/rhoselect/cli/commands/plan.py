@@ -1,0 +1,124 @@
+"""``rhoctl plan``."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from rhoselect import config as configuration
+from rhoselect.compute import resolve
+from rhoselect.launch.machine import origin
+from rhoselect.launch.wiring import prepare
+from rhoselect.planning import model
+from rhoselect.planning.measure import STAGES, Calibration, calibrate
+
+MOST_DEVICES = 17
+ROWS = {
+    "workers": "workers",
+    "step_ms": "ms a step here",
+    "own_devices_ms": "a device each",
+    "kept_fraction": "kept of uniform's speed",
+    "break_even": "pays at fewer steps, times",
+}
+SPLIT = {
+    "devices": "devices",
+    "training": "to train",
+    "scoring": "to score",
+    "step_ms": "ms a step",
+    "break_even": "pays at fewer steps than uniform on all, times",
+}
+
+
+def plan(
+    config: Annotated[Path, typer.Argument(help="TOML file of the run.")],
+    devices: Annotated[
+        int | None,
+        typer.Option(min=1, help=f"Devices to share out; 1 to {MOST_DEVICES} if not given."),
+    ] = None,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a key (repeatable)."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Measure for a minute whether RHO-LOSS will pay, and with how many workers.
+
+    Prints what a step will take at lag 0, how many times fewer steps RHO-LOSS must need to be
+    faster than uniform selection, and how to share devices between training and scoring. Trains
+    nothing and leaves nothing behind.
+
+    Examples:
+
+      rhoctl plan examples/fashion-mnist.toml
+
+      rhoctl plan my.toml --devices 8 --json
+    """
+    prepared = prepare(resolve(configuration.load(config, sets or [])))
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    if not prepared.scoring.needs.forward:
+        nothing = f"{prepared.config.selection.function} needs no forward: there is nothing to plan"
+        console.print(json.dumps({"verdict": nothing}) if as_json else nothing)
+        return
+    shown = Console(stderr=True)
+    # Not into a file: an error is one line there.
+    with Progress(console=shown, transient=True, disable=not shown.is_terminal) as progress:
+        task = progress.add_task("measuring", total=STAGES)
+        stages = itertools.count()
+        found = calibrate(
+            prepared,
+            lambda stage: progress.update(task, description=stage, completed=next(stages)),
+        )
+    counts = range(1, MOST_DEVICES + 1) if devices is None else [devices]
+    result = {
+        "workers_enough": model.enough_workers(found.parts),
+        "verdict": model.verdict(found.parts),
+        "rows": model.rows(found.parts),
+        "split": [model.split(found.parts, count) for count in counts],
+    }
+    if as_json:
+        console.print(json.dumps({**origin(), **asdict(found), **result}, indent=2))
+    else:
+        _show(console, found, result)
+
+
+def _show(console: Console, found: Calibration, result: dict[str, Any]) -> None:
+    """The measured parts, both tables and the verdict."""
+    parts = found.parts
+    measured = {
+        "training step": parts.train_s,
+        "forward of a chunk": parts.forward_s,
+        "reading a chunk": parts.read_s,
+        "weights, published to loaded": parts.apart.publish_s,
+        "scoring and pushing a chunk": parts.apart.push_s,
+        "window opened, popped, closed": parts.apart.window_s,
+    }
+    for name, seconds in measured.items():
+        console.print(f"{name:30} {1e3 * seconds:9.3f} ms")
+    shares = {
+        "forward of a point / of a step": found.forward_share,
+        "scoring precision / float32": found.precision_factor,
+        f"forwards, {found.processes} at once / one": parts.slowdown,
+    }
+    for name, ratio in shares.items():
+        console.print(f"{name:30} {ratio:9.3f}")
+    steps = Table(*ROWS.values(), title="a step at lag 0")
+    for row in result["rows"]:
+        steps.add_row(*(_cell(row[name]) for name in ROWS))
+    console.print(steps)
+    split = Table(*SPLIT.values(), title="devices, one a process; a step on k of them is train / k")
+    for row in result["split"]:
+        split.add_row(*(_cell(row[name]) for name in SPLIT))
+    console.print(split)
+    console.print(f"W* = {result['workers_enough']}. {result['verdict']}")
+
+
+def _cell(value: float | int) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.2f}"

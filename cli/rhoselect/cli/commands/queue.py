@@ -1,0 +1,60 @@
+"""``rhoctl queue``: what a running run's selection queue holds."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from rhoselect.cli.commands.control import Ca, Cert, Found, Json, Key, Token, say
+from rhoselect.launch.service.operator import Target, control_of
+from rhoselect.protos import control_pb2 as pb
+
+app = typer.Typer(help="What a running run's selection queue holds.", no_args_is_help=True)
+
+
+@app.callback()
+def queue() -> None:
+    """What a running run's selection queue holds."""
+
+
+@app.command("peek")
+def peek(
+    run: Found,
+    k: Annotated[int, typer.Option("-k", min=1, max=10_000, help="Points to show.")] = 10,
+    token: Token = None,
+    ca: Ca = None,
+    cert: Cert = None,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Show the best points of the window that the trainer is after, as far as it is scored.
+
+    Example:
+
+      rhoctl queue peek runs/demo -k 20
+    """
+    with control_of(Target(run, token, ca, cert, key)) as stub:
+        found = stub.PeekQueue(pb.PeekQueueRequest(k=k))
+    if as_json:
+        say(True, "", _as_json(found))
+        return
+    window = f"window {found.window}" if found.HasField("window") else "no window"
+    scored = f"scored with version {found.version}" if found.points else "nothing scored yet"
+    table = Table("position", "index", "epoch", "score", title=f"{window}, {scored}")
+    for point in found.points:
+        table.add_row(str(point.position), str(point.index), str(point.epoch), f"{point.score:.6g}")
+    Console().print(table)
+
+
+def _as_json(found: pb.PeekQueueResponse) -> dict[str, Any]:
+    return {
+        "window": found.window if found.HasField("window") else None,
+        "version": found.version if found.HasField("version") else None,
+        "points": [
+            {"position": p.position, "index": p.index, "epoch": p.epoch, "score": p.score}
+            for p in found.points
+        ],
+    }

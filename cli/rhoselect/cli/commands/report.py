@@ -1,0 +1,60 @@
+"""``rhoctl report``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from rhoselect import report as reports
+from rhoselect.errors import ConfigError, UserError
+from rhoselect.launch.machine import origin
+from rhoselect.report.table import WIDTH
+
+KINDS = (".html", ".png")
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="FILE.html: a page that compares the runs; FILE.png: the curves alone."),
+    ] = None,
+    as_json: Annotated[Path | None, typer.Option("--json", help="Write the table as JSON.")] = None,
+) -> None:
+    """Compare finished runs: steps and seconds to the best accuracy of the uniform run; on a page,
+    candidates and FLOPs too, and what was selected and skipped.
+
+    Examples:
+
+      rhoctl report runs/demo-uniform runs/demo-rho --out runs/demo.png
+
+      rhoctl report runs/demo-uniform runs/demo-rho --out runs/demo.html
+    """
+    if out is not None and out.suffix not in KINDS:
+        raise ConfigError(f"--out {out}: got {out.suffix!r}, allowed {' or '.join(KINDS)}")
+    loaded = [reports.load_run(path) for path in runs]
+    rows = reports.comparison(loaded)
+    console = Console()
+    console.width = max(console.width, WIDTH)
+    console.print(reports.table(rows))
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if out.suffix == ".png":
+            out.write_bytes(reports.figure(loaded))
+        else:
+            found = [_selection(*both) for both in zip(runs, loaded, strict=True)]
+            out.write_text(reports.page(loaded, found))
+    if as_json is not None:
+        as_json.write_text(json.dumps({**origin(), "rows": rows}, indent=2) + "\n")
+
+
+def _selection(path: Path, run: reports.Run) -> reports.Selection | str:
+    """What the run selected or, where its data are not to be had any more, why that is unknown."""
+    try:
+        return reports.examine(path, run)
+    except UserError as error:
+        return " ".join(str(error).split())

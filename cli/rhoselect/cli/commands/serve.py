@@ -1,0 +1,154 @@
+"""``rhoctl serve``."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from rhoselect import config as configuration
+from rhoselect.cli.commands import MOST_WORKERS
+from rhoselect.cli.commands.train import check_servers
+from rhoselect.cli.display import Show, display
+from rhoselect.compute import keep_memory, resolve
+from rhoselect.config import Config
+from rhoselect.errors import ConfigError
+from rhoselect.launch.endpoints import queue_url
+from rhoselect.launch.prepared import Prepared
+from rhoselect.launch.server import EmbeddedServer
+from rhoselect.launch.service.building import check_servable, servable
+from rhoselect.launch.service.control import Control
+from rhoselect.launch.service.host import Host
+from rhoselect.launch.service.runs import Backends, in_process, sessions
+from rhoselect.launch.service.security import Security, check_address
+from rhoselect.launch.service.selection import Selection
+from rhoselect.launch.service.served import ServedRun
+from rhoselect.launch.wiring import prepare
+from rhoselect.metrics import announced, check_endpoint
+from rhoselect.trainer.runfolder import RunFolder, check_absent, check_inputs, check_resume
+
+TEND_S = 0.5
+
+
+@dataclass(frozen=True)
+class Served:
+    """A running service: where it is, and what its main thread has to call again and again."""
+
+    address: str
+    tends: Sequence[Callable[[], None]]
+
+
+def serve(
+    config: Annotated[Path | None, typer.Argument(help="TOML file of the run.")] = None,
+    workers: Annotated[
+        int, typer.Option(min=0, max=MOST_WORKERS, help="Scorer actors; 0: this process.")
+    ] = 0,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a key (repeatable)."),
+    ] = None,
+    run_dir: Annotated[Path | None, typer.Option(help="Folder of the run to make.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Serve --run-dir again.")] = False,
+) -> None:
+    """Select for a training loop of your own, which uses rhoselect.client, until interrupted.
+
+    The same points as 'rhoctl train' selects, for any --workers. See docs/service.md.
+
+    Examples:
+
+      rhoctl serve my.toml --workers 4 --set service.address=127.0.0.1:50051
+
+      rhoctl serve --resume --run-dir runs/served
+
+      rhoctl serve my.toml --set service.address=0.0.0.0:50051 --set service.token_file=token
+        --set service.tls_cert=cert.pem --set service.tls_key=key.pem
+    """
+    if resume and run_dir is None:
+        raise ConfigError("--resume: needs --run-dir DIR, the folder to serve again")
+    path = run_dir or Path("runs") / f"serve-{time.strftime('%Y%m%d-%H%M%S')}"
+    settings = _settings(path, config, sets or [], resume)
+    security = Security.of_server(settings.service)
+    check_address(settings.service.address, security)
+    prepared = prepare(settings)
+    check_servable(prepared)
+    check_servers(settings, workers)
+    check_endpoint(settings.metrics)
+    if resume:
+        check_inputs(path, prepared.inputs_sha256)
+    else:
+        RunFolder.create(path, settings, prepared.inputs_sha256)
+    console = Console()
+    with (
+        announced(settings.metrics, path),
+        display(console, path.name, settings.trainer.steps) as show,
+        serving(prepared, path, workers, security, show) as served,
+    ):
+        console.print(
+            f"serving at {served.address}, run folder {path}; stop with Ctrl-C",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+        _until_interrupted(served.tends)
+
+
+def _settings(path: Path, config: Path | None, sets: list[str], resume: bool) -> Config:
+    """The configuration to serve with. Raises UserError."""
+    if resume:
+        return servable(check_resume(path, config, sets))
+    check_absent(path)
+    return servable(resolve(configuration.load(config, sets)))
+
+
+@contextmanager
+def serving(
+    prepared: Prepared, path: Path, workers: int, security: Security, show: Show
+) -> Iterator[Served]:
+    """The service of a run folder. Enter it in the main thread."""
+    config = prepared.config
+    keep_memory()
+    with ExitStack() as stack:
+        run = ServedRun(path, workers)
+        backends: Backends = partial(in_process, config)
+        tends = [run.tend]
+        if workers:
+            from rhoselect.launch.cluster import joined  # Ray takes a second to import
+            from rhoselect.launch.service.on_ray import on_ray
+
+            url = queue_url(config.queue)
+            if url is None:
+                log = path / "logs" / "queue-server.log"
+                server = stack.enter_context(EmbeddedServer(log))
+                url = server.url
+                tends.append(server.revive)
+            stack.enter_context(joined(config.cluster.address, workers))
+            backends = partial(on_ray, config, url=url)
+        selection, control = Selection(sessions(prepared, run, backends)), Control(run, prepared)
+        services = [selection.service, control.service]
+        host = stack.enter_context(Host(services, config.service.address, security))
+        stack.callback(
+            lambda: asyncio.run_coroutine_threadsafe(selection.end(), host.loop).result()
+        )
+        stack.enter_context(control.found(host, config.service.token_file))
+        show(run)
+        yield Served(host.address, tends)
+
+
+def _until_interrupted(tends: Sequence[Callable[[], None]]) -> None:
+    """Wait for SIGINT or SIGTERM, which then have no other effect; call ``tends`` meanwhile."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    while not stop.wait(TEND_S):
+        for tend in tends:
+            tend()

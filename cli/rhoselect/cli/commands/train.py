@@ -1,0 +1,169 @@
+"""``rhoctl train``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from rhoselect import config as configuration
+from rhoselect.cli.commands import MOST_WORKERS
+from rhoselect.cli.display import display
+from rhoselect.cli.signals import stopping
+from rhoselect.compute import resolve
+from rhoselect.config import Config
+from rhoselect.errors import ConfigError
+from rhoselect.launch.endpoints import check_cluster, queue_url
+from rhoselect.launch.prepared import Prepared
+from rhoselect.launch.serial import run_serial
+from rhoselect.launch.server import find_server
+from rhoselect.launch.service.control import controlled
+from rhoselect.launch.service.security import Security, check_address
+from rhoselect.launch.steering import Run
+from rhoselect.launch.wiring import prepare
+from rhoselect.metrics import announced, check_endpoint
+from rhoselect.queue.redis import check_server
+from rhoselect.trainer.runfolder import (
+    RunFolder,
+    check_absent,
+    check_inputs,
+    check_resume,
+    writing,
+)
+
+
+def train(
+    config: Annotated[Path | None, typer.Argument(help="TOML file of the run.")] = None,
+    workers: Annotated[
+        int, typer.Option(min=0, max=MOST_WORKERS, help="Scorer actors; 0: one process.")
+    ] = 0,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a key (repeatable)."),
+    ] = None,
+    run_dir: Annotated[Path | None, typer.Option(help="Folder of the run to make.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on in --run-dir.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check all, run nothing.")] = False,
+) -> None:
+    """Train a model on the candidates most worth learning.
+
+    The points selected and the final weights do not depend on --workers.
+
+    Examples:
+
+      rhoctl train examples/fashion-mnist.toml --workers 4
+
+      rhoctl train examples/fashion-mnist.toml --set selection.function=uniform --run-dir runs/u
+
+      rhoctl train --resume --run-dir runs/u --workers 2
+    """
+    path = _run_dir(run_dir, config, resume)
+    if resume:
+        settings = check_resume(path, config, sets or [])
+    else:
+        settings = resolve(configuration.load(config, sets or []))
+        check_absent(path)
+    prepared = prepare(settings)
+    if resume:
+        check_inputs(path, prepared.inputs_sha256)
+    console = Console()
+    if workers > 0 and not prepared.scoring.needs.forward:
+        note = f"{settings.selection.function} needs no forward: one process, no workers"
+        console.print(note, highlight=False, soft_wrap=True)
+        workers = 0
+    check_servers(settings, workers)
+    check_endpoint(settings.metrics)
+    if dry_run:
+        console.print(
+            _plan(prepared, workers), highlight=False, markup=False, soft_wrap=True, end=""
+        )
+        return
+    folder = RunFolder.resume(path) if resume else _create(path, prepared)
+    summary = execute(prepared, folder, workers, console, folder.path.name)
+    with writing(folder):
+        from rhoselect.report import write_page  # matplotlib takes a second to import
+
+        write_page(path)
+    console.print(
+        f"{path}: {summary['steps']} steps in {summary['wall_seconds']:.1f} s, best accuracy"
+        f" {summary['best_accuracy']:.4f}, final {summary['final_accuracy']:.4f}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def execute(
+    prepared: Prepared, folder: RunFolder, workers: int, console: Console, title: str
+) -> dict[str, Any]:
+    """Run to the end with a live display called ``title``; returns the summary.
+
+    Meanwhile others may steer the run. Raises RunStopped if they end it before its last step.
+    """
+
+    @contextmanager
+    def watch(run: Run) -> Iterator[None]:
+        show(run)
+        stopped_by_signal(run)
+        with controlled(run, prepared):
+            yield
+
+    say = partial(console.print, highlight=False, soft_wrap=True)
+    config = prepared.config
+    with (
+        announced(config.metrics, folder.path),
+        stopping(say) as stopped_by_signal,
+        display(console, title, config.trainer.steps) as show,
+    ):
+        if workers == 0:
+            return run_serial(prepared, folder, watch)
+        from rhoselect.launch.cluster import run_cluster  # Ray takes a second to import
+
+        return run_cluster(prepared, folder, workers, watch)
+
+
+def _run_dir(run_dir: Path | None, config: Path | None, resume: bool) -> Path:
+    if run_dir is not None:
+        return run_dir
+    if resume:
+        raise ConfigError("--resume: needs --run-dir DIR, the folder of the run to go on with")
+    name = config.stem if config is not None else "run"
+    return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def _create(path: Path, prepared: Prepared) -> RunFolder:
+    return RunFolder.create(path, prepared.config, prepared.inputs_sha256)
+
+
+def check_servers(settings: Config, workers: int) -> None:
+    """Raise QueueConfigError or ConfigError unless queue server and cluster can be had, and the
+    run's own service may be at its address."""
+    check_address(settings.service.address, Security.of_server(settings.service))
+    url = queue_url(settings.queue)
+    if workers == 0:
+        return
+    if url is not None:
+        check_server(url)
+    else:
+        find_server()
+    check_cluster(settings)
+
+
+def _plan(prepared: Prepared, workers: int) -> str:
+    """The resolved configuration and what it amounts to, as commented TOML."""
+    plan, settings = prepared.plan, prepared.config
+    function = prepared.scoring.function
+    return (
+        f"# {plan.n} points, {plan.n // plan.n_B} windows of {plan.n_B} an epoch,"
+        f" {plan.chunks} chunks of {plan.chunk} a window\n"
+        f"# {settings.trainer.steps} steps = {settings.trainer.steps * plan.n_B / plan.n:.2f}"
+        f" epochs of candidates; {workers} workers; scoring forward:"
+        f" {'yes' if function.needs.forward else 'no'}\n"
+        f"{settings.to_toml()}"
+    )

@@ -1,0 +1,159 @@
+"""A look at a run from outside, for people (a dashboard, a line) and for programs (JSON)."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from rhoselect.cli.display import facts
+from rhoselect.protos import control_pb2 as pb
+from rhoselect.trainer.status import Status
+
+BAR = 40
+COLOURS = {"starting": "yellow", "running": "green", "silent": "red"}
+
+
+def as_json(run: pb.RunStatus) -> dict[str, Any]:
+    """All of it in plain types, with rates since the start; what is unknown is null."""
+    queue = {
+        field.name: getattr(run.queue, field.name) for field in pb.QueueStatus.DESCRIPTOR.fields
+    }
+    if not run.queue.HasField("oldest_version"):
+        queue["oldest_version"] = None
+    seconds = max(run.wall_seconds, 1e-9)
+    return {
+        "run_dir": run.run_dir,
+        "run_id": run.run_id,
+        "generation": run.generation,
+        "step": run.step,
+        "steps": run.steps,
+        "paused": run.paused,
+        "loss": _known(run.loss),
+        "accuracy": _known(run.accuracy),
+        "lag": run.lag,
+        "staleness": run.staleness,
+        "staleness_counts": [
+            {
+                "up_to_steps": count.up_to_steps if count.HasField("up_to_steps") else None,
+                "points": count.points,
+            }
+            for count in run.staleness_counts
+        ],
+        "wall_seconds": run.wall_seconds,
+        "trainer_wait_seconds": run.wait_seconds,
+        "trainer_wait_share": run.wait_seconds / seconds,
+        "scored_points": run.scored_points,
+        "scored_points_per_second": run.scored_points / seconds,
+        "queue": queue,
+        "workers": [
+            {
+                "slot": worker.slot,
+                "state": state_name(worker),
+                "pid": worker.pid or None,
+                "restarts": worker.restarts,
+                "scored_points": worker.scored_points,
+            }
+            for worker in run.workers
+        ],
+    }
+
+
+def line(run: pb.RunStatus) -> str:
+    """A run in one line."""
+    status = Status(
+        step=run.step,
+        loss=run.loss,
+        accuracy=run.accuracy,
+        staleness=run.staleness,
+        wall_seconds=run.wall_seconds,
+        wait_seconds=run.wait_seconds,
+        scored_points=run.scored_points,
+    )
+    paused = ", paused" if run.paused else ""
+    answering = sum(worker.state == pb.WORKER_STATE_RUNNING for worker in run.workers)
+    workers = f"  {answering} of {len(run.workers)} workers" if run.workers else ""
+    name = Path(run.run_dir).name
+    return f"{name}: step {run.step}/{run.steps}{paused}  {facts(status)}{workers}"
+
+
+def picture(run: pb.RunStatus, before: pb.RunStatus | None) -> RenderableType:
+    """A run as a dashboard; rates are since the look ``before``, if there was one."""
+    paused = Text(" paused ", "black on yellow") if run.paused else Text("")
+    top = Table.grid(padding=(0, 1))
+    top.add_row(f"step {run.step}/{run.steps}", ProgressBar(run.steps, run.step, BAR), paused)
+    parts = Table.grid(padding=(0, 3))
+    parts.add_row(_facts(run, before), _staleness(run), _queue(run))
+    title = Text(f"{run.run_dir}  generation {run.generation}")
+    below = [_workers(run, before)] if run.workers else []
+    return Panel(Group(top, "", parts, *below), title=title)
+
+
+def state_name(worker: pb.WorkerStatus) -> str:
+    """A ``metrics.WorkerState``."""
+    return pb.WorkerState.Name(worker.state).removeprefix("WORKER_STATE_").lower()
+
+
+def _facts(run: pb.RunStatus, before: pb.RunStatus | None) -> Table:
+    since = before or pb.RunStatus()
+    seconds = max(run.wall_seconds - since.wall_seconds, 1e-9)
+    table = Table.grid(padding=(0, 1))
+    table.add_row("test accuracy", _text(run.accuracy, ".4f"))
+    table.add_row("training loss", _text(run.loss, ".3f"))
+    table.add_row("steps/s", f"{(run.step - since.step) / seconds:,.1f}")
+    table.add_row("points/s", f"{(run.scored_points - since.scored_points) / seconds:,.0f}")
+    table.add_row("trainer waits", f"{(run.wait_seconds - since.wait_seconds) / seconds:.0%}")
+    table.add_row("lag", str(run.lag))
+    return table
+
+
+def _staleness(run: pb.RunStatus) -> Table:
+    table = Table.grid(padding=(0, 1))
+    table.add_row("staleness", "selected points")
+    total = max(sum(count.points for count in run.staleness_counts), 1)
+    for count in run.staleness_counts:
+        if count.points:
+            steps = f"<= {count.up_to_steps}" if count.HasField("up_to_steps") else "more"
+            share = count.points / total
+            table.add_row(steps, f"{'█' * math.ceil(20 * share)} {share:.0%}")
+    return table
+
+
+def _queue(run: pb.RunStatus) -> Table:
+    queue, table = run.queue, Table.grid(padding=(0, 1))
+    table.add_row("windows open", str(queue.windows))
+    table.add_row("tickets waiting", str(queue.waiting))
+    table.add_row("tickets leased", str(queue.leased))
+    table.add_row("points held", str(queue.points))
+    table.add_row("pushes late", str(queue.late))
+    table.add_row("points rejected", str(queue.rejected))
+    table.add_row("tickets re-issued", str(queue.reclaimed))
+    return table
+
+
+def _workers(run: pb.RunStatus, before: pb.RunStatus | None) -> Table:
+    earlier = {w.pid: w.scored_points for w in before.workers} if before else {}
+    seconds = max(run.wall_seconds - (before.wall_seconds if before else 0.0), 1e-9)
+    table = Table("worker", "state", "pid", "restarts", "points/s", box=None, padding=(0, 2))
+    for worker in run.workers:
+        rate = (worker.scored_points - earlier.get(worker.pid, 0)) / seconds
+        name = state_name(worker)
+        state = Text(name, COLOURS.get(name, ""))
+        table.add_row(
+            str(worker.slot), state, str(worker.pid or "-"), str(worker.restarts), f"{rate:,.0f}"
+        )
+    return table
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _text(value: float, pattern: str) -> str:
+    return "-" if math.isnan(value) else format(value, pattern)

@@ -1,0 +1,93 @@
+"""The command ``rhoctl``. Exit codes: 0 ok, 1 failure, 2 bad input (one line on stderr)."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+
+import typer
+from rich.console import Console
+
+from rhoselect.errors import RhoError, RunStopped
+
+COMMANDS = {
+    "data": "data:app",
+    "il": "il:app",
+    "experiment": "experiment:app",
+    "svp": "svp:app",
+    "train": "train:train",
+    "serve": "serve:serve",
+    "scorer": "scorer:scorer",
+    "plan": "plan:plan",
+    "report": "report:report",
+    "export": "export:export",
+    "status": "control:status",
+    "watch": "control:watch",
+    "pause": "control:pause",
+    "resume": "control:resume",
+    "scale": "control:scale",
+    "checkpoint": "control:checkpoint",
+    "stop": "control:stop",
+    "doctor": "doctor:doctor",
+    "queue": "queue:app",
+}
+"""Where each command is, below ``commands``."""
+
+
+def commands(arguments: list[str]) -> typer.Typer:
+    """The command that the first argument names; all commands where it names none.
+
+    Whoever asks for a run's status need not wait seconds until torch is imported.
+    """
+    app = typer.Typer(add_completion=False, rich_markup_mode=None, callback=_rhoctl)
+    for name in [arguments[0]] if arguments[0] in COMMANDS else COMMANDS:
+        module, attribute = COMMANDS[name].split(":")
+        found = getattr(import_module(f"rhoselect.cli.commands.{module}"), attribute)
+        if isinstance(found, typer.Typer):
+            app.add_typer(found, name=name)
+        else:
+            app.command(name)(found)
+    return app
+
+
+def _rhoctl() -> None:
+    """Train on the points worth learning: RHO-LOSS data selection, exact and parallel."""
+
+
+def main() -> None:
+    """Entry point: runs a command and turns errors into one line and an exit code."""
+    sys.path.insert(0, os.getcwd())  # import paths in configurations may name files right here
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run a command line and return its exit code."""
+    arguments = arguments or ["--help"]
+    stderr = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+    try:
+        app = commands(arguments)
+        code = app(arguments, prog_name="rhoctl", standalone_mode=False)
+    except RunStopped as stopped:
+        Console(soft_wrap=True, highlight=False, markup=False).print(str(stopped))
+        return stopped.exit_code
+    except RhoError as error:
+        stderr.print(f"rhoctl: {' '.join(str(error).split())}")
+        return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        stderr.print("rhoctl: interrupted; a run goes on from its last checkpoint with --resume")
+        return 130
+    except typer.Exit as stop:
+        return stop.exit_code
+    except OSError as error:
+        if error.filename is None:
+            raise
+        stderr.print(f"rhoctl: {error.filename}: {error.strerror}")
+        return 1
+    except Exception as error:
+        if not hasattr(error, "format_message"):
+            raise
+        usage = " ".join(error.format_message().split()).rstrip(".")
+        stderr.print(f"rhoctl: {usage}; see 'rhoctl --help'")
+        return 2
+    return code if isinstance(code, int) else 0

@@ -1,0 +1,161 @@
+"""The calibration of ``rhoctl plan``: the parts of a step, measured on a run's own inputs.
+
+Everything is the real thing: the learner and its optimizer, a scoring replica, the data set, a
+Redis-protocol server, snapshots in shared memory and other processes that load them. Only Ray is
+left out, as it carries nothing between two steps. Seconds are medians.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+
+from rhoselect.compute import resolve_device, threads
+from rhoselect.launch.prepared import Prepared, new_learner
+from rhoselect.planning.messaging import publishing, queueing, redis_queue
+from rhoselect.planning.model import Messages, Parts
+from rhoselect.planning.peers import Partner, first_chunk, forwards, partners, scoring_replica
+from rhoselect.queue.memory import MemoryQueue
+from rhoselect.scorer.forward import Replica
+from rhoselect.snapshots.local import LocalStore
+from rhoselect.snapshots.shm import SharedMemoryStore
+from rhoselect.trainer.learner import Learner
+from rhoselect.types import Batch, Positions
+
+STEPS_S, FORWARDS_S = 12.0, 3.0  # what a measurement may take
+MOST_STEPS = 60
+MOST_PROCESSES = 8  # that compute at once while the slowdown is measured
+STAGES = 5
+Note = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """``parts`` of a step; ``forward_share`` (a point's float32 forward over its share of a
+    training step), ``precision_factor`` (the scoring precision's time over float32's),
+    ``snapshot_mb``, and the ``processes`` whose forwards were measured at once."""
+
+    parts: Parts
+    forward_share: float
+    precision_factor: float
+    snapshot_mb: float
+    processes: int
+
+
+def calibrate(prepared: Prepared, note: Note) -> Calibration:
+    """Measure a run that needs forwards, in at most a minute; ``note`` hears of each stage.
+
+    Raises UserError for a queue server that cannot be used, RunError if another process fails.
+    """
+    config, plan = prepared.config, prepared.plan
+    device = resolve_device(config.trainer.device, "trainer.device")
+    learner = new_learner(prepared, device)
+    replica = scoring_replica(prepared, config.scorer.precision)
+    chunk = first_chunk(prepared, replica.device)
+    cores = _cores(config.scorer.threads, replica)
+    processes = 1 if cores is None else min(cores, plan.chunks, MOST_PROCESSES)
+    shared = SharedMemoryStore.new_folder(secrets.token_hex(8), 0)
+    with redis_queue(prepared) as queue, threads(config.scorer.threads):
+        note("starting other processes")
+        with partners(prepared, shared, max(1, processes - 1)) as others:
+            note("training steps, reads and forwards")
+            steps = _steps(prepared, learner, replica)
+            wide_s = _wide(prepared, chunk) or steps.forward_s
+            note(f"forwards in {processes} processes at once")
+            slowdown = _slowdown(replica, chunk, others[: processes - 1])
+            note("weights, to another process and within one")
+            with closing(SharedMemoryStore(shared, writer=True)) as store:
+                apart_s, load_s = publishing(prepared, learner, replica, store, others[0])
+            alone_s, _ = publishing(prepared, learner, replica, LocalStore(), None)
+        note("the queue")
+        apart = Messages(apart_s, *queueing(prepared, replica, chunk, queue))
+        here = MemoryQueue(config.queue.lease_s)
+        alone = Messages(alone_s, *queueing(prepared, replica, chunk, here))
+    parts = Parts(
+        chunks=plan.chunks,
+        prefetch=config.scorer.prefetch,
+        trainer_scores=config.trainer.scores,
+        **vars(steps),
+        load_s=load_s,
+        alone=alone,
+        apart=apart,
+        cores=cores,
+        slowdown=slowdown,
+    )
+    share = (wide_s / plan.chunk) / (steps.train_s / config.selection.n_b)
+    size = sum(tensor.nbytes for tensor in learner.tensors.values()) / 1e6
+    return Calibration(parts, share, steps.forward_s / wide_s, size, processes)
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """Seconds of a training step, of reading a chunk and of its forward, which is on a core for
+    ``forward_cpu_s`` of them."""
+
+    train_s: float
+    read_s: float
+    forward_s: float
+    forward_cpu_s: float
+
+
+def _cores(count: int, replica: Replica) -> int | None:
+    """How many scorers of ``count`` threads this machine's cores can run at once; None if they run
+    on GPUs."""
+    if replica.device.type != "cpu":
+        return None
+    cores = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    return max(1, cores // count)
+
+
+def _steps(prepared: Prepared, learner: Learner, replica: Replica) -> _Steps:
+    """Reads, forwards and training steps in turn, as in a run: each finds the caches as the others
+    left them. Medians of the last two thirds."""
+    config, plan, points = prepared.config, prepared.plan, prepared.train
+    times: list[tuple[float, float, float, float]] = []
+
+    def read(positions: Positions, where: Learner | Replica) -> Batch:
+        indices = points.index_of(plan.indices(positions))
+        return points.read(indices, where.device, plan.epochs(positions))
+
+    began = time.perf_counter()
+    while len(times) < MOST_STEPS and time.perf_counter() - began < STEPS_S:
+        step, started = len(times), time.perf_counter()
+        chunk = read(plan.chunk_positions(step, 0), replica)
+        have_read, cpu_s = time.perf_counter(), time.process_time()
+        replica(chunk).losses.sum().item()
+        scored, cpu_s = time.perf_counter(), time.process_time() - cpu_s
+        with threads(config.trainer.threads):
+            batch = read(plan.window(step)[: config.selection.n_b], learner)
+            learner.update(batch, None, step).loss.item()
+        trained = time.perf_counter()
+        forward_s = scored - have_read
+        on_core_s = min(forward_s, cpu_s / config.scorer.threads)
+        times.append((trained - scored, have_read - started, forward_s, on_core_s))
+    return _Steps(*map(statistics.median, zip(*times[len(times) // 3 :], strict=True)))
+
+
+def _wide(prepared: Prepared, chunk: Batch) -> float | None:
+    """Seconds of a chunk's forward in float32; None if that is what scorers do anyway."""
+    scorer = prepared.config.scorer
+    if scorer.precision == "fp32":
+        return None
+    return forwards(scoring_replica(prepared, "fp32"), chunk, FORWARDS_S)
+
+
+def _slowdown(replica: Replica, chunk: Batch, others: list[Partner]) -> float:
+    """How much longer a forward takes while ``others`` compute, too."""
+    if not others:
+        return 1.0
+    alone_s = forwards(replica, chunk, FORWARDS_S)
+    for other in others:
+        other.tell(task="forwards", seconds=FORWARDS_S)
+    times = [forwards(replica, chunk, FORWARDS_S)]
+    times += [other.answer() for other in others]
+    return max(1.0, statistics.mean(times) / alone_s)

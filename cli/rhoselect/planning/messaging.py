@@ -1,0 +1,141 @@
+"""What talking takes in a run: weights through a snapshot store, scores through a queue.
+
+Measured by ``rhoctl plan`` with real messages, within one process and between two. Seconds are
+medians.
+"""
+
+from __future__ import annotations
+
+import secrets
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from rhoselect.launch.endpoints import queue_url
+from rhoselect.launch.prepared import Prepared
+from rhoselect.launch.server import EmbeddedServer
+from rhoselect.planning.peers import Partner
+from rhoselect.queue import SelectionQueue
+from rhoselect.queue.redis import RedisQueue, check_server
+from rhoselect.scorer.forward import Replica
+from rhoselect.selection.scoring import order
+from rhoselect.snapshots import SnapshotStore
+from rhoselect.trainer.learner import Learner
+from rhoselect.types import Batch, ChunkScores, Ticket
+
+MEASURE_S = 2.0  # what a measurement may take
+MOST_REPEATS = 40
+PATIENCE_S = 30.0
+_T = TypeVar("_T")
+
+
+def publishing(
+    prepared: Prepared,
+    learner: Learner,
+    replica: Replica,
+    store: SnapshotStore,
+    other: Partner | None,
+) -> tuple[float, float]:
+    """Seconds from the start of a publish until this process and ``other`` have loaded it, and of a
+    load by itself."""
+    state = prepared.scoring.function.initial_state(prepared.dataset.classes)
+    times: list[tuple[float, float]] = []
+    began = time.monotonic()
+    while len(times) < MOST_REPEATS and time.monotonic() - began < MEASURE_S:
+        version = len(times)
+        if other is not None:
+            other.tell(task="load", version=version)
+        started = time.monotonic()
+        store.publish(version, learner.tensors, replica.layout, state)
+        published = time.monotonic()
+        store.load(version, replica.load, PATIENCE_S)
+        loaded = time.monotonic()
+        last = loaded if other is None else max(loaded, other.answer())
+        store.retire(version)
+        times.append((last - started, loaded - published))
+    publish_s, load_s = map(statistics.median, zip(*times, strict=True))
+    return publish_s, load_s
+
+
+@contextmanager
+def redis_queue(prepared: Prepared) -> Iterator[RedisQueue]:
+    """A queue on the configured server, or on an embedded one; nothing of it stays."""
+    config = prepared.config.queue
+    with ExitStack() as stack:
+        url = queue_url(config)
+        if url is None:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="rho-plan-"))
+            url = stack.enter_context(EmbeddedServer(Path(folder) / "server.log")).url
+        check_server(url)
+        expiry_s = 60 * PATIENCE_S
+        queue = RedisQueue(url, secrets.token_hex(8), 0, config.lease_s, expiry_s, PATIENCE_S)
+        stack.callback(queue.disconnect)
+        stack.callback(queue.destroy)
+        yield queue
+
+
+def queueing(
+    prepared: Prepared, replica: Replica, chunk: Batch, queue: SelectionQueue
+) -> tuple[float, float, float]:
+    """Seconds of a claim, of scoring and pushing a chunk, and of a window: open, pop and close.
+
+    Whole windows, each of whose chunks has the losses of ``chunk``.
+    """
+    plan, k = prepared.plan, _wanted(prepared)
+    push = _pusher(prepared, replica, chunk, queue)
+    claims: list[float] = []
+    pushes: list[float] = []
+    windows: list[float] = []
+    began = time.perf_counter()
+    while len(windows) < MOST_REPEATS and time.perf_counter() - began < MEASURE_S:
+        window, calls = len(windows), list[float]()
+        _timed(calls, partial(queue.open, window, 0, plan.chunks))
+        for _ in range(plan.chunks):
+            ticket = _timed(claims, partial(queue.claim, 0, 0.0))
+            assert ticket is not None, "as many as were opened"
+            _timed(pushes, partial(push, ticket))
+        _timed(calls, partial(queue.pop, window, k, PATIENCE_S))
+        _timed(calls, partial(queue.close, window))
+        windows.append(sum(calls))
+    claim_s, push_s, window_s = map(statistics.median, (claims, pushes, windows))
+    return claim_s, push_s, window_s
+
+
+def _pusher(
+    prepared: Prepared, replica: Replica, chunk: Batch, queue: SelectionQueue
+) -> Callable[[Ticket], bool]:
+    """What scores the losses of ``chunk`` and pushes them for a ticket, as a scorer does."""
+    scoring, k = prepared.scoring, _wanted(prepared)
+    state = scoring.function.initial_state(prepared.dataset.classes)
+    output = replica(chunk)
+
+    def push(ticket: Ticket) -> bool:
+        scores, features = scoring(chunk.indices, output, state)
+        positions = prepared.plan.chunk_positions(ticket.window, ticket.chunk)
+        rows = np.flatnonzero(np.isfinite(scores))
+        rows = rows[order(positions[rows], scores[rows])][:k]
+        kept = None if features is None else features[rows]
+        return queue.push(ticket, ChunkScores(positions[rows], scores[rows], features=kept))
+
+    return push
+
+
+def _wanted(prepared: Prepared) -> int:
+    """How many points of a window a trainer pops at lag 0."""
+    selection = prepared.config.selection
+    return selection.n_B if prepared.scoring.function.whole_window else selection.n_b
+
+
+def _timed(times: list[float], call: Callable[[], _T]) -> _T:
+    """The result of ``call``, whose seconds are added to ``times``."""
+    started = time.perf_counter()
+    result = call()
+    times.append(time.perf_counter() - started)
+    return result

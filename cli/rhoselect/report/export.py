@@ -1,0 +1,163 @@
+"""Every point of a finished run's train split, in a table: what to look at, what to leave out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from rhoselect.compute import resolve_device, threads
+from rhoselect.data.il_table import read_table
+from rhoselect.data.point_table import write_points
+from rhoselect.errors import RunFolderError
+from rhoselect.launch.prepared import Prepared, bare_replica
+from rhoselect.report.history import NEVER, History, history, reopen
+from rhoselect.report.runs import load_run
+from rhoselect.scorer.forward import Replica
+from rhoselect.trainer import checkpoint as checkpoints
+from rhoselect.types import Indices
+
+BLOCK_ROWS = 1 << 16
+SURE = 0.9
+"""The probability of its label from which on a point has nothing to teach."""
+Array = npt.NDArray[Any]
+
+
+@dataclass
+class Counts:
+    """Points written: flagged ones and, where clean labels are known, those that noise changed and
+    those of them that are suspected."""
+
+    points: int = 0
+    suspected: int = 0
+    redundant: int = 0
+    corrupted: int = 0
+    caught: int = 0
+    clean_known: bool = False
+
+
+@dataclass(frozen=True)
+class Exporter:
+    """Makes the rows of a run's points. ``device`` computes the losses under its last weights."""
+
+    prepared: Prepared
+    past: History
+    replica: Replica
+    device: torch.device
+    irreducible_losses: npt.NDArray[np.float32] | None
+
+    def blocks(self, counts: Counts) -> Iterator[dict[str, Array]]:
+        """Columns by name, BLOCK_ROWS points at a time, and what was counted so far."""
+        train = self.prepared.train
+        for first in range(train.start, train.stop, BLOCK_ROWS):
+            indices = np.arange(first, min(first + BLOCK_ROWS, train.stop), dtype=np.int64)
+            block = self._block(indices)
+            clean, suspected = block["clean_label"], block["suspected_noisy"]
+            wrong = clean != block["label"]
+            counts.points += len(indices)
+            counts.suspected += _count(suspected)
+            counts.redundant += _count(block["redundant"])
+            counts.corrupted += _count(wrong)
+            counts.caught += _count(suspected & wrong)
+            counts.clean_known = not np.ma.is_masked(clean)
+            yield block
+
+    def _block(self, indices: Indices) -> dict[str, Array]:
+        train, rank = self.prepared.train, indices - self.prepared.train.start
+        seen, selected = self.past.seen[rank], self.past.selected[rank]
+        clean, losses = train.clean_labels(indices), self._losses(indices)
+        unknown: Array = np.ma.MaskedArray(np.zeros(len(indices), np.int64), mask=True)
+        il = unknown if self.irreducible_losses is None else self.irreducible_losses[rank]
+        return {
+            "index": indices,
+            "label": train.labels(indices),
+            "clean_label": unknown if clean is None else clean,
+            "irreducible_loss": il,
+            "last_loss": losses,
+            "times_seen": seen,
+            "times_selected": selected,
+            "step_last_selected": np.ma.masked_equal(self.past.last_step[rank], NEVER),
+            "suspected_noisy": self._suspected(il, losses, seen, selected),
+            "redundant": _redundant(il, losses, selected),
+        }
+
+    def _suspected(self, il: Array, losses: Array, seen: Array, selected: Array) -> Array:
+        """Both models give the label less than chance, 1 / K, and the method did not choose the
+        point more often than a uniform choice does, n_b / n_B of the times."""
+        chance = math.log(self.prepared.dataset.classes)
+        selection = self.prepared.config.selection
+        rare = selected * selection.n_B <= seen * selection.n_b
+        suspected: Array = (np.minimum(il, losses) > chance) & rare
+        return suspected
+
+    def _losses(self, indices: Indices) -> npt.NDArray[np.float32]:
+        """Losses [R] float32 in nats of points as they are, not augmented."""
+        train, batch = self.prepared.train, self.prepared.config.trainer.eval_batch
+        parts = [indices[start : start + batch] for start in range(0, len(indices), batch)]
+        outputs = (self.replica(train.read(part, self.device)) for part in parts)
+        return np.concatenate([output.losses.cpu().numpy() for output in outputs])
+
+
+def _redundant(il: Array, losses: Array, selected: Array) -> Array:
+    """Both models are sure of the label, though the run never trained on the point."""
+    redundant: Array = (np.maximum(il, losses) < -math.log(SURE)) & (selected == 0)
+    return redundant
+
+
+def _count(flags: Array) -> int:
+    """How many are true; what is masked is not known to be."""
+    return int(np.ma.filled(flags, False).sum())
+
+
+def export(path: Path, out: Path, device_name: str) -> Counts:
+    """Write the table of a finished run. Raises UserError."""
+    run = load_run(path)
+    device = resolve_device(device_name, "--device")
+    prepared = reopen(path, str(device))
+    replica = bare_replica(prepared, "running", device)
+    replica.load(_last_weights(path, run.summary["steps"], replica.layout))
+    past = history(prepared.plan, run.summary["steps"], prepared.train.start, run.selected)
+    exporter = Exporter(prepared, past, replica, device, _irreducible_losses(prepared))
+    metadata = {
+        "tool": f"rhoselect {version('rhoselect')}",
+        "fingerprint": prepared.dataset.fingerprint,
+        "run": path.name,
+        "method": run.summary["method"],
+        "steps": run.summary["steps"],
+        "weights_sha256": run.summary["weights_sha256"],
+    }
+    counts = Counts()
+    with threads(prepared.config.trainer.threads):
+        write_points(out, exporter.blocks(counts), metadata)
+    return counts
+
+
+def _last_weights(
+    path: Path, steps: int, layout: dict[str, torch.dtype]
+) -> Iterator[tuple[str, torch.Tensor]]:
+    found = checkpoints.load_newest(path)
+    if found is None or found.progress.step != steps:
+        raise RunFolderError(
+            f"run folder {path}: the checkpoint of its last step, {steps}, is missing; allowed a"
+            " run that has it, for the losses are those under its weights; restore it"
+        )
+    return ((name, found.learner[f"model.{name}"]) for name in layout)
+
+
+def _irreducible_losses(prepared: Prepared) -> npt.NDArray[np.float32] | None:
+    """Those of il.table, whether the method used them or not; None without a table."""
+    config, dataset = prepared.config, prepared.dataset
+    if prepared.scoring.il is not None:
+        return prepared.scoring.il.values
+    if config.il.table is None:
+        return None
+    cache = config.data.cache_folder / "il"
+    span, overlap = dataset.splits["train"], config.il.overlap
+    return read_table(Path(config.il.table), dataset.fingerprint, span, overlap, cache).values

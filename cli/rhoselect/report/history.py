@@ -1,0 +1,69 @@
+"""A finished run, opened again: its inputs, and what became of each point of its train split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from rhoselect import config as configuration
+from rhoselect.errors import RunFolderError
+from rhoselect.launch.prepared import Prepared
+from rhoselect.launch.wiring import prepare
+from rhoselect.plan import Plan
+from rhoselect.report.runs import Selected
+
+AT_ONCE = 1 << 18
+NEVER = -1
+Ints = npt.NDArray[np.int64]
+
+
+def reopen(path: Path, device: str = "cpu") -> Prepared:
+    """The checked inputs of a run, to be computed with on ``device``. Raises UserError if they are
+    not to be had any more, or are not those that the run began with."""
+    here = [f"{part}.device={device}" for part in ("scorer", "trainer")]
+    prepared = prepare(configuration.load(path / "config.toml", here))
+    if (path / "inputs_sha256").read_text() != prepared.inputs_sha256:
+        raise RunFolderError(
+            f"run folder {path}: its data, irreducible losses or first weights are other ones now;"
+            " allowed the contents of data.path, il.table and model.weights that it began with;"
+            " restore them"
+        )
+    return prepared
+
+
+@dataclass(frozen=True)
+class History:
+    """Counts [N] by rank in the train split: steps for which a point was a candidate, steps that
+    trained on it, and the last of those (from 0; -1: never)."""
+
+    seen: Ints
+    selected: Ints
+    last_step: Ints
+
+    @property
+    def skipped(self) -> npt.NDArray[np.bool_]:
+        """Points [N] that were candidates and never selected."""
+        skipped: npt.NDArray[np.bool_] = (self.seen > 0) & (self.selected == 0)
+        return skipped
+
+
+def history(plan: Plan, steps: int, start: int, points: Selected) -> History:
+    """The history of a run of ``steps`` steps; ``start`` is the index of the split's first point.
+
+    Candidates are computed from the plan. In mode "stream", where scorers may be some windows ahead
+    of it, they are those of the plan's first windows, and whatever was selected besides.
+    """
+    seen = np.zeros(plan.n, np.int64)
+    windows = max(1, AT_ONCE // plan.n_B)
+    for first in range(0, steps, windows):
+        some = range(first, min(first + windows, steps))
+        positions = np.concatenate([plan.window(window) for window in some])
+        np.add.at(seen, plan.indices(positions), 1)
+    ranks = points.indices - start
+    selected = np.bincount(ranks, minlength=plan.n)
+    last_step = np.full(plan.n, NEVER, np.int64)
+    np.maximum.at(last_step, ranks, points.step)
+    return History(np.maximum(seen, selected), selected, last_step)
