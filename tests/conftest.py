@@ -1,19 +1,58 @@
-"""A tiny data set, its irreducible losses and a configuration, made once a session. Read only."""
+"""What all tests share: random numbers and threads that are the same on every machine; a tiny data
+set, its irreducible losses and a configuration, made once a session, read only."""
 
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from hypothesis import HealthCheck, settings
 
+from rhoselect import compute
 from rhoselect.config import parse
 from rhoselect.data import open_arrow
 from rhoselect.data.il_table import IlMetadata, IlTable, write_table
 from rhoselect.importers import write_dataset
 from support import CLASSES, made, patches
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose the seed of the property tests, so that the header can tell it, and give them no
+    deadline, because a busy machine would miss it."""
+    too_slow = [HealthCheck.too_slow]
+    settings.register_profile("tests", settings(), deadline=None, suppress_health_check=too_slow)
+    settings.load_profile("tests")
+    if config.option.hypothesis_seed is None and not settings().derandomize:
+        config.option.hypothesis_seed = str(secrets.randbits(32))
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """How to repeat the property tests. With CI set, Hypothesis takes the same examples always."""
+    if settings().derandomize:
+        return "property tests: the same examples in every session"
+    return f"property tests: --hypothesis-seed={config.option.hypothesis_seed}"
+
+
+@pytest.fixture(autouse=True)
+def same_start() -> None:
+    """Each test starts with the same random numbers and threads: those depend neither on the tests
+    before it nor on the number of cores."""
+    torch.default_generator.manual_seed(0)
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["without bf16", "with bf16"])
+def fast_bf16(request: pytest.FixtureRequest) -> Iterator[bool]:
+    """Whether this process believes that its hardware has bf16, which precision "auto" asks."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compute, "has_fast_bf16", lambda device: request.param)
+        yield request.param
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -56,7 +95,8 @@ def il_weights(dataset_dir: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_config(dataset_dir: Path, il_table: Path) -> Path:
-    """A configuration of 20 steps on ``dataset_dir``."""
+    """A configuration of 20 steps on ``dataset_dir``. Its result does not depend on whether the
+    machine has bf16."""
     path = dataset_dir.with_name("tiny.toml")
     path.write_text(
         f"""
@@ -76,6 +116,9 @@ table = "{il_table}"
 n_b = 8
 n_B = 64
 chunk = 16
+
+[scorer]
+precision = "fp32"
 
 [trainer]
 steps = 20

@@ -20,13 +20,11 @@ def test_own_loop_learns_what_rhoctl_train_does(tiny_config: Path, tmp_path: Pat
     script = ROOT / "examples" / "own_loop.py"
     [shown] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert shown in script.read_text()
-    config = tmp_path / "config.toml"
-    config.write_text(tiny_config.read_text() + '[scorer]\nprecision = "fp32"\n')
-    made("train", config, "--run-dir", tmp_path / "run")
+    made("train", tiny_config, "--run-dir", tmp_path / "run")
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     expected = f"test accuracy {summary['final_accuracy']:.4f}\n"
-    serve = [*RHOCTL, "serve", config, "--run-dir", tmp_path / "served"]
-    loop = [sys.executable, script, config]
+    serve = [*RHOCTL, "serve", tiny_config, "--run-dir", tmp_path / "served"]
+    loop = [sys.executable, script, tiny_config]
     with subprocess.Popen(serve, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         address = re.search(r"serving at (\S+),", server.stdout.readline())

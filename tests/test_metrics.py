@@ -13,7 +13,6 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from rhoselect import config as configuration
-from rhoselect.compute import has_fast_bf16
 from rhoselect.config.operation import MetricsConfig
 from rhoselect.errors import ConfigError, FencedError
 from rhoselect.launch.wiring import build_trainer, prepare, run_trainer
@@ -48,9 +47,9 @@ def scrape(address: str) -> Scrape:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, tiny_config: Path) -> Scrape:
+def run(tmp_path_factory: pytest.TempPathFactory, tiny_config: Path, fast_bf16: bool) -> Scrape:
     """The metrics of a run of 20 steps: n_b 8, n_B 64, chunks of 16, an evaluation every 10."""
-    prepared = prepare(configuration.load(tiny_config))
+    prepared = prepare(configuration.load(tiny_config, ["scorer.precision=auto"]))
     folder = RunFolder.create(tmp_path_factory.mktemp("metrics") / "run", prepared.config)
     queue, snapshots, metrics = MemoryQueue(60), LocalStore(), Metrics()
     address = metrics.serve(ON, folder.path, "trainer")
@@ -77,10 +76,10 @@ def test_counts_of_a_run_are_exact(run: Scrape) -> None:
     assert run("rho_trainer_generation") == 1
 
 
-def test_gauges_of_a_run_are_true(run: Scrape) -> None:
+def test_gauges_of_a_run_are_true(run: Scrape, fast_bf16: bool) -> None:
     assert run("rho_queue_points") == 4 * 8, "four chunks, each pushed its best n_b"
     assert 0 < run("rho_test_accuracy") <= 1
-    itemsize = 2 if has_fast_bf16("cpu") else 4
+    itemsize = 2 if fast_bf16 else 4
     parameters = 256 * 32 + 32 + 32 * 32 + 32 + 32 * 4 + 4
     assert run("rho_snapshot_publish_bytes_total") == 20 * parameters * itemsize
     assert run("rho_snapshot_fetch_bytes_total") == 20 * parameters * itemsize

@@ -12,7 +12,7 @@ from pathlib import Path
 import grpc
 import pytest
 import torch
-from safetensors.torch import save
+from safetensors.torch import load, save
 from service_helpers import Gated, prepared, service
 from torch import Tensor
 
@@ -177,12 +177,24 @@ def test_of_two_snapshots_that_arrive_at_once_the_later_is_taken(learner: Learne
     assert len(learner.indices(0)) == 8
 
 
-def test_malformed_snapshots_are_refused(learner: Learner) -> None:
+@pytest.fixture(params=["fp32", "bf16"])
+def precise_learner(
+    request: pytest.FixtureRequest, tiny_config: Path, tmp_path: Path
+) -> Iterator[Learner]:
+    """Of a service whose snapshots have this precision."""
+    run = prepared(tiny_config, [f"scorer.precision={request.param}"])
+    with service(run, tmp_path / "run") as address, open_channel(address, Security()) as channel:
+        yield Learner(run, channel)
+
+
+def test_malformed_snapshots_are_refused(precise_learner: Learner) -> None:
+    learner = precise_learner
     good = blobs.pack(learner.weights, learner.layout)
-    names = list(learner.weights)
-    fewer = {name: learner.weights[name] for name in names[1:]}
-    other_shape = learner.weights | {names[0]: torch.zeros(3)}
-    doubled = learner.weights | {names[-1]: learner.weights[names[-1]].double()}
+    sent = load(good)
+    names = list(sent)
+    fewer = {name: sent[name] for name in names[1:]}
+    other_shape = sent | {names[0]: torch.zeros(3, dtype=sent[names[0]].dtype)}
+    doubled = sent | {names[-1]: sent[names[-1]].double()}
     head, empty = blobs.header(good), pb.PublishSnapshotRequest
     parts = learner.parts(0, good)
     for kind, call in (
