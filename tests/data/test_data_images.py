@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from rhoselect.data import ArrowDataset
-from rhoselect.data.images import decode, encode
+from rhoselect.data.images import decode
 from rhoselect.errors import DataError
 from rhoselect.importers import write_dataset
+from rhoselect.importers.images import encode
 from support import CLASSES, made, patches, rhoctl
 
 

@@ -12,10 +12,11 @@ from torch import Tensor
 from rhoselect.config import DataConfig
 from rhoselect.data.augment import Augmentation
 from rhoselect.data.base import Labels, Mask, Span, SplitPoints, span_of
-from rhoselect.data.blocks import Block, broken
+from rhoselect.data.blocks import Blobs, Block, broken
 from rhoselect.data.cache import Cache
+from rhoselect.data.fingerprint import content_hash, file_hash
 from rhoselect.data.images import decode
-from rhoselect.data.manifest import Array, Blobs, content_hash, file_hash
+from rhoselect.data.manifest import Array
 from rhoselect.data.remote import RemoteShards
 from rhoselect.data.shards import LocalShards, Located, Shards
 from rhoselect.data.store import Store

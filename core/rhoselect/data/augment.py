@@ -1,10 +1,9 @@
 """Augmented views of images: a pure function of (seed, epoch, index).
 
-So a point that is scored and then trained on in the same epoch is the same view both times, whoever
-computes it and in whatever batch; in the next epoch it is another one. Views are made of the stored
-bytes by moving pixels, without arithmetic, hence exact. (Libraries of the field, such as kornia,
-draw from torch's global generator by batch, take floats alone and resample: a view would depend on
-its batch.)
+A point that is scored and then trained on in the same epoch is the same view both times, in any
+process and in any batch; in the next epoch it is another view. Views move pixels of the stored
+bytes without arithmetic, so they are exact. (Libraries such as kornia draw from torch's global
+generator for a whole batch, take floats only and resample: a view would depend on its batch.)
 """
 
 from __future__ import annotations

@@ -50,16 +50,16 @@ class SplitPoints(ABC):
 
     @property
     def block_rows(self) -> int:
-        """Points that are fetched together, which a streamed plan keeps together."""
+        """Points of a block: they are fetched together, and a streamed plan keeps them together."""
         return len(self)
 
     def check_room(self, rows: int, reason: str) -> None:
-        """Raises ConfigError if what holds ``rows`` points cannot be kept at hand together."""
-        return  # on a disk or in memory they are
+        """Raises ConfigError if the cache cannot hold the shards of ``rows`` points together."""
+        return  # local points need no cache
 
     def prefetch(self, indices: Indices) -> None:
-        """A hint that ``indices`` [C] are read soon; returns at once, tells no failure."""
-        return  # local points are at hand
+        """A hint that ``indices`` [C] are read soon. Returns at once and raises nothing."""
+        return  # local points need no fetch
 
     @abstractmethod
     def read(self, indices: Indices, device: torch.device, epochs: Indices | None = None) -> Batch:
@@ -72,7 +72,7 @@ class SplitPoints(ABC):
 
     @abstractmethod
     def clean_labels(self, indices: Indices) -> Labels | None:
-        """Labels [C] int64 before noise was put in, or None where nobody knows."""
+        """Labels [C] int64 before noise was put in, or None if they are unknown."""
 
     def relevant(self, indices: Indices) -> Mask | None:
         """Which of ``indices`` [C] are of a class kept in full, by true label; None if all are."""

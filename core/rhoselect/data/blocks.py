@@ -11,11 +11,29 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from rhoselect.data.base import Labels
-from rhoselect.data.manifest import Array, Blobs, Inputs, Manifest, Shard
+from rhoselect.data.manifest import Array, Inputs, Manifest, Shard
 from rhoselect.errors import DataError
+
+
+@dataclass(frozen=True)
+class Blobs:
+    """Encoded inputs of R rows: that of row r is data[offsets[r] : offsets[r + 1]].
+
+    ``offsets`` [R + 1] int64, ``data`` uint8.
+    """
+
+    offsets: npt.NDArray[np.int64]
+    data: npt.NDArray[np.uint8]
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, row: int) -> memoryview:
+        return self.data[self.offsets[row] : self.offsets[row + 1]].data
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,10 @@
 """A folder of fetched shards that all processes of a node share, bounded in bytes.
 
-A shard is named by its sha256, so that data sets share what they have in common. It is fetched into
-a file beside (``.partial``), checked, and renamed. The partial file is also the lock: who holds it
-(flock, which dies with the process) fetches, the others wait for the rename. Its full size is
-reserved before the first byte comes, and the least recently used shards make room, so that the
-files never exceed the bound. An evicted shard that somebody still maps stays readable to them.
+A shard is named by its sha256, so that data sets share equal shards. It is fetched into a file
+beside it (``.partial``), checked, and renamed. The partial file is also the lock: the process that
+holds it (flock, which ends with the process) fetches, the others wait for the rename. The full size
+is reserved before the first byte comes, and the least recently used shards make room, so the files
+never exceed the bound. A process that maps a shard can read it even after it is evicted.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ class Cache:
     def get(self, shard: Shard, fetch: Fetch, timeout_s: float) -> Path:
         """The shard's file, fetched if need be. Another process may evict it at any time.
 
-        Raises what ``fetch`` raises, and WaitError when for ``timeout_s`` nobody who fetches it got
-        on, or no room came free.
+        Raises what ``fetch`` raises, and WaitError when for ``timeout_s`` no process that fetches
+        it made progress, or no room came free.
         """
         seen, deadline = -1, time.monotonic() + timeout_s
         while not self.touch(shard):
@@ -94,7 +94,7 @@ class Cache:
         return self.folder / f"{shard.sha256}.partial"
 
     def _progress(self, shard: Shard) -> int:
-        """Changes while somebody fetches."""
+        """A number that changes while a process fetches the shard."""
         try:
             return self._partial_path(shard).stat().st_mtime_ns
         except FileNotFoundError:
@@ -102,7 +102,7 @@ class Cache:
 
     @contextmanager
     def _partial(self, shard: Shard) -> Iterator[BinaryIO | None]:
-        """The partial file, locked, removed at the end; None if somebody else holds it."""
+        """The partial file, locked, removed at the end; None if another process holds it."""
         path = self._partial_path(shard)
         with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+b", 0) as raw:
             if not _lock(raw) or not _is(raw, path):
@@ -141,7 +141,7 @@ class Cache:
 
 
 def _held_bytes(path: Path) -> int:
-    """Bytes of somebody's partial file; one left by a killed process is removed."""
+    """Bytes of another process's partial file; one left by a killed process is removed."""
     try:
         with path.open("r+b") as file:
             if _lock(file):

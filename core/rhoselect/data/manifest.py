@@ -1,12 +1,9 @@
-"""manifest.json of a data set on disk: what is in the folder, and the hash that names it."""
+"""manifest.json of a data set on disk: what is in the folder."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,7 +12,6 @@ import numpy.typing as npt
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from rhoselect.data.base import Span
 from rhoselect.errors import DataError
 from rhoselect.plan import key64, permute
 
@@ -208,57 +204,3 @@ def _check_duplicates(path: str, manifest: Manifest) -> None:
             f" {copies.rows} rows in all, allowed the {stop - start} of train; import the data"
             " again"
         )
-
-
-@dataclass(frozen=True)
-class Blobs:
-    """Encoded inputs of R rows: that of row r is data[offsets[r] : offsets[r + 1]].
-
-    ``offsets`` [R + 1] int64, ``data`` uint8.
-    """
-
-    offsets: npt.NDArray[np.int64]
-    data: npt.NDArray[np.uint8]
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    def __getitem__(self, row: int) -> memoryview:
-        return self.data[self.offsets[row] : self.offsets[row + 1]].data
-
-
-def content_hash(
-    inputs: Inputs,
-    classes: int,
-    splits: Mapping[str, Span],
-    blocks: Iterable[tuple[Array | Blobs, Array, Array | None]],
-) -> str:
-    """The fingerprint: sha256 over the header and each column's bytes, in row order.
-
-    ``blocks`` yields (inputs, labels, clean labels or None) of successive rows. How the rows are
-    cut into blocks does not matter, since each column is hashed by itself. Encoded inputs count as
-    stored, bytes and lengths.
-    """
-    columns = [hashlib.sha256() for _ in range(3)]
-    lengths = hashlib.sha256()
-    for stored, labels, clean in blocks:
-        values: Array = stored.data if isinstance(stored, Blobs) else stored
-        if isinstance(stored, Blobs):
-            lengths.update(np.diff(stored.offsets).data)
-            values = stored.data[stored.offsets[0] : stored.offsets[-1]]
-        for column, part in zip(columns, (values, labels, clean), strict=True):
-            if part is not None:
-                column.update(np.ascontiguousarray(part).reshape(-1).data)
-    # Left out where there is none, an encoding does not change the fingerprints of older data sets.
-    described = inputs.model_dump(exclude_none=True)
-    header = {"inputs": described, "classes": classes, "splits": dict(splits)}
-    total = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
-    for column in columns if inputs.encoding is None else [*columns, lengths]:
-        total.update(column.digest())
-    return total.hexdigest()
-
-
-def file_hash(path: Path) -> str:
-    """sha256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""A Parquet file with a row a point: what a run knows of each, for whoever cleans the data."""
+"""A Parquet file with one row a point: what a run knows of each point, for cleaning the data."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def write_points(
 ) -> None:
     """Write blocks of successive rows, a row group each, atomically.
 
-    A block maps the columns' names to arrays [R]; what is masked of a masked array becomes null.
+    A block maps the columns' names to arrays [R]; masked entries of a masked array become null.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")

@@ -80,7 +80,8 @@ class RemoteShards(Shards):
         self._fetch(number, patient=False)
 
     def _download(self, shard: Shard, file: BinaryIO, patient: bool) -> None:
-        """Raises DataError for other content than the manifest's, twice: once may be the way's."""
+        """Raises DataError if the content is not the manifest's twice in a row: the first time the
+        transfer may be at fault."""
         for _ in range(2):
             file.seek(0)
             got = self._store.fetch(shard.file, file, shard.bytes, patient)
@@ -93,9 +94,9 @@ class RemoteShards(Shards):
 
 
 class ReadAhead:
-    """A thread that works off hints, at most ``limit`` waiting; further ones are dropped.
+    """A thread that fetches hinted shards. At most ``limit`` hints wait; further ones are dropped.
 
-    A failure is not told: the reader that needs the shard meets it itself.
+    A failure is not reported: the reader that needs the shard fetches it itself and raises.
     """
 
     def __init__(self, fetch: Callable[[int], None], limit: int) -> None:

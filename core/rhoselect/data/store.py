@@ -1,8 +1,8 @@
-"""Files of a remote data set, read through any pyarrow filesystem, with patience.
+"""Files of a remote data set, read through any pyarrow filesystem, with retries.
 
-A store that is away or slow is tried again, with growing pauses, from the byte where it stopped,
-until nothing has come for ``timeout_s``. Credentials come from the environment alone (as the
-filesystem's own client finds them); ``DataConfig`` refuses an address that holds a secret.
+A read that fails is tried again from the byte where it stopped, with growing pauses, until nothing
+has come for ``timeout_s``. Credentials come only from the environment (as the filesystem's own
+client finds them); ``DataConfig`` refuses an address that holds a secret.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Store:
         return source
 
     def _raise_if_final(self, name: str, error: Exception) -> None:
-        """What no patience mends."""
+        """Raise DataError for an error that a retry cannot mend."""
         if isinstance(error, FileNotFoundError):
             raise DataError(
                 f"data set {self.location}: has no {name}; allowed the files of a folder made by"

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from rhoselect.data.base import Labels
-from rhoselect.data.images import decode, encode
+from rhoselect.data.images import decode
 from rhoselect.data.manifest import DTYPES, Array, Encoding, Inputs, Kind
 from rhoselect.errors import DataError
+from rhoselect.importers.images import encode
 
 STEP_ROWS = 4096
 ORDER = ("train", "holdout", "test")
@@ -52,8 +53,10 @@ class Columns:
         )
 
 
-def checked_columns(kind: Kind, splits: Splits) -> dict[str, Columns]:
+def checked_columns(kind: Kind, splits: Splits, encoding: Encoding | None) -> dict[str, Columns]:
     """The splits in the order of rows on disk. Raises DataError for what ``kind`` cannot hold."""
+    if encoding is not None and kind != "image":
+        raise DataError(f"encoding {encoding}: got inputs of kind {kind}, allowed images")
     return {name: _columns(kind, name, *splits[name]) for name in _names(splits)}
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 from rhoselect.data.arrow import ArrowDataset
-from rhoselect.data.images import bombs_refused
 from rhoselect.data.manifest import Encoding, Pairs
 from rhoselect.errors import DataError
 from rhoselect.importers.ambiguous_mnist import read_ambiguous_mnist
@@ -16,6 +15,7 @@ from rhoselect.importers.fashion_mnist import read_fashion_mnist
 from rhoselect.importers.folders import CINIC_CLASSES, read_clothing1m, read_image_folder
 from rhoselect.importers.hugging_face import read_hugging_face
 from rhoselect.importers.idx import read_idx_folder, read_qmnist
+from rhoselect.importers.images import bombs_refused
 from rhoselect.importers.recipe import Recipe
 from rhoselect.importers.source import Found, Options
 from rhoselect.importers.tables import read_npz, read_parquet
@@ -82,19 +82,12 @@ def import_dataset(
     """Read ``src`` as ``kind`` (one of KINDS), write it to the folder ``dst``, and open that.
 
     ``shape`` to ``columns`` are those of ``Options``, all others of ``write_dataset``;
-    ``noise_pairs="auto"`` takes those that are known of the kind. With an ``encoding``, images that
-    are files of it are stored as they are. Raises DataError (one line) for anything that cannot be
-    used; nothing is left behind then.
+    ``noise_pairs="auto"`` takes the kind's known pairs. Raises DataError, and then leaves nothing.
     """
     options = Options(shape, encoding, resize, tokens, vocabulary, columns)
     check_destination(Path(dst))
     _check(kind, options)
-    if noise_pairs == "auto":
-        if kind not in CONFUSABLE:
-            known = ", ".join(CONFUSABLE)
-            raise DataError(f"noise pairs: none are known of {kind}, but of {known}; give them")
-        noise_pairs = CONFUSABLE[kind]
-    recipe["noise_pairs"] = noise_pairs
+    recipe["noise_pairs"] = _known_pairs(kind) if noise_pairs == "auto" else noise_pairs
     Recipe(**recipe).check()
     with bombs_refused():
         found = READERS[kind](Path(src), options)
@@ -110,6 +103,14 @@ def import_dataset(
             **recipe,
         )
     return ArrowDataset.open(dst)
+
+
+def _known_pairs(kind: str) -> Pairs:
+    """The confusable classes of a kind. Raises DataError where none are known."""
+    if kind not in CONFUSABLE:
+        known = ", ".join(CONFUSABLE)
+        raise DataError(f"noise pairs: none are known of {kind}, but of {known}; give them")
+    return CONFUSABLE[kind]
 
 
 def _check(kind: str, options: Options) -> None:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rhoselect.data.images import encode, picture
 from rhoselect.data.manifest import Array, Encoding, Kind
 from rhoselect.errors import DataError
 from rhoselect.importers.columns import Splits
+from rhoselect.importers.images import decode_rgb, encode
 
 ALIASES = {
     "train": ("train",),
@@ -75,7 +75,7 @@ def image_inputs(files: Iterable[tuple[str, bytes]], options: Options) -> Array:
         if options.encoding is not None and options.resize is None:
             blobs.append(content)  # which the writer checks
             continue
-        image = picture(content, options.resize, name)
+        image = decode_rgb(content, options.resize, name)
         if options.encoding is not None:
             blobs.append(encode(image, options.encoding))
             continue

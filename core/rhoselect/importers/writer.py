@@ -1,4 +1,4 @@
-"""Arrays → a data set on disk, with what a ``Recipe`` says put in on the way.
+"""Write arrays as a data set on disk, with the noise, holdout and mix of a ``Recipe``.
 
 The folder is written under a temporary name beside its destination and renamed at the end: it is
 whole or it is not there. Shards never span splits.
@@ -17,18 +17,9 @@ import numpy as np
 import pyarrow as pa
 
 from rhoselect.data.base import Span
-from rhoselect.data.manifest import (
-    FILE_NAME,
-    Array,
-    Blobs,
-    Encoding,
-    Inputs,
-    Kind,
-    Manifest,
-    Shard,
-    content_hash,
-    file_hash,
-)
+from rhoselect.data.blocks import Blobs
+from rhoselect.data.fingerprint import content_hash, file_hash
+from rhoselect.data.manifest import FILE_NAME, Array, Encoding, Inputs, Kind, Manifest, Shard
 from rhoselect.errors import DataError
 from rhoselect.importers.columns import (
     Columns,
@@ -39,7 +30,8 @@ from rhoselect.importers.columns import (
     images,
     input_shape,
 )
-from rhoselect.importers.recipe import Recipe, mixed
+from rhoselect.importers.mix import apply_recipe
+from rhoselect.importers.recipe import Recipe
 
 SHARD_BYTES = 256 << 20
 
@@ -60,32 +52,29 @@ def write_dataset(
 
     ``classes`` defaults to the greatest label + 1. ``encoding`` stores images as JPEG or PNG files:
     images [R, C, H, W] are encoded, an object array [R] of bytes is stored as it is. ``vocabulary``
-    is a bound of token ids, for whoever builds a model. All other options are the fields of
-    ``Recipe``: noise, holdout, mix. Raises DataError for anything it cannot use, and then leaves
-    nothing behind.
+    bounds the token ids. The other options are the fields of ``Recipe``. Raises DataError for
+    anything that it cannot use, and then leaves nothing behind.
     """
     folder, chosen = Path(dst), Recipe(**recipe)
     check_destination(folder)
     chosen.check()
-    if encoding is not None and kind != "image":
-        raise DataError(f"encoding {encoding}: got inputs of kind {kind}, allowed images")
-    columns = checked_columns(kind, splits)
+    columns = checked_columns(kind, splits, encoding)
     count = class_count(columns, classes)
-    result = mixed(columns, count, chosen)
+    result = apply_recipe(columns, count, chosen)
     parts = encoded(result.parts, encoding)
     manifest = _describe(kind, encoding, parts, count)
-    found = {
+    origin = {
         "label_noise": chosen.label_noise,
         "noise_seed": chosen.noise_seed,
         "noise_pairs": chosen.noise_pairs,
         "holdout_noise": chosen.holdout_noise,
         "relevant_classes": result.relevant_classes,
-        "ambiguous": _globally(result.ambiguous, manifest.splits),
+        "ambiguous": _global_spans(result.ambiguous, manifest.splits),
         "duplicates": result.duplicates,
         "vocabulary": vocabulary,
         "source": source,
     }
-    return _write(folder, manifest.model_copy(update=found), parts, shard_rows)
+    return _write(folder, manifest.model_copy(update=origin), parts, shard_rows)
 
 
 def check_destination(folder: Path) -> None:
@@ -97,9 +86,9 @@ def check_destination(folder: Path) -> None:
 
 
 def channel_statistics(images: Iterable[Array]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and std a channel of images [R, C, H, W] uint8, in [0, 1] scale; std 0 becomes 1.
+    """Mean and std of each channel of images [R, C, H, W] uint8, scaled to [0, 1]; std 0 becomes 1.
 
-    Taken from histograms, so that the sums are exact whatever the order.
+    They are computed from histograms, so the sums are exact and the order of images does not count.
     """
     counts: Array = np.zeros((0, 256), np.int64)
     for some in images:
@@ -115,7 +104,7 @@ def channel_statistics(images: Iterable[Array]) -> tuple[tuple[float, ...], tupl
 def _describe(
     kind: Kind, encoding: Encoding | None, parts: Mapping[str, Columns], classes: int
 ) -> Manifest:
-    """The manifest but for its shards and how the content came about."""
+    """The manifest without its shards, its recipe and its source."""
     inputs = Inputs(kind=kind, shape=input_shape(parts, encoding), encoding=encoding)
     ends = np.cumsum([0, *(len(part.labels) for part in parts.values())]).tolist()
     spans: dict[str, Span] = dict(zip(parts, pairwise(ends), strict=True))
@@ -163,13 +152,13 @@ def _write(
     return manifest
 
 
-def _globally(rows: Mapping[str, Span], splits: Mapping[str, Span]) -> dict[str, Span]:
-    """Rows of a split as indices of the data set."""
+def _global_spans(rows: Mapping[str, Span], splits: Mapping[str, Span]) -> dict[str, Span]:
+    """[start, stop) of rows of each split, as indices of the data set."""
     return {s: (splits[s][0] + begin, splits[s][0] + end) for s, (begin, end) in rows.items()}
 
 
 def _row_bytes(inputs: Inputs, parts: Mapping[str, Columns]) -> int:
-    """Bytes of an input on disk; of encoded ones, their mean."""
+    """Bytes of one input on disk; the mean size if they are encoded."""
     if inputs.encoding is None:
         return inputs.size * inputs.dtype.itemsize
     sizes = [len(content) for part in parts.values() for content in part.inputs]
