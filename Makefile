@@ -28,8 +28,8 @@ RHOCTL := $(BIN)/rhoctl
 # What a program uses: data, models, selection, the queue and snapshot contracts, wiring.
 REFERENCE := rhoselect.config rhoselect.data rhoselect.models rhoselect.plan rhoselect.importers \
 	rhoselect.selection rhoselect.queue rhoselect.snapshots rhoselect.types rhoselect.errors \
-	rhoselect.metrics rhoselect.scorer.forward rhoselect.scorer.loop rhoselect.trainer.learner \
-	rhoselect.trainer.loop rhoselect.launch.wiring
+	rhoselect.metrics rhoselect.models.replica rhoselect.inputs rhoselect.scorer.loop rhoselect.trainer.learner \
+	rhoselect.trainer.loop rhoselect.trainer.build
 
 DATA := data/fashion-mnist
 IL := data/fashion-mnist-il.parquet

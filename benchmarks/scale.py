@@ -39,8 +39,7 @@ from rhoselect.data import ArrowDataset
 from rhoselect.data.il_table import IlMetadata, IlTable, read_table, write_table
 from rhoselect.data.manifest import Inputs, Manifest, Shard
 from rhoselect.launch.machine import origin
-from rhoselect.plan import Plan
-from rhoselect.streamed import StreamedPlan
+from rhoselect.plan import Plan, StreamedPlan
 
 POINTS = (10**6, 10**8, 10**9)
 SHARD_ROWS = 1 << 26

@@ -15,11 +15,10 @@ import torch.nn.functional as F
 
 from rhoselect.client import SelectionClient
 from rhoselect.config import load
-from rhoselect.launch.prepared import new_model
-from rhoselect.launch.wiring import prepare
+from rhoselect.inputs import open_inputs
 
-run = prepare(load(Path(sys.argv[1])))
-model, settings = new_model(run), run.config.trainer
+run = open_inputs(load(Path(sys.argv[1])))
+model, settings = run.new_model(), run.config.trainer
 optimizer = torch.optim.AdamW(model.parameters(), settings.lr, fused=True)
 torch.set_num_threads(settings.threads)  # more threads, other last bits
 where = {"address": sys.argv[2]} if sys.argv[2:] else {"local": True, "config": sys.argv[1]}

@@ -12,11 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rhoselect import config as configuration
-from rhoselect.launch.wiring import build_trainer, prepare, run_trainer
+from rhoselect.inputs import open_inputs
 from rhoselect.metrics import Metrics
 from rhoselect.queue.memory import MemoryQueue
 from rhoselect.snapshots.local import LocalStore
 from rhoselect.trainer.audit import Audit, Auditor, spearman
+from rhoselect.trainer.build import build_trainer, run_trainer
 from rhoselect.trainer.oversight import Oversight
 from rhoselect.trainer.runfolder import RunFolder
 from rhoselect.types import Positions, Scores
@@ -53,9 +54,9 @@ class Scripted:
 
 
 def audit(tiny_config: Path, sets: list[str], fresh: Scores, stale: Scores) -> Audit:
-    prepared = prepare(configuration.load(tiny_config, ["selection.temperature=0", *sets]))
+    inputs = open_inputs(configuration.load(tiny_config, ["selection.temperature=0", *sets]))
     scripted = Scripted(fresh, {4: stale})
-    auditor = Auditor(prepared.config, prepared.plan, prepared.train.start, scripted)  # type: ignore[arg-type]
+    auditor = Auditor(inputs.config, inputs.plan, scripted)  # type: ignore[arg-type]
     [found] = auditor.audit(5, {1: 4}, {})
     return found
 
@@ -122,10 +123,10 @@ def test_a_lag_that_was_asked_for_is_kept_whatever_an_audit_says(
 
 def test_audits_are_exported(tiny_config: Path, tmp_path: Path) -> None:
     sets = ["selection.lag=1", "selection.audit_every=5"]
-    prepared = prepare(configuration.load(tiny_config, sets))
-    folder, metrics = RunFolder.create(tmp_path / "run", prepared.config), Metrics()
-    trainer = build_trainer(prepared, folder, MemoryQueue(60), LocalStore(), metrics, workers=0)
-    run_trainer(prepared, folder, trainer, workers=0)
+    inputs = open_inputs(configuration.load(tiny_config, sets))
+    folder, metrics = RunFolder.create(tmp_path / "run", inputs.config), Metrics()
+    trainer = build_trainer(inputs, folder, MemoryQueue(60), LocalStore(), metrics, workers=0)
+    run_trainer(inputs, folder, trainer, workers=0)
     for gauge in metrics.audits.values():
         [sample] = next(iter(gauge.collect())).samples
         assert sample.labels == {"lag": "1"}

@@ -13,8 +13,15 @@ from hypothesis import strategies as st
 
 from rhoselect import compute
 from rhoselect import config as configuration
-from rhoselect.compute import resolve
-from rhoselect.config import Config, DataConfig, Section, SelectionConfig, TrainerConfig, parse
+from rhoselect.config import (
+    Config,
+    DataConfig,
+    Section,
+    SelectionConfig,
+    TrainerConfig,
+    parse,
+    resolve,
+)
 from rhoselect.errors import ConfigError
 
 FREE = ("queue", "snapshots", "cluster", "metrics", "service")

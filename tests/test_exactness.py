@@ -11,7 +11,7 @@ import torch
 import threaded
 from oracle import algorithm_1
 from rhoselect.config import load
-from rhoselect.launch.wiring import prepare
+from rhoselect.inputs import open_inputs
 from rhoselect.models.build import build_model
 from rhoselect.trainer.records import selected_sha256, weights_sha256
 from support import rhoctl
@@ -64,13 +64,13 @@ def test_lag_0_is_algorithm_1(
     sets = [*settings(model, precision, 0), f"selection.bn={bn}"]
     summary = train(tiny_config, tmp_path / "run", sets, workers=0)
 
-    prepared = prepare(load(tiny_config, sets))
-    config, plan, points = prepared.config, prepared.plan, prepared.train
+    inputs = open_inputs(load(tiny_config, sets))
+    config, plan, points = inputs.config, inputs.plan, inputs.train
     twin = build_model(
         config.model.factory,
         config.model.args,
-        prepared.dataset.input_shape,
-        prepared.dataset.classes,
+        inputs.dataset.input_shape,
+        inputs.dataset.classes,
         config.seed,
     )
     torch.set_num_threads(config.trainer.threads)
@@ -83,12 +83,12 @@ def test_lag_0_is_algorithm_1(
         torch.from_numpy(points.index_of(plan.indices(plan.window(t))))
         for t in range(config.trainer.steps)
     ]
-    assert prepared.scoring.il is not None
+    assert inputs.scoring.il is not None
     selected = algorithm_1(
         twin.train(),
         windows,
         read,
-        torch.from_numpy(prepared.scoring.il.values),
+        torch.from_numpy(inputs.scoring.il.values),
         n_b=config.selection.n_b,
         chunk=config.selection.chunk,
         lr=config.trainer.lr,
@@ -169,14 +169,14 @@ def test_other_settings_of_the_same_run_in_threads(
 
 
 def test_methods_see_the_same_windows(tiny_config: Path, tmp_path: Path) -> None:
-    prepared = prepare(load(tiny_config))
-    plan, first = prepared.plan, prepared.train.start
+    inputs = open_inputs(load(tiny_config))
+    plan = inputs.plan
     for function in ("uniform", "loss", "irreducible_loss", "reducible_loss"):
         run = tmp_path / function
         train(tiny_config, run, [f"selection.function={function}"], workers=0)
         steps = pq.read_table(run / "steps.parquet")
         for step, chosen in enumerate(steps["indices"].to_pylist()):
-            window = first + plan.indices(plan.window(step))
+            window = plan.indices(plan.window(step))
             assert np.isin(chosen, window).all()
 
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from rhoselect.config import load
-from rhoselect.launch.wiring import prepare
+from rhoselect.inputs import open_inputs
 from rhoselect.models import mlp
 from support import CLASSES, made, rhoctl
 
@@ -37,7 +37,7 @@ def test_every_point_has_its_labels_and_irreducible_loss(
     exported: tuple[Any, str], mixed_run: Path
 ) -> None:
     table, _ = exported
-    run = prepare(load(mixed_run / "config.toml"))
+    run = open_inputs(load(mixed_run / "config.toml"))
     train = run.train
     assert table["index"].to_pylist() == list(range(train.start, train.stop))
     assert table["label"].to_pylist() == train.labels(train.indices).tolist()
@@ -56,10 +56,10 @@ def test_counts_are_those_of_the_plan_and_of_the_steps(
 ) -> None:
     """Counted step by step; more than one epoch, and with points that are never candidates."""
     table, _ = exported
-    run = prepare(load(mixed_run / "config.toml"))
+    run = open_inputs(load(mixed_run / "config.toml"))
     seen: Counter[int] = Counter()
     for step in range(STEPS):
-        seen.update((run.train.start + run.plan.indices(run.plan.window(step))).tolist())
+        seen.update(run.plan.indices(run.plan.window(step)).tolist())
     selected: Counter[int] = Counter()
     last: dict[int, int] = {}
     for row in pq.read_table(mixed_run / "steps.parquet").to_pylist():
@@ -80,7 +80,7 @@ def test_last_losses_are_those_of_the_final_weights(
     run, out = tmp_path / "run", tmp_path / "points.parquet"
     made("train", tiny_config, "--run-dir", run, "--set", f"scorer.precision={precision}")
     made("export", run, "--out", out, "--device", "cpu")
-    train = prepare(load(run / "config.toml")).train
+    train = open_inputs(load(run / "config.toml")).train
     stored = load_file(run / "checkpoints" / "step-000000020.safetensors")
     model = mlp(input_shape=(1, 16, 16), classes=CLASSES, width=32).eval()
     prefix = "learner.model."

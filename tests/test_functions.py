@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rhoselect.data.il_table import IlMetadata, IlTable
-from rhoselect.plan import Plan, key64, mix64
+from rhoselect.hashing import key64, mix64
+from rhoselect.plan import Plan
 from rhoselect.selection import Scoring, get_function
 from rhoselect.selection.coreset import CoreSet, ProxyMetadata
 from rhoselect.selection.functions import BUILT_IN

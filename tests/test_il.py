@@ -25,7 +25,7 @@ from rhoselect.data.il_table import IlMetadata, IlTable, read_table, write_table
 from rhoselect.errors import IrreducibleLossError, NonFiniteLossError
 from rhoselect.importers import write_dataset
 from rhoselect.models.build import build_model
-from rhoselect.scorer.forward import Replica
+from rhoselect.models.replica import Numerics, Replica
 from rhoselect.trainer.irreducible import Fitter, Recipe, split_folds
 from rhoselect.types import Batch, Indices
 from support import CLASSES as CLASSES_OF_PATCHES
@@ -70,7 +70,7 @@ class Watched:
             build_model("rhoselect.models:mlp", {"width": 32, "depth": 1}, (6,), CLASSES, 0)
             for _ in range(2)
         )
-        replica = Replica(twin, "fp32", "running", CPU)
+        replica = Replica(twin, Numerics("fp32"), CPU)
         self.replica, self.train = twin, Blobs(TRAIN)
         self.told: list[float] = []
         self.models: list[nn.Module] = []
@@ -197,7 +197,7 @@ def test_a_cross_fitted_loss_is_of_a_model_that_learnt_from_all_points_but_a_fol
     linear, twin = nn.Linear(66, CLASSES, bias=False), nn.Linear(66, CLASSES, bias=False)
     nn.init.zeros_(linear.weight)
     watched = Watched(epochs=1, settings=TrainerConfig(lr=0.1), batch=2)
-    replica = Replica(twin, "fp32", "running", CPU)
+    replica = Replica(twin, Numerics("fp32"), CPU)
     watched.replica = twin
     table = dataclasses.replace(
         watched.fitter,

@@ -18,9 +18,9 @@ import threaded
 from rhoselect.compute import seed_points, threads
 from rhoselect.config import load
 from rhoselect.errors import ConfigError
-from rhoselect.launch.wiring import prepare
+from rhoselect.inputs import open_inputs
 from rhoselect.models.build import build_model
-from rhoselect.scorer.forward import Replica
+from rhoselect.models.replica import Numerics, Replica
 from rhoselect.selection import Needs, ScoreFunction, Scoring, Shortlist, get_function
 from rhoselect.selection.coreset import read_core_set
 from rhoselect.selection.functions import BUILT_IN
@@ -52,7 +52,7 @@ def dropped(seed: int = 0) -> nn.Module:
 
 
 def output(network: nn.Module, needs: Needs, points: Batch) -> ForwardOutput:
-    return Replica(network, "fp32", "running", CPU, needs=needs, seed=7)(points)
+    return Replica(network, Numerics("fp32"), CPU, needs=needs, seed=7)(points)
 
 
 def shortlist(function: ScoreFunction, network: nn.Module, points: Batch) -> Shortlist:
@@ -126,7 +126,7 @@ def test_passes_are_plain_dropout_seeded_by_the_points_alone() -> None:
 
 def test_passes_repeat_in_any_replica_and_differ_between_chunks() -> None:
     points, needs = batch(8), Needs(passes=2)
-    replica = Replica(dropped(), "fp32", "running", CPU, needs=needs, seed=7)
+    replica = Replica(dropped(), Numerics("fp32"), CPU, needs=needs, seed=7)
     state = {name: t.clone() for name, t in dropped().state_dict().items()}
     first, again = replica(points), replica(points)
     elsewhere = output(dropped(), needs, points)
@@ -243,12 +243,12 @@ def svp_table(dataset_dir: Path) -> Path:
 def test_the_core_set_has_the_points_that_a_plainly_trained_proxy_is_least_sure_of(
     tiny_config: Path, svp_table: Path
 ) -> None:
-    prepared = prepare(load(tiny_config))
-    train, dataset = prepared.train, prepared.dataset
+    inputs = open_inputs(load(tiny_config))
+    train, dataset = inputs.train, inputs.dataset
     shape, classes = dataset.input_shape, dataset.classes
     proxy = build_model("rhoselect.models:mlp", {"width": 16}, shape, classes, 0)
     optimizer = torch.optim.AdamW(proxy.parameters(), lr=1e-3, weight_decay=0.01, fused=True)
-    plan = type(prepared.plan)(0, len(train), 64, 64)
+    plan = type(inputs.plan)(0, len(train), 64, 64)
     with threads(1):
         for step in range(2 * (len(train) // 64)):
             points = train.read(train.index_of(plan.indices(plan.window(step))), CPU)
@@ -304,14 +304,14 @@ def test_all_methods_choose_from_the_same_windows(
 ) -> None:
     sets = [*settings(name, svp_table), f"il.weights={il_weights}"]
     summary = train(tiny_config, tmp_path / name, sets, workers=0)
-    prepared = prepare(load(tiny_config))
-    plan, train_split = prepared.plan, prepared.train
+    inputs = open_inputs(load(tiny_config))
+    plan, train_split = inputs.plan, inputs.train
     windows = [train_split.index_of(plan.indices(plan.window(step))) for step in range(6)]
     for picks, window in zip(chosen(tmp_path / name), windows, strict=True):
         assert np.isin(picks, window).all()
     if name == "svp":
-        splits = prepared.dataset.splits
-        core = read_core_set(svp_table, prepared.dataset.fingerprint, splits["train"], 0.5)
+        splits = inputs.dataset.splits
+        core = read_core_set(svp_table, inputs.dataset.fingerprint, splits["train"], 0.5)
         for picks, window in zip(chosen(tmp_path / name), windows, strict=True):
             assert picks.tolist() == window[core.at(window)][:8].tolist()
         assert summary["proxy_seconds"] > 0 and summary["flops"]["proxy"] > 0

@@ -15,10 +15,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from rhoselect import config as configuration
 from rhoselect.config.operation import MetricsConfig
 from rhoselect.errors import ConfigError, FencedError
-from rhoselect.launch.wiring import build_trainer, prepare, run_trainer
+from rhoselect.inputs import open_inputs
 from rhoselect.metrics import Metrics, announced, check_endpoint
 from rhoselect.queue.memory import MemoryQueue
 from rhoselect.snapshots.local import LocalStore
+from rhoselect.trainer.build import build_trainer, run_trainer
 from rhoselect.trainer.runfolder import RunFolder
 
 ON = MetricsConfig()
@@ -49,12 +50,12 @@ def scrape(address: str) -> Scrape:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, tiny_config: Path, fast_bf16: bool) -> Scrape:
     """The metrics of a run of 20 steps: n_b 8, n_B 64, chunks of 16, an evaluation every 10."""
-    prepared = prepare(configuration.load(tiny_config, ["scorer.precision=auto"]))
-    folder = RunFolder.create(tmp_path_factory.mktemp("metrics") / "run", prepared.config)
+    inputs = open_inputs(configuration.load(tiny_config, ["scorer.precision=auto"]))
+    folder = RunFolder.create(tmp_path_factory.mktemp("metrics") / "run", inputs.config)
     queue, snapshots, metrics = MemoryQueue(60), LocalStore(), Metrics()
     address = metrics.serve(ON, folder.path, "trainer")
-    trainer = build_trainer(prepared, folder, queue, snapshots, metrics, workers=0)
-    run_trainer(prepared, folder, trainer, workers=0)
+    trainer = build_trainer(inputs, folder, queue, snapshots, metrics, workers=0)
+    run_trainer(inputs, folder, trainer, workers=0)
     return scrape(address)
 
 
@@ -146,12 +147,12 @@ def test_a_slot_that_is_gone_is_not_reported_any_more(tmp_path: Path) -> None:
 def test_a_trainer_that_was_replaced_counts_that_it_was_refused(
     tiny_config: Path, tmp_path: Path
 ) -> None:
-    prepared = prepare(configuration.load(tiny_config))
-    folder, metrics = RunFolder.create(tmp_path / "run", prepared.config), Metrics()
-    trainer = build_trainer(prepared, folder, MemoryQueue(60), LocalStore(), metrics, workers=0)
+    inputs = open_inputs(configuration.load(tiny_config))
+    folder, metrics = RunFolder.create(tmp_path / "run", inputs.config), Metrics()
+    trainer = build_trainer(inputs, folder, MemoryQueue(60), LocalStore(), metrics, workers=0)
     newer = RunFolder.resume(folder.path)
     with pytest.raises(FencedError):
-        run_trainer(prepared, folder, trainer, workers=0)
+        run_trainer(inputs, folder, trainer, workers=0)
     got = scrape(metrics.serve(ON, folder.path, "trainer"))
     assert got("rho_fenced_calls_total") == 1
     assert got("rho_trainer_generation") == newer.generation - 1

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rhoselect.errors import ConfigError
-from rhoselect.plan import Plan, key64, permute
+from rhoselect.hashing import key64, permute
+from rhoselect.plan import Plan
 
 
 def image(n: int, seed: int, epoch: int = 0) -> np.ndarray:

@@ -15,7 +15,7 @@ from rhoselect.compute import threads
 from rhoselect.config import TrainerConfig
 from rhoselect.errors import ModelError
 from rhoselect.models.build import build_model
-from rhoselect.scorer.forward import Replica
+from rhoselect.models.replica import Numerics, Replica
 from rhoselect.trainer.learner import Learner
 from rhoselect.types import Batch
 
@@ -54,7 +54,7 @@ def trained(factory: str, width: int) -> Learner:
 
 def replica_of(learner: Learner, model: tuple[str, int], precision: str, bn: str) -> Replica:
     """A replica built from other initial weights, then loaded from the learner's snapshot."""
-    replica = Replica(build(*model, seed=99), precision, bn, CPU)
+    replica = Replica(build(*model, seed=99), Numerics(precision, bn), CPU)
     replica.load(learner.pieces(replica.layout))
     return replica
 
@@ -84,7 +84,7 @@ def test_a_replica_equals_plain_autocast_from_float32_weights(
 def test_the_layout_by_pixel_computes_the_same_but_for_rounding(model: tuple[str, int]) -> None:
     learner, points = trained(*model), batch(1)
     plain_layout = replica_of(learner, model, "fp32", "running")
-    by_pixel = Replica(build(*model, seed=99), "fp32", "running", CPU, channels_last=True)
+    by_pixel = Replica(build(*model, seed=99), Numerics("fp32", channels_last=True), CPU)
     by_pixel.load(learner.pieces(by_pixel.layout))
     torch.testing.assert_close(by_pixel(points).losses, plain_layout(points).losses)
     assert torch.equal(by_pixel(points).losses, by_pixel(points).losses)
@@ -100,17 +100,17 @@ def test_low_precision_is_really_low(model: tuple[str, int]) -> None:
 
 
 def test_weights_travel_in_the_scoring_dtype_and_batchnorm_in_float32() -> None:
-    layout = Replica(build(*RESNET), "bf16", "running", CPU).layout
-    low = {name for name, dtype in layout.items() if dtype == torch.bfloat16}
-    high = {name for name, dtype in layout.items() if dtype == torch.float32}
+    layout = Replica(build(*RESNET), Numerics("bf16"), CPU).layout
+    low = {name for name, like in layout.items() if like.dtype == torch.bfloat16}
+    high = {name for name, like in layout.items() if like.dtype == torch.float32}
     assert {"stem.0.weight", "blocks.2.conv1.weight", "head.weight", "head.bias"} <= low
     assert {"stem.1.weight", "stem.1.running_mean", "blocks.0.bn1.running_var"} <= high
-    assert layout["stem.1.num_batches_tracked"] == torch.int64
+    assert layout["stem.1.num_batches_tracked"].dtype == torch.int64
 
 
 def test_loading_copies_and_a_later_snapshot_replaces_an_earlier_one() -> None:
     learner, points = trained(*MLP), batch(1)
-    replica = Replica(build(*MLP, seed=99), "fp32", "running", CPU)
+    replica = Replica(build(*MLP, seed=99), Numerics("fp32"), CPU)
     earlier = {name: tensor.clone() for name, tensor in learner.pieces(replica.layout)}
     replica.load(iter(earlier.items()))
     before = replica(points).losses.clone()
@@ -123,7 +123,7 @@ def test_loading_copies_and_a_later_snapshot_replaces_an_earlier_one() -> None:
 
 
 def test_a_snapshot_that_lacks_a_tensor_is_not_loaded_silently() -> None:
-    replica = Replica(build(*MLP), "fp32", "running", CPU)
+    replica = Replica(build(*MLP), Numerics("fp32"), CPU)
     tensors = dict(trained(*MLP).pieces(replica.layout))
     del tensors["3.weight"]
     with pytest.raises(KeyError, match=r"3\.weight"):
@@ -189,7 +189,7 @@ def test_a_transformer_with_tied_weights_equals_plain_autocast(precision: str) -
     points = Batch(np.arange(6, dtype=np.int64), tokens, torch.randint(50, (6,)))
     learner = Learner(model, TrainerConfig(lr=1e-2), 0, CPU)
     learner.update(points, None, 0)
-    replica = Replica(TiedTextModel(50), precision, "running", CPU)
+    replica = Replica(TiedTextModel(50), Numerics(precision), CPU)
     replica.load(learner.pieces(replica.layout))
     logits, _ = plain(model.eval(), points, DTYPES.get(precision))
     assert torch.equal(replica(points).logits, logits)
@@ -199,7 +199,7 @@ def test_a_transformer_with_tied_weights_equals_plain_autocast(precision: str) -
 def test_folded_convolutions_give_the_same_losses_but_for_the_last_bits(precision: str) -> None:
     """Also after other weights were loaded, and without running a BatchNorm."""
     points, tolerance = batch(1), 1e-4 if precision == "fp32" else 5e-2
-    folded = Replica(build(*RESNET, seed=99), precision, "running", CPU, fold=True)
+    folded = Replica(build(*RESNET, seed=99), Numerics(precision, fold_batchnorm=True), CPU)
     calls = []
     for module in folded._model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -224,8 +224,8 @@ def test_a_convolution_that_others_use_too_is_left_as_it_is() -> None:
             return self.head((self.norm(maps) + maps).mean((2, 3)))
 
     model = Shared()
-    plain_replica = Replica(copy.deepcopy(model), "fp32", "running", CPU)
-    folded = Replica(model, "fp32", "running", CPU, fold=True)
+    plain_replica = Replica(copy.deepcopy(model), Numerics("fp32"), CPU)
+    folded = Replica(model, Numerics("fp32", fold_batchnorm=True), CPU)
     assert torch.equal(folded(batch(1)).losses, plain_replica(batch(1)).losses)
 
 
@@ -235,4 +235,4 @@ def test_a_model_that_branches_on_values_cannot_be_folded() -> None:
             return inputs if inputs.sum() > 0 else -inputs
 
     with pytest.raises(ModelError, match=r"scorer\.fold_batchnorm: this model cannot be traced"):
-        Replica(Branching(), "fp32", "running", CPU, fold=True)
+        Replica(Branching(), Numerics("fp32", fold_batchnorm=True), CPU)

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from rhoselect.config import Config, DataConfig, load
 from rhoselect.errors import RunFolderError
-from rhoselect.launch.wiring import prepare
+from rhoselect.inputs import open_inputs
 from rhoselect.report import (
     Run,
     Selected,
@@ -251,11 +251,11 @@ def test_shares_count_zeros_and_steps_before_the_weakest_runs_final_accuracy() -
 
 def test_selection_is_counted_as_by_hand(mixed_run: Path) -> None:
     """Against loops over the steps."""
-    finished, inputs = load_run(mixed_run), prepare(load(mixed_run / "config.toml"))
+    finished, inputs = load_run(mixed_run), open_inputs(load(mixed_run / "config.toml"))
     found = examine(mixed_run, finished)
     train, plan = inputs.train, inputs.plan
     rows = pq.read_table(mixed_run / "steps.parquet").to_pylist()
-    seen = {int(i) + train.start for row in rows for i in plan.indices(plan.window(row["step"]))}
+    seen = {int(i) for row in rows for i in plan.indices(plan.window(row["step"]))}
     selected = {i for row in rows for i in row["indices"]}
     assert (found.points, found.seen, found.selected) == (len(train), len(seen), len(selected))
     assert len(selected) < len(seen)

@@ -24,18 +24,19 @@ from rhoselect.compute import threads
 from rhoselect.config import Config
 from rhoselect.data.il_table import IlMetadata, IlTable
 from rhoselect.errors import ConfigError
+from rhoselect.inputs import open_inputs
 from rhoselect.launch.serial import run_serial
-from rhoselect.launch.wiring import build_trainer, prepare
 from rhoselect.metrics import Metrics
 from rhoselect.models.build import build_model
+from rhoselect.models.replica import Numerics, Replica
 from rhoselect.plan import Plan
 from rhoselect.queue.memory import MemoryQueue
-from rhoselect.scorer.forward import Replica
 from rhoselect.selection import Needs, Picked, ScoreFunction, ScoreInputs, Scoring, Shortlist
 from rhoselect.selection.interface import State
 from rhoselect.selection.scoring import gumbel
 from rhoselect.snapshots.codec import decode, encode
 from rhoselect.snapshots.local import LocalStore
+from rhoselect.trainer.build import build_trainer
 from rhoselect.trainer.records import read_steps, selected_sha256, weights_sha256
 from rhoselect.trainer.runfolder import RunFolder
 from rhoselect.types import Batch, ForwardOutput, Popped
@@ -242,7 +243,7 @@ def test_the_updated_irreducible_loss_comes_from_a_second_network_in_the_snapsho
     outputs = []
     for tensors in (arrived, second):
         empty = build_model("rhoselect.models:mlp", {"width": 8}, (6,), CLASSES, 99)
-        replica = Replica(empty, "fp32", "running", torch.device("cpu"))
+        replica = Replica(empty, Numerics("fp32"), torch.device("cpu"))
         replica.load((name, tensors[name]) for name in replica.layout)
         outputs.append(replica(points))
     got = scored(
@@ -420,7 +421,7 @@ def settings(name: str, lag: int = 0) -> Config:
 
 def finish(folder: RunFolder, config: Config) -> tuple[dict[str, object], npt.NDArray[np.int64]]:
     """Run to the end; summary and selected indices [STEPS, n_b]."""
-    summary = run_serial(prepare(config), folder, nullcontext)
+    summary = run_serial(open_inputs(config), folder, nullcontext)
     return summary, np.array(read_steps(folder.path)["indices"].to_pylist())
 
 
@@ -478,7 +479,7 @@ class StatefulWithoutForward(ClassWeights):
 def test_a_state_travels_with_the_weights_or_not_at_all() -> None:
     """Found when a run starts, not by a worker in the middle of it."""
     with pytest.raises(ConfigError, match="fails on two points: KeyError: 'class_weights'"):
-        prepare(settings("StatefulWithoutForward"))
+        open_inputs(settings("StatefulWithoutForward"))
 
 
 class CrashingQueue(MemoryQueue):
@@ -501,7 +502,7 @@ def test_the_state_survives_a_crash(lag: int, tmp_path: Path) -> None:
     config = settings("ClassWeights", lag)
     folder = RunFolder.create(tmp_path / "run", config)
     queue = CrashingQueue(window=21)
-    trainer = build_trainer(prepare(config), folder, queue, LocalStore(), Metrics(), workers=0)
+    trainer = build_trainer(open_inputs(config), folder, queue, LocalStore(), Metrics(), workers=0)
     with pytest.raises(KeyboardInterrupt):
         trainer.run()
     assert trainer.status.step == 21

@@ -160,8 +160,8 @@ def over_grpc(folder: Path, first: int) -> Iterator[Ends]:
     writer = SharedMemoryStore(folder, writer=True)
     run: Any = SimpleNamespace(folder=RunFolder(folder, "run", 1))
     run.stores = lambda: SharedMemoryStore(folder, writer=False)
-    prepared: Any = SimpleNamespace(config=SimpleNamespace(queue=QueueConfig(url="redis://there")))
-    service = Snapshots(run, prepared)
+    inputs: Any = SimpleNamespace(config=SimpleNamespace(queue=QueueConfig(url="redis://there")))
+    service = Snapshots(run, inputs)
     security = Security()
     with (
         closing(writer),

@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rhoselect.errors import ConfigError
-from rhoselect.plan import Plan
-from rhoselect.streamed import StreamedPlan
+from rhoselect.plan import Plan, StreamedPlan
 
 sizes = {
     "seed": st.integers(0, 2**63 - 1),

@@ -12,7 +12,7 @@ import torch
 from rhoselect.config import TrainerConfig
 from rhoselect.importers import write_dataset
 from rhoselect.models.build import build_model
-from rhoselect.scorer.forward import Replica
+from rhoselect.models.replica import Numerics, Replica
 from rhoselect.trainer.learner import Learner
 from rhoselect.types import Batch
 from support import made, rhoctl
@@ -84,7 +84,7 @@ def test_a_replica_computes_what_plain_autocast_does(precision: str) -> None:
     points = Batch(np.arange(16), torch.from_numpy(tokens), torch.from_numpy(labels))
     learner = Learner(build_model(TEXT, SMALL, (12,), 2, 0), TrainerConfig(), 0, CPU)
     learner.update(points, None, 0)
-    replica = Replica(build_model(TEXT, SMALL, (12,), 2, 9), precision, "running", CPU)
+    replica = Replica(build_model(TEXT, SMALL, (12,), 2, 9), Numerics(precision), CPU)
     replica.load(learner.pieces(replica.layout))
     low = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
     with torch.no_grad(), low:

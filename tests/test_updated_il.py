@@ -16,13 +16,14 @@ from safetensors.torch import load_file
 import threaded
 from rhoselect.compute import threads
 from rhoselect.config import load
+from rhoselect.inputs import open_inputs
 from rhoselect.launch.serial import run_serial
-from rhoselect.launch.wiring import build_trainer, prepare
 from rhoselect.metrics import Metrics
 from rhoselect.models import mlp
 from rhoselect.models.build import build_model
 from rhoselect.queue.memory import MemoryQueue
 from rhoselect.snapshots.local import LocalStore
+from rhoselect.trainer.build import build_trainer
 from rhoselect.trainer.records import selected_sha256, weights_sha256
 from rhoselect.trainer.runfolder import RunFolder
 from rhoselect.types import Popped
@@ -54,20 +55,18 @@ def plain_loop(
 ) -> tuple[list[torch.Tensor], torch.nn.Module]:
     """Algorithm 1 with eq. 2: after each step the IL model takes one on the same points, at
     ``factor`` of the rate."""
-    prepared = prepare(load(config, sets))
-    points, plan, lr = prepared.train, prepared.plan, prepared.config.trainer.lr
-    trainer = build_model(
-        "rhoselect.models:mlp", {"width": 32}, SHAPE, CLASSES, prepared.config.seed
-    )
+    inputs = open_inputs(load(config, sets))
+    points, plan, lr = inputs.train, inputs.plan, inputs.config.trainer.lr
+    trainer = build_model("rhoselect.models:mlp", {"width": 32}, SHAPE, CLASSES, inputs.config.seed)
     il = mlp(input_shape=SHAPE, classes=CLASSES, width=WIDTH)
     il.load_state_dict(load_file(il_weights))
     networks = ((trainer, lr), (il, lr * factor))
     optimizers = [torch.optim.AdamW(n.parameters(), lr=rate, fused=True) for n, rate in networks]
     selected = []
-    for step in range(prepared.config.trainer.steps):
+    for step in range(inputs.config.trainer.steps):
         window = torch.from_numpy(points.index_of(plan.indices(plan.window(step))))
         scores = []
-        for chunk in window.split(prepared.config.selection.chunk):
+        for chunk in window.split(inputs.config.selection.chunk):
             batch = points.read(chunk.numpy(), torch.device("cpu"))
             with torch.no_grad():
                 own, other = (
@@ -143,13 +142,13 @@ def test_the_second_network_survives_a_crash(
     """With its optimizer, and, at a lag, in the snapshots that open windows use."""
     sets = [*updated(il_weights), f"selection.lag={lag}"]
     whole = train(tiny_config, tmp_path / "whole", sets)
-    prepared = prepare(load(tiny_config, sets))
-    folder = RunFolder.create(tmp_path / "run", prepared.config)
+    inputs = open_inputs(load(tiny_config, sets))
+    folder = RunFolder.create(tmp_path / "run", inputs.config)
     queue = CrashingQueue(lease_s=60)
-    trainer = build_trainer(prepared, folder, queue, LocalStore(), Metrics(), workers=0)
+    trainer = build_trainer(inputs, folder, queue, LocalStore(), Metrics(), workers=0)
     with pytest.raises(KeyboardInterrupt):
         trainer.run()
-    resumed = run_serial(prepared, RunFolder.resume(folder.path), nullcontext)
+    resumed = run_serial(inputs, RunFolder.resume(folder.path), nullcontext)
     assert [resumed[key] for key in HASHES] == [whole[key] for key in HASHES]
 
 

@@ -12,8 +12,7 @@ from torch import nn
 
 from rhoselect.config import load
 from rhoselect.errors import ModelError
-from rhoselect.launch.prepared import new_model
-from rhoselect.launch.wiring import prepare
+from rhoselect.inputs import open_inputs
 from rhoselect.models.build import build_model
 from rhoselect.models.weights import load_weights
 from support import CLASSES, made, rhoctl
@@ -31,8 +30,8 @@ def test_a_run_begins_with_the_weights_of_its_file(tiny_config: Path, tmp_path: 
     save_file(pretrained, tmp_path / "w.safetensors")
     torch.save(pretrained, tmp_path / "w.pt")
     for name in ("w.safetensors", "w.pt"):
-        prepared = prepare(load(tiny_config, [f"model.weights={tmp_path / name}"]))
-        for key, tensor in new_model(prepared).state_dict().items():
+        inputs = open_inputs(load(tiny_config, [f"model.weights={tmp_path / name}"]))
+        for key, tensor in inputs.new_model().state_dict().items():
             assert torch.equal(tensor, pretrained[key])
 
 

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from rhoselect import config as configuration
-from rhoselect.launch.wiring import build_scorer, build_trainer, prepare, run_trainer
+from rhoselect.inputs import open_inputs
 from rhoselect.metrics import Metrics
 from rhoselect.queue.memory import MemoryQueue
 from rhoselect.queue.memory_stream import MemoryStream
+from rhoselect.scorer.build import build_scorer
 from rhoselect.snapshots.local import LocalStore
+from rhoselect.trainer.build import build_trainer, run_trainer
 from rhoselect.trainer.runfolder import RunFolder
 from rhoselect.trainer.windows import lanes
 from rhoselect.types import ChunkScores, Ticket
@@ -33,14 +35,14 @@ def run(
     config: Path, folder: Path, workers: int, sets: list[str]
 ) -> tuple[dict[str, Any], MemoryQueue | CountedStream]:
     """Train with ``workers`` scorers in threads; whatever one of them raises is raised here."""
-    prepared = prepare(configuration.load(config, sets))
-    resolved, snapshots = prepared.config, LocalStore()
+    inputs = open_inputs(configuration.load(config, sets))
+    resolved, snapshots = inputs.config, LocalStore()
     queue: MemoryQueue | CountedStream = MemoryQueue(lease_s=600)
     if resolved.selection.mode == "stream":
         stream = resolved.stream
-        queue = CountedStream(prepared.plan.chunks, resolved.capacity, stream.ahead, stream.max_age)
+        queue = CountedStream(inputs.plan.chunks, resolved.capacity, stream.ahead, stream.max_age)
     run_folder = RunFolder.create(folder, resolved)
-    trainer = build_trainer(prepared, run_folder, queue, snapshots, Metrics(), workers)
+    trainer = build_trainer(inputs, run_folder, queue, snapshots, Metrics(), workers)
     share, stop, failures = lanes(resolved, workers), threading.Event(), []
 
     def guarded(score: Callable[[threading.Event], None]) -> None:
@@ -50,13 +52,13 @@ def run(
             failures.append(error)
 
     scorers = [
-        build_scorer(prepared, slot, share, queue, snapshots, Metrics()) for slot in range(workers)
+        build_scorer(inputs, slot, share, queue, snapshots, Metrics()) for slot in range(workers)
     ]
     threads = [threading.Thread(target=guarded, args=(scorer.run,)) for scorer in scorers]
     for thread in threads:
         thread.start()
     try:
-        summary = run_trainer(prepared, run_folder, trainer, workers)
+        summary = run_trainer(inputs, run_folder, trainer, workers)
     finally:
         stop.set()
         for thread in threads:

@@ -10,16 +10,15 @@ from contextlib import contextmanager, suppress
 import numpy as np
 import torch
 
-from rhoselect.config import Config
 from rhoselect.errors import ConfigError
-from rhoselect.plan import key64, mix64
+from rhoselect.hashing import key64, mix64
 from rhoselect.types import Indices
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def resolve_device(name: str, key: str) -> torch.device:
-    """The device of a config value. On CUDA also asks for repeatable kernels (docs: the law)."""
+    """The device of a config value, which this process must see. Raises ConfigError for ``key``."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -28,37 +27,35 @@ def resolve_device(name: str, key: str) -> torch.device:
         raise ConfigError(f"{key}: got {name!r}, allowed auto, cpu, cuda or cuda:N") from None
     if device.type not in ("cpu", "cuda"):
         raise ConfigError(f"{key}: got {name!r}, allowed auto, cpu, cuda or cuda:N")
-    if device.type == "cuda":
-        if (device.index or 0) >= torch.cuda.device_count():
-            raise ConfigError(
-                f"{key}: got {name!r}, but this process sees {torch.cuda.device_count()} CUDA"
-                " devices; choose cpu or install a CUDA build of torch"
-            )
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
-        torch.backends.cudnn.benchmark = False
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"{key}: got {name!r}, but this process sees {torch.cuda.device_count()} CUDA devices;"
+            " choose cpu or install a CUDA build of torch"
+        )
     return device
 
 
-def resolve(config: Config) -> Config:
-    """The configuration with its automatic values replaced by what they mean on this machine.
-
-    What every process of a run works with, and what its folder keeps: a result must not depend on
-    which machine a process happens to run on.
-    """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    selection = config.selection.model_copy(
-        update={"shortlist": config.k, "audit_every": config.audit_every}
+@contextmanager
+def repeatable(device: torch.device) -> Iterator[None]:
+    """Run with kernels that repeat bit for bit. CPU kernels always do; for CUDA this switches
+    torch to deterministic algorithms and switches it back at the end of the block."""
+    if device.type != "cuda":
+        yield
+        return
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        torch.backends.cudnn.benchmark,
     )
-    scorer, trainer = (
-        part.model_copy(update={"device": device}) if part.device == "auto" else part
-        for part in (config.scorer, config.trainer)
-    )
-    if scorer.precision == "auto":
-        precision = "bf16" if has_fast_bf16(scorer.device) else "fp32"
-        scorer = scorer.model_copy(update={"precision": precision})
-    update = {"selection": selection, "scorer": scorer, "trainer": trainer}
-    return config.model_copy(update=update)
+    # cuBLAS reads this when it makes a handle, so it stays set.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.backends.cudnn.benchmark = before[2]
 
 
 def has_fast_bf16(device: str) -> bool:

@@ -24,6 +24,9 @@ Features = npt.NDArray[np.float32]
 REFERENCE = "reference."
 """Prefix of a second network's tensors in snapshots and checkpoints."""
 
+Layout = Mapping[str, Tensor]
+"""What a snapshot holds: tensors on the device "meta", which have name, shape and dtype alone."""
+
 Stage = Literal["candidates", "shortlist"]
 """What of a window is scored: all its candidates, or a shortlist of them once more."""
 

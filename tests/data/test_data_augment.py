@@ -15,7 +15,7 @@ from rhoselect.data import ArrowDataset, open_data, train_points
 from rhoselect.data.augment import Augmentation
 from rhoselect.errors import ConfigError
 from rhoselect.importers import write_dataset
-from rhoselect.launch.wiring import prepare
+from rhoselect.inputs import open_inputs
 from rhoselect.models.build import build_model
 from rhoselect.trainer.records import selected_sha256, weights_sha256
 from support import made, rhoctl
@@ -116,8 +116,8 @@ def test_a_run_scores_and_trains_on_the_view_of_its_epoch(
     """Algorithm 1 in plain torch, with views made one by one; 20 steps are more than 3 epochs."""
     more = ("selection.function=loss", "scorer.precision=fp32")
     got = run(tiny_config, tmp_path / "run", 0, *more)
-    prepared = prepare(configured(tiny_config, *more))
-    config, plan, dataset = prepared.config, prepared.plan, prepared.dataset
+    inputs = open_inputs(configured(tiny_config, *more))
+    config, plan, dataset = inputs.config, inputs.plan, inputs.dataset
     assert isinstance(dataset, ArrowDataset)
     m, stored = dataset.manifest, dataset.split("train")
     assert m.mean is not None and m.std is not None

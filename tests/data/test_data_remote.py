@@ -21,7 +21,7 @@ from rhoselect.config import Config, DataConfig, SelectionConfig
 from rhoselect.data import ArrowDataset, open_data
 from rhoselect.errors import ConfigError, DataError, WaitError
 from rhoselect.importers import write_dataset
-from rhoselect.streamed import open_plan
+from rhoselect.plan import open_plan
 from support import CLASSES, made, patches, rhoctl
 
 ROWS, SHARD_ROWS, WIDTH = 600, 60, 256  # ten train shards of 60 kB

@@ -17,35 +17,33 @@ from torch import Tensor, nn
 
 from rhoselect.cli.commands.serve import serving
 from rhoselect.client import SelectionClient
-from rhoselect.compute import resolve
-from rhoselect.config import load
-from rhoselect.launch.prepared import Prepared, new_model
+from rhoselect.config import load, resolve
+from rhoselect.inputs import RunInputs, open_inputs
 from rhoselect.launch.service.building import check_servable, servable
 from rhoselect.launch.service.security import Security
-from rhoselect.launch.wiring import prepare
 from rhoselect.selection import ScoreFunction, ScoreInputs
 from rhoselect.trainer.records import selected_sha256, weights_sha256
 from rhoselect.trainer.runfolder import RunFolder
 
 
-def prepared(config: Path, sets: list[str] | None = None) -> Prepared:
+def inputs(config: Path, sets: list[str] | None = None) -> RunInputs:
     """The checked inputs of a run that can be served."""
-    run = prepare(servable(resolve(load(config, sets or []))))
+    run = open_inputs(servable(resolve(load(config, sets or []))))
     check_servable(run)
     return run
 
 
 @contextmanager
-def service(run: Prepared, folder: Path, workers: int = 0) -> Iterator[str]:
+def service(run: RunInputs, folder: Path, workers: int = 0) -> Iterator[str]:
     """Serve ``run`` meanwhile, in a new folder or again; yields the address."""
     if not folder.exists():
-        RunFolder.create(folder, run.config, run.inputs_sha256)
+        RunFolder.create(folder, run.config, run.sha256)
     with serving(run, folder, workers, Security(), lambda status: None) as host:
         yield host.address
 
 
 def train(
-    run: Prepared, selection: SelectionClient, model: nn.Module, steps: int | None = None
+    run: RunInputs, selection: SelectionClient, model: nn.Module, steps: int | None = None
 ) -> list[Tensor]:
     """A plain loop with the trainer's settings; the indices [n_b] of each step."""
     torch.set_num_threads(run.config.trainer.threads)
@@ -64,9 +62,9 @@ def train(
     return selected
 
 
-def hashes(run: Prepared, **where: Any) -> tuple[str, str]:
+def hashes(run: RunInputs, **where: Any) -> tuple[str, str]:
     """Of the points that a loop selects, and of its final weights."""
-    model = new_model(run)
+    model = run.new_model()
     selected = train(run, SelectionClient(model, **where), model)
     return selected_sha256(indices.numpy() for indices in selected), weights_sha256(model)
 

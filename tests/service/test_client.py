@@ -11,12 +11,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from service_helpers import Cutting, hashes, prepared, service, train
+from service_helpers import Cutting, hashes, inputs, service, train
 from torch import Tensor, nn
 
 from rhoselect.client import SelectionBatch, SelectionClient
 from rhoselect.errors import FencedError, ServiceError, UserError
-from rhoselect.launch.prepared import new_model
 from rhoselect.plan import Plan
 from support import CLASSES, made, patches
 
@@ -45,7 +44,7 @@ def test_served_and_local_loops_are_the_trainer_s(
 ) -> None:
     sets = [*sets, "trainer.steps=10"]
     expected = trained(tiny_config, tmp_path / "trained", sets)
-    run = prepared(tiny_config, sets)
+    run = inputs(tiny_config, sets)
     tree = run.config.model_dump()
     assert hashes(run, local=True, config=tree) == expected
     with service(run, tmp_path / "served") as address:
@@ -58,7 +57,7 @@ def test_scorers_on_ray_select_the_same(
     ray_session: None, tiny_config: Path, tmp_path: Path
 ) -> None:
     expected = trained(tiny_config, tmp_path / "trained", [])
-    run = prepared(tiny_config)
+    run = inputs(tiny_config)
     with service(run, tmp_path / "served", workers=2) as address:
         for _ in range(2):  # sessions
             assert hashes(run, address=address) == expected
@@ -66,8 +65,8 @@ def test_scorers_on_ray_select_the_same(
 
 def test_a_loop_goes_on_where_it_was(tiny_config: Path, tmp_path: Path) -> None:
     """Though its service went away, and another loop has taken its place there."""
-    run = prepared(tiny_config)
-    twin, model = new_model(run), new_model(run)
+    run = inputs(tiny_config)
+    twin, model = run.new_model(), run.new_model()
     expected = train(run, SelectionClient(twin, local=True, config=tiny_config), twin)
     with service(run, tmp_path / "served") as address:
         selected = train(run, SelectionClient(model, address), model, steps=7)
@@ -81,7 +80,7 @@ def test_a_loop_goes_on_where_it_was(tiny_config: Path, tmp_path: Path) -> None:
 
 
 def test_a_connection_that_breaks_off_is_made_again(tiny_config: Path, tmp_path: Path) -> None:
-    run = prepared(tiny_config)
+    run = inputs(tiny_config)
     expected = hashes(run, local=True, config=tiny_config)
     with service(run, tmp_path / "served") as address:
         proxy = Cutting(address, cut_bytes=100_000)
@@ -171,8 +170,8 @@ def test_pairs_of_one_s_own_need_no_losses(dataset_dir: Path) -> None:
 def test_random_numbers_of_the_loop_are_its_own(tiny_config: Path) -> None:
     """Though stochastic passes are drawn in its process."""
     sets = ["model.factory=user_code:Dropped", "model.args={}", "selection.function=bald"]
-    run = prepared(tiny_config, sets)
-    selection = SelectionClient(new_model(run), local=True, config=run.config.model_dump())
+    run = inputs(tiny_config, sets)
+    selection = SelectionClient(run.new_model(), local=True, config=run.config.model_dump())
     before = torch.get_rng_state()
     next(iter(selection))
     assert torch.equal(torch.get_rng_state(), before)
@@ -187,7 +186,7 @@ def failing(model: nn.Module, batch: SelectionBatch) -> Tensor:
 
 
 def test_mistakes_fail_at_construction_in_one_line(tiny_config: Path, tmp_path: Path) -> None:
-    run, model = prepared(tiny_config), nn.Linear(256, CLASSES)
+    run, model = inputs(tiny_config), nn.Linear(256, CLASSES)
     tree, data, il = run.config.model_dump(), Dicts(), torch.rand(400)
     here = {"local": True, "config": tree}
     own = {"local": True, "config": OWN, "data": data, "losses": two_views}
@@ -234,7 +233,7 @@ def test_mistakes_fail_at_construction_in_one_line(tiny_config: Path, tmp_path: 
 
 
 def test_mistakes_towards_a_service(tiny_config: Path, tmp_path: Path) -> None:
-    run = prepared(tiny_config)
+    run = inputs(tiny_config)
     with service(run, tmp_path / "served") as address:
         for words, arguments in (
             ("is missing", {"model": nn.Linear(2, 2)}),
@@ -242,19 +241,19 @@ def test_mistakes_towards_a_service(tiny_config: Path, tmp_path: Path) -> None:
             ("manifest", {"data": tmp_path}),
         ):
             with pytest.raises(UserError, match=words):
-                SelectionClient(**{"model": new_model(run), "address": address, **arguments})
-        selection = SelectionClient(new_model(run), address)
+                SelectionClient(**{"model": run.new_model(), "address": address, **arguments})
+        selection = SelectionClient(run.new_model(), address)
         with pytest.raises(UserError, match="without a batch"):
-            selection.step(new_model(run))
+            selection.step(run.new_model())
         with pytest.raises(UserError, match=r"without selection\.step"):
             list(selection)
     with pytest.raises(ServiceError, match="cannot be reached"):
-        SelectionClient(new_model(run), address)
+        SelectionClient(run.new_model(), address)
 
 
 def test_losses_that_a_method_needs_are_asked_for(tiny_config: Path) -> None:
-    run = prepared(tiny_config, ["selection.function=reducr"])
-    model = new_model(run)
+    run = inputs(tiny_config, ["selection.function=reducr"])
+    model = run.new_model()
     selection = SelectionClient(model, local=True, config=run.config.model_dump())
     next(iter(selection))
     with pytest.raises(UserError, match="without losses"):

@@ -13,11 +13,11 @@ import grpc
 import pytest
 import torch
 from safetensors.torch import load, save
-from service_helpers import Gated, prepared, service
+from service_helpers import Gated, inputs, service
 from torch import Tensor
 
 from rhoselect.errors import FencedError, ModelError, UserError, WaitError
-from rhoselect.launch.prepared import Prepared, new_model
+from rhoselect.inputs import RunInputs
 from rhoselect.launch.service import blobs
 from rhoselect.launch.service.building import build_session
 from rhoselect.launch.service.channel import open_channel
@@ -36,11 +36,11 @@ MIB = 1 << 20
 class Learner:
     """A session by its bare calls."""
 
-    def __init__(self, run: Prepared, channel: grpc.Channel) -> None:
+    def __init__(self, run: RunInputs, channel: grpc.Channel) -> None:
         self.stub = SelectionStub(channel)
         self.run = self.stub.OpenRun(pb.OpenRunRequest())
         self.session = self.run.session
-        self.weights: dict[str, Tensor] = dict(new_model(run).state_dict())
+        self.weights: dict[str, Tensor] = dict(run.new_model().state_dict())
         self.layout = blobs.from_specs(self.run.layout)
 
     def publish(self, version: int, weights: dict[str, Tensor] | None = None) -> None:
@@ -72,19 +72,19 @@ class Learner:
 
 
 @pytest.fixture(scope="module")
-def run(tiny_config: Path) -> Prepared:
-    return prepared(tiny_config, ["selection.function=service_helpers:Gated"])
+def run(tiny_config: Path) -> RunInputs:
+    return inputs(tiny_config, ["selection.function=service_helpers:Gated"])
 
 
 @pytest.fixture(scope="module")
-def channel(run: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Iterator[grpc.Channel]:
+def channel(run: RunInputs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[grpc.Channel]:
     folder = tmp_path_factory.mktemp("served") / "run"
     with service(run, folder) as address, open_channel(address, Security()) as channel:
         yield channel
 
 
 @pytest.fixture
-def learner(run: Prepared, channel: grpc.Channel) -> Learner:
+def learner(run: RunInputs, channel: grpc.Channel) -> Learner:
     return Learner(run, channel)
 
 
@@ -182,7 +182,7 @@ def precise_learner(
     request: pytest.FixtureRequest, tiny_config: Path, tmp_path: Path
 ) -> Iterator[Learner]:
     """Of a service whose snapshots have this precision."""
-    run = prepared(tiny_config, [f"scorer.precision={request.param}"])
+    run = inputs(tiny_config, [f"scorer.precision={request.param}"])
     with service(run, tmp_path / "run") as address, open_channel(address, Security()) as channel:
         yield Learner(run, channel)
 
@@ -249,7 +249,7 @@ def test_a_deadline_ends_the_call_and_not_the_work(learner: Learner) -> None:
     assert len(learner.indices(0)) == 8
 
 
-def test_a_newer_session_ends_the_older(run: Prepared, channel: grpc.Channel) -> None:
+def test_a_newer_session_ends_the_older(run: RunInputs, channel: grpc.Channel) -> None:
     older = Learner(run, channel)
     older.publish(0)
     newer = Learner(run, channel)
@@ -289,11 +289,11 @@ def test_ten_thousand_calls_leave_nothing_behind(learner: Learner) -> None:
 
 def test_a_call_that_waits_is_let_go_at_the_end(tiny_config: Path, tmp_path: Path) -> None:
     """Of a session whose one scorer never comes."""
-    run = prepared(tiny_config, ["trainer.scores=false"])
+    run = inputs(tiny_config, ["trainer.scores=false"])
     folder = RunFolder.create(tmp_path / "run", run.config)
     queue, snapshots = MemoryQueue(lease_s=30.0), LocalStore()
     session = build_session(run, folder, queue, snapshots, Metrics(), workers=1, first_step=0)
-    session.publish(0, new_model(run).state_dict())
+    session.publish(0, run.new_model().state_dict())
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(session.next, 0)
         session.abandon()

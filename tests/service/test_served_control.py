@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from service_helpers import prepared, service, train
+from service_helpers import inputs, service, train
 from torch import Tensor
 
 from rhoselect.client import SelectionClient
 from rhoselect.errors import UserError
-from rhoselect.launch.prepared import Prepared, new_model
+from rhoselect.inputs import RunInputs
 from rhoselect.launch.service.faults import heard
 from rhoselect.launch.service.operator import Target, channel_of
 from rhoselect.protos import control_pb2 as pb
@@ -28,11 +28,11 @@ def ask(*command: str | Path) -> Any:
 
 
 def test_in_one_process(tiny_config: Path, tmp_path: Path) -> None:
-    run, folder = prepared(tiny_config), tmp_path / "served"
+    run, folder = inputs(tiny_config), tmp_path / "served"
     with service(run, folder) as address:
         assert ask("status", folder)["step"] == 0, "no loop is there yet"
         assert ask("queue", "peek", folder)["points"] == []
-        model = new_model(run)
+        model = run.new_model()
         train(run, SelectionClient(model, address=address), model, steps=3)
         for target in (folder, address):
             seen = ask("status", target)
@@ -51,10 +51,10 @@ def test_in_one_process(tiny_config: Path, tmp_path: Path) -> None:
     assert rhoctl("status", folder).code == 2
 
 
-def in_parts(run: Prepared, between: Callable[[int, int], None], **where: Any) -> tuple[str, str]:
+def in_parts(run: RunInputs, between: Callable[[int, int], None], **where: Any) -> tuple[str, str]:
     """The hashes of a loop that forgets its optimizer's state twice; then ``between`` is told how
     often, and the steps taken."""
-    model = new_model(run)
+    model = run.new_model()
     selection, selected = SelectionClient(model, **where), list[Tensor]()
     for part in range(2):
         selected += train(run, selection, model, steps=7)
@@ -65,7 +65,7 @@ def in_parts(run: Prepared, between: Callable[[int, int], None], **where: Any) -
 
 @pytest.mark.timeout(300)
 def test_scorers_come_and_go(ray_session: None, tiny_config: Path, tmp_path: Path) -> None:
-    run, folder = prepared(tiny_config), tmp_path / "served"
+    run, folder = inputs(tiny_config), tmp_path / "served"
 
     def scale(part: int, steps: int) -> None:
         workers = (0, 2)[part]

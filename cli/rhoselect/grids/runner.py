@@ -10,13 +10,12 @@ from rich.console import Console
 
 from rhoselect import config as configuration
 from rhoselect.cli.commands.train import check_servers, execute
-from rhoselect.compute import resolve
-from rhoselect.config import Config
+from rhoselect.config import Config, resolve
 from rhoselect.errors import ConfigError, RunFolderError
 from rhoselect.grids.recipes import Recipes
 from rhoselect.grids.spec import Cell
 from rhoselect.importing import load_object
-from rhoselect.launch.wiring import prepare
+from rhoselect.inputs import open_inputs
 from rhoselect.report import write_page
 from rhoselect.selection import get_function
 from rhoselect.trainer.runfolder import RunFolder, check_inputs, check_resume
@@ -100,15 +99,15 @@ def _run_one(path: Path, config: Config, workers: int, console: Console, title: 
     if resumed:
         _check_same(path, config)
         config = check_resume(path, None, [])
-    prepared = prepare(config)
-    workers = workers if prepared.scoring.needs.forward else 0
+    inputs = open_inputs(config)
+    workers = workers if inputs.scoring.needs.forward else 0
     check_servers(config, workers)
     if resumed:
-        check_inputs(path, prepared.inputs_sha256)
+        check_inputs(path, inputs.sha256)
         folder = RunFolder.resume(path)
     else:
-        folder = RunFolder.create(path, prepared.config, prepared.inputs_sha256)
-    execute(prepared, folder, workers, console, title)
+        folder = RunFolder.create(path, inputs.config, inputs.sha256)
+    execute(inputs, folder, workers, console, title)
     write_page(path)
 
 

@@ -16,14 +16,15 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from rhoselect.compute import resolve_device, threads
-from rhoselect.launch.prepared import Prepared, new_learner
+from rhoselect.inputs import RunInputs
+from rhoselect.models.replica import Replica
 from rhoselect.planning.messaging import publishing, queueing, redis_queue
 from rhoselect.planning.model import Messages, Parts
 from rhoselect.planning.peers import Partner, first_chunk, forwards, partners, scoring_replica
 from rhoselect.queue.memory import MemoryQueue
-from rhoselect.scorer.forward import Replica
 from rhoselect.snapshots.local import LocalStore
 from rhoselect.snapshots.shm import SharedMemoryStore
+from rhoselect.trainer.build import new_learner
 from rhoselect.trainer.learner import Learner
 from rhoselect.types import Batch, Positions
 
@@ -47,35 +48,35 @@ class Calibration:
     processes: int
 
 
-def calibrate(prepared: Prepared, note: Note) -> Calibration:
+def calibrate(inputs: RunInputs, note: Note) -> Calibration:
     """Measure a run that needs forwards, in at most a minute; ``note`` hears of each stage.
 
     Raises UserError for a queue server that cannot be used, RunError if another process fails.
     """
-    config, plan = prepared.config, prepared.plan
+    config, plan = inputs.config, inputs.plan
     device = resolve_device(config.trainer.device, "trainer.device")
-    learner = new_learner(prepared, device)
-    replica = scoring_replica(prepared, config.scorer.precision)
-    chunk = first_chunk(prepared, replica.device)
+    learner = new_learner(inputs, device)
+    replica = scoring_replica(inputs, config.scorer.precision)
+    chunk = first_chunk(inputs, replica.device)
     cores = _cores(config.scorer.threads, replica)
     processes = 1 if cores is None else min(cores, plan.chunks, MOST_PROCESSES)
     shared = SharedMemoryStore.new_folder(secrets.token_hex(8), 0)
-    with redis_queue(prepared) as queue, threads(config.scorer.threads):
+    with redis_queue(inputs) as queue, threads(config.scorer.threads):
         note("starting other processes")
-        with partners(prepared, shared, max(1, processes - 1)) as others:
+        with partners(inputs, shared, max(1, processes - 1)) as others:
             note("training steps, reads and forwards")
-            steps = _steps(prepared, learner, replica)
-            wide_s = _wide(prepared, chunk) or steps.forward_s
+            steps = _steps(inputs, learner, replica)
+            wide_s = _wide(inputs, chunk) or steps.forward_s
             note(f"forwards in {processes} processes at once")
             slowdown = _slowdown(replica, chunk, others[: processes - 1])
             note("weights, to another process and within one")
             with closing(SharedMemoryStore(shared, writer=True)) as store:
-                apart_s, load_s = publishing(prepared, learner, replica, store, others[0])
-            alone_s, _ = publishing(prepared, learner, replica, LocalStore(), None)
+                apart_s, load_s = publishing(inputs, learner, replica, store, others[0])
+            alone_s, _ = publishing(inputs, learner, replica, LocalStore(), None)
         note("the queue")
-        apart = Messages(apart_s, *queueing(prepared, replica, chunk, queue))
+        apart = Messages(apart_s, *queueing(inputs, replica, chunk, queue))
         here = MemoryQueue(config.queue.lease_s)
-        alone = Messages(alone_s, *queueing(prepared, replica, chunk, here))
+        alone = Messages(alone_s, *queueing(inputs, replica, chunk, here))
     parts = Parts(
         chunks=plan.chunks,
         prefetch=config.scorer.prefetch,
@@ -114,14 +115,14 @@ def _cores(count: int, replica: Replica) -> int | None:
     return max(1, cores // count)
 
 
-def _steps(prepared: Prepared, learner: Learner, replica: Replica) -> _Steps:
+def _steps(inputs: RunInputs, learner: Learner, replica: Replica) -> _Steps:
     """Reads, forwards and training steps in turn, as in a run: each finds the caches as the others
     left them. Medians of the last two thirds."""
-    config, plan, points = prepared.config, prepared.plan, prepared.train
+    config, plan, points = inputs.config, inputs.plan, inputs.train
     times: list[tuple[float, float, float, float]] = []
 
     def read(positions: Positions, where: Learner | Replica) -> Batch:
-        indices = points.index_of(plan.indices(positions))
+        indices = plan.indices(positions)
         return points.read(indices, where.device, plan.epochs(positions))
 
     began = time.perf_counter()
@@ -141,12 +142,12 @@ def _steps(prepared: Prepared, learner: Learner, replica: Replica) -> _Steps:
     return _Steps(*map(statistics.median, zip(*times[len(times) // 3 :], strict=True)))
 
 
-def _wide(prepared: Prepared, chunk: Batch) -> float | None:
+def _wide(inputs: RunInputs, chunk: Batch) -> float | None:
     """Seconds of a chunk's forward in float32; None if that is what scorers do anyway."""
-    scorer = prepared.config.scorer
+    scorer = inputs.config.scorer
     if scorer.precision == "fp32":
         return None
-    return forwards(scoring_replica(prepared, "fp32"), chunk, FORWARDS_S)
+    return forwards(scoring_replica(inputs, "fp32"), chunk, FORWARDS_S)
 
 
 def _slowdown(replica: Replica, chunk: Batch, others: list[Partner]) -> float:

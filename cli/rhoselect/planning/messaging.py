@@ -18,13 +18,13 @@ from typing import TypeVar
 
 import numpy as np
 
+from rhoselect.inputs import RunInputs
 from rhoselect.launch.endpoints import queue_url
-from rhoselect.launch.prepared import Prepared
 from rhoselect.launch.server import EmbeddedServer
+from rhoselect.models.replica import Replica
 from rhoselect.planning.peers import Partner
 from rhoselect.queue import SelectionQueue
 from rhoselect.queue.redis import RedisQueue, check_server
-from rhoselect.scorer.forward import Replica
 from rhoselect.selection.scoring import order
 from rhoselect.snapshots import SnapshotStore
 from rhoselect.trainer.learner import Learner
@@ -37,7 +37,7 @@ _T = TypeVar("_T")
 
 
 def publishing(
-    prepared: Prepared,
+    inputs: RunInputs,
     learner: Learner,
     replica: Replica,
     store: SnapshotStore,
@@ -45,7 +45,8 @@ def publishing(
 ) -> tuple[float, float]:
     """Seconds from the start of a publish until this process and ``other`` have loaded it, and of a
     load by itself."""
-    state = prepared.scoring.function.initial_state(prepared.dataset.classes)
+    state = inputs.scoring.function.initial_state(inputs.classes)
+    dtypes = {name: like.dtype for name, like in replica.layout.items()}
     times: list[tuple[float, float]] = []
     began = time.monotonic()
     while len(times) < MOST_REPEATS and time.monotonic() - began < MEASURE_S:
@@ -53,7 +54,7 @@ def publishing(
         if other is not None:
             other.tell(task="load", version=version)
         started = time.monotonic()
-        store.publish(version, learner.tensors, replica.layout, state)
+        store.publish(version, learner.tensors, dtypes, state)
         published = time.monotonic()
         store.load(version, replica.load, PATIENCE_S)
         loaded = time.monotonic()
@@ -65,9 +66,9 @@ def publishing(
 
 
 @contextmanager
-def redis_queue(prepared: Prepared) -> Iterator[RedisQueue]:
+def redis_queue(inputs: RunInputs) -> Iterator[RedisQueue]:
     """A queue on the configured server, or on an embedded one; nothing of it stays."""
-    config = prepared.config.queue
+    config = inputs.config.queue
     with ExitStack() as stack:
         url = queue_url(config)
         if url is None:
@@ -82,14 +83,14 @@ def redis_queue(prepared: Prepared) -> Iterator[RedisQueue]:
 
 
 def queueing(
-    prepared: Prepared, replica: Replica, chunk: Batch, queue: SelectionQueue
+    inputs: RunInputs, replica: Replica, chunk: Batch, queue: SelectionQueue
 ) -> tuple[float, float, float]:
     """Seconds of a claim, of scoring and pushing a chunk, and of a window: open, pop and close.
 
     Whole windows, each of whose chunks has the losses of ``chunk``.
     """
-    plan, k = prepared.plan, _wanted(prepared)
-    push = _pusher(prepared, replica, chunk, queue)
+    plan, k = inputs.plan, _wanted(inputs)
+    push = _pusher(inputs, replica, chunk, queue)
     claims: list[float] = []
     pushes: list[float] = []
     windows: list[float] = []
@@ -109,16 +110,16 @@ def queueing(
 
 
 def _pusher(
-    prepared: Prepared, replica: Replica, chunk: Batch, queue: SelectionQueue
+    inputs: RunInputs, replica: Replica, chunk: Batch, queue: SelectionQueue
 ) -> Callable[[Ticket], bool]:
     """What scores the losses of ``chunk`` and pushes them for a ticket, as a scorer does."""
-    scoring, k = prepared.scoring, _wanted(prepared)
-    state = scoring.function.initial_state(prepared.dataset.classes)
+    scoring, k = inputs.scoring, _wanted(inputs)
+    state = scoring.function.initial_state(inputs.dataset.classes)
     output = replica(chunk)
 
     def push(ticket: Ticket) -> bool:
         scores, features = scoring(chunk.indices, output, state)
-        positions = prepared.plan.chunk_positions(ticket.window, ticket.chunk)
+        positions = inputs.plan.chunk_positions(ticket.window, ticket.chunk)
         rows = np.flatnonzero(np.isfinite(scores))
         rows = rows[order(positions[rows], scores[rows])][:k]
         kept = None if features is None else features[rows]
@@ -127,10 +128,10 @@ def _pusher(
     return push
 
 
-def _wanted(prepared: Prepared) -> int:
+def _wanted(inputs: RunInputs) -> int:
     """How many points of a window a trainer pops at lag 0."""
-    selection = prepared.config.selection
-    return selection.n_B if prepared.scoring.function.whole_window else selection.n_b
+    selection = inputs.config.selection
+    return selection.n_B if inputs.scoring.function.whole_window else selection.n_b
 
 
 def _timed(times: list[float], call: Callable[[], _T]) -> _T:

@@ -22,9 +22,8 @@ import torch
 from rhoselect import config as configuration
 from rhoselect.compute import resolve_device
 from rhoselect.errors import RunError
-from rhoselect.launch.prepared import Prepared, new_replica
-from rhoselect.launch.wiring import prepare
-from rhoselect.scorer.forward import Replica
+from rhoselect.inputs import RunInputs, open_inputs
+from rhoselect.models.replica import Replica
 from rhoselect.snapshots.shm import SharedMemoryStore
 from rhoselect.types import Batch
 
@@ -53,10 +52,10 @@ class Partner:
 
 
 @contextmanager
-def partners(prepared: Prepared, folder: Path, count: int) -> Iterator[list[Partner]]:
+def partners(inputs: RunInputs, folder: Path, count: int) -> Iterator[list[Partner]]:
     """``count`` processes, ready, for the ``with`` block; ``folder`` is that of the snapshots."""
     context = multiprocessing.get_context("spawn")
-    text = prepared.config.model_dump_json()
+    text = inputs.config.model_dump_json()
     with ExitStack() as stack:
         found = []
         for _ in range(count):
@@ -82,26 +81,26 @@ def forwards(replica: Replica, batch: Batch, seconds: float) -> float:
     return statistics.median(times)
 
 
-def first_chunk(prepared: Prepared, device: torch.device) -> Batch:
+def first_chunk(inputs: RunInputs, device: torch.device) -> Batch:
     """The points of the first chunk of a run."""
-    indices = prepared.train.index_of(prepared.plan.indices(prepared.plan.chunk_positions(0, 0)))
-    return prepared.train.read(indices, device)
+    indices = inputs.plan.indices(inputs.plan.chunk_positions(0, 0))
+    return inputs.train.read(indices, device)
 
 
-def scoring_replica(prepared: Prepared, precision: str) -> Replica:
+def scoring_replica(inputs: RunInputs, precision: str) -> Replica:
     """A replica as a scorer has it, but for its precision."""
-    config = prepared.config
+    config = inputs.config
     device = resolve_device(config.scorer.device, "scorer.device")
     scorer = config.scorer.model_copy(update={"precision": precision})
-    with_it = replace(prepared, config=config.model_copy(update={"scorer": scorer}))
-    return new_replica(with_it, config.selection.bn, device)
+    with_it = replace(inputs, config=config.model_copy(update={"scorer": scorer}))
+    return with_it.new_replica(device)
 
 
 def _work(connection: Connection, text: str, folder: Path) -> None:
-    prepared = prepare(configuration.from_json(text))
-    torch.set_num_threads(prepared.config.scorer.threads)
-    replica = scoring_replica(prepared, prepared.config.scorer.precision)
-    batch = first_chunk(prepared, replica.device)
+    inputs = open_inputs(configuration.from_json(text))
+    torch.set_num_threads(inputs.config.scorer.threads)
+    replica = scoring_replica(inputs, inputs.config.scorer.precision)
+    batch = first_chunk(inputs, replica.device)
     store = SharedMemoryStore(folder, writer=False)
 
     def load(version: int) -> float:

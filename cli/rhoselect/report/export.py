@@ -17,12 +17,12 @@ from rhoselect.compute import resolve_device, threads
 from rhoselect.data.il_table import read_table
 from rhoselect.data.point_table import write_points
 from rhoselect.errors import RunFolderError
-from rhoselect.launch.prepared import Prepared, bare_replica
+from rhoselect.inputs import RunInputs
+from rhoselect.models.replica import Replica
 from rhoselect.report.history import NEVER, History, history, reopen
 from rhoselect.report.runs import load_run
-from rhoselect.scorer.forward import Replica
 from rhoselect.trainer import checkpoint as checkpoints
-from rhoselect.types import Indices
+from rhoselect.types import Indices, Layout
 
 BLOCK_ROWS = 1 << 16
 SURE = 0.9
@@ -47,7 +47,7 @@ class Counts:
 class Exporter:
     """Makes the rows of a run's points. ``device`` computes the losses under its last weights."""
 
-    prepared: Prepared
+    inputs: RunInputs
     past: History
     replica: Replica
     device: torch.device
@@ -55,7 +55,7 @@ class Exporter:
 
     def blocks(self, counts: Counts) -> Iterator[dict[str, Array]]:
         """Columns by name, BLOCK_ROWS points at a time, and what was counted so far."""
-        train = self.prepared.train
+        train = self.inputs.train
         for first in range(train.start, train.stop, BLOCK_ROWS):
             indices = np.arange(first, min(first + BLOCK_ROWS, train.stop), dtype=np.int64)
             block = self._block(indices)
@@ -70,7 +70,7 @@ class Exporter:
             yield block
 
     def _block(self, indices: Indices) -> dict[str, Array]:
-        train, rank = self.prepared.train, indices - self.prepared.train.start
+        train, rank = self.inputs.train, indices - self.inputs.train.start
         seen, selected = self.past.seen[rank], self.past.selected[rank]
         clean, losses = train.clean_labels(indices), self._losses(indices)
         unknown: Array = np.ma.MaskedArray(np.zeros(len(indices), np.int64), mask=True)
@@ -91,15 +91,15 @@ class Exporter:
     def _suspected(self, il: Array, losses: Array, seen: Array, selected: Array) -> Array:
         """Both models give the label less than chance, 1 / K, and the method did not choose the
         point more often than a uniform choice does, n_b / n_B of the times."""
-        chance = math.log(self.prepared.dataset.classes)
-        selection = self.prepared.config.selection
+        chance = math.log(self.inputs.dataset.classes)
+        selection = self.inputs.config.selection
         rare = selected * selection.n_B <= seen * selection.n_b
         suspected: Array = (np.minimum(il, losses) > chance) & rare
         return suspected
 
     def _losses(self, indices: Indices) -> npt.NDArray[np.float32]:
         """Losses [R] float32 in nats of points as they are, not augmented."""
-        train, batch = self.prepared.train, self.prepared.config.trainer.eval_batch
+        train, batch = self.inputs.train, self.inputs.config.trainer.eval_batch
         parts = [indices[start : start + batch] for start in range(0, len(indices), batch)]
         outputs = (self.replica(train.read(part, self.device)) for part in parts)
         return np.concatenate([output.losses.cpu().numpy() for output in outputs])
@@ -120,28 +120,26 @@ def export(path: Path, out: Path, device_name: str) -> Counts:
     """Write the table of a finished run. Raises UserError."""
     run = load_run(path)
     device = resolve_device(device_name, "--device")
-    prepared = reopen(path, str(device))
-    replica = bare_replica(prepared, "running", device)
+    inputs = reopen(path, str(device))
+    replica = inputs.new_evaluator(device)
     replica.load(_last_weights(path, run.summary["steps"], replica.layout))
-    past = history(prepared.plan, run.summary["steps"], prepared.train.start, run.selected)
-    exporter = Exporter(prepared, past, replica, device, _irreducible_losses(prepared))
+    past = history(inputs.plan, run.summary["steps"], run.selected)
+    exporter = Exporter(inputs, past, replica, device, _irreducible_losses(inputs))
     metadata = {
         "tool": f"rhoselect {version('rhoselect')}",
-        "fingerprint": prepared.dataset.fingerprint,
+        "fingerprint": inputs.dataset.fingerprint,
         "run": path.name,
         "method": run.summary["method"],
         "steps": run.summary["steps"],
         "weights_sha256": run.summary["weights_sha256"],
     }
     counts = Counts()
-    with threads(prepared.config.trainer.threads):
+    with threads(inputs.config.trainer.threads):
         write_points(out, exporter.blocks(counts), metadata)
     return counts
 
 
-def _last_weights(
-    path: Path, steps: int, layout: dict[str, torch.dtype]
-) -> Iterator[tuple[str, torch.Tensor]]:
+def _last_weights(path: Path, steps: int, layout: Layout) -> Iterator[tuple[str, torch.Tensor]]:
     found = checkpoints.load_newest(path)
     if found is None or found.progress.step != steps:
         raise RunFolderError(
@@ -151,11 +149,11 @@ def _last_weights(
     return ((name, found.learner[f"model.{name}"]) for name in layout)
 
 
-def _irreducible_losses(prepared: Prepared) -> npt.NDArray[np.float32] | None:
+def _irreducible_losses(inputs: RunInputs) -> npt.NDArray[np.float32] | None:
     """Those of il.table, whether the method used them or not; None without a table."""
-    config, dataset = prepared.config, prepared.dataset
-    if prepared.scoring.il is not None:
-        return prepared.scoring.il.values
+    config, dataset = inputs.config, inputs.dataset
+    if inputs.scoring.il is not None:
+        return inputs.scoring.il.values
     if config.il.table is None:
         return None
     cache = config.data.cache_folder / "il"

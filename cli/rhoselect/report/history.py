@@ -10,8 +10,7 @@ import numpy.typing as npt
 
 from rhoselect import config as configuration
 from rhoselect.errors import RunFolderError
-from rhoselect.launch.prepared import Prepared
-from rhoselect.launch.wiring import prepare
+from rhoselect.inputs import RunInputs, open_inputs
 from rhoselect.plan import Plan
 from rhoselect.report.runs import Selected
 
@@ -20,18 +19,18 @@ NEVER = -1
 Ints = npt.NDArray[np.int64]
 
 
-def reopen(path: Path, device: str = "cpu") -> Prepared:
+def reopen(path: Path, device: str = "cpu") -> RunInputs:
     """The checked inputs of a run, to be computed with on ``device``. Raises UserError if they are
     not to be had any more, or are not those that the run began with."""
     here = [f"{part}.device={device}" for part in ("scorer", "trainer")]
-    prepared = prepare(configuration.load(path / "config.toml", here))
-    if (path / "inputs_sha256").read_text() != prepared.inputs_sha256:
+    inputs = open_inputs(configuration.load(path / "config.toml", here))
+    if (path / "inputs_sha256").read_text() != inputs.sha256:
         raise RunFolderError(
             f"run folder {path}: its data, irreducible losses or first weights are other ones now;"
             " allowed the contents of data.path, il.table and model.weights that it began with;"
             " restore them"
         )
-    return prepared
+    return inputs
 
 
 @dataclass(frozen=True)
@@ -50,8 +49,8 @@ class History:
         return skipped
 
 
-def history(plan: Plan, steps: int, start: int, points: Selected) -> History:
-    """The history of a run of ``steps`` steps; ``start`` is the index of the split's first point.
+def history(plan: Plan, steps: int, points: Selected) -> History:
+    """The history of a run of ``steps`` steps.
 
     Candidates are computed from the plan. In mode "stream", where scorers may be some windows ahead
     of it, they are those of the plan's first windows, and whatever was selected besides.
@@ -61,8 +60,8 @@ def history(plan: Plan, steps: int, start: int, points: Selected) -> History:
     for first in range(0, steps, windows):
         some = range(first, min(first + windows, steps))
         positions = np.concatenate([plan.window(window) for window in some])
-        np.add.at(seen, plan.indices(positions), 1)
-    ranks = points.indices - start
+        np.add.at(seen, plan.indices(positions) - plan.first_index, 1)
+    ranks = points.indices - plan.first_index
     selected = np.bincount(ranks, minlength=plan.n)
     last_step = np.full(plan.n, NEVER, np.int64)
     np.maximum.at(last_step, ranks, points.step)

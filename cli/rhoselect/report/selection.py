@@ -50,9 +50,9 @@ class Selection:
 def examine(path: Path, run: Run) -> Selection:
     """Read the run's data set and say what was selected. Raises UserError if it is not to be had,
     or is not the one that the run began with."""
-    prepared = reopen(path)
-    train, chosen = prepared.train, run.selected
-    past = history(prepared.plan, run.summary["steps"], train.start, chosen)
+    inputs = reopen(path)
+    train, chosen = inputs.train, run.selected
+    past = history(inputs.plan, run.summary["steps"], chosen)
     labels = train.labels(train.indices)
     clean, relevant = train.clean_labels(train.indices), train.relevant(train.indices)
     rank = chosen.indices - train.start
@@ -60,7 +60,7 @@ def examine(path: Path, run: Run) -> Selection:
         points=len(train),
         seen=int((past.seen > 0).sum()),
         selected=int((past.selected > 0).sum()),
-        class_skipped=_by_class(labels, past, prepared.dataset.classes),
+        class_skipped=_by_class(labels, past, inputs.dataset.classes),
         noisy=None if clean is None else _shares(clean != labels, past),
         relevant=None if relevant is None else _shares(relevant, past),
         repeats=1 - chosen.share(first_times(train, chosen.indices)),

@@ -8,6 +8,7 @@ so that a run means the same wherever it runs.
 from rhoselect.config.base import Section
 from rhoselect.config.loading import apply, from_json, load, parse
 from rhoselect.config.operation import QueueConfig
+from rhoselect.config.resolving import resolve
 from rhoselect.config.sections import (
     DataConfig,
     SelectionConfig,
@@ -28,4 +29,5 @@ __all__ = [
     "from_json",
     "load",
     "parse",
+    "resolve",
 ]

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rhoselect.plan import key64, mix64
+from rhoselect.hashing import key64, mix64
 from rhoselect.types import Indices
 
 VIEW = 0x76696577  # what the key is for

@@ -13,7 +13,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rhoselect.errors import DataError
-from rhoselect.plan import key64, permute
+from rhoselect.hashing import key64, permute
 
 FILE_NAME = "manifest.json"
 COPIES = 0x636F70696573  # what the key of duplicates is for

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from rhoselect.config.sections import ModelConfig
 from rhoselect.errors import ModelError
+from rhoselect.hashing import key64
 from rhoselect.importing import load_object, one_line
 from rhoselect.models.weights import load_weights
-from rhoselect.plan import key64
 
 
 def configured_model(

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from rhoselect.data.il_table import IlTable
-from rhoselect.plan import key64, mix64
+from rhoselect.hashing import key64, mix64
 from rhoselect.selection.coreset import CoreSet
 from rhoselect.selection.interface import Needs, ScoreFunction, ScoreInputs, State
 from rhoselect.snapshots.base import Pieces

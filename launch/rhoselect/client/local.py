@@ -13,23 +13,22 @@ from torch import Tensor, nn
 from rhoselect import config as configuration
 from rhoselect.client.batches import SelectionBatch
 from rhoselect.client.own import Losses, OwnPoints, OwnReplica, check_losses, own_scoring
-from rhoselect.compute import resolve, resolve_device
-from rhoselect.config import Config
+from rhoselect.compute import repeatable, resolve_device
+from rhoselect.config import Config, resolve
 from rhoselect.data import SplitPoints
+from rhoselect.inputs import SelectionInputs, open_inputs
 from rhoselect.launch.service.building import (
     assemble,
     build_session,
     check_servable,
-    meta,
     servable,
 )
 from rhoselect.launch.service.session import Session, check_first_step
-from rhoselect.launch.wiring import prepare
 from rhoselect.metrics import Metrics
+from rhoselect.plan import open_plan
 from rhoselect.queue.memory import MemoryQueue
 from rhoselect.scorer.loop import Scorer
 from rhoselect.snapshots.local import LocalStore
-from rhoselect.streamed import open_plan
 from rhoselect.trainer.picker import PickedBatch
 
 
@@ -47,7 +46,8 @@ class Local:
 
     def next(self, step: int, device: torch.device) -> SelectionBatch:
         """Score the window of a step, here and now. The loop's random numbers stay as they are."""
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+        with repeatable(device), forked:
             picked = self._session.next(step).batch
         inputs, labels = self._read(self._session.train, picked, device)
         weights = torch.ones(len(picked.indices)) if picked.weights is None else picked.weights
@@ -82,11 +82,11 @@ class _NoFence:
 def local_backend(config: Path | str | Mapping[str, Any], step: int) -> Local:
     """Selection as ``rhoctl train --workers 0`` does it. Raises UserError."""
     settings = servable(resolve(_loaded(config, [])))
-    prepared = prepare(settings)
-    check_servable(prepared)
-    check_first_step(settings, prepared.scoring, prepared.dataset.classes, step)
+    inputs = open_inputs(settings)
+    check_servable(inputs)
+    check_first_step(settings, inputs.scoring, inputs.dataset.classes, step)
     queue, snapshots = MemoryQueue(settings.queue.lease_s), LocalStore()
-    return Local(build_session(prepared, _NoFence(), queue, snapshots, Metrics(), 0, step))
+    return Local(build_session(inputs, _NoFence(), queue, snapshots, Metrics(), 0, step))
 
 
 def own_backend(
@@ -105,24 +105,10 @@ def own_backend(
     device = resolve_device(settings.scorer.device, "scorer.device")
     replica = OwnReplica(copy.deepcopy(model), settings, device, losses)
     check_losses(replica, points)
-    layout = meta(model.state_dict(), replica.layout)
+    inputs = SelectionInputs(settings, points, plan, scoring, classes=0)
     queue, snapshots, metrics = MemoryQueue(settings.queue.lease_s), LocalStore(), Metrics()
-    hand = Scorer(0, 1, settings, plan, points, 0, scoring, replica, queue, snapshots, metrics)
-    session = assemble(
-        settings,
-        plan,
-        points,
-        scoring,
-        0,
-        layout,
-        hand,
-        _NoFence(),
-        queue,
-        snapshots,
-        metrics,
-        0,
-        step,
-    )
+    hand = Scorer(inputs, replica, queue, snapshots, metrics, slot=0, lanes=1)
+    session = assemble(inputs, hand.layout, hand, _NoFence(), queue, snapshots, metrics, 0, step)
     return Local(session)
 
 

@@ -17,7 +17,8 @@ from rhoselect.client.own import Losses, OwnPoints
 from rhoselect.client.remote import Remote
 from rhoselect.errors import ConfigError, UserError
 from rhoselect.launch.service.security import Security
-from rhoselect.launch.service.session import Layout, check_tensors
+from rhoselect.launch.service.session import check_tensors
+from rhoselect.types import Layout
 
 WAIT_S = 600.0
 

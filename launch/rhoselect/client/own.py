@@ -17,7 +17,7 @@ from rhoselect.data import SplitPoints
 from rhoselect.data.il_table import IlMetadata, IlTable
 from rhoselect.errors import ConfigError, DataError, IrreducibleLossError, ModelError
 from rhoselect.importing import one_line
-from rhoselect.scorer.forward import Replica
+from rhoselect.models.replica import Numerics, Replica
 from rhoselect.selection import Scoring, get_function
 from rhoselect.types import Batch, ForwardOutput, Indices
 
@@ -80,7 +80,8 @@ class OwnReplica(Replica):
                 "scorer.fold_batchnorm: got true with losses of the loop's own, allowed false: they"
                 " are given the model as it is"
             )
-        super().__init__(model, scorer.precision, config.selection.bn, device, scorer.channels_last)
+        numerics = Numerics(scorer.precision, config.selection.bn, scorer.channels_last)
+        super().__init__(model, numerics, device)
         self._losses = losses or cross_entropy
 
     def __call__(self, batch: Batch) -> ForwardOutput:

@@ -12,16 +12,17 @@ from typing import Any
 from rhoselect import config as configuration
 from rhoselect.compute import keep_memory
 from rhoselect.config import Config
+from rhoselect.inputs import RunInputs, open_inputs
 from rhoselect.launch import placement
 from rhoselect.launch.endpoints import open_queue
-from rhoselect.launch.prepared import Prepared
-from rhoselect.launch.wiring import build_scorer, build_trainer, prepare, run_trainer
 from rhoselect.metrics import Metrics
 from rhoselect.queue.redis import RedisQueue, RedisStream
+from rhoselect.scorer.build import build_scorer
 from rhoselect.scorer.loop import Scorer
 from rhoselect.snapshots import SnapshotStore
 from rhoselect.snapshots.ray import RayStore
 from rhoselect.snapshots.shm import SharedMemoryStore
+from rhoselect.trainer.build import build_trainer, run_trainer
 from rhoselect.trainer.gate import Gate, Stand
 from rhoselect.trainer.loop import Trainer
 from rhoselect.trainer.runfolder import RunFolder, check_inputs
@@ -80,8 +81,8 @@ class ScorerActor:
         queue = self._endpoints.queue(config, self._run)
         snapshots = self._endpoints.snapshots(writer=False)
         share = lanes(config, self._workers)
-        prepared = _prepared(config, self._run)
-        self._scorer = build_scorer(prepared, self._slot, share, queue, snapshots, metrics)
+        inputs = _inputs(config, self._run)
+        self._scorer = build_scorer(inputs, self._slot, share, queue, snapshots, metrics)
         logging.info("scorer %d of process %d is ready", self._slot, os.getpid())
         self._scorer.run(self._stop)
         snapshots.close()
@@ -117,12 +118,12 @@ class TrainerActor:
         metrics.serve(config.metrics, self._run.path, "trainer")
         queue = self._endpoints.queue(config, self._run)
         snapshots = self._endpoints.snapshots(writer=True)
-        prepared = _prepared(config, self._run)
+        inputs = _inputs(config, self._run)
         try:
             self._trainer = build_trainer(
-                prepared, self._run, queue, snapshots, metrics, self._workers, self._gate
+                inputs, self._run, queue, snapshots, metrics, self._workers, self._gate
             )
-            return run_trainer(prepared, self._run, self._trainer, self._workers)
+            return run_trainer(inputs, self._run, self._trainer, self._workers)
         finally:
             snapshots.close()
 
@@ -153,11 +154,11 @@ class TrainerActor:
         return self._gate.stop(timeout_s)
 
 
-def _prepared(config: Config, run: RunFolder) -> Prepared:
+def _inputs(config: Config, run: RunFolder) -> RunInputs:
     """A run's inputs, seen from this actor: they must still be those that the run began with."""
-    prepared = prepare(config)
-    check_inputs(run.path, prepared.inputs_sha256)
-    return prepared
+    inputs = open_inputs(config)
+    check_inputs(run.path, inputs.sha256)
+    return inputs
 
 
 def _log_to(path: Path) -> None:

@@ -23,12 +23,12 @@ from ray.exceptions import RayError
 
 from rhoselect.config import Config
 from rhoselect.errors import ConfigError, RunError
+from rhoselect.inputs import RunInputs
 from rhoselect.launch import placement
 from rhoselect.launch.actors import Endpoints, ScorerActor, TrainerActor
 from rhoselect.launch.endpoints import queue_url
 from rhoselect.launch.fleet import STOP_S, Fleet, failure
 from rhoselect.launch.machine import own_folder, versions
-from rhoselect.launch.prepared import Prepared
 from rhoselect.launch.remote import ClusterRun
 from rhoselect.launch.server import EmbeddedServer
 from rhoselect.launch.steering import Watch
@@ -42,11 +42,9 @@ TOKEN = secrets.token_hex(32)  # for all clusters of this process: Ray remembers
 TRAINER_CALLS = 8  # at once: its run, and whoever asks something of it
 
 
-def run_cluster(
-    prepared: Prepared, folder: RunFolder, workers: int, watch: Watch
-) -> dict[str, Any]:
+def run_cluster(inputs: RunInputs, folder: RunFolder, workers: int, watch: Watch) -> dict[str, Any]:
     """Run to the end and return the summary. Raises RunError if the trainer dies."""
-    config = placement.rooted(prepared.config)
+    config = placement.rooted(inputs.config)
     folder = replace(folder, path=folder.path.absolute())
     with ExitStack() as stack:
         url, server = queue_url(config.queue), None

@@ -7,13 +7,13 @@ from typing import Any
 
 from rhoselect.compute import keep_memory
 from rhoselect.errors import ConfigError
-from rhoselect.launch.prepared import Prepared
+from rhoselect.inputs import RunInputs
 from rhoselect.launch.steering import Watch, Worker
-from rhoselect.launch.wiring import build_trainer, run_trainer
 from rhoselect.metrics import Metrics
 from rhoselect.queue.memory import MemoryQueue
 from rhoselect.queue.memory_stream import MemoryStream
 from rhoselect.snapshots.local import LocalStore
+from rhoselect.trainer.build import build_trainer, run_trainer
 from rhoselect.trainer.gate import Gate
 from rhoselect.trainer.loop import Trainer
 from rhoselect.trainer.runfolder import RunFolder
@@ -60,16 +60,16 @@ class SerialRun:
         return self.queue.peek(k)
 
 
-def run_serial(prepared: Prepared, folder: RunFolder, watch: Watch) -> dict[str, Any]:
+def run_serial(inputs: RunInputs, folder: RunFolder, watch: Watch) -> dict[str, Any]:
     """Run to the end and return the summary. While the trainer would wait, it scores."""
-    config = prepared.config
+    config = inputs.config
     keep_memory()
     snapshots, metrics, gate = LocalStore(), Metrics(), Gate()
     metrics.serve(config.metrics, folder.path, "trainer")
     queue: MemoryQueue | MemoryStream = MemoryQueue(config.queue.lease_s)
     if config.selection.mode == "stream":
-        stream, chunks = config.stream, prepared.plan.chunks
+        stream, chunks = config.stream, inputs.plan.chunks
         queue = MemoryStream(chunks, config.capacity, stream.ahead, stream.max_age)
-    trainer = build_trainer(prepared, folder, queue, snapshots, metrics, workers=0, gate=gate)
+    trainer = build_trainer(inputs, folder, queue, snapshots, metrics, workers=0, gate=gate)
     with watch(SerialRun(folder, gate, trainer, queue)):
-        return run_trainer(prepared, folder, trainer, workers=0)
+        return run_trainer(inputs, folder, trainer, workers=0)

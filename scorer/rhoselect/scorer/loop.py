@@ -14,20 +14,18 @@ from dataclasses import replace
 
 import torch
 
-from rhoselect.compute import threads
-from rhoselect.config import Config
+from rhoselect.compute import repeatable, threads
 from rhoselect.errors import SnapshotGoneError
+from rhoselect.inputs import SelectionInputs
 from rhoselect.metrics import Metrics
-from rhoselect.plan import Plan
+from rhoselect.models.replica import Replica
 from rhoselect.queue import SelectionQueue, StreamQueue
 from rhoselect.scorer.fetch import Fetch
-from rhoselect.scorer.forward import Replica
 from rhoselect.scorer.pusher import Pusher
 from rhoselect.scorer.reader import Reader, Work
-from rhoselect.selection import Scoring
 from rhoselect.snapshots import SnapshotReader
 from rhoselect.snapshots.base import Pieces
-from rhoselect.types import Points, Stage
+from rhoselect.types import Layout, Stage
 
 CLAIM_WAIT_S = 0.25  # how long a wait may outlive a stop
 
@@ -41,28 +39,19 @@ class Scorer:
 
     def __init__(
         self,
-        slot: int,
-        lanes: int,
-        config: Config,
-        plan: Plan,
-        points: Points,
-        first_index: int,
-        scoring: Scoring,
+        inputs: SelectionInputs,
         replica: Replica,
         queue: SelectionQueue | StreamQueue,
         snapshots: SnapshotReader,
         metrics: Metrics,
+        slot: int,
+        lanes: int,
     ) -> None:
         self.share(slot, lanes)
-        self._config = config
-        self._plan = plan
-        self._points = points
-        self._first_index = first_index
-        self._scoring = scoring
-        self._replica = replica
-        self._queue = queue
-        self._snapshots = snapshots
-        self._metrics = metrics
+        config = self._config = inputs.config
+        self._plan, self._points = inputs.plan, inputs.train
+        self._scoring, self._replica = inputs.scoring, replica
+        self._queue, self._snapshots, self._metrics = queue, snapshots, metrics
         self._loaded: int | None = None
         self._copied_s = 0.0
         self._state: dict[str, torch.Tensor] = {}
@@ -70,13 +59,19 @@ class Scorer:
         selection = config.selection
         self._second_stage = config.k > 1 and selection.mode == "window"
         self._second_stage &= selection.rescore != "trainer"
-        self._pusher = Pusher(config, scoring, queue, metrics)
+        self._pusher = Pusher(inputs, queue, metrics)
+
+    @property
+    def layout(self) -> Layout:
+        """The tensors that a snapshot for this scorer holds."""
+        return self._replica.layout
 
     def run(self, stop: threading.Event) -> None:
         """Score until ``stop`` is set. Tickets that an earlier life of this slot held go back."""
         self.leave()
         scorer = self._config.scorer
-        with Reader(self._take_own, scorer.prefetch, CLAIM_WAIT_S) as reader:
+        reading = Reader(self._take_own, scorer.prefetch, CLAIM_WAIT_S)
+        with repeatable(self._replica.device), reading as reader:
             while not stop.is_set():
                 work = self._next(reader)
                 if work is not None:
@@ -194,10 +189,9 @@ class Scorer:
         positions = ticket.positions
         if positions is None:
             positions = self._plan.chunk_positions(ticket.window, ticket.chunk)
-        indices = self._first_index + self._plan.indices(positions)
+        indices = self._plan.indices(positions)
         if self._points.far:
-            later = self._plan.indices(self._plan.ahead(positions))
-            self._points.prefetch(self._first_index + later)
+            self._points.prefetch(self._plan.indices(self._plan.ahead(positions)))
         batch = None
         if self._scoring.needs.forward:
             with self._metrics.busy("read"):

@@ -7,11 +7,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 import torch
 
-from rhoselect.config import Config
+from rhoselect.inputs import SelectionInputs
 from rhoselect.metrics import Metrics
 from rhoselect.queue import SelectionQueue, StreamQueue
 from rhoselect.scorer.reader import Work
-from rhoselect.selection import Scoring
 from rhoselect.selection.interface import State
 from rhoselect.selection.scoring import gumbel, order
 from rhoselect.types import ChunkScores, Features, ForwardOutput, Scores
@@ -21,13 +20,9 @@ class Pusher:
     """Scores and pushes one chunk at a time, in the order of ``submit``."""
 
     def __init__(
-        self,
-        config: Config,
-        scoring: Scoring,
-        queue: SelectionQueue | StreamQueue,
-        metrics: Metrics,
+        self, inputs: SelectionInputs, queue: SelectionQueue | StreamQueue, metrics: Metrics
     ) -> None:
-        self._config, self._scoring = config, scoring
+        self._config, self._scoring = inputs.config, inputs.scoring
         self._queue, self._metrics = queue, metrics
         self._pool = ThreadPoolExecutor(1, "pusher", torch.set_num_threads, (1,))
         self._pushed: Future[None] | None = None

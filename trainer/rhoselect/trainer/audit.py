@@ -35,8 +35,8 @@ class Auditor:
     """Audits windows. It draws no random numbers and changes no weights: a run with audits selects
     the points of a run without."""
 
-    def __init__(self, config: Config, plan: Plan, first_index: int, rescorer: Rescorer) -> None:
-        self._config, self._plan, self._first_index = config, plan, first_index
+    def __init__(self, config: Config, plan: Plan, rescorer: Rescorer) -> None:
+        self._config, self._plan = config, plan
         self._rescorer = rescorer
 
     def audit(self, step: int, versions: dict[int, int], state: State) -> list[Audit]:
@@ -52,9 +52,7 @@ class Auditor:
         top = order(positions, fresh)[: selection.n_b]
         found = []
         for lag, scores in stale.items():
-            noise = gumbel(
-                self._config.seed, step, self._first_index + self._plan.indices(positions)
-            )
+            noise = gumbel(self._config.seed, step, self._plan.indices(positions))
             noisy = scores + (selection.temperature * noise if self._config.k > 1 else 0)
             short = order(positions, noisy)[: self._config.k * selection.n_b]
             picked = short

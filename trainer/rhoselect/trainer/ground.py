@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
-
 from rhoselect.data import SplitPoints
 from rhoselect.selection import Forward
-from rhoselect.types import Popped, Positions
+from rhoselect.types import Layout, Popped, Positions
 
 
 @dataclass(frozen=True)
@@ -20,9 +18,9 @@ class Ground:
     test: SplitPoints
     classes: int
     rescorer: Forward
-    rescorer_layout: dict[str, torch.dtype]
+    rescorer_layout: Layout
     evaluator: Forward
-    evaluator_layout: dict[str, torch.dtype]
+    evaluator_layout: Layout
 
 
 class Fence(Protocol):

@@ -25,12 +25,13 @@ from rhoselect.config import TrainerConfig
 from rhoselect.data import SplitPoints
 from rhoselect.data.il_table import IlMetadata, IlTable, Variant
 from rhoselect.errors import NonFiniteLossError
-from rhoselect.plan import Plan, key64, permute
+from rhoselect.hashing import key64, permute
+from rhoselect.plan import Plan
 from rhoselect.selection import Forward
 from rhoselect.trainer.flops import forward_flops, step_flops
 from rhoselect.trainer.learner import Learner
 from rhoselect.trainer.records import weights_sha256
-from rhoselect.types import Indices
+from rhoselect.types import Indices, Layout
 
 SCORE_BATCH = 1000
 CPU = torch.device("cpu")
@@ -92,7 +93,7 @@ class Fitter:
 
     model: nn.Module
     replica: Forward
-    layout: dict[str, torch.dtype]
+    layout: Layout
     train: SplitPoints
     recipe: Recipe
     watch: Watch
@@ -187,7 +188,7 @@ def split_folds(points: int, folds: int, seed: int) -> list[npt.NDArray[np.int64
 def fit(
     model: nn.Module,
     replica: Forward,
-    layout: dict[str, torch.dtype],
+    layout: Layout,
     learn: Subset,
     scored: Subset,
     recipe: Recipe,

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rhoselect.compute import threads
+from rhoselect.compute import repeatable, threads
 from rhoselect.config import Config
 from rhoselect.errors import FencedError, NonFiniteLossError, WindowError
 from rhoselect.metrics import Metrics
@@ -84,7 +84,8 @@ class Trainer:
             raise
 
     def _run(self) -> Progress:
-        with threads(self._config.trainer.threads), closing(self._gate):
+        device, threads_ = self.learner.device, self._config.trainer.threads
+        with repeatable(device), threads(threads_), closing(self._gate):
             step = self._restore()
             with writing(self._folder):
                 self.records = Records(self._folder, step)
@@ -137,11 +138,12 @@ class Trainer:
 
     def _send(self, version: int, tensors: Mapping[str, Tensor], state: State) -> None:
         layout = self._ground.rescorer_layout
+        dtypes = {name: like.dtype for name, like in layout.items()}
         started = time.perf_counter()
-        self._snapshots.publish(version, tensors, layout, state)
+        self._snapshots.publish(version, tensors, dtypes, state)
         seconds = time.perf_counter() - started
         self._live.add(version)
-        size = sum(tensors[name].numel() * dtype.itemsize for name, dtype in layout.items())
+        size = sum(like.nbytes for like in layout.values())
         self.metrics.observe_publish(seconds, size)
 
     def _pick(self, popped: Popped, step: int) -> PickedBatch:
@@ -151,7 +153,7 @@ class Trainer:
             finite = []
             for chunk in range(self._plan.chunks):
                 positions = self._plan.chunk_positions(step, chunk)
-                indices = self._ground.train.start + self._plan.indices(positions)
+                indices = self._plan.indices(positions)
                 epochs = self._plan.epochs(positions)
                 batch = self._ground.train.read(indices, self.learner.device, epochs)
                 losses = self.learner.losses(batch)

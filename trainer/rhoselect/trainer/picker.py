@@ -40,13 +40,12 @@ class Picker:
         self,
         config: Config,
         plan: Plan,
-        first_index: int,
         scoring: Scoring,
         source: Source,
         rescorer: Rescorer | None,
         device: torch.device,
     ) -> None:
-        self._config, self._plan, self._first_index = config, plan, first_index
+        self._config, self._plan = config, plan
         self._scoring, self._source, self._rescorer = scoring, source, rescorer
         self._device = device
         self.by_scorers = rescorer is None
@@ -117,4 +116,4 @@ class Picker:
         )
 
     def _indices(self, positions: Positions) -> Indices:
-        return self._first_index + self._plan.indices(positions)
+        return self._plan.indices(positions)

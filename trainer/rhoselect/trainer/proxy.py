@@ -23,6 +23,7 @@ from rhoselect.selection.coreset import ProxyMetadata
 from rhoselect.selection.uncertainty import entropy
 from rhoselect.trainer.flops import forward_flops, step_flops
 from rhoselect.trainer.learner import Learner
+from rhoselect.types import Layout
 
 SCORE_BATCH = 1000
 OnEpoch = Callable[[int, float], None]
@@ -32,7 +33,7 @@ OnEpoch = Callable[[int, float], None]
 def fit(
     model: nn.Module,
     replica: Forward,
-    layout: dict[str, torch.dtype],
+    layout: Layout,
     train: SplitPoints,
     *,
     settings: TrainerConfig,
@@ -50,7 +51,7 @@ def fit(
     """
     started = time.monotonic()
     device = torch.device("cpu")
-    plan = Plan(seed, len(train), batch, batch)
+    plan = Plan(seed, len(train), batch, batch, first_index=train.start)
     per_epoch = len(train) // batch
     settings = settings.model_copy(update={"steps": epochs * per_epoch})
     learner = Learner(model, settings, seed, device)
@@ -58,7 +59,7 @@ def fit(
         for epoch in range(epochs):
             losses = []
             for step in range(epoch * per_epoch, (epoch + 1) * per_epoch):
-                indices = train.start + plan.indices(plan.window(step))
+                indices = plan.indices(plan.window(step))
                 result = learner.update(train.read(indices, device), None, step)
                 losses.append(result.loss.item())
             mean = math.fsum(losses) / per_epoch

@@ -61,7 +61,7 @@ class Rescorer:
 
     def _score(self, positions: Positions, state: State) -> tuple[Scores, Features | None]:
         ground, chunk = self._ground, self._config.selection.chunk
-        indices = ground.train.start + self._plan.indices(positions)
+        indices = self._plan.indices(positions)
         epochs = self._plan.epochs(positions)
         scores, rows = [], []
         with threads(self._config.scorer.threads):

@@ -22,8 +22,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from rhoselect import config as configuration
-from rhoselect.compute import resolve
-from rhoselect.config import Config
+from rhoselect.config import Config, resolve
 from rhoselect.errors import FencedError, RunFolderError, StorageError
 
 

@@ -18,8 +18,8 @@ from rhoselect.data.il_table import IlTable, write_table
 from rhoselect.errors import ConfigError, IrreducibleLossError
 from rhoselect.models.build import check_output, configured_model
 from rhoselect.models.reference import ReferenceMetadata, save_reference
+from rhoselect.models.replica import Numerics, Replica
 from rhoselect.models.weights import load_weights
-from rhoselect.scorer.forward import Replica
 from rhoselect.trainer.irreducible import Fitter, Recipe, Watch
 
 app = typer.Typer(rich_markup_mode=None, help="Irreducible losses.")
@@ -167,7 +167,7 @@ def _fitter(settings: Config, dataset: Dataset, recipe: Recipe, watch: Watch) ->
     sample = train.read(train.first(2), torch.device("cpu"))
     check_output(factory, network, sample.inputs, classes)
     precision = settings.scorer.precision
-    replica = Replica(twin, precision, "running", torch.device("cpu"))
+    replica = Replica(twin, Numerics(precision), torch.device("cpu"))
     return Fitter(
         network,
         replica,

@@ -14,9 +14,9 @@ from rich.progress import Progress
 from rich.table import Table
 
 from rhoselect import config as configuration
-from rhoselect.compute import resolve
+from rhoselect.config import resolve
+from rhoselect.inputs import open_inputs
 from rhoselect.launch.machine import origin
-from rhoselect.launch.wiring import prepare
 from rhoselect.planning import model
 from rhoselect.planning.measure import STAGES, Calibration, calibrate
 
@@ -61,10 +61,10 @@ def plan(
 
       rhoctl plan my.toml --devices 8 --json
     """
-    prepared = prepare(resolve(configuration.load(config, sets or [])))
+    inputs = open_inputs(resolve(configuration.load(config, sets or [])))
     console = Console(highlight=False, markup=False, soft_wrap=True)
-    if not prepared.scoring.needs.forward:
-        nothing = f"{prepared.config.selection.function} needs no forward: there is nothing to plan"
+    if not inputs.scoring.needs.forward:
+        nothing = f"{inputs.config.selection.function} needs no forward: there is nothing to plan"
         console.print(json.dumps({"verdict": nothing}) if as_json else nothing)
         return
     shown = Console(stderr=True)
@@ -73,7 +73,7 @@ def plan(
         task = progress.add_task("measuring", total=STAGES)
         stages = itertools.count()
         found = calibrate(
-            prepared,
+            inputs,
             lambda stage: progress.update(task, description=stage, completed=next(stages)),
         )
     counts = range(1, MOST_DEVICES + 1) if devices is None else [devices]

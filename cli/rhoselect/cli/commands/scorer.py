@@ -41,8 +41,8 @@ def scorer(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     with channel_of(Target(run, token, ca, cert, key)) as channel:
-        attached, prepared = attach(channel, run, sets or [])
+        attached, inputs = attach(channel, run, sets or [])
         slot = attached.slot
         say(as_json, f"scorer {slot} of run {attached.session.run_id}", {"slot": slot})
-        points = score(channel, attached, prepared, stop)
+        points = score(channel, attached, inputs, stop)
     say(as_json, f"{points} points scored", {"scored_points": points})

@@ -20,11 +20,11 @@ from rhoselect import config as configuration
 from rhoselect.cli.commands import MOST_WORKERS
 from rhoselect.cli.commands.train import check_servers
 from rhoselect.cli.display import Show, display
-from rhoselect.compute import keep_memory, resolve
-from rhoselect.config import Config
+from rhoselect.compute import keep_memory
+from rhoselect.config import Config, resolve
 from rhoselect.errors import ConfigError
+from rhoselect.inputs import RunInputs, open_inputs
 from rhoselect.launch.endpoints import queue_url
-from rhoselect.launch.prepared import Prepared
 from rhoselect.launch.server import EmbeddedServer
 from rhoselect.launch.service.building import check_servable, servable
 from rhoselect.launch.service.control import Control
@@ -33,7 +33,6 @@ from rhoselect.launch.service.runs import Backends, in_process, sessions
 from rhoselect.launch.service.security import Security, check_address
 from rhoselect.launch.service.selection import Selection
 from rhoselect.launch.service.served import ServedRun
-from rhoselect.launch.wiring import prepare
 from rhoselect.metrics import announced, check_endpoint
 from rhoselect.trainer.runfolder import RunFolder, check_absent, check_inputs, check_resume
 
@@ -79,19 +78,19 @@ def serve(
     settings = _settings(path, config, sets or [], resume)
     security = Security.of_server(settings.service)
     check_address(settings.service.address, security)
-    prepared = prepare(settings)
-    check_servable(prepared)
+    inputs = open_inputs(settings)
+    check_servable(inputs)
     check_servers(settings, workers)
     check_endpoint(settings.metrics)
     if resume:
-        check_inputs(path, prepared.inputs_sha256)
+        check_inputs(path, inputs.sha256)
     else:
-        RunFolder.create(path, settings, prepared.inputs_sha256)
+        RunFolder.create(path, settings, inputs.sha256)
     console = Console()
     with (
         announced(settings.metrics, path),
         display(console, path.name, settings.trainer.steps) as show,
-        serving(prepared, path, workers, security, show) as served,
+        serving(inputs, path, workers, security, show) as served,
     ):
         console.print(
             f"serving at {served.address}, run folder {path}; stop with Ctrl-C",
@@ -112,10 +111,10 @@ def _settings(path: Path, config: Path | None, sets: list[str], resume: bool) ->
 
 @contextmanager
 def serving(
-    prepared: Prepared, path: Path, workers: int, security: Security, show: Show
+    inputs: RunInputs, path: Path, workers: int, security: Security, show: Show
 ) -> Iterator[Served]:
     """The service of a run folder. Enter it in the main thread."""
-    config = prepared.config
+    config = inputs.config
     keep_memory()
     with ExitStack() as stack:
         run = ServedRun(path, workers)
@@ -133,7 +132,7 @@ def serving(
                 tends.append(server.revive)
             stack.enter_context(joined(config.cluster.address, workers))
             backends = partial(on_ray, config, url=url)
-        selection, control = Selection(sessions(prepared, run, backends)), Control(run, prepared)
+        selection, control = Selection(sessions(inputs, run, backends)), Control(run, inputs)
         services = [selection.service, control.service]
         host = stack.enter_context(Host(services, config.service.address, security))
         stack.callback(

@@ -10,11 +10,12 @@ import typer
 from rich.console import Console
 
 from rhoselect import config as configuration
-from rhoselect.compute import keep_memory, resolve
+from rhoselect.compute import keep_memory
+from rhoselect.config import resolve
 from rhoselect.data import open_data
 from rhoselect.errors import ConfigError
 from rhoselect.models.build import build_model, check_output
-from rhoselect.scorer.forward import Replica
+from rhoselect.models.replica import Numerics, Replica
 from rhoselect.selection.coreset import write_entropies
 from rhoselect.trainer.proxy import fit as fit_proxy
 
@@ -66,7 +67,7 @@ def fit(
     ]
     sample = train.read(train.first(2), torch.device("cpu"))
     check_output(model, networks[0], sample.inputs, dataset.classes)
-    replica = Replica(networks[1], settings.scorer.precision, "running", torch.device("cpu"))
+    replica = Replica(networks[1], Numerics(settings.scorer.precision), torch.device("cpu"))
     console = Console()
     keep_memory()
     entropies, metadata = fit_proxy(

@@ -16,17 +16,15 @@ from rhoselect import config as configuration
 from rhoselect.cli.commands import MOST_WORKERS
 from rhoselect.cli.display import display
 from rhoselect.cli.signals import stopping
-from rhoselect.compute import resolve
-from rhoselect.config import Config
+from rhoselect.config import Config, resolve
 from rhoselect.errors import ConfigError
+from rhoselect.inputs import RunInputs, open_inputs
 from rhoselect.launch.endpoints import check_cluster, queue_url
-from rhoselect.launch.prepared import Prepared
 from rhoselect.launch.serial import run_serial
 from rhoselect.launch.server import find_server
 from rhoselect.launch.service.control import controlled
 from rhoselect.launch.service.security import Security, check_address
 from rhoselect.launch.steering import Run
-from rhoselect.launch.wiring import prepare
 from rhoselect.metrics import announced, check_endpoint
 from rhoselect.queue.redis import check_server
 from rhoselect.trainer.runfolder import (
@@ -69,23 +67,21 @@ def train(
     else:
         settings = resolve(configuration.load(config, sets or []))
         check_absent(path)
-    prepared = prepare(settings)
+    inputs = open_inputs(settings)
     if resume:
-        check_inputs(path, prepared.inputs_sha256)
+        check_inputs(path, inputs.sha256)
     console = Console()
-    if workers > 0 and not prepared.scoring.needs.forward:
+    if workers > 0 and not inputs.scoring.needs.forward:
         note = f"{settings.selection.function} needs no forward: one process, no workers"
         console.print(note, highlight=False, soft_wrap=True)
         workers = 0
     check_servers(settings, workers)
     check_endpoint(settings.metrics)
     if dry_run:
-        console.print(
-            _plan(prepared, workers), highlight=False, markup=False, soft_wrap=True, end=""
-        )
+        console.print(_plan(inputs, workers), highlight=False, markup=False, soft_wrap=True, end="")
         return
-    folder = RunFolder.resume(path) if resume else _create(path, prepared)
-    summary = execute(prepared, folder, workers, console, folder.path.name)
+    folder = RunFolder.resume(path) if resume else _create(path, inputs)
+    summary = execute(inputs, folder, workers, console, folder.path.name)
     with writing(folder):
         from rhoselect.report import write_page  # matplotlib takes a second to import
 
@@ -100,7 +96,7 @@ def train(
 
 
 def execute(
-    prepared: Prepared, folder: RunFolder, workers: int, console: Console, title: str
+    inputs: RunInputs, folder: RunFolder, workers: int, console: Console, title: str
 ) -> dict[str, Any]:
     """Run to the end with a live display called ``title``; returns the summary.
 
@@ -111,21 +107,21 @@ def execute(
     def watch(run: Run) -> Iterator[None]:
         show(run)
         stopped_by_signal(run)
-        with controlled(run, prepared):
+        with controlled(run, inputs):
             yield
 
     say = partial(console.print, highlight=False, soft_wrap=True)
-    config = prepared.config
+    config = inputs.config
     with (
         announced(config.metrics, folder.path),
         stopping(say) as stopped_by_signal,
         display(console, title, config.trainer.steps) as show,
     ):
         if workers == 0:
-            return run_serial(prepared, folder, watch)
+            return run_serial(inputs, folder, watch)
         from rhoselect.launch.cluster import run_cluster  # Ray takes a second to import
 
-        return run_cluster(prepared, folder, workers, watch)
+        return run_cluster(inputs, folder, workers, watch)
 
 
 def _run_dir(run_dir: Path | None, config: Path | None, resume: bool) -> Path:
@@ -137,8 +133,8 @@ def _run_dir(run_dir: Path | None, config: Path | None, resume: bool) -> Path:
     return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def _create(path: Path, prepared: Prepared) -> RunFolder:
-    return RunFolder.create(path, prepared.config, prepared.inputs_sha256)
+def _create(path: Path, inputs: RunInputs) -> RunFolder:
+    return RunFolder.create(path, inputs.config, inputs.sha256)
 
 
 def check_servers(settings: Config, workers: int) -> None:
@@ -155,10 +151,10 @@ def check_servers(settings: Config, workers: int) -> None:
     check_cluster(settings)
 
 
-def _plan(prepared: Prepared, workers: int) -> str:
+def _plan(inputs: RunInputs, workers: int) -> str:
     """The resolved configuration and what it amounts to, as commented TOML."""
-    plan, settings = prepared.plan, prepared.config
-    function = prepared.scoring.function
+    plan, settings = inputs.plan, inputs.config
+    function = inputs.scoring.function
     return (
         f"# {plan.n} points, {plan.n // plan.n_B} windows of {plan.n_B} an epoch,"
         f" {plan.chunks} chunks of {plan.chunk} a window\n"

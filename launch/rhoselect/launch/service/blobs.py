@@ -15,8 +15,8 @@ from torch import Tensor
 
 from rhoselect.errors import UserError
 from rhoselect.launch.service.host import CHUNK_BYTES
-from rhoselect.launch.service.session import Layout
 from rhoselect.protos import selection_pb2 as pb
+from rhoselect.types import Layout
 
 HEADER_BYTES = 1024  # what a safetensors file may spend on a tensor's name, type, shape and place
 

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from rhoselect.config import Config
-from rhoselect.data import SplitPoints
 from rhoselect.errors import ConfigError
-from rhoselect.launch.prepared import Prepared, new_model, new_replica
-from rhoselect.launch.service.session import Ending, Layout, Session
-from rhoselect.launch.wiring import build_scorer
+from rhoselect.inputs import RunInputs, SelectionInputs
+from rhoselect.launch.service.session import Ending, Session
 from rhoselect.metrics import Metrics
-from rhoselect.plan import Plan
 from rhoselect.queue import SelectionQueue
+from rhoselect.scorer.build import build_scorer
 from rhoselect.scorer.loop import Scorer
-from rhoselect.selection import Scoring
 from rhoselect.snapshots import SnapshotStore
 from rhoselect.trainer.ground import Fence
 from rhoselect.trainer.picker import Picker
 from rhoselect.trainer.windows import Windows, lanes
+from rhoselect.types import Layout
 
 CPU = torch.device("cpu")
 
@@ -40,17 +36,17 @@ def servable(config: Config) -> Config:
     )
 
 
-def check_servable(prepared: Prepared) -> None:
+def check_servable(inputs: RunInputs) -> None:
     """Raise ConfigError for methods that need more of the learner than its weights and losses."""
-    if prepared.scoring.needs.reference:
+    if inputs.scoring.needs.reference:
         raise ConfigError(
-            f"selection.function: got {prepared.config.selection.function!r}, whose second network"
+            f"selection.function: got {inputs.config.selection.function!r}, whose second network"
             " learns in our own trainer, allowed others for a loop of your own"
         )
 
 
 def build_session(
-    prepared: Prepared,
+    inputs: RunInputs,
     fence: Fence,
     queue: SelectionQueue,
     snapshots: SnapshotStore,
@@ -59,30 +55,16 @@ def build_session(
     first_step: int,
 ) -> Session:
     """The session of a configuration, with a scorer of its own in the slot after the workers'."""
-    config = prepared.config
+    config = inputs.config
+    share = lanes(config, workers)
+    scorer = build_scorer(inputs, workers, share, queue, snapshots, metrics)
     return assemble(
-        config,
-        prepared.plan,
-        prepared.train,
-        prepared.scoring,
-        prepared.dataset.classes,
-        layout_of(prepared),
-        build_scorer(prepared, workers, lanes(config, workers), queue, snapshots, metrics),
-        fence,
-        queue,
-        snapshots,
-        metrics,
-        workers,
-        first_step,
+        inputs, scorer.layout, scorer, fence, queue, snapshots, metrics, workers, first_step
     )
 
 
 def assemble(
-    config: Config,
-    plan: Plan,
-    train: SplitPoints,
-    scoring: Scoring,
-    classes: int,
+    inputs: SelectionInputs,
     layout: Layout,
     hand: Scorer,
     fence: Fence,
@@ -93,14 +75,15 @@ def assemble(
     first_step: int,
 ) -> Session:
     """A session over parts; ``hand`` scores in this process."""
+    config, plan, train, scoring = inputs.config, inputs.plan, inputs.train, inputs.scoring
     ending = Ending(fence)
     windows = Windows(config, ending, plan, queue, metrics, hand, workers)
-    picker = Picker(config, plan, train.start, scoring, windows, None, CPU)
+    picker = Picker(config, plan, scoring, windows, None, CPU)
     return Session(
         config,
         train,
         scoring,
-        classes,
+        inputs.classes,
         layout,
         windows,
         picker,
@@ -109,17 +92,3 @@ def assemble(
         ending,
         first_step,
     )
-
-
-def layout_of(prepared: Prepared) -> Layout:
-    """What a snapshot for this run's replicas holds."""
-    dtypes = new_replica(prepared, prepared.config.selection.bn, CPU).layout
-    return meta(new_model(prepared).state_dict(), dtypes)
-
-
-def meta(tensors: Any, dtypes: dict[str, torch.dtype]) -> Layout:
-    """Shapes of ``tensors`` with ``dtypes``, without their memory."""
-    return {
-        name: torch.empty(tensors[name].shape, dtype=dtype, device="meta")
-        for name, dtype in dtypes.items()
-    }

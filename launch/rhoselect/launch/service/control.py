@@ -20,7 +20,7 @@ from pathlib import Path
 import grpc
 
 from rhoselect.errors import ConfigError
-from rhoselect.launch.prepared import Prepared
+from rhoselect.inputs import RunInputs
 from rhoselect.launch.service.channel import FILE_NAME, pid_namespace
 from rhoselect.launch.service.faults import told
 from rhoselect.launch.service.host import Host, Service
@@ -39,13 +39,13 @@ MOST_POINTS = 10_000
 
 
 @contextmanager
-def controlled(run: Run, prepared: Prepared) -> Iterator[None]:
+def controlled(run: Run, inputs: RunInputs) -> Iterator[None]:
     """Serve the control of ``run`` meanwhile. Raises ConfigError where that cannot be."""
-    config = prepared.config.service
+    config = inputs.config.service
     security, token_file = Security.of_server(config), config.token_file
     if security.token is None:
         security, token_file = _with_token(security, run.folder)
-    control, snapshots = Control(run, prepared), Snapshots(run, prepared)
+    control, snapshots = Control(run, inputs), Snapshots(run, inputs)
     services = [control.service, snapshots.service]
     with (
         closing(snapshots),
@@ -69,8 +69,8 @@ def _with_token(security: Security, folder: RunFolder) -> tuple[Security, str]:
 class Control(control_pb2_grpc.ControlServicer):
     """See control.proto for what each call promises. Whatever may wait does so in a thread."""
 
-    def __init__(self, run: Run, prepared: Prepared) -> None:
-        self._run, self._prepared = run, prepared
+    def __init__(self, run: Run, inputs: RunInputs) -> None:
+        self._run, self._inputs = run, inputs
         self._over = asyncio.Event()
 
     @property
@@ -168,7 +168,7 @@ class Control(control_pb2_grpc.ControlServicer):
             return await asyncio.to_thread(self._peek, request.k)
 
     def _look(self) -> pb.RunStatus:
-        folder, status, config = self._run.folder, self._run.status(), self._prepared.config
+        folder, status, config = self._run.folder, self._run.status(), self._inputs.config
         counts = zip_longest(STALENESS_STEPS, status.staleness_counts)
         return pb.RunStatus(
             run_id=folder.run_id,
@@ -206,10 +206,10 @@ class Control(control_pb2_grpc.ControlServicer):
         popped = self._run.peek(k)
         if popped is None:
             return pb.PeekQueueResponse()
-        plan, first = self._prepared.plan, self._prepared.train.start
+        plan = self._inputs.plan
         rows = zip(
             popped.positions.tolist(),
-            (first + plan.indices(popped.positions)).tolist(),
+            plan.indices(popped.positions).tolist(),
             plan.epochs(popped.positions).tolist(),
             popped.scores.tolist(),
             strict=True,

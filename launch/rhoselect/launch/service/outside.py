@@ -13,16 +13,16 @@ from rhoselect import config as configuration
 from rhoselect.compute import keep_memory
 from rhoselect.config import Config
 from rhoselect.errors import ConfigError, FencedError, RhoError, RunError, ServiceError
+from rhoselect.inputs import RunInputs, open_inputs
 from rhoselect.launch.endpoints import open_queue, queue_url
 from rhoselect.launch.machine import check_versions
-from rhoselect.launch.prepared import Prepared
 from rhoselect.launch.service.faults import heard
-from rhoselect.launch.wiring import build_scorer, prepare
 from rhoselect.metrics import Metrics
 from rhoselect.models.weights import first_few
 from rhoselect.protos import snapshots_pb2 as pb
 from rhoselect.protos.snapshots_pb2_grpc import SnapshotsStub
 from rhoselect.queue.redis import check_server
+from rhoselect.scorer.build import build_scorer
 from rhoselect.scorer.loop import Scorer
 from rhoselect.snapshots.grpc import GrpcStore
 
@@ -38,7 +38,7 @@ MISSED = 3  # looks without an answer, after which it is taken to have ended
 
 def attach(
     channel: grpc.Channel, who: str, overrides: Iterable[str]
-) -> tuple[pb.AttachResponse, Prepared]:
+) -> tuple[pb.AttachResponse, RunInputs]:
     """What the run that the service ``who`` belongs to says, and its inputs as they are here.
 
     ``overrides`` tell what is elsewhere here, as data.path=DIR. Raises ConfigError for keys that
@@ -48,30 +48,30 @@ def attach(
     with heard(who):
         attached = _stub(channel).Attach(pb.AttachRequest())
     check_versions("this machine", attached.versions)
-    prepared = prepare(_own(attached, overrides))
-    if prepared.inputs_sha256 != attached.inputs_sha256:
+    inputs = open_inputs(_own(attached, overrides))
+    if inputs.sha256 != attached.inputs_sha256:
         raise ConfigError(
             "data.path, il.table: hold other data or irreducible losses than the run's; allowed"
             " copies of the same; name them with --set"
         )
-    return attached, prepared
+    return attached, inputs
 
 
 def score(
     channel: grpc.Channel,
     attached: pb.AttachResponse,
-    prepared: Prepared,
+    inputs: RunInputs,
     stop: threading.Event,
 ) -> int:
     """Score for a run until it ends, or ``stop`` is set. Returns the points scored."""
     keep_memory()
-    config, session, metrics = prepared.config, attached.session, Metrics("scorer")
+    config, session, metrics = inputs.config, attached.session, Metrics("scorer")
     url = queue_url(config.queue)
     assert url is not None, "the service refuses runs without"
     check_server(url)
     queue = open_queue(config, url, session.run_id, session.generation)
     snapshots = GrpcStore(channel, session.run_id, session.generation)
-    scorer = build_scorer(prepared, attached.slot, attached.lanes, queue, snapshots, metrics)
+    scorer = build_scorer(inputs, attached.slot, attached.lanes, queue, snapshots, metrics)
     with _beating(_stub(channel), attached, scorer, stop):
         try:
             scorer.run(stop)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 from rhoselect.config import Config
-from rhoselect.launch.prepared import Prepared
+from rhoselect.inputs import RunInputs
 from rhoselect.launch.service.blobs import to_specs
 from rhoselect.launch.service.building import build_session
 from rhoselect.launch.service.selection import Open, Opened
@@ -30,21 +30,21 @@ def in_process(config: Config, folder: RunFolder, workers: int) -> Iterator[Ends
     yield Ends(queue, LocalStore(), folder, looks=queue)
 
 
-def sessions(prepared: Prepared, run: ServedRun, backends: Backends) -> Open:
+def sessions(inputs: RunInputs, run: ServedRun, backends: Backends) -> Open:
     """What opens sessions in the folder of ``run``, which then looks at them."""
-    config, metrics = prepared.config, Metrics()
+    config, metrics = inputs.config, Metrics()
     metrics.serve(config.metrics, run.folder.path, "trainer")
 
     @contextmanager
     def open_session(step: int) -> Iterator[Opened]:
-        check_first_step(config, prepared.scoring, prepared.dataset.classes, step)
+        check_first_step(config, inputs.scoring, inputs.dataset.classes, step)
         with ExitStack() as stack:
             with run.changing:
                 folder, count = RunFolder.resume(run.folder.path), run.count
                 ends = stack.enter_context(backends(folder, count))
                 stack.callback(ends.snapshots.close)
                 session = build_session(
-                    prepared, ends.fence, ends.queue, ends.snapshots, metrics, count, step
+                    inputs, ends.fence, ends.queue, ends.snapshots, metrics, count, step
                 )
                 stack.callback(session.close)
                 stack.enter_context(run.during(folder, session, ends))
@@ -53,9 +53,9 @@ def sessions(prepared: Prepared, run: ServedRun, backends: Backends) -> Open:
                 steps=config.trainer.steps,
                 layout=to_specs(session.layout),
                 needs_losses=session.needs_losses,
-                fingerprint=prepared.dataset.fingerprint,
-                first_index=prepared.train.start,
-                points=len(prepared.train),
+                fingerprint=inputs.dataset.fingerprint,
+                first_index=inputs.train.start,
+                points=len(inputs.train),
                 config_json=config.model_dump_json(),
             )
             yield answer, session

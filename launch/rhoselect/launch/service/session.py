@@ -25,9 +25,7 @@ from rhoselect.snapshots import SnapshotStore
 from rhoselect.trainer.ground import Fence, Source
 from rhoselect.trainer.picker import PickedBatch, Picker
 from rhoselect.trainer.status import Status
-
-Layout = Mapping[str, Tensor]
-"""What a snapshot holds: tensors on the device "meta", which have name, shape and dtype alone."""
+from rhoselect.types import Layout
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ import grpc
 from torch import Tensor
 
 from rhoselect.errors import ConfigError, FencedError, UserError
+from rhoselect.inputs import RunInputs
 from rhoselect.launch.machine import versions
-from rhoselect.launch.prepared import Prepared
 from rhoselect.launch.service import blobs
 from rhoselect.launch.service.faults import told
 from rhoselect.launch.service.host import Service
@@ -47,8 +47,8 @@ class _Packed:
 class Snapshots(snapshots_pb2_grpc.SnapshotsServicer):
     """What ``run`` publishes. A version is packed once, however many ask for it."""
 
-    def __init__(self, run: Run, prepared: Prepared) -> None:
-        self._run, self._prepared, folder = run, prepared, run.folder
+    def __init__(self, run: Run, inputs: RunInputs) -> None:
+        self._run, self._inputs, folder = run, inputs, run.folder
         self._session = selection_pb2.Session(run_id=folder.run_id, generation=folder.generation)
         self._helpers = itertools.count()
         self._threads = ThreadPoolExecutor(MOST_WAITING, "snapshots")
@@ -65,7 +65,7 @@ class Snapshots(snapshots_pb2_grpc.SnapshotsServicer):
         self, request: pb.AttachRequest, context: grpc.aio.ServicerContext
     ) -> pb.AttachResponse:
         async with told(context):
-            config = self._prepared.config
+            config = self._inputs.config
             self._check_open()
             if request.HasField("slot") and request.slot < HELPERS:
                 raise UserError(f"slot: got {request.slot}, allowed the one that Attach gave")
@@ -78,7 +78,7 @@ class Snapshots(snapshots_pb2_grpc.SnapshotsServicer):
                 lanes=shares,
                 versions=versions(),
                 config_json=config.model_dump_json(),
-                inputs_sha256=self._prepared.inputs_sha256,
+                inputs_sha256=self._inputs.sha256,
             )
 
     async def Load(
@@ -110,7 +110,7 @@ class Snapshots(snapshots_pb2_grpc.SnapshotsServicer):
 
     def _check_open(self) -> None:
         """Raise ConfigError for a run that nobody outside can take part in."""
-        if self._prepared.config.queue.url == "embedded" or self._run.stores is None:
+        if self._inputs.config.queue.url == "embedded" or self._run.stores is None:
             raise ConfigError(
                 "this run has no queue that a scorer outside its machine can reach; allowed a run"
                 " with --workers N and queue.url"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,46 +12,56 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from rhoselect.compute import DTYPES, seed_points
 from rhoselect.errors import ModelError
-from rhoselect.scorer.folding import Folded
+from rhoselect.models.folding import Folded
 from rhoselect.selection import Needs
 from rhoselect.snapshots.base import Pieces
-from rhoselect.types import REFERENCE, Batch, ForwardOutput
+from rhoselect.types import REFERENCE, Batch, ForwardOutput, Layout
 
+BatchNormMode = Literal["running", "batch"]
 PLAIN = Needs()
 CAST_MODULES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
-class Replica:
-    """Implements ``rhoselect.selection.Forward``.
+@dataclass(frozen=True)
+class Numerics:
+    """How a replica computes. Each field changes the last bits of its losses.
 
-    Linear and convolution weights are held in the scoring dtype and everything else in float32,
-    under autocast: bit for bit what autocast computes from float32 weights, without casting them at
-    every forward. With ``bn="batch"`` BatchNorm uses the statistics of the scored chunk and owns no
-    running statistics at all, so scoring cannot touch them. ``channels_last`` lays images and
-    convolution weights out by pixel: faster, and in the last bits another result. So does ``fold``,
-    for which BatchNorm must be "running": convolutions do what the BatchNorm behind them does.
+    ``precision``: "fp32", "bf16" or "fp16". Linear and convolution weights are held in this dtype
+    and everything else in float32, under autocast: bit for bit what autocast computes from float32
+    weights, without casting them at every forward. ``bn``: BatchNorm with "running" statistics, or
+    with those of the scored "batch"; the latter owns no running statistics at all, so scoring
+    cannot touch them. ``channels_last`` lays images and convolution weights out by pixel, which is
+    faster. ``fold_batchnorm`` merges each BatchNorm into the convolution before it and needs
+    "running".
+    """
+
+    precision: str
+    bn: BatchNormMode = "running"
+    channels_last: bool = False
+    fold_batchnorm: bool = False
+
+
+class Replica:
+    """A copy of the model that scores, of any precision and BatchNorm mode. It knows no transport.
 
     Beyond losses and logits it computes what ``needs`` asks for. Stochastic passes (Gal &
     Ghahramani 2016, "Dropout as a Bayesian approximation") run everything but BatchNorm and its
-    like in training mode; their random numbers are a function of (``seed``, the points, pass),
-    whoever computes them. ``reference`` is the second network of functions that need one: its
-    weights come in the same snapshots.
+    like in training mode; their random numbers are a function of (``seed``, the points, pass) in
+    every process. ``reference`` is the second network of functions that need one: its weights come
+    in the same snapshots.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        precision: str,
-        bn: str,
+        numerics: Numerics,
         device: torch.device,
-        channels_last: bool = False,
         needs: Needs = PLAIN,
         seed: int = 0,
         reference: Replica | None = None,
-        fold: bool = False,
     ) -> None:
         self._model = model.eval().requires_grad_(False)
-        self._dtype = DTYPES[precision]
+        self._dtype = DTYPES[numerics.precision]
         self.device = device
         # A weight that others read too (a head tied to its embedding) stays float32 for them.
         others = (m for m in model.modules() if not isinstance(m, CAST_MODULES))
@@ -57,16 +70,16 @@ class Replica:
             own = {id(p) for p in module.parameters(recurse=False)}
             if isinstance(module, CAST_MODULES) and wide.isdisjoint(own):
                 module.to(self._dtype)
-            if isinstance(module, _BatchNorm) and bn == "batch":
+            if isinstance(module, _BatchNorm) and numerics.bn == "batch":
                 module.running_mean = module.running_var = module.num_batches_tracked = None
                 module.track_running_stats = False
         model.to(device)
-        self._channels_last = channels_last
-        if channels_last:
+        self._channels_last = numerics.channels_last
+        if self._channels_last:
             # The stubs know no memory format without a dtype.
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._tensors: dict[str, Tensor] = dict(model.state_dict())
-        self._folded = Folded(self._model) if fold else None
+        self._folded = Folded(self._model) if numerics.fold_batchnorm else None
         self._reference = reference
         if reference is not None:
             self._tensors |= {REFERENCE + name: t for name, t in reference._tensors.items()}
@@ -80,9 +93,9 @@ class Replica:
         self._random = [m for m in model.modules() if not isinstance(m, _NormBase)]
 
     @property
-    def layout(self) -> dict[str, torch.dtype]:
-        """Names and dtypes of the tensors that a snapshot for this replica holds."""
-        return {name: t.dtype for name, t in self._tensors.items()}
+    def layout(self) -> Layout:
+        """The tensors that a snapshot for this replica holds."""
+        return {name: torch.empty_like(t, device="meta") for name, t in self._tensors.items()}
 
     def load(self, pieces: Pieces) -> None:
         """Copy a snapshot's weights, as they arrive, into the replica's own tensors.

@@ -19,9 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from rhoselect.config import Config
-from rhoselect.data import SplitPoints
-from rhoselect.plan import Plan, key64, permute
+from rhoselect.hashing import key64, permute
+from rhoselect.plan.shuffled import Plan
 from rhoselect.types import Positions
 
 _U64 = npt.NDArray[np.uint64]
@@ -56,7 +55,7 @@ class StreamedPlan(Plan):
         return positions + np.uint64(max(self.group_rows, self.n_B))
 
     def shuffle(self, ranks: _U64, epoch: int) -> _U64:
-        """The indices of ``ranks`` [C] of one epoch: a permutation of 0..n-1."""
+        """The points of ``ranks`` [C] in one epoch: a permutation of 0..n-1."""
         short = self._short_slot(epoch)
         slots = self._slot_at(ranks, short)
         groups = ((slots + np.uint64(1)) * np.uint64(self.groups) - np.uint64(1)) // np.uint64(
@@ -103,20 +102,3 @@ class StreamedPlan(Plan):
             key = key64(self.seed, epoch, BLOCKS)
             blocks[~is_short] = permute(full[~is_short], int(last), key)
         return blocks * block + offsets
-
-
-def open_plan(config: Config, points: SplitPoints) -> Plan:
-    """The plan over ``points`` that ``data.order`` names.
-
-    Raises ConfigError for a window beyond the points, and if the cache of a remote data set cannot
-    hold what the order keeps in use, so that every window would fetch its shards again.
-    """
-    seed, n_B, chunk = config.seed, config.selection.n_B, config.selection.chunk
-    if config.data.order == "shuffled":
-        points.check_room(len(points), "the train split in data.order 'shuffled'")
-        return Plan(seed, len(points), n_B, chunk)
-    blocks = config.data.stream_blocks
-    plan = StreamedPlan(seed, len(points), n_B, chunk, points.block_rows, blocks)
-    rows = plan.group_rows * (1 + -(-n_B // plan.group_rows))
-    points.check_room(rows, f"two groups of data.stream_blocks = {blocks} shards")
-    return plan

@@ -1,0 +1,89 @@
+"""The inputs of a run as one object, and the networks that are made from them.
+
+Every learner and replica of a run is made here, in whatever process it runs. This is why their bits
+agree.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from rhoselect.config import Config
+from rhoselect.data import Dataset, SplitPoints
+from rhoselect.models.build import configured_model
+from rhoselect.models.reference import ReferenceFile
+from rhoselect.models.replica import BatchNormMode, Numerics, Replica
+from rhoselect.plan import Plan
+from rhoselect.selection import Scoring
+
+
+@dataclass(frozen=True)
+class SelectionInputs:
+    """What selection works on: the checked configuration, the candidates, their plan and how they
+    are scored. ``classes`` is 0 where the points have none."""
+
+    config: Config
+    train: SplitPoints
+    plan: Plan
+    scoring: Scoring
+    classes: int
+
+
+@dataclass(frozen=True)
+class RunInputs(SelectionInputs):
+    """What a whole run works on; ``reference`` is the file of a second network, if it has one."""
+
+    dataset: Dataset
+    test: SplitPoints
+    reference: ReferenceFile | None
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the data's fingerprint, the first weights' file, and the irreducible losses or
+        core-set in use. Computed once: it reads them all."""
+        digest = hashlib.sha256(self.dataset.fingerprint.encode())
+        if self.scoring.il is not None:
+            digest.update(self.scoring.il.values.data)
+        if self.scoring.core_set is not None:
+            digest.update(self.scoring.core_set.members.data)
+        if self.config.model.weights is not None:
+            with Path(self.config.model.weights).open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        if self.reference is not None:
+            digest.update(self.reference.sha256.encode())
+        return digest.hexdigest()
+
+    def new_model(self) -> nn.Module:
+        """The run's model with its initial weights, on the CPU."""
+        shape = self.dataset.input_shape
+        return configured_model(self.config.model, shape, self.classes, self.config.seed)
+
+    def new_reference(self) -> nn.Module:
+        """The second network with the weights of its file, on the CPU."""
+        assert self.reference is not None, "checked when the inputs were opened"
+        return self.reference.build(self.dataset.input_shape, self.classes)
+
+    def new_replica(self, device: torch.device, bn: BatchNormMode | None = None) -> Replica:
+        """A replica that scores: it computes what the score function needs. ``bn`` is
+        selection.bn if not given; a second network always uses running statistics, as when
+        irreducible losses are fitted."""
+        scorer, reference = self.config.scorer, None
+        if self.reference is not None:
+            reference = Replica(self.new_reference(), self._numerics("running"), device)
+        numerics = self._numerics(bn or self.config.selection.bn, scorer.fold_batchnorm)
+        needs, seed = self.scoring.needs, self.config.seed
+        return Replica(self.new_model(), numerics, device, needs, seed, reference)
+
+    def new_evaluator(self, device: torch.device) -> Replica:
+        """A replica of the model alone, with running statistics."""
+        return Replica(self.new_model(), self._numerics("running"), device)
+
+    def _numerics(self, bn: BatchNormMode, fold_batchnorm: bool = False) -> Numerics:
+        scorer = self.config.scorer
+        return Numerics(scorer.precision, bn, scorer.channels_last, fold_batchnorm)
