@@ -110,7 +110,7 @@ runs/demo-rho/summary.json: | $(IL)
 clean:
 	rm -rf build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	rm -rf $(RUNS) runs/demo.png
-	find core scorer trainer launch cli tests deploy -name __pycache__ -prune -exec rm -rf {} +
+	find core scorer trainer runtime cli tests deploy -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean
 	rm -rf .venv .cache $(DATA) $(IL)

@@ -20,8 +20,8 @@ from rich.markdown import Markdown
 from rich.progress import track
 
 from rhoselect.data import ArrowDataset
-from rhoselect.launch.machine import origin
 from rhoselect.report import comparison, load_run
+from rhoselect.runtime.machine import origin
 
 MLP = ["--model", "rhoselect.models:mlp", "--set", "model.args.width=256"]
 CONSTANT = ["--batch", "64", "--set", "trainer.schedule=constant", "--set", "trainer.lr=1e-3"]

@@ -35,10 +35,10 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from rhoselect.launch.machine import origin
-from rhoselect.launch.server import EmbeddedServer
 from rhoselect.queue.redis import RedisQueue
 from rhoselect.queue.redis.packing import pack_positions
+from rhoselect.runtime.machine import origin
+from rhoselect.runtime.queue_server import EmbeddedServer
 from rhoselect.selection.scoring import order
 from rhoselect.types import ChunkScores, Ticket
 

@@ -26,8 +26,8 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.progress import track
 
-from rhoselect.launch.machine import origin
 from rhoselect.report import comparison, load_run
+from rhoselect.runtime.machine import origin
 
 TARGETS = (0.85, 0.86)
 Figures = dict[str, Any]

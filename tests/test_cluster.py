@@ -21,8 +21,8 @@ import pytest
 
 from rhoselect import config as configuration
 from rhoselect.errors import ConfigError
-from rhoselect.launch import placement
-from rhoselect.launch.machine import versions
+from rhoselect.runtime.machine import versions
+from rhoselect.runtime.ray import placement
 from servers import PASSWORD, free_port, tcp_server
 from support import ended_well, hashes, made, until
 from test_faults import checkpoints

@@ -21,9 +21,9 @@ import pytest
 from rich.console import Console
 
 from rhoselect.cli import dashboard
-from rhoselect.launch.service.operator import Target, control_of
 from rhoselect.protos import control_pb2 as pb
 from rhoselect.protos.control_pb2_grpc import ControlStub
+from rhoselect.service.connect import Target, control_of
 from servers import free_port
 from support import DEADLINE_S, ended_well, hashes, made, rhoctl, start, until
 

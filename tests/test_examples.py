@@ -38,7 +38,7 @@ def test_own_loop_learns_what_rhoctl_train_does(tiny_config: Path, tmp_path: Pat
 
 def test_the_tree_of_the_readme_names_every_module() -> None:
     tree = (ROOT / "README.md").read_text().split("## The tree")[1]
-    for root in ("core", "scorer", "trainer", "launch", "cli"):
+    for root in ("core", "scorer", "trainer", "runtime", "cli"):
         for path in (ROOT / root / "rhoselect").glob("**/*.py"):
             parts = path.relative_to(ROOT / root / "rhoselect").parts
             below = parts if root in ("core", "cli") else parts[1:]

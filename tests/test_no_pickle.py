@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 MODULES = sorted(
     path
-    for root in ("core", "protos", "scorer", "trainer", "launch", "cli")
+    for root in ("core", "protos", "scorer", "trainer", "runtime", "cli")
     for path in (ROOT / root).rglob("*.py")
 )
 UNSAFE = {"pickle", "cPickle", "cloudpickle", "dill", "marshal", "shelve", "joblib", "yaml"}

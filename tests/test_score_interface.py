@@ -25,12 +25,12 @@ from rhoselect.config import Config
 from rhoselect.data.il_table import IlMetadata, IlTable
 from rhoselect.errors import ConfigError
 from rhoselect.inputs import open_inputs
-from rhoselect.launch.serial import run_serial
 from rhoselect.metrics import Metrics
 from rhoselect.models.build import build_model
 from rhoselect.models.replica import Numerics, Replica
 from rhoselect.plan import Plan
 from rhoselect.queue.memory import MemoryQueue
+from rhoselect.runtime.local import run_serial
 from rhoselect.selection import Needs, Picked, ScoreFunction, ScoreInputs, Scoring, Shortlist
 from rhoselect.selection.interface import State
 from rhoselect.selection.scoring import gumbel

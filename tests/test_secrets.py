@@ -13,7 +13,7 @@ import pytest
 import ray
 
 from rhoselect.errors import ConfigError
-from rhoselect.launch import machine
+from rhoselect.runtime import machine
 from servers import PASSWORD, free_port, tcp_server
 from support import DEADLINE_S, made, start, until
 

@@ -35,10 +35,10 @@ from torch import Tensor
 
 from rhoselect.config import QueueConfig
 from rhoselect.errors import RunError, SnapshotGoneError
-from rhoselect.launch.service.channel import open_channel
-from rhoselect.launch.service.host import Host
-from rhoselect.launch.service.security import Security
-from rhoselect.launch.service.snapshots import Snapshots
+from rhoselect.service.channel import open_channel
+from rhoselect.service.security import Security
+from rhoselect.service.server import Host
+from rhoselect.service.snapshots import Snapshots
 from rhoselect.snapshots import SnapshotReader, SnapshotStore, shm
 from rhoselect.snapshots.base import Pieces
 from rhoselect.snapshots.buffers import Buffer

@@ -17,11 +17,11 @@ import threaded
 from rhoselect.compute import threads
 from rhoselect.config import load
 from rhoselect.inputs import open_inputs
-from rhoselect.launch.serial import run_serial
 from rhoselect.metrics import Metrics
 from rhoselect.models import mlp
 from rhoselect.models.build import build_model
 from rhoselect.queue.memory import MemoryQueue
+from rhoselect.runtime.local import run_serial
 from rhoselect.snapshots.local import LocalStore
 from rhoselect.trainer.build import build_trainer
 from rhoselect.trainer.records import selected_sha256, weights_sha256

@@ -27,8 +27,8 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from rhoselect.data import ArrowDataset, SplitPoints
-from rhoselect.launch.machine import origin
 from rhoselect.models import mlp
+from rhoselect.runtime.machine import origin
 from rhoselect.trainer.audit import spearman
 
 n_b, N_B, BATCH, MEMBERS, HOLDOUT = 32, 320, 64, 5, 2000

@@ -29,5 +29,5 @@ dir $folder
 pidfile $folder/queue.pid
 logfile $folder/queue.log
 END
-server="$(python -c 'from rhoselect.launch.server import find_server; print(find_server())')"
+server="$(python -c 'from rhoselect.runtime.queue_server import find_server; print(find_server())')"
 LC_ALL=C "$server" queue.conf

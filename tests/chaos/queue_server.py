@@ -12,8 +12,8 @@ from typing import Self
 
 import redis
 
-from rhoselect.launch.server import find_server
 from rhoselect.queue.redis import ping
+from rhoselect.runtime.queue_server import find_server
 
 START_S = 20.0
 

@@ -12,7 +12,7 @@ import pytest
 import redis
 from queue_helpers import Backend
 
-from rhoselect.launch.server import EmbeddedServer
+from rhoselect.runtime.queue_server import EmbeddedServer
 from servers import free_port, missing, tcp_server
 
 

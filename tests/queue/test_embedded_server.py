@@ -17,15 +17,15 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from rhoselect.errors import QueueConfigError
-from rhoselect.launch import server as module
-from rhoselect.launch.server import EmbeddedServer
 from rhoselect.queue.redis import check_server, ping
+from rhoselect.runtime import queue_server as module
+from rhoselect.runtime.queue_server import EmbeddedServer
 from servers import redis_server
 
 OWNER = """
 import sys
 from pathlib import Path
-from rhoselect.launch.server import EmbeddedServer
+from rhoselect.runtime.queue_server import EmbeddedServer
 with EmbeddedServer(Path(sys.argv[1])) as server:
     print(server.pid, server.url, flush=True)
     sys.stdin.read()

@@ -14,8 +14,8 @@ import redis
 from queue_helpers import chunk_scores, fill, until
 
 from rhoselect.errors import RunError, WaitError
-from rhoselect.launch.server import EmbeddedServer
 from rhoselect.queue.redis import RedisQueue, link
+from rhoselect.runtime.queue_server import EmbeddedServer
 from rhoselect.types import QueueStats, Ticket
 from servers import free_port, tcp_server
 

@@ -10,9 +10,9 @@ import redis
 from queue_helpers import chunk_scores, fill
 
 from rhoselect.errors import QueueConfigError, RunError, WaitError
-from rhoselect.launch.server import EmbeddedServer
 from rhoselect.queue.redis import RedisQueue, check_server, server_name
 from rhoselect.queue.redis.server import patiently
+from rhoselect.runtime.queue_server import EmbeddedServer
 from servers import PASSWORD, free_port
 
 CHUNKS = [chunk_scores({1: 0.5, 2: 2.5}, rejected=[3]), chunk_scores({5: 1.5})]

@@ -21,8 +21,8 @@ from queue_helpers import chunk_scores, fill
 
 from rhoselect.config import QueueConfig
 from rhoselect.errors import ConfigError, QueueConfigError, RunError
-from rhoselect.launch.endpoints import queue_url
 from rhoselect.queue.redis import RedisQueue, RedisStream, check_server, ping
+from rhoselect.runtime.queue_address import queue_url
 from rhoselect.types import Ticket
 from servers import PASSWORD, free_port, redis_server
 

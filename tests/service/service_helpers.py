@@ -19,9 +19,9 @@ from rhoselect.cli.commands.serve import serving
 from rhoselect.client import SelectionClient
 from rhoselect.config import load, resolve
 from rhoselect.inputs import RunInputs, open_inputs
-from rhoselect.launch.service.building import check_servable, servable
-from rhoselect.launch.service.security import Security
 from rhoselect.selection import ScoreFunction, ScoreInputs
+from rhoselect.service.building import check_servable, servable
+from rhoselect.service.security import Security
 from rhoselect.trainer.records import selected_sha256, weights_sha256
 from rhoselect.trainer.runfolder import RunFolder
 

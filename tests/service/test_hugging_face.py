@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rhoselect.client.batches import SelectionBatch
+from rhoselect.client.batch import SelectionBatch
 from rhoselect.errors import ConfigError, ModelError
 from rhoselect.plan import Plan
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from rhoselect.errors import FencedError, ServiceError
-from rhoselect.launch.service.channel import open_channel
-from rhoselect.launch.service.operator import Target, channel_of
-from rhoselect.launch.service.security import Security
 from rhoselect.protos import snapshots_pb2 as pb
 from rhoselect.protos.snapshots_pb2_grpc import SnapshotsStub
+from rhoselect.service.channel import open_channel
+from rhoselect.service.connect import Target, channel_of
+from rhoselect.service.security import Security
 from rhoselect.snapshots.grpc import GrpcStore
 from servers import PASSWORD, free_port, tcp_server
 from support import DEADLINE_S, ended_well, hashes, made, rhoctl, start, until

@@ -18,15 +18,15 @@ from torch import Tensor
 
 from rhoselect.errors import FencedError, ModelError, UserError, WaitError
 from rhoselect.inputs import RunInputs
-from rhoselect.launch.service import blobs
-from rhoselect.launch.service.building import build_session
-from rhoselect.launch.service.channel import open_channel
-from rhoselect.launch.service.faults import heard
-from rhoselect.launch.service.security import Security
 from rhoselect.metrics import Metrics
 from rhoselect.protos import selection_pb2 as pb
 from rhoselect.protos.selection_pb2_grpc import SelectionStub
 from rhoselect.queue.memory import MemoryQueue
+from rhoselect.service import blobs
+from rhoselect.service.building import build_session
+from rhoselect.service.channel import open_channel
+from rhoselect.service.errors import heard
+from rhoselect.service.security import Security
 from rhoselect.snapshots.local import LocalStore
 from rhoselect.trainer.runfolder import RunFolder
 

@@ -14,10 +14,10 @@ from torch import Tensor
 from rhoselect.client import SelectionClient
 from rhoselect.errors import UserError
 from rhoselect.inputs import RunInputs
-from rhoselect.launch.service.faults import heard
-from rhoselect.launch.service.operator import Target, channel_of
 from rhoselect.protos import control_pb2 as pb
 from rhoselect.protos.control_pb2_grpc import ControlStub
+from rhoselect.service.connect import Target, channel_of
+from rhoselect.service.errors import heard
 from rhoselect.trainer.records import selected_sha256, weights_sha256
 from support import made, rhoctl
 

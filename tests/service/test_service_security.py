@@ -15,10 +15,10 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from rhoselect.config import load, parse
 from rhoselect.config.operation import ServiceConfig
 from rhoselect.errors import ConfigError, FencedError, RhoError, ServiceError
-from rhoselect.launch.service.channel import open_channel
-from rhoselect.launch.service.faults import error_of, heard, told
-from rhoselect.launch.service.host import Host, Service
-from rhoselect.launch.service.security import TOKEN_VARIABLE, Security, check_address
+from rhoselect.service.channel import open_channel
+from rhoselect.service.errors import error_of, heard, told
+from rhoselect.service.security import TOKEN_VARIABLE, Security, check_address
+from rhoselect.service.server import Host, Service
 
 TOKEN = "correct horse battery staple"
 LOOPBACK = "127.0.0.1:0"

@@ -15,9 +15,9 @@ import torch
 
 from rhoselect.config import Config
 from rhoselect.errors import RhoError
-from rhoselect.launch.endpoints import check_cluster, queue_url
-from rhoselect.launch.server import EmbeddedServer, find_server
 from rhoselect.queue.redis import check_server, server_name
+from rhoselect.runtime.queue_address import check_cluster, queue_url
+from rhoselect.runtime.queue_server import EmbeddedServer, find_server
 from rhoselect.snapshots.shm import ROOM_BYTES
 
 DISK_BYTES = 10 << 30
@@ -121,7 +121,7 @@ def _ray(config: Config) -> Iterator[Finding]:
         check_cluster(config)
         import ray.util.scheduling_strategies  # a second
 
-        from rhoselect.launch.cluster import joined
+        from rhoselect.runtime.ray.cluster import joined
 
         with joined(config.cluster.address, workers=1):
             yield from _nodes(ray, config.cluster.address)

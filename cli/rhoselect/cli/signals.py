@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 from rhoselect.errors import RhoError, RunStopped
-from rhoselect.launch.steering import Run
+from rhoselect.runtime.run import Run
 from rhoselect.trainer.gate import ASK_S
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM)

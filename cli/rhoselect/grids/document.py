@@ -13,7 +13,7 @@ from rhoselect.errors import RunFolderError
 from rhoselect.grids import figure, outcomes, table
 from rhoselect.grids.recipes import Recipes
 from rhoselect.grids.spec import Cell, Spec, load, names
-from rhoselect.launch.machine import origin
+from rhoselect.runtime.machine import origin
 
 RESULTS, FIGURE, TABLE = "results.json", "figure.png", "table.md"
 HEAD = """# The paper's tables and figures, measured

@@ -19,12 +19,12 @@ from typing import TypeVar
 import numpy as np
 
 from rhoselect.inputs import RunInputs
-from rhoselect.launch.endpoints import queue_url
-from rhoselect.launch.server import EmbeddedServer
 from rhoselect.models.replica import Replica
 from rhoselect.planning.peers import Partner
 from rhoselect.queue import SelectionQueue
 from rhoselect.queue.redis import RedisQueue, check_server
+from rhoselect.runtime.queue_address import queue_url
+from rhoselect.runtime.queue_server import EmbeddedServer
 from rhoselect.selection.scoring import order
 from rhoselect.snapshots import SnapshotStore
 from rhoselect.trainer.learner import Learner

@@ -15,8 +15,8 @@ from rich.live import Live
 
 from rhoselect.cli import dashboard
 from rhoselect.cli.commands import MOST_WORKERS
-from rhoselect.launch.service.operator import Target, control_of, looks
 from rhoselect.protos import control_pb2 as pb
+from rhoselect.service.connect import Target, control_of, looks
 
 Found = Annotated[
     str, typer.Argument(metavar="RUN", help="Folder of a running run, or host:port of its service.")

@@ -16,9 +16,9 @@ from rich.table import Table
 from rhoselect import config as configuration
 from rhoselect.config import resolve
 from rhoselect.inputs import open_inputs
-from rhoselect.launch.machine import origin
 from rhoselect.planning import model
 from rhoselect.planning.measure import STAGES, Calibration, calibrate
+from rhoselect.runtime.machine import origin
 
 MOST_DEVICES = 17
 ROWS = {

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from rhoselect.cli.commands.control import Ca, Cert, Found, Json, Key, Token, say
-from rhoselect.launch.service.operator import Target, control_of
 from rhoselect.protos import control_pb2 as pb
+from rhoselect.service.connect import Target, control_of
 
 app = typer.Typer(help="What a running run's selection queue holds.", no_args_is_help=True)
 

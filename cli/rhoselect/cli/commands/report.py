@@ -11,8 +11,8 @@ from rich.console import Console
 
 from rhoselect import report as reports
 from rhoselect.errors import ConfigError, UserError
-from rhoselect.launch.machine import origin
 from rhoselect.report.table import WIDTH
+from rhoselect.runtime.machine import origin
 
 KINDS = (".html", ".png")
 

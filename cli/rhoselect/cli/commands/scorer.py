@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from rhoselect.cli.commands.control import Ca, Cert, Found, Json, Key, Token, say
-from rhoselect.launch.service.operator import Target, channel_of
+from rhoselect.service.connect import Target, channel_of
 
 
 def scorer(
@@ -35,7 +35,7 @@ def scorer(
 
       rhoctl scorer trainer.example:7443 --token-file token --tls-ca ca.pem --set data.path=/web
     """
-    from rhoselect.launch.service.outside import attach, score  # torch takes seconds to import
+    from rhoselect.service.remote_scorer import attach, score
 
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

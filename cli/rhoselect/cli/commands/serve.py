@@ -24,16 +24,16 @@ from rhoselect.compute import keep_memory
 from rhoselect.config import Config, resolve
 from rhoselect.errors import ConfigError
 from rhoselect.inputs import RunInputs, open_inputs
-from rhoselect.launch.endpoints import queue_url
-from rhoselect.launch.server import EmbeddedServer
-from rhoselect.launch.service.building import check_servable, servable
-from rhoselect.launch.service.control import Control
-from rhoselect.launch.service.host import Host
-from rhoselect.launch.service.runs import Backends, in_process, sessions
-from rhoselect.launch.service.security import Security, check_address
-from rhoselect.launch.service.selection import Selection
-from rhoselect.launch.service.served import ServedRun
 from rhoselect.metrics import announced, check_endpoint
+from rhoselect.runtime.queue_address import queue_url
+from rhoselect.runtime.queue_server import EmbeddedServer
+from rhoselect.service.building import check_servable, servable
+from rhoselect.service.control import Control
+from rhoselect.service.security import Security, check_address
+from rhoselect.service.selection import Selection
+from rhoselect.service.served import ServedRun
+from rhoselect.service.server import Host
+from rhoselect.service.sessions import Backends, in_process, sessions
 from rhoselect.trainer.runfolder import RunFolder, check_absent, check_inputs, check_resume
 
 TEND_S = 0.5
@@ -121,8 +121,8 @@ def serving(
         backends: Backends = partial(in_process, config)
         tends = [run.tend]
         if workers:
-            from rhoselect.launch.cluster import joined  # Ray takes a second to import
-            from rhoselect.launch.service.on_ray import on_ray
+            from rhoselect.runtime.ray.cluster import joined
+            from rhoselect.service.ray_backend import on_ray
 
             url = queue_url(config.queue)
             if url is None:

@@ -19,14 +19,14 @@ from rhoselect.cli.signals import stopping
 from rhoselect.config import Config, resolve
 from rhoselect.errors import ConfigError
 from rhoselect.inputs import RunInputs, open_inputs
-from rhoselect.launch.endpoints import check_cluster, queue_url
-from rhoselect.launch.serial import run_serial
-from rhoselect.launch.server import find_server
-from rhoselect.launch.service.control import controlled
-from rhoselect.launch.service.security import Security, check_address
-from rhoselect.launch.steering import Run
 from rhoselect.metrics import announced, check_endpoint
 from rhoselect.queue.redis import check_server
+from rhoselect.runtime.local import run_serial
+from rhoselect.runtime.queue_address import check_cluster, queue_url
+from rhoselect.runtime.queue_server import find_server
+from rhoselect.runtime.run import Run
+from rhoselect.service.control import controlled
+from rhoselect.service.security import Security, check_address
 from rhoselect.trainer.runfolder import (
     RunFolder,
     check_absent,
@@ -119,7 +119,7 @@ def execute(
     ):
         if workers == 0:
             return run_serial(inputs, folder, watch)
-        from rhoselect.launch.cluster import run_cluster  # Ray takes a second to import
+        from rhoselect.runtime.ray.cluster import run_cluster
 
         return run_cluster(inputs, folder, workers, watch)
 

@@ -14,8 +14,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from rhoselect.errors import UserError
-from rhoselect.launch.service.host import CHUNK_BYTES
 from rhoselect.protos import selection_pb2 as pb
+from rhoselect.service.server import CHUNK_BYTES
 from rhoselect.types import Layout
 
 HEADER_BYTES = 1024  # what a safetensors file may spend on a tensor's name, type, shape and place

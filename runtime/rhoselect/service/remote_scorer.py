@@ -14,16 +14,16 @@ from rhoselect.compute import keep_memory
 from rhoselect.config import Config
 from rhoselect.errors import ConfigError, FencedError, RhoError, RunError, ServiceError
 from rhoselect.inputs import RunInputs, open_inputs
-from rhoselect.launch.endpoints import open_queue, queue_url
-from rhoselect.launch.machine import check_versions
-from rhoselect.launch.service.faults import heard
 from rhoselect.metrics import Metrics
 from rhoselect.models.weights import first_few
 from rhoselect.protos import snapshots_pb2 as pb
 from rhoselect.protos.snapshots_pb2_grpc import SnapshotsStub
 from rhoselect.queue.redis import check_server
+from rhoselect.runtime.machine import check_versions
+from rhoselect.runtime.queue_address import open_queue, queue_url
 from rhoselect.scorer.build import build_scorer
 from rhoselect.scorer.loop import Scorer
+from rhoselect.service.errors import heard
 from rhoselect.snapshots.grpc import GrpcStore
 
 PLACES = {"data.path", "il.table", "il.weights", "svp.table", "model.weights"}

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 
-from rhoselect.client.batches import SelectionBatch
-from rhoselect.client.loop import SelectionClient
-from rhoselect.client.own import Losses
+from rhoselect.client.batch import SelectionBatch
+from rhoselect.client.client import SelectionClient
+from rhoselect.client.user_data import Losses
 from rhoselect.errors import ConfigError, ModelError
 
 

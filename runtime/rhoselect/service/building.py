@@ -7,11 +7,11 @@ import torch
 from rhoselect.config import Config
 from rhoselect.errors import ConfigError
 from rhoselect.inputs import RunInputs, SelectionInputs
-from rhoselect.launch.service.session import Ending, Session
 from rhoselect.metrics import Metrics
 from rhoselect.queue import SelectionQueue
 from rhoselect.scorer.build import build_scorer
 from rhoselect.scorer.loop import Scorer
+from rhoselect.service.session import Ending, Session
 from rhoselect.snapshots import SnapshotStore
 from rhoselect.trainer.ground import Fence
 from rhoselect.trainer.picker import Picker

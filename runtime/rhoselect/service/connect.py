@@ -13,11 +13,11 @@ from typing import Any
 import grpc
 
 from rhoselect.errors import ConfigError, RunFolderError, ServiceError
-from rhoselect.launch.service.channel import FILE_NAME, open_channel, pid_namespace
-from rhoselect.launch.service.faults import heard
-from rhoselect.launch.service.security import Security
 from rhoselect.protos import control_pb2 as pb
 from rhoselect.protos.control_pb2_grpc import ControlStub
+from rhoselect.service.channel import FILE_NAME, open_channel, pid_namespace
+from rhoselect.service.errors import heard
+from rhoselect.service.security import Security
 from rhoselect.trainer.gate import ASK_S
 
 DEADLINE_S = ASK_S + 10.0  # the service gives up first, and says why

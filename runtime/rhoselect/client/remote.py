@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 
 from rhoselect import config as configuration
-from rhoselect.client.batches import Collate, SelectionBatch, collate, moved
+from rhoselect.client.batch import Collate, SelectionBatch, collate, moved
 from rhoselect.data import SplitPoints, open_data, train_points
 from rhoselect.errors import DataError, RunError, ServiceError
-from rhoselect.launch.service import blobs
-from rhoselect.launch.service.channel import open_channel
-from rhoselect.launch.service.faults import heard
-from rhoselect.launch.service.security import Security
 from rhoselect.protos import selection_pb2 as pb
 from rhoselect.protos.selection_pb2_grpc import SelectionStub
+from rhoselect.service import blobs
+from rhoselect.service.channel import open_channel
+from rhoselect.service.errors import heard
+from rhoselect.service.security import Security
 
 OPEN_S = 60.0  # the session before may have scorers to stop
 AGAIN_S = (0.1, 0.5, 2.0, 5.0)

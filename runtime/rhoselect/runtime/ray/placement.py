@@ -18,8 +18,8 @@ from ray.exceptions import RayActorError
 
 from rhoselect.config import Config
 from rhoselect.errors import ConfigError, QueueConfigError, RunError
-from rhoselect.launch.machine import check_versions
 from rhoselect.queue.redis import check_server
+from rhoselect.runtime.machine import check_versions
 
 Resources = dict[str, float]
 _ray = cast(Any, ray)  # its own types do not know these

@@ -20,7 +20,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from rhoselect.errors import ConfigError
-from rhoselect.launch.service.security import Security, check_address
+from rhoselect.service.security import Security, check_address
 
 CHUNK_BYTES = 1 << 20
 MESSAGE_BYTES = CHUNK_BYTES + (1 << 16)  # a chunk and what goes with it

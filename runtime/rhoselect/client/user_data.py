@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rhoselect.client.batches import Collate, SelectionBatch, collate
+from rhoselect.client.batch import Collate, SelectionBatch, collate
 from rhoselect.config import Config
 from rhoselect.data import SplitPoints
 from rhoselect.data.il_table import IlMetadata, IlTable

@@ -19,8 +19,8 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from rhoselect.errors import RhoError, RunError
-from rhoselect.launch.steering import Worker
 from rhoselect.metrics import WorkerState
+from rhoselect.runtime.run import Worker
 from rhoselect.trainer.runfolder import RunFolder
 
 LOOK_S = 1.0

@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 
 from rhoselect.errors import FencedError, ModelError, UserError
-from rhoselect.launch.service import blobs
-from rhoselect.launch.service.faults import told
-from rhoselect.launch.service.host import Service
-from rhoselect.launch.service.session import Session
 from rhoselect.protos import selection_pb2 as pb
 from rhoselect.protos import selection_pb2_grpc
+from rhoselect.service import blobs
+from rhoselect.service.errors import told
+from rhoselect.service.server import Service
+from rhoselect.service.session import Session
 
 NAME = pb.DESCRIPTOR.services_by_name["Selection"].full_name
 CPU = torch.device("cpu")

@@ -11,10 +11,10 @@ import ray
 from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError, RayTaskError
 
 from rhoselect.errors import ConfigError, RhoError, RunError, WaitError
-from rhoselect.launch.fleet import Fleet
-from rhoselect.launch.steering import Worker
 from rhoselect.queue.base import HELPERS
 from rhoselect.queue.redis import RedisQueue, RedisStream
+from rhoselect.runtime.ray.fleet import Fleet
+from rhoselect.runtime.run import Worker
 from rhoselect.snapshots import SnapshotReader
 from rhoselect.trainer.gate import ASK_S, Stand
 from rhoselect.trainer.runfolder import RunFolder

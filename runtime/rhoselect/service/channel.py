@@ -8,8 +8,8 @@ from typing import Any
 
 import grpc
 
-from rhoselect.launch.service.host import MESSAGE_BYTES
-from rhoselect.launch.service.security import Security, check_called
+from rhoselect.service.security import Security, check_called
+from rhoselect.service.server import MESSAGE_BYTES
 
 DEADLINE_S = 30.0
 FILE_NAME = "control.json"

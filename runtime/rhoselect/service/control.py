@@ -21,15 +21,15 @@ import grpc
 
 from rhoselect.errors import ConfigError
 from rhoselect.inputs import RunInputs
-from rhoselect.launch.service.channel import FILE_NAME, pid_namespace
-from rhoselect.launch.service.faults import told
-from rhoselect.launch.service.host import Host, Service
-from rhoselect.launch.service.security import Security
-from rhoselect.launch.service.snapshots import Snapshots
-from rhoselect.launch.steering import Run
 from rhoselect.metrics import STALENESS_STEPS
 from rhoselect.protos import control_pb2 as pb
 from rhoselect.protos import control_pb2_grpc
+from rhoselect.runtime.run import Run
+from rhoselect.service.channel import FILE_NAME, pid_namespace
+from rhoselect.service.errors import told
+from rhoselect.service.security import Security
+from rhoselect.service.server import Host, Service
+from rhoselect.service.snapshots import Snapshots
 from rhoselect.trainer.gate import ASK_S
 from rhoselect.trainer.runfolder import RunFolder, put, writing
 

@@ -16,14 +16,14 @@ from torch import Tensor
 
 from rhoselect.errors import ConfigError, FencedError, UserError
 from rhoselect.inputs import RunInputs
-from rhoselect.launch.machine import versions
-from rhoselect.launch.service import blobs
-from rhoselect.launch.service.faults import told
-from rhoselect.launch.service.host import Service
-from rhoselect.launch.steering import Run
 from rhoselect.protos import selection_pb2, snapshots_pb2_grpc
 from rhoselect.protos import snapshots_pb2 as pb
 from rhoselect.queue.base import HELPERS
+from rhoselect.runtime.machine import versions
+from rhoselect.runtime.run import Run
+from rhoselect.service import blobs
+from rhoselect.service.errors import told
+from rhoselect.service.server import Service
 from rhoselect.snapshots import SnapshotReader
 from rhoselect.snapshots.base import Pieces
 from rhoselect.snapshots.codec import encode

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from rhoselect.client.batches import Collate, SelectionBatch
+from rhoselect.client.batch import Collate, SelectionBatch
 from rhoselect.client.local import local_backend, own_backend
-from rhoselect.client.own import Losses, OwnPoints
 from rhoselect.client.remote import Remote
+from rhoselect.client.user_data import Losses, OwnPoints
 from rhoselect.errors import ConfigError, UserError
-from rhoselect.launch.service.security import Security
-from rhoselect.launch.service.session import check_tensors
+from rhoselect.service.security import Security
+from rhoselect.service.session import check_tensors
 from rhoselect.types import Layout
 
 WAIT_S = 600.0

@@ -13,10 +13,10 @@ from rhoselect import config as configuration
 from rhoselect.compute import keep_memory
 from rhoselect.config import Config
 from rhoselect.inputs import RunInputs, open_inputs
-from rhoselect.launch import placement
-from rhoselect.launch.endpoints import open_queue
 from rhoselect.metrics import Metrics
 from rhoselect.queue.redis import RedisQueue, RedisStream
+from rhoselect.runtime.queue_address import open_queue
+from rhoselect.runtime.ray import placement
 from rhoselect.scorer.build import build_scorer
 from rhoselect.scorer.loop import Scorer
 from rhoselect.snapshots import SnapshotStore

@@ -9,10 +9,10 @@ from contextlib import ExitStack, contextmanager
 import ray
 
 from rhoselect.config import Config
-from rhoselect.launch.cluster import endpoints_of, scorers
-from rhoselect.launch.fleet import Fleet
-from rhoselect.launch.service.served import Ends
 from rhoselect.queue.redis import RedisQueue
+from rhoselect.runtime.ray.cluster import endpoints_of, scorers
+from rhoselect.runtime.ray.fleet import Fleet
+from rhoselect.service.served import Ends
 from rhoselect.trainer.runfolder import RunFolder
 
 HOW = "a new session, from a step that the loop has the weights of"

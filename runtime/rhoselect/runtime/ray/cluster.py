@@ -24,15 +24,15 @@ from ray.exceptions import RayError
 from rhoselect.config import Config
 from rhoselect.errors import ConfigError, RunError
 from rhoselect.inputs import RunInputs
-from rhoselect.launch import placement
-from rhoselect.launch.actors import Endpoints, ScorerActor, TrainerActor
-from rhoselect.launch.endpoints import queue_url
-from rhoselect.launch.fleet import STOP_S, Fleet, failure
-from rhoselect.launch.machine import own_folder, versions
-from rhoselect.launch.remote import ClusterRun
-from rhoselect.launch.server import EmbeddedServer
-from rhoselect.launch.steering import Watch
 from rhoselect.metrics import Metrics, withdraw
+from rhoselect.runtime.machine import own_folder, versions
+from rhoselect.runtime.queue_address import queue_url
+from rhoselect.runtime.queue_server import EmbeddedServer
+from rhoselect.runtime.ray import placement
+from rhoselect.runtime.ray.actors import Endpoints, ScorerActor, TrainerActor
+from rhoselect.runtime.ray.fleet import STOP_S, Fleet, failure
+from rhoselect.runtime.ray.run import ClusterRun
+from rhoselect.runtime.run import Watch
 from rhoselect.snapshots.ray import start_board
 from rhoselect.snapshots.shm import SharedMemoryStore
 from rhoselect.trainer.runfolder import RunFolder

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import NoReturn, Protocol
 
 from rhoselect.errors import ConfigError
-from rhoselect.launch.service.session import Session
-from rhoselect.launch.steering import Worker
 from rhoselect.queue import SelectionQueue
 from rhoselect.queue.base import HELPERS
+from rhoselect.runtime.run import Worker
+from rhoselect.service.session import Session
 from rhoselect.snapshots import SnapshotStore
 from rhoselect.trainer.gate import Stand
 from rhoselect.trainer.ground import Fence

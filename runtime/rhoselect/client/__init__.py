@@ -1,6 +1,6 @@
 """Selection for a training loop of your own: start at ``SelectionClient``."""
 
-from rhoselect.client.batches import SelectionBatch
-from rhoselect.client.loop import SelectionClient
+from rhoselect.client.batch import SelectionBatch
+from rhoselect.client.client import SelectionClient
 
 __all__ = ["SelectionBatch", "SelectionClient"]

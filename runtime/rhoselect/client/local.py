@@ -11,23 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from rhoselect import config as configuration
-from rhoselect.client.batches import SelectionBatch
-from rhoselect.client.own import Losses, OwnPoints, OwnReplica, check_losses, own_scoring
+from rhoselect.client.batch import SelectionBatch
+from rhoselect.client.user_data import Losses, OwnPoints, OwnReplica, check_losses, own_scoring
 from rhoselect.compute import repeatable, resolve_device
 from rhoselect.config import Config, resolve
 from rhoselect.data import SplitPoints
 from rhoselect.inputs import SelectionInputs, open_inputs
-from rhoselect.launch.service.building import (
-    assemble,
-    build_session,
-    check_servable,
-    servable,
-)
-from rhoselect.launch.service.session import Session, check_first_step
 from rhoselect.metrics import Metrics
 from rhoselect.plan import open_plan
 from rhoselect.queue.memory import MemoryQueue
 from rhoselect.scorer.loop import Scorer
+from rhoselect.service.building import assemble, build_session, check_servable, servable
+from rhoselect.service.session import Session, check_first_step
 from rhoselect.snapshots.local import LocalStore
 from rhoselect.trainer.picker import PickedBatch
 

@@ -7,14 +7,14 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 from rhoselect.config import Config
 from rhoselect.inputs import RunInputs
-from rhoselect.launch.service.blobs import to_specs
-from rhoselect.launch.service.building import build_session
-from rhoselect.launch.service.selection import Open, Opened
-from rhoselect.launch.service.served import Ends, ServedRun
-from rhoselect.launch.service.session import check_first_step
 from rhoselect.metrics import Metrics
 from rhoselect.protos import selection_pb2 as pb
 from rhoselect.queue.memory import MemoryQueue
+from rhoselect.service.blobs import to_specs
+from rhoselect.service.building import build_session
+from rhoselect.service.selection import Open, Opened
+from rhoselect.service.served import Ends, ServedRun
+from rhoselect.service.session import check_first_step
 from rhoselect.snapshots.local import LocalStore
 from rhoselect.trainer.runfolder import RunFolder
 

@@ -8,10 +8,10 @@ from typing import Any
 from rhoselect.compute import keep_memory
 from rhoselect.errors import ConfigError
 from rhoselect.inputs import RunInputs
-from rhoselect.launch.steering import Watch, Worker
 from rhoselect.metrics import Metrics
 from rhoselect.queue.memory import MemoryQueue
 from rhoselect.queue.memory_stream import MemoryStream
+from rhoselect.runtime.run import Watch, Worker
 from rhoselect.snapshots.local import LocalStore
 from rhoselect.trainer.build import build_trainer, run_trainer
 from rhoselect.trainer.gate import Gate

@@ -1,0 +1,1 @@
+"""Runs: in one process, or on a Ray cluster, with a queue server between trainer and scorers."""
