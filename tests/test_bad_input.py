@@ -134,15 +134,15 @@ TABLES: dict[str, tuple[Callable[[pa.Table], pa.Table], str]] = {
     "no rows": (lambda table: table.slice(0, 0), r"got 0 rows .*400 points missing"),
     "column missing": (
         lambda table: table.drop_columns("index"),
-        r"not a table of 'rhoctl il fit'",
+        r"not a file of 'rhoctl il fit --out'",
     ),
     "losses in words": (
         lambda table: with_losses(table, pa.array(["low"] * len(table))),
-        r"not a table of 'rhoctl il fit'",
+        r"not a file of 'rhoctl il fit --out'",
     ),
     "no metadata": (
         lambda table: table.replace_schema_metadata(None),
-        r"not a table of 'rhoctl il fit'",
+        r"not a file of 'rhoctl il fit --out'",
     ),
     "trained on train": (
         lambda table: changed_metadata(table, holdout=[399, 500]),
@@ -168,13 +168,13 @@ def test_tables(
 def test_tables_that_are_none(refuse_train: Refuse, tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "il.parquet"
     path.write_bytes(content)
-    refuse_train(f"il.table {path}: not a table of 'rhoctl il fit'", f"il.table={path}")
+    refuse_train(f"il.table {path}: not a file of 'rhoctl il fit --out'", f"il.table={path}")
 
 
 def test_a_truncated_table(refuse_train: Refuse, il_table: Path, tmp_path: Path) -> None:
     path = tmp_path / "il.parquet"
     path.write_bytes(il_table.read_bytes()[:-100])
-    refuse_train(f"il.table {path}: not a table of 'rhoctl il fit'", f"il.table={path}")
+    refuse_train(f"il.table {path}: not a file of 'rhoctl il fit --out'", f"il.table={path}")
 
 
 def test_a_table_that_is_not_needed_is_not_read(tiny_config: Path, tmp_path: Path) -> None:

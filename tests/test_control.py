@@ -235,15 +235,14 @@ def test_what_a_killed_run_left_is_not_taken_for_a_run(paused: Paused, tmp_path:
         ({**entry, "pid": dead.pid}, f"{dead.pid}, which is no more"),
         ({**entry, "address": gone}, "cannot be reached"),
         ({**entry, "run_id": "another"}, "another run answers"),
-        ("{", "cannot be read"),
+        ({"pid": 1}, "cannot be read"),
         (None, "no control.json"),
     ]
     for content, reason in left:
         if content is None:
             (tmp_path / "control.json").unlink()
         else:
-            text = content if isinstance(content, str) else json.dumps(content)
-            (tmp_path / "control.json").write_text(text)
+            (tmp_path / "control.json").write_text(json.dumps(content))
         for command in (["status"], ["stop"], ["queue", "peek"]):
             result = rhoctl(*command, tmp_path)
             assert result.code == 2 and reason in result.err, result

@@ -269,7 +269,7 @@ def test_the_core_set_has_the_points_that_a_plainly_trained_proxy_is_least_sure_
 def test_a_core_set_of_another_format(tmp_path: Path) -> None:
     path = tmp_path / "table"
     path.write_bytes(b"not one")
-    with pytest.raises(ConfigError, match=r"svp\.table .*not a table of 'rhoctl svp fit'"):
+    with pytest.raises(ConfigError, match=r"svp\.table .*not a file of 'rhoctl svp fit --out'"):
         read_core_set(path, "f", (0, 1), 0.5)
 
 

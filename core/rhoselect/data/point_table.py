@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-METADATA_KEY = b"rhoselect"
+from rhoselect.files import replacing
+from rhoselect.fitted import METADATA_KEY
+
 SCHEMA = pa.schema(
     [
         ("index", pa.int64()),
@@ -37,12 +38,7 @@ def write_points(
     A block maps the columns' names to arrays [R]; masked entries of a masked array become null.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    schema = SCHEMA.with_metadata({METADATA_KEY: json.dumps(dict(metadata)).encode()})
-    try:
-        with pq.ParquetWriter(beside, schema) as writer:
-            for block in blocks:
-                writer.write_table(pa.table(dict(block), schema=schema))
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    schema = SCHEMA.with_metadata({METADATA_KEY: json.dumps(dict(metadata))})
+    with replacing(path) as beside, pq.ParquetWriter(beside, schema) as writer:
+        for block in blocks:
+            writer.write_table(pa.table(dict(block), schema=schema))

@@ -7,7 +7,7 @@ from pathlib import Path
 from rhoselect.config import Config
 from rhoselect.data import Dataset
 from rhoselect.data.il_table import check_overlap
-from rhoselect.errors import ConfigError, IrreducibleLossError
+from rhoselect.errors import ConfigError
 from rhoselect.models.reference import ReferenceFile
 
 
@@ -19,13 +19,7 @@ def open_reference(config: Config, dataset: Dataset) -> ReferenceFile:
             f"il.weights: missing, selection.function {function!r} needs it; make one with 'rhoctl"
             " il fit --weights-out FILE' and set il.weights"
         )
-    reference = ReferenceFile.open(Path(path), "il.weights")
-    made = reference.metadata
-    if made.fingerprint != dataset.fingerprint:
-        raise IrreducibleLossError(
-            f"il.weights {path}: made for data set {made.fingerprint[:12]}, allowed"
-            f" {dataset.fingerprint[:12]} (data.path); run 'rhoctl il fit' on this data set"
-        )
+    reference = ReferenceFile.open(Path(path), dataset.fingerprint)
     if config.il.overlap != "allow":
-        check_overlap(f"il.weights {path}", made.learnt, dataset.splits["train"])
+        check_overlap(f"il.weights {path}", reference.metadata.learnt, dataset.splits["train"])
     return reference

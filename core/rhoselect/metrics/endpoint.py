@@ -20,6 +20,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 
 from rhoselect.config.operation import MetricsConfig
 from rhoselect.errors import ConfigError, RunStopped
+from rhoselect.files import replacing
 
 LOOPBACK = "127.0.0.1"
 EVERYWHERE = "0.0.0.0"
@@ -65,9 +66,8 @@ def announce(config: MetricsConfig, run: Path, role: str, worker: str, address: 
     text = json.dumps([{"targets": [address], "labels": labels}])
     for path in _files(config, run, worker):
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}.{os.getpid()}")
-        beside.write_text(text)
-        beside.replace(path)  # Prometheus may read at any time
+        with replacing(path) as beside:  # Prometheus may read at any time
+            beside.write_text(text)
 
 
 @contextmanager

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
 from rhoselect.errors import ModelError
+from rhoselect.files import replacing
+from rhoselect.fitted import METADATA_KEY, FittedFile, dump_metadata, parse_metadata
 from rhoselect.models.build import build_model
 from rhoselect.models.weights import load_weights
 
-METADATA_KEY = "rhoselect"
 Scalar = bool | int | float | str
 
 
@@ -44,18 +42,14 @@ class ReferenceFile:
     sha256: str
 
     @classmethod
-    def open(cls, path: Path, key: str) -> ReferenceFile:
-        """The file at ``path``; ``key`` is named in a ModelError (one line)."""
-        _check_there(path, key)
-        try:
-            with safe_open(path, framework="pt") as file:
-                stored = (file.metadata() or {})[METADATA_KEY]
-            metadata = TypeAdapter(ReferenceMetadata).validate_json(stored)
-        except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
-            raise ModelError(
-                f"{key} {path}: not a file of 'rhoctl il fit --weights-out' ({_line(error)});"
-                " allowed safetensors with its metadata; fit it again"
-            ) from None
+    def open(cls, path: Path, fingerprint: str) -> ReferenceFile:
+        """The file at ``path``, made for the data set ``fingerprint``. Raises ModelError."""
+        content = "safetensors with its metadata"
+        file = FittedFile(path, "il.weights", "rhoctl il fit --weights-out", content, ModelError)
+        file.check_exists()
+        with file.reading(SafetensorError), safe_open(path, framework="pt") as stored:
+            metadata = parse_metadata(ReferenceMetadata, (stored.metadata() or {})[METADATA_KEY])
+        file.check_fingerprint(metadata.fingerprint, fingerprint)
         return cls(path, metadata, hashlib.sha256(path.read_bytes()).hexdigest())
 
     def build(self, input_shape: tuple[int, ...], classes: int) -> nn.Module:
@@ -74,18 +68,5 @@ def save_reference(path: Path, model: nn.Module, metadata: ReferenceMetadata) ->
         for name, t in model.state_dict().items()
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file(tensors, beside, {METADATA_KEY: json.dumps(asdict(metadata))})
-    beside.replace(path)
-
-
-def _check_there(path: Path, key: str) -> None:
-    if not path.is_file():
-        raise ModelError(
-            f"{key} {path}: no such file; allowed a safetensors file, as of"
-            " 'rhoctl il fit --weights-out FILE'"
-        )
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    with replacing(path) as beside:
+        save_file(tensors, beside, {METADATA_KEY: dump_metadata(metadata)})

@@ -6,21 +6,18 @@ safetensors file, tied to its data set. A run keeps the points of greatest entro
 
 from __future__ import annotations
 
-import json
-import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from rhoselect.errors import ConfigError
+from rhoselect.files import replacing
+from rhoselect.fitted import METADATA_KEY, FittedFile, dump_metadata, parse_metadata
 from rhoselect.types import Indices
-
-METADATA_KEY = "rhoselect"
 
 
 @dataclass(frozen=True)
@@ -53,9 +50,8 @@ def write_entropies(
 ) -> None:
     """Write the proxy's predictive entropies [N] in nats, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file({"entropies": entropies}, beside, {METADATA_KEY: json.dumps(asdict(metadata))})
-    beside.replace(path)
+    with replacing(path) as beside:
+        save_file({"entropies": entropies}, beside, {METADATA_KEY: dump_metadata(metadata)})
 
 
 def read_core_set(path: Path, fingerprint: str, train: tuple[int, int], keep: float) -> CoreSet:
@@ -64,31 +60,21 @@ def read_core_set(path: Path, fingerprint: str, train: tuple[int, int], keep: fl
     Of equal ones the lower indices are kept. Raises ConfigError (one line) for a missing or
     unreadable file, one of another data set or of other points, and entropies that are not finite.
     """
-    if not path.is_file():
-        raise ConfigError(
-            f"svp.table {path}: no such file; make it with 'rhoctl svp fit --data D --out {path}'"
-        )
-    try:
-        with safe_open(path, framework="np") as file:
-            metadata = TypeAdapter(ProxyMetadata).validate_json(file.metadata()[METADATA_KEY])
-            entropies = file.get_tensor("entropies")
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
-        raise ConfigError(
-            f"svp.table {path}: not a table of 'rhoctl svp fit' ({error}); fit it again"
-        ) from None
-    if metadata.fingerprint != fingerprint:
-        raise ConfigError(
-            f"svp.table {path}: made for data set {metadata.fingerprint[:12]}, allowed"
-            f" {fingerprint[:12]} (data.path); run 'rhoctl svp fit' on this data set"
-        )
+    content = "safetensors with entropies and their metadata"
+    file = FittedFile(path, "svp.table", "rhoctl svp fit --out", content, ConfigError)
+    file.check_exists()
+    with file.reading(SafetensorError), safe_open(path, framework="np") as stored:
+        metadata = parse_metadata(ProxyMetadata, stored.metadata()[METADATA_KEY])
+        entropies = stored.get_tensor("entropies")
+    file.check_fingerprint(metadata.fingerprint, fingerprint)
     start, stop = train
     if metadata.start != start or entropies.shape != (stop - start,):
-        raise ConfigError(
-            f"svp.table {path}: got {list(entropies.shape)} entropies from index {metadata.start},"
-            f" allowed one for each of the train split's {[start, stop]}; fit it again"
+        raise file.refused(
+            f"got {list(entropies.shape)} entropies from index {metadata.start}, allowed one for"
+            f" each of the train split's {[start, stop]}; fit it again"
         )
     if not np.isfinite(entropies).all():
-        raise ConfigError(f"svp.table {path}: got entropies that are not finite; fit it again")
+        raise file.refused("got entropies that are not finite; fit it again")
     members = np.zeros(stop - start, bool)
     members[np.argsort(-entropies, kind="stable")[: round(keep * (stop - start))]] = True
     return CoreSet(start, members, metadata)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import grpc
+from pydantic import TypeAdapter, ValidationError
 
 from rhoselect.errors import ConfigError, RunFolderError, ServiceError
 from rhoselect.protos import control_pb2 as pb
@@ -39,6 +38,18 @@ class Target:
         return Security.of_client(token, self.tls_ca, self.tls_cert, self.tls_key)
 
 
+@dataclass(frozen=True)
+class Entry:
+    """What the driver of a run writes into its folder: see ``Control.found``."""
+
+    address: str
+    pid: int
+    run_id: str
+    token_file: str | None
+    tls: bool
+    pid_namespace: str | None = None
+
+
 @contextmanager
 def control_of(target: Target) -> Iterator[ControlStub]:
     """The Control service of a running run: see `channel_of`."""
@@ -61,9 +72,9 @@ def channel_of(target: Target) -> Iterator[grpc.Channel]:
             yield channel
         return
     entry = _entry(folder)
-    if entry["tls"] and target.tls_ca is None:
+    if entry.tls and target.tls_ca is None:
         raise ConfigError("--tls-ca: got none, but the service of this run asks for TLS; give it")
-    with _talk(entry["address"], target.security(entry["token_file"])) as channel:
+    with _talk(entry.address, target.security(entry.token_file)) as channel:
         _check_own(channel, entry, folder)
         yield channel
 
@@ -87,57 +98,56 @@ def _talk(address: str, security: Security) -> Iterator[grpc.Channel]:
         yield channel
 
 
-def _entry(folder: Path) -> dict[str, Any]:
+def _entry(folder: Path) -> Entry:
     """What the run's driver wrote there. Raises RunFolderError."""
     try:
-        text = (folder / FILE_NAME).read_text()
+        text = (folder / FILE_NAME).read_bytes()
     except OSError:
         ended = "it is finished" if (folder / "summary.json").exists() else _resume(folder)
         raise RunFolderError(
             f"run folder {folder}: no run is going on there (no {FILE_NAME}); {ended}"
         ) from None
     try:
-        entry: dict[str, Any] = json.loads(text)
-        assert set(entry) >= {"address", "pid", "run_id", "token_file", "tls"}
-    except (ValueError, AssertionError, TypeError):
+        entry = TypeAdapter(Entry).validate_json(text)
+    except ValidationError:
         raise RunFolderError(
             f"run folder {folder}: {FILE_NAME} cannot be read; remove it; {_resume(folder)}"
         ) from None
     if _is_left(entry, folder / FILE_NAME):
         raise RunFolderError(
             f"run folder {folder}: no run is going on there: {FILE_NAME} was left by process"
-            f" {entry['pid']}, which is no more; {_resume(folder)}"
+            f" {entry.pid}, which is no more; {_resume(folder)}"
         )
     return entry
 
 
-def _is_left(entry: dict[str, Any], path: Path) -> bool:
+def _is_left(entry: Entry, path: Path) -> bool:
     """Whether the process that wrote an entry is known to be no more: who has its port then must
     not see the token. With TLS nobody can pose as the service, nor at a socket of the user's."""
     here = pid_namespace()
-    if here is None or entry.get("pid_namespace") != here:
+    if here is None or entry.pid_namespace != here:
         return False  # another machine or container, whose processes we do not see
-    if entry["tls"] or entry["address"].startswith("unix:"):
+    if entry.tls or entry.address.startswith("unix:"):
         return False
     try:
-        return os.stat(f"/proc/{entry['pid']}").st_uid != path.stat().st_uid
+        return os.stat(f"/proc/{entry.pid}").st_uid != path.stat().st_uid
     except OSError:
         return True
 
 
-def _check_own(channel: grpc.Channel, entry: dict[str, Any], folder: Path) -> None:
+def _check_own(channel: grpc.Channel, entry: Entry, folder: Path) -> None:
     """Raise RunFolderError if the run of this folder is not who answers."""
     stub = ControlStub(channel)  # type: ignore[no-untyped-call]
     try:
-        with heard(entry["address"]):
+        with heard(entry.address):
             run_id = stub.Status(pb.StatusRequest()).status.run_id
         reason = "another run answers at its address"
     except ServiceError as error:
         run_id, reason = None, str(error)
-    if run_id != entry["run_id"]:
+    if run_id != entry.run_id:
         raise RunFolderError(
             f"run folder {folder}: no run is going on there: {FILE_NAME} was left by process"
-            f" {entry['pid']} ({reason}); {_resume(folder)}"
+            f" {entry.pid} ({reason}); {_resume(folder)}"
         )
 
 

@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from rhoselect import config as configuration
 from rhoselect.config import Config, resolve
 from rhoselect.errors import FencedError, RunFolderError, StorageError
+from rhoselect.files import replacing
 
 
 @dataclass(frozen=True)
@@ -132,17 +133,13 @@ def check_inputs(path: Path, inputs_sha256: str) -> None:
 
 
 def put(folder: RunFolder, path: Path, write: Callable[[Path], object]) -> None:
-    """Have ``write`` make a file beside ``path``, then put it in its place, atomically and on disk.
+    """Replace ``path`` by the file that ``write`` makes at the path given to it: see ``replacing``.
 
-    Raises FencedError, and ``path`` is as it was, once a newer trainer owns the folder.
+    Raises FencedError, and leaves ``path`` as it was, once a newer trainer owns the folder.
     """
-    beside = path.with_name(f".{path.name}.{folder.generation}")
     folder.check_fence()
-    write(beside)
-    fsync(beside)
-    folder.check_fence()
-    beside.rename(path)
-    fsync(path.parent)
+    with replacing(path, folder.generation, folder.check_fence) as beside:
+        write(beside)
 
 
 @contextmanager
@@ -158,12 +155,3 @@ def writing(folder: RunFolder) -> Iterator[None]:
             f"run folder {path}: cannot be written ({reason}); what its checkpoints hold is safe;"
             f" make room, then: rhoctl train --resume --run-dir {path}"
         ) from None
-
-
-def fsync(path: Path) -> None:
-    """Have a file, or a folder's renames, on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
