@@ -12,7 +12,8 @@ from prometheus_server import DEPLOY, panel_queries, promtool
 from rhoselect.metrics import Metrics
 
 FOLDER = DEPLOY / "prometheus"
-DOCS = DEPLOY.parent / "docs"
+ROOT = DEPLOY.parent
+DOCS = ROOT / "docs"
 
 
 def check(*arguments: str) -> None:
@@ -50,12 +51,12 @@ def test_rules_and_panels_ask_for_what_there_is() -> None:
     asked = text + (FOLDER / "alerts.yml").read_text() + " ".join(q for _, q in panel_queries("a"))
     names = set(re.findall(r"\b(?:run(?:_\w+)?:)?rho_[\w:]+", asked))
     assert names - exported - recorded - {"rho_build_info"} == set()
-    docs = (DOCS / "monitoring.md").read_text()
-    assert [n for n in sorted(exported) if n.startswith("rho") and _stem(n) not in docs] == []
 
 
-def _stem(name: str) -> str:
-    return re.sub(r"_(total|bucket|sum|count|info)$", "", name)
+def test_the_page_of_metrics_is_what_the_script_writes(tmp_path: Path) -> None:
+    script, built = ROOT / "scripts" / "metrics_page.py", tmp_path / "metrics.md"
+    subprocess.run([sys.executable, script, built], check=True)
+    assert built.read_text() == (DOCS / "metrics.md").read_text(), f"run python {script}"
 
 
 def test_the_script_builds_the_dashboard_that_is_checked_in(tmp_path: Path) -> None:

@@ -66,13 +66,15 @@ class WorkerStates(Collector):
 
     def collect(self) -> Iterator[StateSetMetricFamily | CounterMetricFamily]:
         states = StateSetMetricFamily(
-            "rho_worker_state", "Of the scorer in a slot.", labels=["slot"]
+            "rho_worker_state",
+            "State of the scorer in a slot: starting, running, silent.",
+            labels=["slot"],
         )
         for slot, state in self._states.items():
             states.add_metric([str(slot)], {each: each == state for each in WORKER_STATES})
         yield states
         restarts = CounterMetricFamily(
-            "rho_worker_restarts", "Starts of a slot's scorer after its first.", labels=["slot"]
+            "rho_worker_restarts", "Restarts of the scorer in a slot.", labels=["slot"]
         )
         for slot, count in self._restarts.items():
             restarts.add_metric([str(slot)], count)

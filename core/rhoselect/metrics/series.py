@@ -1,4 +1,4 @@
-"""The series of one process, prefix ``rho_``, base units; docs/monitoring.md lists them.
+"""The series of one process, prefix ``rho_``, base units; docs/metrics.md lists them.
 
 Nothing is labelled by index or version. A process exports what its role has: a trainer, which also
 scores, what a scorer has, and more; the driver (``rhoctl`` with its actors) what it sees of them.
@@ -61,18 +61,22 @@ class Metrics:
         self.claims = Counter("rho_claims", "Tickets claimed.", registry=registry)
         self.pushes = Counter(
             "rho_pushes",
-            "Chunks pushed; ignored: done already, or too late.",
+            "Chunks pushed: accepted, or ignored (done already, or too late).",
             ["outcome"],
             registry=registry,
         )
         self.busy_seconds = Counter(
             "rho_busy_seconds",
-            "Seconds at work, by phase; reading and pushing run beside forwards.",
+            "Seconds of work: read, load, forward, score, push; train, publish, refine, audit,"
+            " evaluate, checkpoint. Reading and pushing overlap with forwards.",
             ["phase"],
             registry=registry,
         )
         self.wait_seconds = Counter(
-            "rho_wait_seconds", "Seconds of waiting, by reason.", ["reason"], registry=registry
+            "rho_wait_seconds",
+            "Seconds of waiting for a window (the trainer), a ticket, weights or data.",
+            ["reason"],
+            registry=registry,
         )
         for outcome in ("accepted", "ignored"):
             self.pushes.labels(outcome)
@@ -82,13 +86,13 @@ class Metrics:
     def _of_snapshots_read(self, registry: CollectorRegistry | None) -> None:
         self.fetch_seconds = Histogram(
             "rho_snapshot_fetch_seconds",
-            "Waiting for the bytes of a snapshot that exists.",
+            "Seconds of waiting for the bytes of a snapshot that exists.",
             buckets=SNAPSHOT_SECONDS,
             registry=registry,
         )
         self.swap_seconds = Histogram(
             "rho_snapshot_swap_seconds",
-            "Copying a snapshot into the replica.",
+            "Seconds to copy a snapshot into the replica.",
             buckets=SNAPSHOT_SECONDS,
             registry=registry,
         )
@@ -99,7 +103,7 @@ class Metrics:
     def _of_steps(self, registry: CollectorRegistry | None) -> None:
         self.publish_seconds = Histogram(
             "rho_snapshot_publish_seconds",
-            "Writing a snapshot.",
+            "Seconds to write a snapshot.",
             buckets=SNAPSHOT_SECONDS,
             registry=registry,
         )
@@ -108,41 +112,49 @@ class Metrics:
         )
         self.step_seconds = Histogram(
             "rho_step_seconds",
-            "Seconds a step, waits included.",
+            "Seconds per step, waits included.",
             buckets=STEP_SECONDS,
             registry=registry,
         )
         self.last_step = Gauge("rho_last_step", "Optimizer steps completed.", registry=registry)
         self.last_step_time = Gauge(
-            "rho_last_step_timestamp_seconds", "When it ended; 0 before one.", registry=registry
+            "rho_last_step_timestamp_seconds",
+            "When the last step ended; 0 before one.",
+            registry=registry,
         )
         self.last_checkpoint_time = Gauge(
             "rho_last_checkpoint_timestamp_seconds",
-            "When it was written; 0 before one.",
+            "When the last checkpoint was written; 0 before one.",
             registry=registry,
         )
         self.loss = Gauge("rho_train_loss", "Mean loss of the last batch.", registry=registry)
-        self.accuracy = Gauge("rho_test_accuracy", "At the last evaluation.", registry=registry)
+        self.accuracy = Gauge(
+            "rho_test_accuracy",
+            "Accuracy on the test split at the last evaluation.",
+            registry=registry,
+        )
         self.generation = Gauge(
-            "rho_trainer_generation", "1, and one more for every resume.", registry=registry
+            "rho_trainer_generation", "1 plus the number of resumes.", registry=registry
         )
         self.generation.set(math.nan)  # until the trainer is built: 0 would look like another one
         self.fenced_calls = Counter(
-            "rho_fenced_calls", "Writes refused for a newer trainer.", registry=registry
+            "rho_fenced_calls", "Writes refused because a newer trainer exists.", registry=registry
         )
 
     def _of_selection(self, registry: CollectorRegistry | None) -> None:
         self.staleness = StepHistogram(
             "rho_selected_staleness_steps",
-            "Age of the weights that scored a selected point, when it was consumed.",
+            "Age in steps of the weights that scored a selected point, when it was consumed.",
             STALENESS_STEPS,
             registry,
         )
         self.last_staleness = Gauge(
-            "rho_last_staleness_steps", "The same, of the last batch.", registry=registry
+            "rho_last_staleness_steps", "That age for the last batch.", registry=registry
         )
         self.staleness_bound = Gauge(
-            "rho_staleness_bound_steps", "What the configuration allows.", registry=registry
+            "rho_staleness_bound_steps",
+            "The greatest age that the configuration allows.",
+            registry=registry,
         )
         self.lag = Gauge("rho_lag_steps", "Lag in force.", registry=registry)
         self.selection_ratio = Gauge(
@@ -160,10 +172,12 @@ class Metrics:
 
     def _of_the_queue(self, registry: CollectorRegistry | None) -> None:
         self.reclaimed = Counter(
-            "rho_expired_leases", "Tickets handed out again by the trainer.", registry=registry
+            "rho_expired_leases",
+            "Tickets handed out again after their lease expired.",
+            registry=registry,
         )
         self.queue_points = Gauge(
-            "rho_queue_points", "Points held by the queue.", registry=registry
+            "rho_queue_points", "Points held by the queue, read once a second.", registry=registry
         )
         self.queue_tickets = Gauge(
             "rho_queue_tickets", "Tickets waiting, and leased.", ["state"], registry=registry
@@ -177,7 +191,9 @@ class Metrics:
             "rho_queue_server_bytes", "Memory that the queue server uses.", registry=registry
         )
         self.queue_server_limit_bytes = Gauge(
-            "rho_queue_server_limit_bytes", "Its limit; 0: none.", registry=registry
+            "rho_queue_server_limit_bytes",
+            "Memory limit of the queue server; 0: none.",
+            registry=registry,
         )
 
     def observe_step(self, steps: int, seconds: float, staleness: int, n_b: int, n_B: int) -> None:
