@@ -129,7 +129,8 @@ def test_arguments_that_do_not_fit(
 
 
 def test_albert_ignores_padding_and_has_the_librarys_names() -> None:
-    transformers = pytest.importorskip("transformers")
+    import transformers  # here, because it takes seconds
+
     args = {"vocabulary": 30, "embedding": 8, "width": 16, "heads": 2, "layers": 2, "hidden": 32}
     model = build_model("rhoselect.models:albert", args, (6,), 3, seed=0).eval()
     assert "albert.embeddings.word_embeddings.weight" in model.state_dict()

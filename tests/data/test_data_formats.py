@@ -505,7 +505,8 @@ def test_bad_hugging_face_is_refused(tmp_path: Path) -> None:
 
 
 def test_hugging_face_as_its_own_library_writes_it(tmp_path: Path) -> None:
-    datasets = pytest.importorskip("datasets")
+    import datasets  # here, because it takes a second
+
     features = datasets.Features(
         image=datasets.Image(), label=datasets.ClassLabel(names=["a", "b", "c"])
     )
@@ -553,7 +554,8 @@ def test_webdataset(tmp_path: Path, layout: str) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*unclosed file")  # the library leaves it open
 def test_webdataset_reads_what_its_own_library_reads(tmp_path: Path) -> None:
-    wds = pytest.importorskip("webdataset")
+    import webdataset as wds
+
     for split in ("train", "test"):
         tar(tmp_path / "src" / f"{split}-0.tar", samples(0, 12))
     dataset = import_dataset("webdataset", tmp_path / "src", tmp_path / "set")

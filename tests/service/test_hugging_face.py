@@ -1,4 +1,7 @@
-"""A Trainer with selection trains as Algorithm 1 in plain torch does, on a small BERT."""
+"""A Trainer with selection trains as Algorithm 1 in plain torch does, on a small BERT.
+
+The library takes seconds to import, so each function does that itself.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,12 @@ from rhoselect.client.batch import SelectionBatch
 from rhoselect.errors import ConfigError, ModelError
 from rhoselect.plan import Plan
 
-transformers = pytest.importorskip("transformers")
-pytest.importorskip("accelerate")
-
 STEPS, n_b, n_B, CHUNK, LR = 10, 8, 32, 16, 1e-3
 
 
 def small_bert() -> Any:
+    import transformers
+
     torch.manual_seed(0)
     torch.set_num_threads(1)
     config = transformers.BertConfig(
@@ -49,6 +51,8 @@ def sentences() -> list[dict[str, Any]]:
 
 
 def trainer(folder: Path, model: nn.Module, data: list[dict[str, Any]], **more: Any) -> Any:
+    import transformers
+
     from rhoselect.client.hugging_face import SelectionTrainer
 
     arguments = {
@@ -72,7 +76,10 @@ def trainer(folder: Path, model: nn.Module, data: list[dict[str, Any]], **more: 
     )
 
 
-def test_trainer_is_algorithm_1(tmp_path: Path) -> None:
+def test_trainer_is_algorithm_1(tmp_path: Path, fast_bf16: bool) -> None:
+    """It scores in bf16 where the hardware has it, and trains in float32 everywhere."""
+    import transformers
+
     from rhoselect.client.hugging_face import classification_losses
 
     data, model = sentences(), small_bert()
@@ -89,7 +96,7 @@ def test_trainer_is_algorithm_1(tmp_path: Path) -> None:
 
     for step in range(STEPS):
         candidates = torch.from_numpy(plan.indices(plan.window(step)))
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=fast_bf16):
             fresh = torch.cat([losses(part) for part in candidates.split(CHUNK)])
         best = candidates[(fresh - il[candidates]).topk(n_b).indices]
         optimizer.zero_grad()
@@ -100,6 +107,8 @@ def test_trainer_is_algorithm_1(tmp_path: Path) -> None:
 
 
 def test_mistakes_fail_when_it_is_made(tmp_path: Path) -> None:
+    import transformers
+
     data, model = sentences(), small_bert()
     il = torch.rand(128)
     for words, arguments in (
