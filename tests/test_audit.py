@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +17,6 @@ from rhoselect.queue.memory import MemoryQueue
 from rhoselect.snapshots.local import LocalStore
 from rhoselect.trainer.audit import Audit, Auditor, spearman
 from rhoselect.trainer.build import build_trainer, run_trainer
-from rhoselect.trainer.oversight import Oversight
 from rhoselect.trainer.runfolder import RunFolder
 from rhoselect.types import Positions, Scores
 from support import made
@@ -56,9 +54,8 @@ class Scripted:
 def audit(tiny_config: Path, sets: list[str], fresh: Scores, stale: Scores) -> Audit:
     inputs = open_inputs(configuration.load(tiny_config, ["selection.temperature=0", *sets]))
     scripted = Scripted(fresh, {4: stale})
-    auditor = Auditor(inputs.config, inputs.plan, scripted)  # type: ignore[arg-type]
-    [found] = auditor.audit(5, {1: 4}, {})
-    return found
+    auditor = Auditor(inputs.config, inputs.plan, scripted, Metrics())  # type: ignore[arg-type]
+    return auditor.audit(5, 4, {})
 
 
 def test_what_a_stale_choice_is_worth(tiny_config: Path) -> None:
@@ -103,22 +100,6 @@ def test_a_run_with_audits_selects_what_a_run_without_does(
         summary = json.loads((tmp_path / name / "summary.json").read_text())
         found.append((summary["selected_sha256"], summary["weights_sha256"]))
     assert found[0] == found[1]
-
-
-def test_a_lag_that_was_asked_for_is_kept_whatever_an_audit_says(
-    tiny_config: Path, tmp_path: Path
-) -> None:
-    """Who re-scores is still tried out, in the very step that is audited."""
-    config = configuration.load(tiny_config, ["selection.lag=1", "selection.audit_every=500"])
-    folder = RunFolder.create(tmp_path / "run", config)
-    source = SimpleNamespace(lag=None, version=lambda step: step - 1)
-    picker = SimpleNamespace(by_scorers=None)
-    poor = SimpleNamespace(audit=lambda *_: [Audit(1, 0.1, 0.1, 0.1)])
-    oversight = Oversight(config, folder, source, picker, poor, Metrics(), workers=1)
-    for step in range(501):
-        oversight.before(step, {})
-        oversight.after(step, step_ms=1.0)
-    assert source.lag == 1
 
 
 def test_audits_are_exported(tiny_config: Path, tmp_path: Path) -> None:

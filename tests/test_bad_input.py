@@ -544,6 +544,16 @@ def test_resume_with_only_settings(unfinished: Path) -> None:
     made(*resume, "--set", "queue.lease_s=9")
 
 
+def test_resume_of_a_run_of_an_earlier_version(unfinished: Path) -> None:
+    config = unfinished / "config.toml"
+    config.write_text(config.read_text().replace("\naudit_every", "\nmax_lag = 1\naudit_every"))
+    refused(
+        rhoctl("train", "--resume", "--run-dir", unfinished),
+        f"run folder {unfinished}: its config.toml cannot be used: selection.max_lag: removed in"
+        " 0.2; .*by that version",
+    )
+
+
 def test_resume_on_other_irreducible_losses(
     unfinished: Path, tiny_config: Path, il_table: Path, tmp_path: Path
 ) -> None:

@@ -70,10 +70,8 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "selection.chunk": st.sampled_from([1, 2, 16, 32]),
     "selection.lag": st.integers(0, 2**63 - 1),
     "selection.mode": st.just("window"),  # another one forbids much: below
-    "selection.max_lag": counts,
     "selection.audit_every": st.integers(0, 2**63 - 1),
-    "selection.agreement": st.floats(0, 1, exclude_min=True),
-    "selection.rescore": st.sampled_from(["auto", "trainer", "scorers"]),
+    "selection.rescore": st.sampled_from(["trainer", "scorers"]),
     "stream.ahead": counts,
     "stream.max_age": counts,
     "stream.capacity": st.integers(0, 2**63 - 1),
@@ -203,10 +201,8 @@ CHANGES: dict[str, tuple[Any, Any]] = {
     "selection.n_B": (64, 128),
     "selection.chunk": (16, 32),
     "selection.lag": (0, 1),
-    "selection.max_lag": (1, 2),
     "selection.audit_every": (0, 10),
-    "selection.agreement": (0.9, 0.8),
-    "selection.rescore": ("auto", "trainer"),
+    "selection.rescore": ("trainer", "scorers"),
     "stream.ahead": (4, 5),
     "stream.max_age": (16, 8),
     "stream.capacity": (0, 1000),
@@ -297,26 +293,31 @@ def test_keys_that_come_or_go_are_named() -> None:
     assert config(before).changed_keys(config(after)) == changed
 
 
-def test_modes_that_are_not_exact_are_changes_and_say_so() -> None:
-    exact, auto, stream = (
-        config({"data.path": "d"} | other)
-        for other in ({}, {"selection.lag": "auto"}, {"selection.mode": "stream"})
+def test_a_mode_that_is_not_exact_is_a_change_and_says_so() -> None:
+    exact, stream = (
+        config({"data.path": "d"} | other) for other in ({}, {"selection.mode": "stream"})
     )
     assert exact.exact
-    assert not auto.exact
     assert not stream.exact
-    assert exact.changed_keys(auto) == ["selection.lag"]
     assert exact.changed_keys(stream) == ["selection.mode"]
-    for each in (auto, stream):
-        assert parse(tomllib.loads(each.to_toml())) == each
+    assert parse(tomllib.loads(stream.to_toml())) == stream
+
+
+REMOVED = {
+    "selection.max_lag: removed in 0.2; .*selection.lag": {"selection.max_lag": 2},
+    "selection.agreement: removed in 0.2; .*audit_every": {"selection.agreement": 0.9},
+    "selection.lag: got 'auto', removed in 0.2; set a number": {"selection.lag": "auto"},
+    "selection.rescore: got 'auto', removed in 0.2; .*trainer": {"selection.rescore": "auto"},
+}
+
+
+@pytest.mark.parametrize("message", REMOVED)
+def test_what_was_removed_is_refused_with_its_successor(message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{message}"):
+        config({"data.path": "d"} | REMOVED[message])
 
 
 IMPOSSIBLE: dict[str, dict[str, Any]] = {
-    "selection.lag: got 'automatic'": {"selection.lag": "automatic"},
-    "selection.lag: got -1": {"selection.lag": -1},
-    "selection.lag: got True": {"selection.lag": True},
-    "selection.lag: got 1.5": {"selection.lag": 1.5},
-    "trainer.publish_every: got 2": {"selection.lag": "auto", "trainer.publish_every": 2},
     'selection.mode: got "stream" with': {"selection.mode": "stream", "selection.lag": 1},
     'selection.mode: got "stream" with .* 3': {
         "selection.mode": "stream",

@@ -28,10 +28,7 @@ from support import DEADLINE_S, Result, hashes, made, rhoctl
 
 STEPS = 400
 SHORT = 200
-MODES = {
-    "auto": ["selection.lag=auto", "selection.audit_every=40"],
-    "stream": ["selection.mode=stream"],
-}
+STREAM = "selection.mode=stream"
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -94,9 +91,8 @@ def undisturbed(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return hashes(run)
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_modes_that_are_not_exact_outlive_a_scorer_and_their_trainer(
-    ray_session: None, tiny_config: Path, tmp_path: Path, mode: str
+def test_a_stream_outlives_a_scorer_and_its_trainer(
+    ray_session: None, tiny_config: Path, tmp_path: Path
 ) -> None:
     run = Run(tmp_path / "run")
 
@@ -106,7 +102,7 @@ def test_modes_that_are_not_exact_outlive_a_scorer_and_their_trainer(
         run.reach(newest_step(run.path) + 20)
         run.kill("trainer")
 
-    settings = flags(f"trainer.steps={SHORT}", *MODES[mode])
+    settings = flags(f"trainer.steps={SHORT}", STREAM)
     result = run.with_fault(fault, "train", tiny_config, "--workers", 2, *settings)
     assert result.code == 1
     assert "--resume" in result.err
@@ -167,7 +163,7 @@ def test_a_stream_is_flushed(ray_session: None, tiny_config: Path, tmp_path: Pat
         secret = tmp_path / "secret"
         secret.write_text(PASSWORD)
         server = (f"queue.url=redis://127.0.0.1:{port}", f"queue.password_file={secret}")
-        settings = flags(f"trainer.steps={STEPS}", *MODES["stream"], *server)
+        settings = flags(f"trainer.steps={STEPS}", STREAM, *server)
         result = run.with_fault(fault, "train", tiny_config, "--workers", 2, *settings)
     assert result.code == 0, result.err
     summary = json.loads((run.path / "summary.json").read_text())

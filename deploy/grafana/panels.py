@@ -105,7 +105,6 @@ ROWS = {
                 "{{run}} mean": f"run:rho_selected_staleness_steps:mean5m{HERE}",
                 "{{run}} p99": f"run:rho_selected_staleness_steps:p99_5m{HERE}",
                 "{{run}} bound": f"rho_staleness_bound_steps{HERE}",
-                "{{run}} lag in force": f"rho_lag_steps{HERE}",
             },
         ),
         Panel(

@@ -213,11 +213,16 @@ SETTINGS = [
         "selection.lag=1",
     ),
     setting(
-        "keys together",
-        "automatic lag, rare snapshots",
-        r"trainer\.publish_every: got 2, allowed 1 with",
+        "removed keys",
+        "a key of 0.1",
+        r"selection\.max_lag: removed in 0\.2; delete the key and set selection\.lag",
+        "selection.max_lag=2",
+    ),
+    setting(
+        "removed keys",
+        "a value of 0.1",
+        r"selection\.lag: got 'auto', removed in 0\.2; set a number",
         "selection.lag=auto",
-        "trainer.publish_every=2",
     ),
     setting(
         "keys together",

@@ -18,7 +18,7 @@ from rhoselect.importing import load_object
 from rhoselect.inputs import open_inputs
 from rhoselect.report import write_page
 from rhoselect.selection import get_function
-from rhoselect.trainer.runfolder import RunFolder, check_inputs, check_resume
+from rhoselect.trainer.runfolder import RunFolder, check_inputs, check_resume, stored_config
 
 
 def check(grid: Sequence[Cell], recipes: Recipes, overrides: Sequence[str]) -> None:
@@ -112,7 +112,7 @@ def _run_one(path: Path, config: Config, workers: int, console: Console, title: 
 
 
 def _check_same(path: Path, config: Config) -> None:
-    changed = resolve(configuration.load(path / "config.toml")).changed_keys(config)
+    changed = resolve(stored_config(path)).changed_keys(config)
     if changed:
         raise RunFolderError(
             f"run folder {path}: made with another configuration ({', '.join(changed)}); allowed"

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from rhoselect import config as configuration
 from rhoselect.errors import RunFolderError
 from rhoselect.inputs import RunInputs, open_inputs
 from rhoselect.plan import Plan
 from rhoselect.report.runs import Selected
+from rhoselect.trainer.runfolder import stored_config
 
 AT_ONCE = 1 << 18
 NEVER = -1
@@ -23,7 +23,7 @@ def reopen(path: Path, device: str = "cpu") -> RunInputs:
     """The checked inputs of a run, to be computed with on ``device``. Raises UserError if they are
     not to be had any more, or are not those that the run began with."""
     here = [f"{part}.device={device}" for part in ("scorer", "trainer")]
-    inputs = open_inputs(configuration.load(path / "config.toml", here))
+    inputs = open_inputs(stored_config(path, here))
     if (path / "inputs_sha256").read_text() != inputs.sha256:
         raise RunFolderError(
             f"run folder {path}: its data, irreducible losses or first weights are other ones now;"

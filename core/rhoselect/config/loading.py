@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from rhoselect.config.removed import refuse_removed
 from rhoselect.config.tree import Config
 from rhoselect.errors import ConfigError
 
@@ -48,6 +49,7 @@ def apply(tree: dict[str, Any], overrides: Iterable[str]) -> Config:
 
 def parse(tree: Mapping[str, Any]) -> Config:
     """Check a tree of plain values. Raises ConfigError naming the first offending key."""
+    refuse_removed(tree)
     try:
         return Config.model_validate(tree)
     except ValidationError as error:

@@ -15,9 +15,7 @@ def resolve(config: Config) -> Config:
     that a result does not depend on the machine that a process happens to run on.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    selection = config.selection.model_copy(
-        update={"shortlist": config.k, "audit_every": config.audit_every}
-    )
+    selection = config.selection.model_copy(update={"shortlist": config.k})
     scorer, trainer = (
         part.model_copy(update={"device": device}) if part.device == "auto" else part
         for part in (config.scorer, config.trainer)

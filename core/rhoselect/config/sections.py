@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import parse_qsl, urlsplit
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from rhoselect.config.base import Section
 
@@ -137,24 +137,16 @@ class SelectionConfig(Section):
     mode: Literal["window", "stream"] = Field(
         "window", description="'stream': scorers never wait for weights; not exact, see [stream]"
     )
-    lag: int | Literal["auto"] = Field(
-        0,
-        description="age in steps of the weights that score; 0 is Algorithm 1; 'auto' chooses by"
-        " audits whichever takes least time, and is not exact",
+    lag: int = Field(
+        0, ge=0, description="age in steps of the weights that score; 0 is Algorithm 1"
     )
-    max_lag: int = Field(1, ge=1, description="greatest lag that 'auto' may choose")
     audit_every: int = Field(
-        0, ge=0, description="steps between audits of stale ranks; 0: 200 at lag 'auto', else none"
+        0, ge=0, description="steps between audits of stale ranks; 0: no audits"
     )
-    agreement: float = Field(
-        0.9,
-        gt=0,
-        le=1,
-        description="'auto' keeps to lags whose picks have at least this share of the reducible"
-        " loss of fresh picks",
-    )
-    rescore: Literal["auto", "trainer", "scorers"] = Field(
-        "auto", description="who re-scores a shortlist; the result is the same"
+    rescore: Literal["trainer", "scorers"] = Field(
+        "trainer",
+        description="who re-scores a shortlist: the trainer alone, or the scorers with it; the"
+        " result is the same",
     )
     shortlist: int = Field(
         0,
@@ -167,16 +159,6 @@ class SelectionConfig(Section):
     bn: Literal["running", "batch"] = Field(
         "running", description="BatchNorm statistics when scoring: running, or of the chunk"
     )
-
-    @field_validator("lag", mode="before")
-    @classmethod
-    def _lag(cls, value: object) -> object:
-        whole = isinstance(value, int) and not isinstance(value, bool) and value >= 0
-        if not whole and value != "auto":
-            raise ValueError(
-                f"selection.lag: got {value!r}, allowed a whole number from 0 or 'auto'; 0 is exact"
-            )
-        return value
 
     @model_validator(mode="after")
     def _sizes(self) -> Self:

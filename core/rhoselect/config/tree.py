@@ -70,16 +70,11 @@ class Config(Section):
                 f"scorer.fold_batchnorm: got true with selection.bn = {selection.bn!r}, allowed"
                 ' with "running": the statistics of a chunk are not known before it is scored'
             )
-        if selection.lag == "auto" and self.trainer.publish_every > 1:
-            raise ValueError(
-                f"trainer.publish_every: got {self.trainer.publish_every}, allowed 1 with"
-                ' selection.lag = "auto", which compares weights of every step'
-            )
         if selection.mode == "window":
             return self
         if selection.lag != 0 or self.trainer.publish_every > 1:
             raise ValueError(
-                f'selection.mode: got "stream" with selection.lag = {selection.lag!r} and'
+                f'selection.mode: got "stream" with selection.lag = {selection.lag} and'
                 f" trainer.publish_every = {self.trainer.publish_every}, allowed lag 0 and 1:"
                 " scorers take the newest weights; the bound of their age is stream.max_age"
             )
@@ -115,22 +110,20 @@ class Config(Section):
         """Steps that the weights behind a score are old at most, when a point is consumed."""
         if self.selection.mode == "stream":
             return self.stream.max_age
-        lag = self.selection.lag
-        return (self.selection.max_lag if lag == "auto" else lag) + self.trainer.publish_every - 1
-
-    def k_of(self, window: int, version: int) -> int:
-        """Shortlist factor of one window: with auto-lag, fresh ones need no second stage."""
-        return 1 if self.selection.lag == "auto" and version == window else self.k
+        return self.selection.lag + self.trainer.publish_every - 1
 
     @property
-    def audit_every(self) -> int:
-        """Steps between audits; 0 is never."""
-        return self.selection.audit_every or (200 if self.selection.lag == "auto" else 0)
+    def scorers_rescore(self) -> bool:
+        """Whether shortlists go through the queue, to be re-scored with the newest weights by the
+        scorers, too. With rare snapshots the trainer alone has those weights."""
+        selection = self.selection
+        newest = selection.mode == "window" and self.trainer.publish_every == 1
+        return selection.rescore == "scorers" and self.k > 1 and newest
 
     @property
     def exact(self) -> bool:
         """Whether the result is the same for any number of workers."""
-        return self.selection.mode == "window" and self.selection.lag != "auto"
+        return self.selection.mode == "window"
 
     def to_toml(self) -> str:
         """The resolved configuration as TOML, every key present that has a value."""

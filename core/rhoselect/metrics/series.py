@@ -156,7 +156,6 @@ class Metrics:
             "The greatest age that the configuration allows.",
             registry=registry,
         )
-        self.lag = Gauge("rho_lag_steps", "Lag in force.", registry=registry)
         self.selection_ratio = Gauge(
             "rho_selection_ratio", "Points trained on per candidate drawn.", registry=registry
         )

@@ -25,11 +25,11 @@ def servable(config: Config) -> Config:
     """The configuration as a loop elsewhere can be served, with all second stages left to the
     scorers, which changes no result. Raises ConfigError for what only our own trainer does."""
     selection = config.selection
-    if selection.mode != "window" or selection.lag == "auto" or config.trainer.publish_every > 1:
+    if selection.mode != "window" or config.trainer.publish_every > 1:
         raise ConfigError(
-            f'selection: got mode "{selection.mode}", lag {selection.lag!r} and'
-            f" trainer.publish_every {config.trainer.publish_every}, allowed for a loop of your own"
-            ' mode "window", a number as lag and 1'
+            f'selection: got mode "{selection.mode}" and trainer.publish_every'
+            f" {config.trainer.publish_every}, allowed for a loop of your own"
+            ' mode "window" and 1'
         )
     return config.model_copy(
         update={"selection": selection.model_copy(update={"rescore": "scorers"})}

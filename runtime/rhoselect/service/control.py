@@ -179,7 +179,7 @@ class Control(control_pb2_grpc.ControlServicer):
             paused=status.paused,
             loss=status.loss,
             accuracy=status.accuracy,
-            lag=status.lag,
+            lag=config.selection.lag,
             staleness=status.staleness,
             wall_seconds=status.wall_seconds,
             wait_seconds=status.wait_seconds,

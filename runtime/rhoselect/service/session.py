@@ -177,7 +177,6 @@ class Session:
             wall_seconds=now - self._started,
             wait_seconds=self._source.waited_s,
             scored_points=(step + 1) * selection.n_B if self.layout else 0,
-            lag=self._source.lag,
         )
 
 

@@ -56,9 +56,7 @@ class Scorer:
         self._copied_s = 0.0
         self._state: dict[str, torch.Tensor] = {}
         self._ahead: Reader | None = None
-        selection = config.selection
-        self._second_stage = config.k > 1 and selection.mode == "window"
-        self._second_stage &= selection.rescore != "trainer"
+        self._second_stage = config.scorers_rescore
         self._pusher = Pusher(inputs, queue, metrics)
 
     @property

@@ -62,7 +62,7 @@ class Pusher:
             self._metrics.rejected_points.inc(int((~finite).sum()))
         rows = np.flatnonzero(finite)
         if ticket.positions is None:  # not a shortlist, of which the pick may want all
-            k = self._config.k_of(ticket.window, ticket.version)
+            k = self._config.k
             if k > 1 and selection.temperature > 0:
                 noise = gumbel(self._config.seed, ticket.window, work.indices)
                 scores = scores + selection.temperature * noise

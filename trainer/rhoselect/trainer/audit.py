@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rhoselect.config import Config
+from rhoselect.metrics import Metrics
 from rhoselect.plan import Plan
 from rhoselect.selection.interface import State
 from rhoselect.selection.scoring import gumbel, order
@@ -35,38 +36,36 @@ class Auditor:
     """Audits windows. It draws no random numbers and changes no weights: a run with audits selects
     the points of a run without."""
 
-    def __init__(self, config: Config, plan: Plan, rescorer: Rescorer) -> None:
+    def __init__(self, config: Config, plan: Plan, rescorer: Rescorer, metrics: Metrics) -> None:
         self._config, self._plan = config, plan
-        self._rescorer = rescorer
+        self._rescorer, self._metrics = rescorer, metrics
 
-    def audit(self, step: int, versions: dict[int, int], state: State) -> list[Audit]:
-        """Audits of window ``step`` by {lag: version}, best known first; non-finite scores count
-        as the lowest."""
-        positions = self._plan.window(step)
-        stale = {
-            lag: _finite(self._rescorer.stale(positions, version))
-            for lag, version in versions.items()
-        }
-        fresh = _finite(self._rescorer.fresh(positions, step, state)[0])
-        selection = self._config.selection
-        top = order(positions, fresh)[: selection.n_b]
-        found = []
-        for lag, scores in stale.items():
-            noise = gumbel(self._config.seed, step, self._plan.indices(positions))
-            noisy = scores + (selection.temperature * noise if self._config.k > 1 else 0)
-            short = order(positions, noisy)[: self._config.k * selection.n_b]
-            picked = short
-            if self._config.k > 1:
-                picked = short[order(positions[short], fresh[short])[: selection.n_b]]
-            found.append(
-                Audit(
-                    lag,
-                    spearman(scores, fresh),
-                    len(np.intersect1d(picked, top)) / selection.n_b,
-                    _captured(fresh, picked, top),
-                )
+    def audit_if_due(self, step: int, version: int, state: State) -> None:
+        """Audit window ``step`` every ``selection.audit_every`` steps, and export the result."""
+        every = self._config.selection.audit_every
+        if every and step > 0 and step % every == 0:
+            found = self.audit(step, version, state)
+            self._metrics.observe_audit(
+                found.lag, found.rank_agreement, found.overlap, found.captured
             )
-        return found
+
+    def audit(self, step: int, version: int, state: State) -> Audit:
+        """Audit window ``step``, whose scorers have the weights of ``version``. A non-finite score
+        counts as the lowest."""
+        positions = self._plan.window(step)
+        stale = _finite(self._rescorer.stale(positions, version))
+        fresh = _finite(self._rescorer.fresh(positions, step, state)[0])
+        selection, k = self._config.selection, self._config.k
+        top = order(positions, fresh)[: selection.n_b]
+        noisy = stale
+        if k > 1:
+            noise = gumbel(self._config.seed, step, self._plan.indices(positions))
+            noisy = stale + selection.temperature * noise
+        picked = order(positions, noisy)[: k * selection.n_b]
+        if k > 1:
+            picked = picked[order(positions[picked], fresh[picked])[: selection.n_b]]
+        overlap = len(np.intersect1d(picked, top)) / selection.n_b
+        return Audit(step - version, spearman(stale, fresh), overlap, _captured(fresh, picked, top))
 
 
 def spearman(one: Scores, other: Scores) -> float:

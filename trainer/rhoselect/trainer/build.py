@@ -18,7 +18,6 @@ from rhoselect.trainer.gate import Gate
 from rhoselect.trainer.ground import Ground, Source
 from rhoselect.trainer.learner import Learner
 from rhoselect.trainer.loop import Trainer
-from rhoselect.trainer.oversight import Oversight
 from rhoselect.trainer.picker import Picker
 from rhoselect.trainer.rescorer import Rescorer
 from rhoselect.trainer.runfolder import RunFolder, writing
@@ -71,9 +70,9 @@ def build_trainer(
     else:
         source = Windows(config, folder, plan, queue, metrics, hand, workers)
     again = Rescorer(config, plan, ground, scoring, learner, snapshots, metrics)
-    picker = Picker(config, plan, scoring, source, again, device)
-    auditor = Auditor(config, plan, again)
-    oversight = Oversight(config, folder, source, picker, auditor, metrics, workers)
+    here = None if config.scorers_rescore and workers else again
+    picker = Picker(config, plan, scoring, source, here, device)
+    auditor = Auditor(config, plan, again, metrics)
     return Trainer(
         config,
         folder,
@@ -83,7 +82,7 @@ def build_trainer(
         learner,
         source,
         picker,
-        oversight,
+        auditor,
         snapshots,
         metrics,
         gate or Gate(),

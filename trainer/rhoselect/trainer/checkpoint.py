@@ -30,7 +30,6 @@ class Progress:
     wall_seconds: float = 0.0
     wait_seconds: float = 0.0
     scored_points: int = 0
-    lag: int = 0
 
 
 @dataclass(frozen=True)

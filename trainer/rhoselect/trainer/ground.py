@@ -55,7 +55,6 @@ class Hand(Protocol):
 class Source(Protocol):
     """Where a step's candidates come from: ``windows.Windows`` or ``stream.Stream``."""
 
-    lag: int
     waited_s: float
 
     def open_from(self, window: int) -> None:

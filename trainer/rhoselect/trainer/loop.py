@@ -27,12 +27,12 @@ from rhoselect.selection.interface import State
 from rhoselect.snapshots import SnapshotStore
 from rhoselect.snapshots.base import Pieces
 from rhoselect.trainer import checkpoint as checkpoints
+from rhoselect.trainer.audit import Auditor
 from rhoselect.trainer.checkpoint import Checkpoint, Progress
 from rhoselect.trainer.evaluate import evaluate
 from rhoselect.trainer.gate import Gate
 from rhoselect.trainer.ground import Ground, Source
 from rhoselect.trainer.learner import Learner, StepResult
-from rhoselect.trainer.oversight import Oversight
 from rhoselect.trainer.picker import PickedBatch, Picker
 from rhoselect.trainer.records import Records, StepRecord
 from rhoselect.trainer.runfolder import RunFolder, writing
@@ -53,14 +53,14 @@ class Trainer:
         learner: Learner,
         source: Source,
         picker: Picker,
-        oversight: Oversight,
+        auditor: Auditor,
         snapshots: SnapshotStore,
         metrics: Metrics,
         gate: Gate,
     ) -> None:
         self._config, self._folder, self._plan, self._ground = config, folder, plan, ground
         self._scoring, self.learner = scoring, learner
-        self._source, self._picker, self._oversight = source, picker, oversight
+        self._source, self._picker, self._auditor = source, picker, auditor
         self._snapshots, self.metrics, self._gate = snapshots, metrics, gate
         self._live: set[int] = set()
         self._state: State = scoring.function.initial_state(ground.classes)
@@ -92,7 +92,7 @@ class Trainer:
             self._publish(step)
             self._source.open_from(step)
             while step < self._config.trainer.steps and not self._stops(step):
-                self._oversight.before(step, self._state)
+                self._auditor.audit_if_due(step, self._source.version(step), self._state)
                 started = time.perf_counter()
                 popped = self._source.wait(step, self._picker.wanted(step))
                 picked = self._pick(popped, step)
@@ -132,7 +132,7 @@ class Trainer:
         if step % self._config.trainer.publish_every == 0 and step not in self._live:
             self._folder.check_fence()
             self._send(step, self.learner.tensors, self._state)
-        oldest = self._source.version(step) - self._oversight.keep
+        oldest = self._source.version(step)
         self._live = {version for version in self._live if version >= oldest}
         self._snapshots.retire(oldest)
 
@@ -213,7 +213,6 @@ class Trainer:
         seconds, picks = record.step_ms / 1e3, len(picked.indices)
         self.metrics.observe_step(step + 1, seconds, record.staleness, picks, self._plan.n_B)
         self.metrics.loss.set(loss)
-        self._oversight.after(step, record.step_ms)
         progress = vars(self._progress(step + 1))
         self.status = replace(self.status, loss=loss, staleness=record.staleness, **progress)
 
@@ -265,8 +264,6 @@ class Trainer:
             self._send(snapshot.version, snapshot.tensors, snapshot.state)
         self._clock_start = time.monotonic() - found.progress.wall_seconds
         self._source.waited_s = found.progress.wait_seconds
-        if self._config.selection.lag == "auto":
-            self._source.lag = found.progress.lag
         self.status = Status(**vars(found.progress))
         return found.progress.step
 
@@ -284,4 +281,4 @@ class Trainer:
     def _progress(self, step: int) -> Progress:
         scored = step * self._plan.n_B if self._scoring.needs.forward else 0
         seconds = time.monotonic() - self._clock_start
-        return Progress(step, seconds, self._source.waited_s, scored, self._source.lag)
+        return Progress(step, seconds, self._source.waited_s, scored)

@@ -32,8 +32,8 @@ class PickedBatch:
 class Picker:
     """Turns what the queue gave for a window into the batch of a step.
 
-    ``by_scorers`` may be changed while the run goes on: a shortlist is scored in chunks of
-    ``selection.chunk``, with the same bits here or there. Without a ``rescorer`` it stays True.
+    ``rescorer`` re-scores shortlists here; None: the scorers do, through the queue. Both score in
+    chunks of ``selection.chunk``, with the same bits.
     """
 
     def __init__(
@@ -48,22 +48,17 @@ class Picker:
         self._config, self._plan = config, plan
         self._scoring, self._source, self._rescorer = scoring, source, rescorer
         self._device = device
-        self.by_scorers = rescorer is None
 
     def wanted(self, window: int) -> int:
         """How many points of a window to pop."""
         selection = self._config.selection
         if self._scoring.function.whole_window:
             return selection.n_B
-        return self._k(window, self._source.version(window)) * selection.n_b
-
-    def _k(self, window: int, version: int) -> int:
-        stream = self._config.selection.mode == "stream"
-        return self._config.k if stream else self._config.k_of(window, version)
+        return self._config.k * selection.n_b
 
     def early(self, step: int) -> None:
         """Have the shortlist of ``step`` posted before its weights are."""
-        if self.by_scorers and step < self._config.trainer.steps:
+        if self._rescorer is None and step < self._config.trainer.steps:
             self._source.early(step, self.wanted(step))
 
     def pick(self, popped: Popped, step: int, state: State) -> PickedBatch:
@@ -71,7 +66,7 @@ class Picker:
         scores."""
         best, n_b = self._shortlist(popped), self._config.selection.n_b
         refined = best
-        if self._k(step, popped.version) > 1 and len(best.indices) >= n_b:
+        if self._config.k > 1 and len(best.indices) >= n_b:
             popped = self._refine(popped, step, state)
             refined = self._shortlist(popped)
         if len(refined.indices) < n_b:
@@ -88,9 +83,8 @@ class Picker:
 
     def _refine(self, popped: Popped, step: int, state: State) -> Popped:
         """The shortlist under the weights of now; points with non-finite scores are dropped."""
-        if self.by_scorers:
+        if self._rescorer is None:
             return self._source.rescore(step, step, popped.positions)
-        assert self._rescorer is not None, "given unless all is left to the scorers"
         scores, features = self._rescorer.fresh(popped.positions, step, state)
         rows = np.flatnonzero(np.isfinite(scores))
         rows = rows[order(popped.positions[rows], scores[rows])]

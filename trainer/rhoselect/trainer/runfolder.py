@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 
 from rhoselect import config as configuration
 from rhoselect.config import Config, resolve
-from rhoselect.errors import FencedError, RunFolderError, StorageError
+from rhoselect.errors import ConfigError, FencedError, RunFolderError, StorageError
 from rhoselect.files import replacing
 
 
@@ -100,19 +100,29 @@ def check_absent(path: Path) -> None:
         )
 
 
+def stored_config(path: Path, overrides: Iterable[str] = ()) -> Config:
+    """The configuration in a run's folder. Raises RunFolderError if this version cannot use it."""
+    try:
+        return configuration.load(path / "config.toml", overrides)
+    except ConfigError as error:
+        raise RunFolderError(
+            f"run folder {path}: its config.toml cannot be used: {error}; a run of an earlier"
+            " version can be resumed and exported by that version only"
+        ) from None
+
+
 def check_resume(path: Path, given: Path | None, overrides: Iterable[str]) -> Config:
     """The configuration to resume ``path`` with: ``given``, or its own, with ``overrides``.
 
     Raises RunFolderError if the folder is not a run's, if it is finished, or if keys changed that
     the result depends on.
     """
-    stored_path = path / "config.toml"
-    if not stored_path.is_file():
+    if not (path / "config.toml").is_file():
         raise RunFolderError(f"run folder {path}: has no config.toml; allowed a folder of a run")
     if (path / "summary.json").exists():
         raise RunFolderError(f"run folder {path}: the run is finished; nothing to resume")
-    stored = resolve(configuration.load(stored_path))
-    config = resolve(configuration.load(given or stored_path, overrides))
+    stored = resolve(stored_config(path))
+    config = resolve(configuration.load(given or path / "config.toml", overrides))
     changed = stored.changed_keys(config)
     if changed:
         raise RunFolderError(

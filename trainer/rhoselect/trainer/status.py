@@ -21,6 +21,5 @@ class Status:
     wall_seconds: float = 0.0
     wait_seconds: float = 0.0
     scored_points: int = 0
-    lag: int = 0
     paused: bool = False
     staleness_counts: tuple[int, ...] = ()

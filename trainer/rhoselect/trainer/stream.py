@@ -44,7 +44,6 @@ class Stream:
         self.share(workers)
         self._extra = 0
         self._looked = -math.inf
-        self.lag = 0
         self.waited_s = 0.0
 
     def open_from(self, window: int) -> None:

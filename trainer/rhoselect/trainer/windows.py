@@ -31,7 +31,7 @@ STALL_S = 5.0
 
 
 class Windows:
-    """``hand`` scores tickets in this process; ``lag`` may be changed while the run goes on."""
+    """``hand`` scores tickets in this process."""
 
     def __init__(
         self,
@@ -46,49 +46,44 @@ class Windows:
         self._config, self._fence, self._plan = config, fence, plan
         self._queue, self._metrics = queue, metrics
         self._hand = hand
-        self._versions: dict[int, int] = {}
         self._alone = False
         self.share(workers)
-        self.lag = 0 if config.selection.lag == "auto" else config.selection.lag
+        self._lag = config.selection.lag
         self.waited_s = 0.0
         # Opening and closing are no one's business to wait for: they run beside the steps.
         self._runner = ThreadPoolExecutor(1, "errands")
         self._errands: deque[Future[None]] = deque()
         self._opening: dict[int, Future[None]] = {}
+        self._opened_to = 0
         self._early: dict[int, Popped] = {}
         self._looked = -math.inf
 
     def open_from(self, window: int) -> None:
         """Open ``window`` and those ahead of it: scorers claim and read before weights exist."""
-        for each in range(window, self._end_ahead(window)):
-            self._open(each, self._note(each))
+        self._opened_to = self._end_ahead(window)
+        for each in range(window, self._opened_to):
+            self._open(each)
 
     def open_ahead(self, window: int) -> None:
         """Open what is now ahead, while ``window`` becomes a step: a time when nothing waits."""
-        for each in range(max(self._versions, default=window) + 1, self._end_ahead(window)):
-            self._opening[each] = self._runner.submit(self._open, each, self._note(each))
+        for each in range(self._opened_to, self._end_ahead(window)):
+            self._opening[each] = self._runner.submit(self._open, each)
             self._errands.append(self._opening[each])
+        self._opened_to = self._end_ahead(window)
 
     def _end_ahead(self, window: int) -> int:
-        return min(window + self.lag + 3, self._config.trainer.steps)
+        return min(window + self._lag + 3, self._config.trainer.steps)
 
-    def _note(self, window: int) -> int:
-        """The version for a window from now on, whatever becomes of the lag."""
-        return self._versions.setdefault(window, self.version(window))
-
-    def _open(self, window: int, version: int) -> None:
-        self._queue.open(window, version, self._plan.chunks)
+    def _open(self, window: int) -> None:
+        self._queue.open(window, self.version(window), self._plan.chunks)
 
     def version(self, window: int) -> int:
         """The one version that may score ``window``."""
-        if window in self._versions:
-            return self._versions[window]
         every = self._config.trainer.publish_every
-        return max(0, window - self.lag) // every * every
+        return max(0, window - self._lag) // every * every
 
     def close(self, window: int) -> None:
         """Forget a window that became a step."""
-        self._versions.pop(window, None)
         self._metrics.queue_oldest_version.set(self.version(window + 1))
         self._errands.append(self._runner.submit(self._close, window))
 
@@ -127,7 +122,7 @@ class Windows:
             window,
             lambda timeout_s: self._queue.pop(window, k, timeout_s),
             lambda: self.open_from(window),
-            lambda: self._hand.help(window, ahead=self.lag == 0),
+            lambda: self._hand.help(window, ahead=self._lag == 0),
         )
         assert popped.version == self.version(window), "a window is scored by exactly its version"
         return popped
