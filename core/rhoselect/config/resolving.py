@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from rhoselect.compute import has_fast_bf16
+from rhoselect import compute
 from rhoselect.config.tree import Config
 
 
@@ -21,7 +21,7 @@ def resolve(config: Config) -> Config:
         for part in (config.scorer, config.trainer)
     )
     if scorer.precision == "auto":
-        precision = "bf16" if has_fast_bf16(scorer.device) else "fp32"
+        precision = "bf16" if compute.has_fast_bf16(scorer.device) else "fp32"
         scorer = scorer.model_copy(update={"precision": precision})
     update = {"selection": selection, "scorer": scorer, "trainer": trainer}
     return config.model_copy(update=update)
