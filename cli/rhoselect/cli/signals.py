@@ -1,4 +1,4 @@
-"""SIGINT (Ctrl-C) and SIGTERM (a preemption notice) end a run in order, with a checkpoint."""
+"""SIGINT (Ctrl-C) and SIGTERM (a preemption notice) stop a run in order, with a checkpoint."""
 
 from __future__ import annotations
 
@@ -18,9 +18,12 @@ NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def stopping(say: Callable[[str], None]) -> Iterator[Callable[[Run], None]]:
-    """Within the block, the first signal stops the run that the yielded function was, or will be,
-    given; a second one ends this process at once. ``RunStopped`` then leaves the block with the
-    exit code of the signal, 128 + its number. Only the main thread has signals."""
+    """Stop a run at the first signal within the block; end this process at the second one.
+
+    Call the yielded function with the run once it exists; a signal that came before stops it then.
+    The ``RunStopped`` that leaves the block has the exit code 128 + the signal's number. Outside
+    the main thread, which alone can handle signals, nothing happens.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield lambda run: None
         return
@@ -32,18 +35,19 @@ def stopping(say: Callable[[str], None]) -> Iterator[Callable[[Run], None]]:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         asked.append(number)
-        # Not here: this may have interrupted whoever holds the lock that a stop needs.
+        # In a thread: the interrupted main thread may hold the lock that a stop needs.
         threading.Thread(target=stop, daemon=True).start()
 
     def stop() -> None:
-        say(f"{signal.Signals(asked[0]).name}: stopping after this step; once more: at once")
+        name = signal.Signals(asked[0]).name
+        say(f"{name}: stopping after this step; send it again to end this process at once")
         for run in runs:
-            with suppress(RhoError):  # it ends by itself, or by the second signal
+            with suppress(RhoError):  # the run has ended, or a second signal ends this process
                 run.gate.stop(ASK_S)
 
     def given(run: Run) -> None:
         runs.append(run)
-        if asked:  # while there was no run yet
+        if asked:  # a signal came before there was a run
             threading.Thread(target=stop, daemon=True).start()
 
     before = {number: signal.signal(number, handle) for number in NUMBERS}

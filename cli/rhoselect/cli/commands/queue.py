@@ -8,9 +8,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from rhoselect.cli.commands.control import Ca, Cert, Found, Json, Key, Token, say
+from rhoselect.cli.commands.running import Running, on_running_run
 from rhoselect.protos import control_pb2 as pb
-from rhoselect.service.connect import Target, control_of
+from rhoselect.service.connect import control_of
 
 app = typer.Typer(help="What a running run's selection queue holds.", no_args_is_help=True)
 
@@ -21,25 +21,21 @@ def queue() -> None:
 
 
 @app.command("peek")
+@on_running_run
 def peek(
-    run: Found,
+    run: Running,
     k: Annotated[int, typer.Option("-k", min=1, max=10_000, help="Points to show.")] = 10,
-    token: Token = None,
-    ca: Ca = None,
-    cert: Cert = None,
-    key: Key = None,
-    as_json: Json = False,
 ) -> None:
-    """Show the best points of the window that the trainer is after, as far as it is scored.
+    """Show the best points scored so far of the window that the trainer takes next.
 
     Example:
 
       rhoctl queue peek runs/demo -k 20
     """
-    with control_of(Target(run, token, ca, cert, key)) as stub:
+    with control_of(run.target) as stub:
         found = stub.PeekQueue(pb.PeekQueueRequest(k=k))
-    if as_json:
-        say(True, "", _as_json(found))
+    if run.as_json:
+        run.answer("", _as_json(found))
         return
     window = f"window {found.window}" if found.HasField("window") else "no window"
     scored = f"scored with version {found.version}" if found.points else "nothing scored yet"

@@ -1,4 +1,4 @@
-"""``rhoctl scorer``: take part in a running run from outside its cluster."""
+"""``rhoctl scorer``: one more scorer for a running run, on a machine outside its cluster."""
 
 from __future__ import annotations
 
@@ -8,26 +8,22 @@ from typing import Annotated
 
 import typer
 
-from rhoselect.cli.commands.control import Ca, Cert, Found, Json, Key, Token, say
-from rhoselect.service.connect import Target, channel_of
+from rhoselect.cli.commands.running import Running, on_running_run
+from rhoselect.service.connect import channel_of
 
 
+@on_running_run
 def scorer(
-    run: Found,
+    run: Running,
     sets: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Where files are here."),
+        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Where files lie on this machine."),
     ] = None,
-    token: Token = None,
-    ca: Ca = None,
-    cert: Cert = None,
-    key: Key = None,
-    as_json: Json = False,
 ) -> None:
     """Score for a running run until it ends, on a machine outside its Ray cluster.
 
-    The run needs --workers 1 or more and a queue server that this machine reaches, too. It may be
-    started and killed at any time: the run's result stays the same.
+    The run needs --workers 1 or more and a queue server that this machine can reach. A scorer may
+    be started and killed at any time: the run's result stays the same.
 
     Examples:
 
@@ -40,9 +36,9 @@ def scorer(
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    with channel_of(Target(run, token, ca, cert, key)) as channel:
-        attached, inputs = attach(channel, run, sets or [])
+    with channel_of(run.target) as channel:
+        attached, inputs = attach(channel, run.target.run, sets or [])
         slot = attached.slot
-        say(as_json, f"scorer {slot} of run {attached.session.run_id}", {"slot": slot})
+        run.answer(f"scorer {slot} of run {attached.session.run_id}", {"slot": slot})
         points = score(channel, attached, inputs, stop)
-    say(as_json, f"{points} points scored", {"scored_points": points})
+    run.answer(f"{points} points scored", {"scored_points": points})
