@@ -22,7 +22,7 @@ Rows = list[dict[str, Any]]
 TABLES: dict[str, tuple[str, ...]] = {
     "scaling": (
         *("train_ms", "mode", "workers", "step_ms", "bound_ms", "ratio", "kept_fraction"),
-        *("overhead_ms", "chosen"),
+        "overhead_ms",
     ),
     "time_to_accuracy": (
         *("part", "model", "noise", "arm", "step_ms", "speedup_steps", "speedup_wall"),
@@ -93,14 +93,17 @@ def cell(value: Any) -> str:
 def plot_scaling(rows: Rows) -> Any:
     """Step time against workers, beside its bound."""
     durations = sorted({row["train_ms"] for row in rows})
+    workers = sorted({row["workers"] for row in rows})
     figure, axes = plt.subplots(1, len(durations), figsize=(5.5 * len(durations), 3.6))
     for axis, train_ms in zip(axes if len(durations) > 1 else [axes], durations, strict=True):
         for mode in dict.fromkeys(row["mode"] for row in rows):
             mine = [r for r in rows if r["train_ms"] == train_ms and r["mode"] == mode]
-            axis.plot(range(len(mine)), [r["step_ms"] for r in mine], "o-", label=mode)
-        axis.plot(range(len(mine)), [r["bound_ms"] for r in mine], "k:", label="bound at lag 0")
+            places = [workers.index(r["workers"]) for r in mine]
+            axis.plot(places, [r["step_ms"] for r in mine], "o-", label=mode)
+        bounds = {r["workers"]: r["bound_ms"] for r in rows if r["train_ms"] == train_ms}
+        axis.plot([bounds[each] for each in workers], "k:", label="bound at lag 0")
         axis.axhline(train_ms, color="grey", lw=1, label="training step alone")
-        axis.set_xticks(range(len(mine)), [str(r["workers"]) for r in mine])
+        axis.set_xticks(range(len(workers)), [str(each) for each in workers])
         axis.set(xlabel="workers", ylabel="ms a step", title=f"{train_ms:g} ms steps (emulated)")
         axis.set_ylim(0)
         axis.legend()

@@ -5,7 +5,7 @@ and the scorers' loops, an MLP's arithmetic on this machine's cores (in float32;
 scores at 0.26 of its float32 time, as bf16 does). The bound is the training step plus the chunks
 that the busiest scoring process has to score, one after the other, at the declared time; at lag 0
 the trainer is a scoring process, too. ``kept_fraction`` is the time of a uniform step over that of
-a RHO-LOSS step. Rows of mode "auto" have the bound of lag 0, which auto may beat.
+a RHO-LOSS step. Rows of lag 1 have the bound of lag 0, which lag 1 may beat.
 
     python benchmarks/scaling.py --json docs/results/scaling.json
 """
@@ -27,6 +27,10 @@ from harness import show, synthetic_data, train, write
 
 N_B, N_BIG, CHUNK, FACTOR = 32, 320, 20, 0.26
 WARM_UP = 10  # steps at the start that are not counted
+MODES: dict[str, dict[str, Any]] = {
+    "lag 0": {},
+    "lag 1": {"selection.lag": 1, "selection.rescore": "scorers"},
+}
 COLUMNS = ("workers", "train_ms", "mode", "step_ms", "bound_ms", "ratio", "kept_fraction")
 
 
@@ -34,7 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2, 4, 8, 16])
     parser.add_argument("--train-ms", type=float, nargs="+", default=[100.0, 400.0])
-    parser.add_argument("--modes", nargs="+", default=["lag 0", "auto"])
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     parser.add_argument("--steps", type=int, default=60, help="counted steps of a run")
     parser.add_argument("--json", type=Path, help="write the figures here")
     options = parser.parse_args()
@@ -58,15 +62,10 @@ def main() -> None:
         ]
         for train_ms, workers, mode in track(cases, "runs"):
             run = folder / f"{train_ms:g}-{workers}-{mode.replace(' ', '')}"
-            settings = settings_of(data, table, train_ms, options.steps)
-            if mode == "auto":
-                # The first audit is at step 20, and trials of three ways take 12 steps each; what
-                # counts is what was chosen.
-                settings |= {"selection.lag": "auto", "selection.audit_every": 10_000}
-                settings |= {"trainer.steps": options.steps + WARM_UP + 20 + 3 * 12}
+            settings = settings_of(data, table, train_ms, options.steps) | MODES[mode]
             train(run, settings, workers)
             rows.append(row_of(run, train_ms, workers, mode, uniform[train_ms]))
-    show("emulated device", rows, [*COLUMNS, "overhead_ms", "chosen"])
+    show("emulated device", rows, [*COLUMNS, "overhead_ms"])
     write(options.json, {"emulated": True, "n_b": N_B, "n_B": N_BIG, "chunk": CHUNK, "rows": rows})
 
 
@@ -117,30 +116,21 @@ def row_of(
             "all": parts["step_ms"] - bound_ms,
             **{name: round(ms, 3) for name, ms in overhead.items()},
         },
-        "chosen": chosen(run),
     }
 
 
 def parts_of(run: Path) -> dict[str, float]:
-    """Milliseconds a step and of waiting in it: medians over the steps after the warm-up and, with
-    auto, the trials. Seconds a step of training and publishing: means over the run."""
+    """Milliseconds a step and of waiting in it: medians over the steps after the warm-up. Seconds a
+    step of training and publishing: means over the run."""
     steps = pq.read_table(run / "steps.parquet")
-    first = WARM_UP
-    if (log := run / "auto.jsonl").exists():
-        first = json.loads(log.read_text().splitlines()[-1])["step"] + WARM_UP
     medians = {
-        name: statistics.median(steps[name].to_pylist()[first:]) for name in ("step_ms", "wait_ms")
+        name: statistics.median(steps[name].to_pylist()[WARM_UP:])
+        for name in ("step_ms", "wait_ms")
     }
     summary = json.loads((run / "summary.json").read_text())
     busy = summary["busy_seconds"]
     means = {f"{name}_s": busy.get(name, 0) / len(steps) for name in ("train", "publish")}
     return medians | means
-
-
-def chosen(run: Path) -> Any:
-    """What auto went on with; None at a fixed lag."""
-    log = run / "auto.jsonl"
-    return json.loads(log.read_text().splitlines()[-1])["chosen"] if log.exists() else None
 
 
 if __name__ == "__main__":
