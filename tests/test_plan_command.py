@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rhoselect.planning.model import Messages, Parts, enough_workers, split, step_seconds
+from rhoselect.snapshots.shm import SharedMemoryStore
 from support import made, rhoctl
 
 SILENT = Messages(0.0, 0.0, 0.0, 0.0)
@@ -85,14 +87,26 @@ def test_devices_are_shared_out_for_the_fastest_step() -> None:
     assert three["break_even"] == pytest.approx(6.3)
 
 
-def test_the_command_leaves_nothing(tiny_config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("cores", "precision"), [(1, "fp32"), (2, "bf16")])
+def test_the_command_leaves_nothing(
+    tiny_config: Path, monkeypatch: pytest.MonkeyPatch, cores: int, precision: str
+) -> None:
+    folders: list[Path] = []
+    new_folder = SharedMemoryStore.new_folder
+
+    def noted(run_id: str, generation: int) -> Path:
+        folders.append(new_folder(run_id, generation))
+        return folders[-1]
+
+    monkeypatch.setattr(SharedMemoryStore, "new_folder", noted)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)), raising=False)
+    words = ("--devices", "4", "--json", "--set", f"scorer.precision={precision}")
     with tempfile.TemporaryDirectory(prefix="t") as scratch:
         monkeypatch.setattr(tempfile, "tempdir", scratch)
         monkeypatch.chdir(scratch)
-        before = set(Path("/dev/shm").glob("rhoselect-*"))
-        found = json.loads(made("plan", tiny_config, "--devices", "4", "--json").out)
+        found = json.loads(made("plan", tiny_config, *words).out)
         assert list(Path(scratch).iterdir()) == [], "the embedded server's folder, for one"
-        assert set(Path("/dev/shm").glob("rhoselect-*")) <= before
+    assert [folder.exists() for folder in folders] == [False]
     assert multiprocessing.active_children() == []
     assert [row["workers"] for row in found["rows"]] == [0, 1, 2, 4, 8, 16, 32]
     assert [row["devices"] for row in found["split"]] == [4]

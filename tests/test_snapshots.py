@@ -415,6 +415,20 @@ def test_shm_is_given_back_by_the_next_generation_of_a_killed_trainer(shm_folder
         store.close()
 
 
+@pytest.mark.parametrize(("wanted_bytes", "root"), [(0, "/dev/shm"), (1 << 62, "/tmp")])
+def test_shm_without_room_uses_the_disk(
+    monkeypatch: pytest.MonkeyPatch, wanted_bytes: int, root: str
+) -> None:
+    """As in a container; and on a machine without /dev/shm."""
+    monkeypatch.setattr(shm, "ROOM_BYTES", wanted_bytes)
+    folder = SharedMemoryStore.new_folder(f"test{secrets.token_hex(4)}", 1)
+    assert folder.parent == Path(root if Path(root).is_dir() else "/tmp")
+    with closing(SharedMemoryStore(folder, writer=True)) as writer:
+        content(1).publish(writer, 1)
+        with closing(SharedMemoryStore(folder, writer=False)) as reader:
+            assert read(reader, 1, LONG_S) is not None
+
+
 def test_shm_memory_is_bounded_by_what_is_kept(store: SharedMemoryStore, shm_folder: Path) -> None:
     for version in range(20):
         content(version).publish(store, version)

@@ -49,6 +49,7 @@ def settings(data: Path, more: list[str]) -> list[str]:
         "selection.n_b=8",
         "selection.n_B=64",
         "selection.chunk=16",
+        "scorer.precision=fp32",
         "metrics.port=-1",
         *more,
     ]
@@ -61,7 +62,7 @@ def test_token_ids_train_to_the_same_bits_with_and_without_a_worker(
     table = tmp_path / "il.parquet"
     args = [word for key, value in SMALL.items() for word in ("--set", f"model.args.{key}={value}")]
     made("il", "fit", "--data", text_data, "--model", TEXT, "--out", table, "--epochs", "1", *args)
-    more = [f"il.table={table}", "scorer.precision=fp32", "trainer.steps=8"]
+    more = [f"il.table={table}", "trainer.steps=8"]
     hashes = []
     for workers in (0, 1):
         run = tmp_path / str(workers)
