@@ -28,7 +28,7 @@ from torch.fx.experimental.optimization import fuse
 from harness import show, write
 from rhoselect.compute import keep_memory
 from rhoselect.models import mlp, resnet18_small, small_cnn
-from rhoselect.trainer.audit import spearman
+from rhoselect.selector.audit import spearman
 
 MODELS = {
     "mlp": lambda: mlp(input_shape=(1, 28, 28), classes=10, width=512, depth=2),

@@ -14,8 +14,8 @@ from rhoselect import config as configuration
 from rhoselect.inputs import open_inputs
 from rhoselect.metrics import Metrics
 from rhoselect.queue.memory import MemoryQueue
+from rhoselect.selector.audit import Audit, Auditor, spearman
 from rhoselect.snapshots.local import LocalStore
-from rhoselect.trainer.audit import Audit, Auditor, spearman
 from rhoselect.trainer.build import build_trainer, run_trainer
 from rhoselect.trainer.runfolder import RunFolder
 from rhoselect.types import Positions, Scores
@@ -44,7 +44,7 @@ class Scripted:
     def __init__(self, fresh: Scores, stale: dict[int, Scores]) -> None:
         self._fresh, self._stale = fresh, stale
 
-    def fresh(self, positions: Positions, step: int, state: object) -> tuple[Scores, None]:
+    def fresh(self, positions: Positions, state: object) -> tuple[Scores, None]:
         return self._fresh, None
 
     def stale(self, positions: Positions, version: int) -> Scores:
@@ -54,7 +54,7 @@ class Scripted:
 def audit(tiny_config: Path, sets: list[str], fresh: Scores, stale: Scores) -> Audit:
     inputs = open_inputs(configuration.load(tiny_config, ["selection.temperature=0", *sets]))
     scripted = Scripted(fresh, {4: stale})
-    auditor = Auditor(inputs.config, inputs.plan, scripted, Metrics())  # type: ignore[arg-type]
+    auditor = Auditor(inputs, scripted, Metrics())  # type: ignore[arg-type]
     return auditor.audit(5, 4, {})
 
 

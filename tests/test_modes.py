@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from rhoselect import config as configuration
+from rhoselect.selector.windows import Windows
 from rhoselect.trainer.records import read_steps
-from rhoselect.trainer.windows import Windows
 from rhoselect.types import Popped
 from threaded import CountedStream, run
 
@@ -41,7 +41,7 @@ def assert_no_point_twice_in_a_step(folder: Path) -> None:
 @pytest.fixture
 def reminders(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The windows that a trainer waited for in vain, for longer than a busy machine makes it."""
-    monkeypatch.setattr("rhoselect.trainer.windows.RESEND_S", 30.0)
+    monkeypatch.setattr("rhoselect.selector.windows.RESEND_S", 30.0)
     seen: list[int] = []
     remind = Windows._remind
 

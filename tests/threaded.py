@@ -13,10 +13,10 @@ from rhoselect.metrics import Metrics
 from rhoselect.queue.memory import MemoryQueue
 from rhoselect.queue.memory_stream import MemoryStream
 from rhoselect.scorer.build import build_scorer
+from rhoselect.selector.windows import lanes
 from rhoselect.snapshots.local import LocalStore
 from rhoselect.trainer.build import build_trainer, run_trainer
 from rhoselect.trainer.runfolder import RunFolder
-from rhoselect.trainer.windows import lanes
 from rhoselect.types import ChunkScores, Ticket
 
 

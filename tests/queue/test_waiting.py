@@ -13,8 +13,8 @@ from rhoselect.errors import WaitError
 from rhoselect.metrics import Metrics
 from rhoselect.plan import Plan
 from rhoselect.queue.memory import MemoryQueue
-from rhoselect.trainer import windows
-from rhoselect.trainer.windows import Windows
+from rhoselect.selector import windows
+from rhoselect.selector.windows import Windows
 from rhoselect.types import Popped, Ticket
 
 TIMEOUT_S, CHUNKS = 600.0, 4
@@ -36,16 +36,16 @@ class Slow(MemoryQueue):
         return super().pop(window, k, 0.0, shortlist)
 
 
-class Nobody:
-    """No hand, no fence: the trainer does not score."""
+class Idle:
+    """A scorer that never scores, and a fence that never closes."""
 
-    def step(self) -> bool:
+    def score_one(self) -> bool:
         return False
 
-    def help(self, window: int, ahead: bool) -> bool:
+    def score_ahead(self, window: int, own_lane: bool) -> bool:
         return False
 
-    def rush(self) -> bool:
+    def score_shortlist(self) -> bool:
         return False
 
     def share(self, slot: int, lanes: int) -> None:
@@ -63,7 +63,8 @@ def test_a_slow_scorer_is_waited_for_and_a_silent_one_is_not(
     monkeypatch.setattr(windows, "time", SimpleNamespace(monotonic=lambda: queue.seconds))
     config = load(tiny_config, [f"queue.timeout_s={TIMEOUT_S}", "trainer.scores=false"])
     plan = Plan(0, n=1000, n_B=16 * CHUNKS, chunk=16)
-    waiting = Windows(config, Nobody(), plan, queue, Metrics(), Nobody(), workers=1)
+    inputs = SimpleNamespace(config=config, plan=plan)
+    waiting = Windows(inputs, queue, Idle(), Idle(), Metrics(), workers=1)
     waiting.open_from(0)
     if pushes == CHUNKS:
         assert len(waiting.wait(0, CHUNKS).positions) == CHUNKS

@@ -20,7 +20,7 @@ from rhoselect.client import SelectionClient
 from rhoselect.config import load, resolve
 from rhoselect.inputs import RunInputs, open_inputs
 from rhoselect.selection import ScoreFunction, ScoreInputs
-from rhoselect.service.building import check_servable, servable
+from rhoselect.selector.build import check_servable, servable
 from rhoselect.service.security import Security
 from rhoselect.trainer.records import selected_sha256, weights_sha256
 from rhoselect.trainer.runfolder import RunFolder

@@ -22,8 +22,9 @@ from rhoselect.metrics import Metrics
 from rhoselect.protos import selection_pb2 as pb
 from rhoselect.protos.selection_pb2_grpc import SelectionStub
 from rhoselect.queue.memory import MemoryQueue
+from rhoselect.scorer.build import build_scorer
+from rhoselect.selector.build import build_session
 from rhoselect.service import blobs
-from rhoselect.service.building import build_session
 from rhoselect.service.channel import open_channel
 from rhoselect.service.errors import heard
 from rhoselect.service.security import Security
@@ -292,7 +293,8 @@ def test_a_call_that_waits_is_let_go_at_the_end(tiny_config: Path, tmp_path: Pat
     run = inputs(tiny_config, ["trainer.scores=false"])
     folder = RunFolder.create(tmp_path / "run", run.config)
     queue, snapshots = MemoryQueue(lease_s=30.0), LocalStore()
-    session = build_session(run, folder, queue, snapshots, Metrics(), workers=1, first_step=0)
+    scorer = build_scorer(run, 1, 2, queue, snapshots, Metrics())
+    session = build_session(run, scorer, queue, snapshots, folder, workers=1, first_step=0)
     session.publish(0, run.new_model().state_dict())
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(session.next, 0)

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from rhoselect.cli.display import facts
 from rhoselect.protos import control_pb2 as pb
-from rhoselect.trainer.status import Status
+from rhoselect.status import Status
 
 BAR = 40
 COLOURS = {"starting": "yellow", "running": "green", "silent": "red"}

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from rhoselect.trainer.status import Status
+from rhoselect.status import Status
 
 REFRESH_HZ = 4
 PLAIN_EVERY_S = 10.0

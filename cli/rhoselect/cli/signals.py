@@ -11,7 +11,7 @@ from types import FrameType
 
 from rhoselect.errors import RhoError, RunStopped
 from rhoselect.runtime.run import Run
-from rhoselect.trainer.gate import ASK_S
+from rhoselect.trainer.control import REQUEST_S
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
@@ -43,7 +43,7 @@ def stopping(say: Callable[[str], None]) -> Iterator[Callable[[Run], None]]:
         say(f"{name}: stopping after this step; send it again to end this process at once")
         for run in runs:
             with suppress(RhoError):  # the run has ended, or a second signal ends this process
-                run.gate.stop(ASK_S)
+                run.control.request("stop", REQUEST_S)
 
     def given(run: Run) -> None:
         runs.append(run)

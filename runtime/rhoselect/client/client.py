@@ -16,8 +16,8 @@ from rhoselect.client.local import local_backend, own_backend
 from rhoselect.client.remote import Remote
 from rhoselect.client.user_data import Losses, OwnPoints
 from rhoselect.errors import ConfigError, UserError
+from rhoselect.selector.session import check_tensors
 from rhoselect.service.security import Security
-from rhoselect.service.session import check_tensors
 from rhoselect.types import Layout
 
 WAIT_S = 600.0

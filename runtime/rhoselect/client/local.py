@@ -18,13 +18,15 @@ from rhoselect.config import Config, resolve
 from rhoselect.data import SplitPoints
 from rhoselect.inputs import SelectionInputs, open_inputs
 from rhoselect.metrics import Metrics
+from rhoselect.models.replica import Replica
 from rhoselect.plan import open_plan
 from rhoselect.queue.memory import MemoryQueue
 from rhoselect.scorer.loop import Scorer
-from rhoselect.service.building import assemble, build_session, check_servable, servable
-from rhoselect.service.session import Session, check_first_step
+from rhoselect.selector.build import build_session, check_servable, servable
+from rhoselect.selector.fence import NoFence
+from rhoselect.selector.picker import PickedPoints
+from rhoselect.selector.session import Session, check_first_step
 from rhoselect.snapshots.local import LocalStore
-from rhoselect.trainer.picker import PickedBatch
 
 
 class Local:
@@ -43,7 +45,7 @@ class Local:
         """Score the window of a step, here and now. The loop's random numbers stay as they are."""
         forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
         with repeatable(device), forked:
-            picked = self._session.next(step).batch
+            picked = self._session.next(step).points
         inputs, labels = self._read(self._session.train, picked, device)
         weights = torch.ones(len(picked.indices)) if picked.weights is None else picked.weights
         return SelectionBatch(
@@ -59,7 +61,7 @@ class Local:
         self._session.close()
 
     def _read(
-        self, points: SplitPoints, picked: PickedBatch, device: torch.device
+        self, points: SplitPoints, picked: PickedPoints, device: torch.device
     ) -> tuple[Any, Tensor | None]:
         if isinstance(points, OwnPoints):
             return points.items(picked.indices, device)
@@ -67,21 +69,14 @@ class Local:
         return batch.inputs, batch.labels
 
 
-class _NoFence:
-    """Nobody else is here."""
-
-    def check_fence(self) -> None:
-        return
-
-
 def local_backend(config: Path | str | Mapping[str, Any], step: int) -> Local:
     """Selection as ``rhoctl train --workers 0`` does it. Raises UserError."""
     settings = servable(resolve(_loaded(config, [])))
     inputs = open_inputs(settings)
     check_servable(inputs)
-    check_first_step(settings, inputs.scoring, inputs.dataset.classes, step)
-    queue, snapshots = MemoryQueue(settings.queue.lease_s), LocalStore()
-    return Local(build_session(inputs, _NoFence(), queue, snapshots, Metrics(), 0, step))
+    check_first_step(settings, inputs.scoring, inputs.classes, step)
+    device = resolve_device(settings.scorer.device, "scorer.device")
+    return _local(inputs, inputs.new_replica(device), step)
 
 
 def own_backend(
@@ -101,10 +96,14 @@ def own_backend(
     replica = OwnReplica(copy.deepcopy(model), settings, device, losses)
     check_losses(replica, points)
     inputs = SelectionInputs(settings, points, plan, scoring, classes=0)
-    queue, snapshots, metrics = MemoryQueue(settings.queue.lease_s), LocalStore(), Metrics()
-    hand = Scorer(inputs, replica, queue, snapshots, metrics, slot=0, lanes=1)
-    session = assemble(inputs, hand.layout, hand, _NoFence(), queue, snapshots, metrics, 0, step)
-    return Local(session)
+    return _local(inputs, replica, step)
+
+
+def _local(inputs: SelectionInputs, replica: Replica, step: int) -> Local:
+    """A session in this process: all that scores is ``replica``."""
+    queue, snapshots = MemoryQueue(inputs.config.queue.lease_s), LocalStore()
+    scorer = Scorer(inputs, replica, queue, snapshots, Metrics(), slot=0, lanes=1)
+    return Local(build_session(inputs, scorer, queue, snapshots, NoFence(), 0, step))
 
 
 def _loaded(config: Path | str | Mapping[str, Any], more: list[str]) -> Config:

@@ -13,11 +13,11 @@ from rhoselect.queue.memory import MemoryQueue
 from rhoselect.queue.memory_stream import MemoryStream
 from rhoselect.runtime.run import Watch, Worker
 from rhoselect.snapshots.local import LocalStore
+from rhoselect.status import Status
 from rhoselect.trainer.build import build_trainer, run_trainer
-from rhoselect.trainer.gate import Gate
+from rhoselect.trainer.control import TrainerControl
 from rhoselect.trainer.loop import Trainer
 from rhoselect.trainer.runfolder import RunFolder
-from rhoselect.trainer.status import Status
 from rhoselect.types import Popped, QueueStats
 
 
@@ -26,7 +26,7 @@ class SerialRun:
     """A ``steering.Run`` without scorers."""
 
     folder: RunFolder
-    gate: Gate
+    control: TrainerControl
     trainer: Trainer
     queue: MemoryQueue | MemoryStream
     stores: None = None
@@ -64,12 +64,12 @@ def run_serial(inputs: RunInputs, folder: RunFolder, watch: Watch) -> dict[str, 
     """Run to the end and return the summary. While the trainer would wait, it scores."""
     config = inputs.config
     keep_memory()
-    snapshots, metrics, gate = LocalStore(), Metrics(), Gate()
+    snapshots, metrics, control = LocalStore(), Metrics(), TrainerControl()
     metrics.serve(config.metrics, folder.path, "trainer")
     queue: MemoryQueue | MemoryStream = MemoryQueue(config.queue.lease_s)
     if config.selection.mode == "stream":
         stream, chunks = config.stream, inputs.plan.chunks
         queue = MemoryStream(chunks, config.capacity, stream.ahead, stream.max_age)
-    trainer = build_trainer(inputs, folder, queue, snapshots, metrics, workers=0, gate=gate)
-    with watch(SerialRun(folder, gate, trainer, queue)):
+    trainer = build_trainer(inputs, folder, queue, snapshots, metrics, workers=0, control=control)
+    with watch(SerialRun(folder, control, trainer, queue)):
         return run_trainer(inputs, folder, trainer, workers=0)

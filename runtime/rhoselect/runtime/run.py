@@ -12,9 +12,9 @@ from typing import Protocol
 
 from rhoselect.metrics import WorkerState
 from rhoselect.snapshots import SnapshotReader
-from rhoselect.trainer.gate import Stand
+from rhoselect.status import Status
+from rhoselect.trainer.control import REQUEST_S, Action, StopPoint
 from rhoselect.trainer.runfolder import RunFolder
-from rhoselect.trainer.status import Status
 from rhoselect.types import Popped, QueueStats
 
 
@@ -29,23 +29,11 @@ class Worker:
     scored_points: int
 
 
-class Asked(Protocol):
-    """A ``trainer.gate.Gate``, near or far."""
+class Control(Protocol):
+    """A ``trainer.control.TrainerControl``, in this process or in another."""
 
-    def pause(self, timeout_s: float) -> Stand:
-        """Have the trainer wait from the end of its present step on."""
-        ...
-
-    def resume(self) -> None:
-        """Let a paused trainer go on."""
-        ...
-
-    def checkpoint(self, timeout_s: float) -> Stand:
-        """Have a checkpoint made at the end of the present step."""
-        ...
-
-    def stop(self, timeout_s: float) -> Stand:
-        """Have the run end after its present step, with a checkpoint."""
+    def request(self, action: Action, timeout_s: float = REQUEST_S) -> StopPoint:
+        """See `TrainerControl.request`."""
         ...
 
 
@@ -53,8 +41,8 @@ class Run(Protocol):
     """Thread-safe. Raises RunError for what cannot be had any more."""
 
     @property
-    def gate(self) -> Asked:
-        """What the trainer can be asked."""
+    def control(self) -> Control:
+        """Where requests to the trainer go."""
         ...
 
     @property

@@ -17,9 +17,9 @@ from rhoselect.protos.control_pb2_grpc import ControlStub
 from rhoselect.service.channel import FILE_NAME, open_channel, pid_namespace
 from rhoselect.service.errors import heard
 from rhoselect.service.security import Security
-from rhoselect.trainer.gate import ASK_S
+from rhoselect.trainer.control import REQUEST_S
 
-DEADLINE_S = ASK_S + 10.0  # the service gives up first, and says why
+DEADLINE_S = REQUEST_S + 10.0  # the service gives up first, and says why
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from rhoselect.service.errors import told
 from rhoselect.service.security import Security
 from rhoselect.service.server import Host, Service
 from rhoselect.service.snapshots import Snapshots
-from rhoselect.trainer.gate import ASK_S
+from rhoselect.trainer.control import REQUEST_S, Action, StopPoint
 from rhoselect.trainer.runfolder import RunFolder, put, writing
 
 NAME = pb.DESCRIPTOR.services_by_name["Control"].full_name
@@ -128,14 +128,14 @@ class Control(control_pb2_grpc.ControlServicer):
         self, request: pb.PauseRequest, context: grpc.aio.ServicerContext
     ) -> pb.PauseResponse:
         async with told(context):
-            stand = await asyncio.to_thread(self._run.gate.pause, _patience_s(context))
-            return pb.PauseResponse(step=stand.step)
+            point = await self._request("pause", context)
+            return pb.PauseResponse(step=point.step)
 
     async def Resume(
         self, request: pb.ResumeRequest, context: grpc.aio.ServicerContext
     ) -> pb.ResumeResponse:
         async with told(context):
-            await asyncio.to_thread(self._run.gate.resume)
+            await self._request("resume", context)
             return pb.ResumeResponse()
 
     async def Scale(
@@ -149,15 +149,15 @@ class Control(control_pb2_grpc.ControlServicer):
         self, request: pb.CheckpointRequest, context: grpc.aio.ServicerContext
     ) -> pb.CheckpointResponse:
         async with told(context):
-            stand = await asyncio.to_thread(self._run.gate.checkpoint, _patience_s(context))
-            return pb.CheckpointResponse(step=stand.step, path=str(stand.checkpoint))
+            point = await self._request("checkpoint", context)
+            return pb.CheckpointResponse(step=point.step, path=str(point.checkpoint))
 
     async def Stop(
         self, request: pb.StopRequest, context: grpc.aio.ServicerContext
     ) -> pb.StopResponse:
         async with told(context):
-            stand = await asyncio.to_thread(self._run.gate.stop, _patience_s(context))
-            return pb.StopResponse(step=stand.step, path=str(stand.checkpoint))
+            point = await self._request("stop", context)
+            return pb.StopResponse(step=point.step, path=str(point.checkpoint))
 
     async def PeekQueue(
         self, request: pb.PeekQueueRequest, context: grpc.aio.ServicerContext
@@ -202,6 +202,10 @@ class Control(control_pb2_grpc.ControlServicer):
             ],
         )
 
+    async def _request(self, action: Action, context: grpc.aio.ServicerContext) -> StopPoint:
+        request = self._run.control.request
+        return await asyncio.to_thread(request, action, _patience_s(context))
+
     def _peek(self, k: int) -> pb.PeekQueueResponse:
         popped = self._run.peek(k)
         if popped is None:
@@ -225,6 +229,6 @@ class Control(control_pb2_grpc.ControlServicer):
 
 
 def _patience_s(context: grpc.aio.ServicerContext) -> float:
-    """How long to wait for the end of a step: as long as the caller does, at most ASK_S."""
+    """How long to wait for the end of a step: as long as the caller does, at most REQUEST_S."""
     left_s = context.time_remaining()
-    return ASK_S if left_s is None else min(ASK_S, float(left_s))
+    return REQUEST_S if left_s is None else min(REQUEST_S, float(left_s))

@@ -78,7 +78,7 @@ def score(
         except (ServiceError, FencedError) as error:
             logging.warning("leaving: %s", error)
     with suppress(RunError):  # what it holds, others may have at once
-        scorer.leave()
+        scorer.release()
     queue.disconnect()
     return metrics.points_scored()
 

@@ -20,10 +20,10 @@ from torch import Tensor
 from rhoselect.errors import FencedError, ModelError, UserError
 from rhoselect.protos import selection_pb2 as pb
 from rhoselect.protos import selection_pb2_grpc
+from rhoselect.selector.session import Session
 from rhoselect.service import blobs
 from rhoselect.service.errors import told
 from rhoselect.service.server import Service
-from rhoselect.service.session import Session
 
 NAME = pb.DESCRIPTOR.services_by_name["Selection"].full_name
 CPU = torch.device("cpu")
@@ -175,8 +175,8 @@ def _publish(session: Session, version: int, arriving: blobs.Arriving) -> None:
 
 
 def _next(session: Session, step: int, with_inputs: bool) -> tuple[pb.NextBatchHeader, bytes]:
-    choice = session.next(step)
-    picked = choice.batch
+    selected = session.next(step)
+    picked = selected.points
     batch = session.train.read(picked.indices, CPU, picked.epochs)
     weights = picked.weights
     tensors: dict[str, Tensor] = {
@@ -189,5 +189,5 @@ def _next(session: Session, step: int, with_inputs: bool) -> tuple[pb.NextBatchH
     if with_inputs:
         tensors["inputs"] = batch.inputs
     blob = blobs.pack(tensors)
-    head = pb.NextBatchHeader(step=step, version=choice.version, blob=blobs.header(blob))
+    head = pb.NextBatchHeader(step=step, version=selected.version, blob=blobs.header(blob))
     return head, blob

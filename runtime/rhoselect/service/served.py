@@ -7,18 +7,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn, Protocol
+from typing import Protocol
 
 from rhoselect.errors import ConfigError
 from rhoselect.queue import SelectionQueue
 from rhoselect.queue.base import HELPERS
 from rhoselect.runtime.run import Worker
-from rhoselect.service.session import Session
+from rhoselect.selector.fence import Fence
+from rhoselect.selector.session import Session
 from rhoselect.snapshots import SnapshotStore
-from rhoselect.trainer.gate import Stand
-from rhoselect.trainer.ground import Fence
+from rhoselect.status import Status
+from rhoselect.trainer.control import REQUEST_S, Action, StopPoint
 from rhoselect.trainer.runfolder import RunFolder
-from rhoselect.trainer.status import Status
 from rhoselect.types import Popped, QueueStats
 
 
@@ -56,24 +56,15 @@ class _Open:
     ends: Ends
 
 
-class Elsewhere:
-    """The gate of a loop elsewhere: nobody here can ask it for anything."""
+class NoControl:
+    """The control of a served run: the loop that takes its steps is not ours to ask."""
 
-    def pause(self, timeout_s: float) -> Stand:
+    def request(self, action: Action, timeout_s: float = REQUEST_S) -> StopPoint:
         """Raises ConfigError."""
-        _refuse("pause")
-
-    def resume(self) -> None:
-        """Raises ConfigError."""
-        _refuse("resume")
-
-    def checkpoint(self, timeout_s: float) -> Stand:
-        """Raises ConfigError."""
-        _refuse("checkpoint")
-
-    def stop(self, timeout_s: float) -> Stand:
-        """Raises ConfigError."""
-        _refuse("stop")
+        raise ConfigError(
+            f"{action}: got a served run, whose steps a loop of its own takes; allowed status,"
+            " watch, scale and queue peek; ask that loop, or end the service with Ctrl-C"
+        )
 
 
 class ServedRun:
@@ -83,7 +74,7 @@ class ServedRun:
 
     def __init__(self, path: Path, count: int) -> None:
         self.folder, self.count = RunFolder.newest(path), count
-        self.gate = Elsewhere()
+        self.control = NoControl()
         self.changing = threading.Lock()
         """Held by whoever opens a session or changes ``count``."""
         self._in_process = count == 0
@@ -146,10 +137,3 @@ class ServedRun:
     def peek(self, k: int) -> Popped | None:
         """See `Run.peek`."""
         return now.ends.looks.peek(k) if (now := self._open) else None
-
-
-def _refuse(what: str) -> NoReturn:
-    raise ConfigError(
-        f"{what}: got a served run, whose steps a loop of its own takes; allowed status, watch,"
-        " scale and queue peek; ask that loop, or end the service with Ctrl-C"
-    )

@@ -10,11 +10,13 @@ from rhoselect.inputs import RunInputs
 from rhoselect.metrics import Metrics
 from rhoselect.protos import selection_pb2 as pb
 from rhoselect.queue.memory import MemoryQueue
+from rhoselect.scorer.build import build_scorer
+from rhoselect.selector.build import build_session
+from rhoselect.selector.session import check_first_step
+from rhoselect.selector.windows import lanes
 from rhoselect.service.blobs import to_specs
-from rhoselect.service.building import build_session
 from rhoselect.service.selection import Open, Opened
 from rhoselect.service.served import Ends, ServedRun
-from rhoselect.service.session import check_first_step
 from rhoselect.snapshots.local import LocalStore
 from rhoselect.trainer.runfolder import RunFolder
 
@@ -37,15 +39,16 @@ def sessions(inputs: RunInputs, run: ServedRun, backends: Backends) -> Open:
 
     @contextmanager
     def open_session(step: int) -> Iterator[Opened]:
-        check_first_step(config, inputs.scoring, inputs.dataset.classes, step)
+        check_first_step(config, inputs.scoring, inputs.classes, step)
         with ExitStack() as stack:
             with run.changing:
                 folder, count = RunFolder.resume(run.folder.path), run.count
                 ends = stack.enter_context(backends(folder, count))
                 stack.callback(ends.snapshots.close)
-                session = build_session(
-                    inputs, ends.fence, ends.queue, ends.snapshots, metrics, count, step
-                )
+                queue, snapshots = ends.queue, ends.snapshots
+                share = lanes(config, count)
+                scorer = build_scorer(inputs, count, share, queue, snapshots, metrics)
+                session = build_session(inputs, scorer, queue, snapshots, ends.fence, count, step)
                 stack.callback(session.close)
                 stack.enter_context(run.during(folder, session, ends))
             answer = pb.OpenRunResponse(

@@ -21,6 +21,7 @@ from rhoselect.protos import snapshots_pb2 as pb
 from rhoselect.queue.base import HELPERS
 from rhoselect.runtime.machine import versions
 from rhoselect.runtime.run import Run
+from rhoselect.selector.windows import lanes
 from rhoselect.service import blobs
 from rhoselect.service.errors import told
 from rhoselect.service.server import Service
@@ -28,7 +29,6 @@ from rhoselect.snapshots import SnapshotReader
 from rhoselect.snapshots.base import Pieces
 from rhoselect.snapshots.codec import encode
 from rhoselect.snapshots.grpc import LONGEST_WAIT_S
-from rhoselect.trainer.windows import lanes
 
 NAME = pb.DESCRIPTOR.services_by_name["Snapshots"].full_name
 MOST_WAITING = 256  # calls at once; more wait for a thread

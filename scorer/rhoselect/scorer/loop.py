@@ -60,13 +60,18 @@ class Scorer:
         self._pusher = Pusher(inputs, queue, metrics)
 
     @property
+    def metrics(self) -> Metrics:
+        """The metrics of this process."""
+        return self._metrics
+
+    @property
     def layout(self) -> Layout:
         """The tensors that a snapshot for this scorer holds."""
         return self._replica.layout
 
     def run(self, stop: threading.Event) -> None:
         """Score until ``stop`` is set. Tickets that an earlier life of this slot held go back."""
-        self.leave()
+        self.release()
         scorer = self._config.scorer
         reading = Reader(self._take_own, scorer.prefetch, CLAIM_WAIT_S)
         with repeatable(self._replica.device), reading as reader:
@@ -76,7 +81,7 @@ class Scorer:
                     if self._finish(work):
                         reader.drop(work)
                 elif self._second_stage:  # at a run's end there are shortlists without candidates
-                    self.rush()
+                    self.score_shortlist()
         self._pusher.close()
 
     def _next(self, reader: Reader) -> Work | None:
@@ -94,11 +99,11 @@ class Scorer:
         tickets claimed meanwhile under the old ones are as good."""
         self._slot, self._lanes = slot, lanes
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """Give back the tickets that are held."""
         self._queue.reap(self._slot)
 
-    def step(self) -> bool:
+    def score_one(self) -> bool:
         """Score the lowest ticket here and now, whoever's lane it is in, without waiting.
 
         False if there was none to score yet.
@@ -108,20 +113,20 @@ class Scorer:
         if work is None:
             return False
         if not self._load(work.ticket.version, timeout_s=0):
-            self.leave()  # its weights are not there yet: back it goes
+            self.release()  # its weights are not there yet: back it goes
             return False
         self._score(work)
         return True
 
-    def help(self, window: int, ahead: bool) -> bool:
+    def score_ahead(self, window: int, own_lane: bool) -> bool:
         """Score a ticket of ``window`` or one before it, without waiting for weights.
 
-        For a trainer that would idle. With ``ahead`` it has a lane of its own, whose next tickets
+        For a trainer that would idle. With ``own_lane`` it has its own lane, whose next tickets
         are read while it trains; without, it takes what the scorers have left. False if there was
         none to score yet.
         """
-        if not ahead:
-            return self._help_out(window)
+        if not own_lane:
+            return self._score_waiting(window)
         if self._ahead is None:
             scorer = self._config.scorer
             self._ahead = Reader(self._take_own, scorer.prefetch, timeout_s=0)
@@ -140,13 +145,13 @@ class Scorer:
         self._ahead.fill()
         return True
 
-    def _help_out(self, window: int) -> bool:
+    def _score_waiting(self, window: int) -> bool:
         self._give_back()
         work = self._take_own(timeout_s=0)
         if work is None:
             return False
         if work.ticket.window > window or not self._load(work.ticket.version, timeout_s=0):
-            self.leave()
+            self.release()
             return False
         self._score(work)
         return True
@@ -154,20 +159,20 @@ class Scorer:
     def _give_back(self) -> None:
         """Hand back what was claimed ahead."""
         if self._ahead is not None and self._ahead.clear():
-            self.leave()
+            self.release()
 
-    def rush(self) -> bool:
+    def score_shortlist(self) -> bool:
         """Score a shortlist's ticket, if there is one: the trainer waits for it."""
         work = self._take(0, lanes=1, loaded=None, only="shortlist")
         if work is None:
             return False
         try:
             if not self._load(work.ticket.version, CLAIM_WAIT_S):
-                self.leave()  # sooner than its lease would bring it back
+                self.release()  # sooner than its lease would bring it back
                 return False
             self._score(work)
         except SnapshotGoneError:
-            self.leave()
+            self.release()
         return True
 
     def _take_own(self, timeout_s: float) -> Work | None:
@@ -202,13 +207,13 @@ class Scorer:
         else came first. Dropped if nobody needs it any more."""
         try:
             loaded = self._load(work.ticket.version, CLAIM_WAIT_S)
-            if self._second_stage and self.rush():
+            if self._second_stage and self.score_shortlist():
                 return False  # which may have loaded other weights
             if loaded:
                 self._score(work)
             return loaded
         except SnapshotGoneError:
-            self.leave()  # gone for good, or its writer hung in the middle: then it comes again
+            self.release()  # gone for good, or its writer hung in the middle: then it comes again
             return True
 
     def _load(self, version: int, timeout_s: float) -> bool:

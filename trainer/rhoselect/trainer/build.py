@@ -12,18 +12,14 @@ from rhoselect.inputs import RunInputs
 from rhoselect.metrics import Metrics
 from rhoselect.queue import SelectionQueue, StreamQueue
 from rhoselect.scorer.build import build_scorer
+from rhoselect.selector.build import build_selector, rescores_here
+from rhoselect.selector.windows import lanes
 from rhoselect.snapshots import SnapshotStore
-from rhoselect.trainer.audit import Auditor
-from rhoselect.trainer.gate import Gate
-from rhoselect.trainer.ground import Ground, Source
+from rhoselect.trainer.control import TrainerControl
 from rhoselect.trainer.learner import Learner
 from rhoselect.trainer.loop import Trainer
-from rhoselect.trainer.picker import Picker
-from rhoselect.trainer.rescorer import Rescorer
 from rhoselect.trainer.runfolder import RunFolder, writing
-from rhoselect.trainer.stream import Stream
 from rhoselect.trainer.summary import summarise
-from rhoselect.trainer.windows import Windows, lanes
 
 
 def new_learner(inputs: RunInputs, device: torch.device) -> Learner:
@@ -43,50 +39,21 @@ def build_trainer(
     snapshots: SnapshotStore,
     metrics: Metrics,
     workers: int,
-    gate: Gate | None = None,
+    control: TrainerControl | None = None,
 ) -> Trainer:
     """The trainer of a run folder, with a scorer of its own in the slot after the workers'.
 
-    ``gate`` is where others may have it pause, save or stop.
+    ``control`` is where others request a pause, a checkpoint or a stop.
     """
-    config, plan, scoring = inputs.config, inputs.plan, inputs.scoring
+    config = inputs.config
     device = resolve_device(config.trainer.device, "trainer.device")
-    rescorer = inputs.new_replica(device)
-    evaluator = inputs.new_evaluator(device)
-    ground = Ground(
-        inputs.train,
-        inputs.test,
-        inputs.classes,
-        rescorer,
-        rescorer.layout,
-        evaluator,
-        evaluator.layout,
-    )
-    learner = new_learner(inputs, device)
-    hand = build_scorer(inputs, workers, lanes(config, workers), queue, snapshots, metrics)
-    source: Source
-    if isinstance(queue, StreamQueue):
-        source = Stream(config, folder, queue, metrics, hand, workers)
-    else:
-        source = Windows(config, folder, plan, queue, metrics, hand, workers)
-    again = Rescorer(config, plan, ground, scoring, learner, snapshots, metrics)
-    here = None if config.scorers_rescore and workers else again
-    picker = Picker(config, plan, scoring, source, here, device)
-    auditor = Auditor(config, plan, again, metrics)
-    return Trainer(
-        config,
-        folder,
-        plan,
-        ground,
-        scoring,
-        learner,
-        source,
-        picker,
-        auditor,
-        snapshots,
-        metrics,
-        gate or Gate(),
-    )
+    share = lanes(config, workers)
+    scorer = build_scorer(inputs, workers, share, queue, snapshots, metrics)
+    replica = inputs.new_replica(device) if rescores_here(config) else None
+    selector = build_selector(inputs, scorer, replica, queue, snapshots, folder, workers)
+    learner, evaluator = new_learner(inputs, device), inputs.new_evaluator(device)
+    control = control or TrainerControl()
+    return Trainer(inputs, folder, learner, selector, evaluator, metrics, control)
 
 
 def run_trainer(

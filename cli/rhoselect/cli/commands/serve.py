@@ -27,7 +27,7 @@ from rhoselect.inputs import RunInputs, open_inputs
 from rhoselect.metrics import announced, check_endpoint
 from rhoselect.runtime.queue_address import queue_url
 from rhoselect.runtime.queue_server import EmbeddedServer
-from rhoselect.service.building import check_servable, servable
+from rhoselect.selector.build import check_servable, servable
 from rhoselect.service.control import Control
 from rhoselect.service.security import Security, check_address
 from rhoselect.service.selection import Selection

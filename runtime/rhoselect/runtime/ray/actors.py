@@ -19,15 +19,15 @@ from rhoselect.runtime.queue_address import open_queue
 from rhoselect.runtime.ray import placement
 from rhoselect.scorer.build import build_scorer
 from rhoselect.scorer.loop import Scorer
+from rhoselect.selector.windows import lanes
 from rhoselect.snapshots import SnapshotStore
 from rhoselect.snapshots.ray import RayStore
 from rhoselect.snapshots.shm import SharedMemoryStore
+from rhoselect.status import Status
 from rhoselect.trainer.build import build_trainer, run_trainer
-from rhoselect.trainer.gate import Gate, Stand
+from rhoselect.trainer.control import Action, StopPoint, TrainerControl
 from rhoselect.trainer.loop import Trainer
 from rhoselect.trainer.runfolder import RunFolder, check_inputs
-from rhoselect.trainer.status import Status
-from rhoselect.trainer.windows import lanes
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class TrainerActor:
         self._config = configuration.from_json(config)
         self._run, self._endpoints, self._workers = run, endpoints, workers
         self._trainer: Trainer | None = None
-        self._gate = Gate()
+        self._control = TrainerControl()
 
     def run(self) -> dict[str, Any]:
         """Train to the end and return the summary."""
@@ -121,7 +121,7 @@ class TrainerActor:
         inputs = _inputs(config, self._run)
         try:
             self._trainer = build_trainer(
-                inputs, self._run, queue, snapshots, metrics, self._workers, self._gate
+                inputs, self._run, queue, snapshots, metrics, self._workers, self._control
             )
             return run_trainer(inputs, self._run, self._trainer, self._workers)
         finally:
@@ -129,7 +129,7 @@ class TrainerActor:
 
     def status(self) -> Status:
         """A look at the run."""
-        return self._trainer.look() if self._trainer else Status(0, paused=self._gate.paused)
+        return self._trainer.look() if self._trainer else Status(0, paused=self._control.paused)
 
     def share(self, workers: int) -> None:
         """There are ``workers`` scorers from now on."""
@@ -137,21 +137,9 @@ class TrainerActor:
         if self._trainer is not None:
             self._trainer.share(workers)
 
-    def pause(self, timeout_s: float) -> Stand:
-        """See `Gate.pause`."""
-        return self._gate.pause(timeout_s)
-
-    def resume(self) -> None:
-        """See `Gate.resume`."""
-        self._gate.resume()
-
-    def checkpoint(self, timeout_s: float) -> Stand:
-        """See `Gate.checkpoint`."""
-        return self._gate.checkpoint(timeout_s)
-
-    def stop(self, timeout_s: float) -> Stand:
-        """See `Gate.stop`."""
-        return self._gate.stop(timeout_s)
+    def request(self, action: Action, timeout_s: float) -> StopPoint:
+        """See `TrainerControl.request`."""
+        return self._control.request(action, timeout_s)
 
 
 def _inputs(config: Config, run: RunFolder) -> RunInputs:

@@ -16,38 +16,24 @@ from rhoselect.queue.redis import RedisQueue, RedisStream
 from rhoselect.runtime.ray.fleet import Fleet
 from rhoselect.runtime.run import Worker
 from rhoselect.snapshots import SnapshotReader
-from rhoselect.trainer.gate import ASK_S, Stand
+from rhoselect.status import Status
+from rhoselect.trainer.control import REQUEST_S, Action, StopPoint
 from rhoselect.trainer.runfolder import RunFolder
-from rhoselect.trainer.status import Status
 from rhoselect.types import Popped, QueueStats
 
 REPLY_S = 5.0  # for an answer to come back, beyond the time it may take to find
 
 
 @dataclass(frozen=True)
-class FarGate:
-    """The gate of a trainer in another process."""
+class RemoteControl:
+    """The control of a trainer in another process."""
 
     trainer: Any
 
-    def pause(self, timeout_s: float) -> Stand:
-        """See `Gate.pause`."""
-        stand: Stand = _answer(self.trainer.pause.remote(timeout_s), timeout_s)
-        return stand
-
-    def resume(self) -> None:
-        """See `Gate.resume`."""
-        _answer(self.trainer.resume.remote(), ASK_S)
-
-    def checkpoint(self, timeout_s: float) -> Stand:
-        """See `Gate.checkpoint`."""
-        stand: Stand = _answer(self.trainer.checkpoint.remote(timeout_s), timeout_s)
-        return stand
-
-    def stop(self, timeout_s: float) -> Stand:
-        """See `Gate.stop`."""
-        stand: Stand = _answer(self.trainer.stop.remote(timeout_s), timeout_s)
-        return stand
+    def request(self, action: Action, timeout_s: float = REQUEST_S) -> StopPoint:
+        """See `TrainerControl.request`."""
+        point: StopPoint = _answer(self.trainer.request.remote(action, timeout_s), timeout_s)
+        return point
 
 
 class ClusterRun:
@@ -63,7 +49,7 @@ class ClusterRun:
     ) -> None:
         self.folder = folder
         self._trainer, self._fleet, self._queue, self.stores = trainer, fleet, queue, stores
-        self.gate, self.latest = FarGate(trainer), Status(0)
+        self.control, self.latest = RemoteControl(trainer), Status(0)
 
     def refresh(self) -> None:
         """Have the latest status. Ray's own errors come through."""
@@ -92,7 +78,7 @@ class ClusterRun:
         try:
             self._fleet.scale(workers)
         finally:
-            _answer(self._trainer.share.remote(workers), ASK_S)
+            _answer(self._trainer.share.remote(workers), REQUEST_S)
 
     def stats(self) -> QueueStats:
         """See `Run.stats`."""

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from rhoselect.config import Config
+from rhoselect.inputs import SelectionInputs
 from rhoselect.metrics import Metrics
-from rhoselect.plan import Plan
 from rhoselect.selection.interface import State
 from rhoselect.selection.scoring import gumbel, order
-from rhoselect.trainer.rescorer import Rescorer
+from rhoselect.selector.rescorer import Rescorer
 from rhoselect.types import Scores
 
 
@@ -36,8 +35,8 @@ class Auditor:
     """Audits windows. It draws no random numbers and changes no weights: a run with audits selects
     the points of a run without."""
 
-    def __init__(self, config: Config, plan: Plan, rescorer: Rescorer, metrics: Metrics) -> None:
-        self._config, self._plan = config, plan
+    def __init__(self, inputs: SelectionInputs, rescorer: Rescorer, metrics: Metrics) -> None:
+        self._config, self._plan = inputs.config, inputs.plan
         self._rescorer, self._metrics = rescorer, metrics
 
     def audit_if_due(self, step: int, version: int, state: State) -> None:
@@ -54,7 +53,7 @@ class Auditor:
         counts as the lowest."""
         positions = self._plan.window(step)
         stale = _finite(self._rescorer.stale(positions, version))
-        fresh = _finite(self._rescorer.fresh(positions, step, state)[0])
+        fresh = _finite(self._rescorer.fresh(positions, state)[0])
         selection, k = self._config.selection, self._config.k
         top = order(positions, fresh)[: selection.n_b]
         noisy = stale

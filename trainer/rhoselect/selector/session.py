@@ -1,86 +1,50 @@
-"""The trainer's part of a run without its learner: a loop elsewhere takes the steps.
+"""A selector for a loop that is not ours: every call is checked and may be repeated.
 
-Per step t the loop gives the weights of version t, asks for the batch of step t, which waits until
-its window is scored, and trains. Every call may be repeated: it has no second effect. Calls come
-one at a time.
+Per step t the loop gives the weights of version t, asks for the batch of step t, and trains. A
+repeated call has no second effect. Calls come one at a time.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from rhoselect.config import Config
-from rhoselect.data import SplitPoints
-from rhoselect.errors import FencedError, ModelError, UserError
+from rhoselect.errors import ModelError, UserError
+from rhoselect.inputs import SelectionInputs
 from rhoselect.metrics import Metrics
 from rhoselect.models.weights import first_few
 from rhoselect.selection import Scoring
-from rhoselect.selection.interface import State
-from rhoselect.snapshots import SnapshotStore
-from rhoselect.trainer.ground import Fence, Source
-from rhoselect.trainer.picker import PickedBatch, Picker
-from rhoselect.trainer.status import Status
+from rhoselect.selector.fence import ClosableFence
+from rhoselect.selector.selector import SelectedBatch, Selector
+from rhoselect.status import Status
 from rhoselect.types import Layout
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The batch of step ``step``, scored with the weights of ``version``."""
-
-    step: int
-    version: int
-    batch: PickedBatch
-
-
-class Ending:
-    """A fence that its own side can close, too: whoever waits is let go."""
-
-    def __init__(self, fence: Fence) -> None:
-        self._fence, self.closed = fence, False
-
-    def check_fence(self) -> None:
-        """Raise FencedError after a newer generation, or once closed."""
-        if self.closed:
-            raise FencedError("session: has ended")
-        self._fence.check_fence()
 
 
 class Session:
     """One generation of a run, from ``first_step`` on. Calls raise FencedError once it is not the
-    newest."""
+    newest, or after ``abandon``."""
 
     def __init__(
         self,
-        config: Config,
-        train: SplitPoints,
-        scoring: Scoring,
-        classes: int,
-        layout: Layout,
-        source: Source,
-        picker: Picker,
-        snapshots: SnapshotStore,
+        inputs: SelectionInputs,
+        selector: Selector,
+        fence: ClosableFence,
         metrics: Metrics,
-        fence: Ending,
         first_step: int,
     ) -> None:
-        self.config, self.train = config, train
-        self._scoring = scoring
-        self.layout: Layout = layout if scoring.needs.forward else {}
-        self._source, self._picker, self._snapshots = source, picker, snapshots
-        self._metrics, self._fence = metrics, fence
-        self._next, self._published = first_step, -1
-        self._choice: Choice | None = None
-        self._state: State = scoring.function.initial_state(classes)
-        self.needs_losses = bool(self._state)
-        self._reported = -1
+        self.config, self.train = inputs.config, inputs.train
+        self._selector, self._fence, self._metrics = selector, fence, metrics
+        self.layout, self.needs_losses = selector.layout, selector.needs_losses
+        self._next, self._published, self._reported = first_step, -1, -1
+        self._batch: SelectedBatch | None = None
         self._started = self._stepped = time.monotonic()
         self.latest = Status(first_step)
-        source.open_from(first_step)
+        selector.begin(first_step)
 
     def publish(self, version: int, tensors: Mapping[str, Tensor]) -> None:
         """Give the weights after ``version`` steps; a version given before is left as it is.
@@ -94,29 +58,23 @@ class Session:
             raise UserError(
                 f"version: got {version}, allowed {self._next}, the step whose batch comes next"
             )
-        if version and self.needs_losses and self._choice and self._reported < self._choice.step:
+        if version and self.needs_losses and self._batch and self._reported < self._batch.step:
             raise UserError(
                 f"step {version - 1}: selection.function {self.config.selection.function!r} needs"
                 " the losses of its batch before the next weights; give them to step()"
             )
         check_tensors(tensors, self.layout)
-        self._picker.early(version)
-        dtypes = {name: like.dtype for name, like in self.layout.items()}
-        started = time.perf_counter()
-        self._snapshots.publish(version, tensors, dtypes, self._state)
-        seconds = time.perf_counter() - started
-        self._metrics.observe_publish(seconds, sum(like.nbytes for like in self.layout.values()))
+        self._selector.publish(version, tensors)
         self._published = version
-        self._snapshots.retire(self._source.version(version))
 
-    def next(self, step: int) -> Choice:
+    def next(self, step: int) -> SelectedBatch:
         """The batch of ``step``: that of the last call, or the one after it. Waits for its scores.
 
         Raises UserError for a step out of turn, WindowError and WaitError.
         """
         self._fence.check_fence()
-        if self._choice is not None and step == self._choice.step:
-            return self._choice
+        if self._batch is not None and step == self._batch.step:
+            return self._batch
         if step != self._next or step >= self.config.trainer.steps:
             raise UserError(
                 f"step: got {step}, allowed {self._next} (or again the one before it) of"
@@ -127,55 +85,50 @@ class Session:
                 f"step {step}: asked for before its weights were published, allowed after"
                 f" version {step}"
             )
-        if self._choice is not None:
-            self._source.close(step - 1)
-        popped = self._source.wait(step, self._picker.wanted(step))
-        choice = Choice(step, popped.version, self._picker.pick(popped, step, self._state))
-        self._source.open_ahead(step)
-        self._choice, self._next = choice, step + 1
-        self._observe(choice)
-        return choice
+        self._batch = self._selector.next(step)
+        self._next = step + 1
+        self._observe(self._batch)
+        return self._batch
 
     def report(self, step: int, losses: Tensor) -> None:
         """The losses [n_b] of the last batch, in nats, before its step. Raises UserError."""
         self._fence.check_fence()
-        if self._choice is None or step != self._choice.step:
+        if self._batch is None or step != self._batch.step:
             raise UserError(f"step: got the losses of {step}, allowed those of the last batch")
-        indices = self._choice.batch.indices
+        indices = self._batch.points.indices
         if losses.shape != (len(indices),) or not losses.isfinite().all():
             raise UserError(
                 f"losses: got {list(losses.shape)}, allowed [{len(indices)}] finite numbers, one a"
                 " point of the batch"
             )
         if self._reported < step and self.needs_losses:
-            labels = torch.from_numpy(self.train.labels(indices))
-            self._state = self._scoring.function.next_state(self._state, labels, losses)
+            self._selector.report(torch.from_numpy(self.train.labels(indices)), losses)
         self._reported = step
-        self.latest = Status(**{**vars(self.latest), "loss": losses.mean().item()})
+        self.latest = replace(self.latest, loss=losses.mean().item())
 
     def abandon(self) -> None:
-        """Let go, from another thread, a call that waits."""
+        """From another thread: a call that waits ends with FencedError."""
         self._fence.closed = True
 
     def share(self, workers: int) -> None:
         """From now on there are ``workers`` scorers; from any thread."""
-        self._source.share(workers)
+        self._selector.share(workers)
 
     def close(self) -> None:
-        """Have all done that was asked for."""
-        self._source.end()
+        """Finish what runs in the background."""
+        self._selector.end()
 
-    def _observe(self, choice: Choice) -> None:
-        now, step = time.monotonic(), choice.step
+    def _observe(self, batch: SelectedBatch) -> None:
+        now, step = time.monotonic(), batch.step
         seconds, self._stepped = now - self._stepped, now
-        selection, staleness = self.config.selection, max(0, step - choice.version)
+        selection, staleness = self.config.selection, max(0, step - batch.version)
         self._metrics.observe_step(step + 1, seconds, staleness, selection.n_b, selection.n_B)
         self.latest = Status(
             step + 1,
             loss=self.latest.loss,
             staleness=staleness,
             wall_seconds=now - self._started,
-            wait_seconds=self._source.waited_s,
+            wait_seconds=self._selector.waited_s,
             scored_points=(step + 1) * selection.n_B if self.layout else 0,
         )
 

@@ -7,21 +7,20 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from rhoselect.config import Config
 from rhoselect.errors import WindowError
-from rhoselect.plan import Plan
-from rhoselect.selection import Scoring, Shortlist
+from rhoselect.inputs import SelectionInputs
+from rhoselect.selection import Shortlist
 from rhoselect.selection.interface import State
 from rhoselect.selection.scoring import order
-from rhoselect.trainer.ground import Source
-from rhoselect.trainer.rescorer import Rescorer
+from rhoselect.selector.rescorer import Rescorer
+from rhoselect.selector.source import Source
 from rhoselect.types import Indices, Popped, Positions
 
 
 @dataclass(frozen=True)
-class PickedBatch:
-    """Data-set indices [n_b] in training order, the epochs that they were candidates of, their
-    scores, and loss weights [n_b] or None."""
+class PickedPoints:
+    """Data-set indices [n_b] in training order, the epochs [n_b] that they were candidates of,
+    their scores [n_b], and loss weights [n_b] float32 on the CPU, or None."""
 
     indices: Indices
     epochs: Indices
@@ -36,32 +35,23 @@ class Picker:
     chunks of ``selection.chunk``, with the same bits.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        plan: Plan,
-        scoring: Scoring,
-        source: Source,
-        rescorer: Rescorer | None,
-        device: torch.device,
-    ) -> None:
-        self._config, self._plan = config, plan
-        self._scoring, self._source, self._rescorer = scoring, source, rescorer
-        self._device = device
+    def __init__(self, inputs: SelectionInputs, source: Source, rescorer: Rescorer | None) -> None:
+        self._config, self._plan, self._scoring = inputs.config, inputs.plan, inputs.scoring
+        self._source, self._rescorer = source, rescorer
 
-    def wanted(self, window: int) -> int:
+    def wanted(self) -> int:
         """How many points of a window to pop."""
         selection = self._config.selection
         if self._scoring.function.whole_window:
             return selection.n_B
         return self._config.k * selection.n_b
 
-    def early(self, step: int) -> None:
+    def prepost(self, step: int) -> None:
         """Have the shortlist of ``step`` posted before its weights are."""
         if self._rescorer is None and step < self._config.trainer.steps:
-            self._source.early(step, self.wanted(step))
+            self._source.prepost(step, self.wanted())
 
-    def pick(self, popped: Popped, step: int, state: State) -> PickedBatch:
+    def pick(self, popped: Popped, step: int, state: State) -> PickedPoints:
         """The batch of step ``step``. Raises WindowError if fewer than n_b points have finite
         scores."""
         best, n_b = self._shortlist(popped), self._config.selection.n_b
@@ -76,16 +66,16 @@ class Picker:
         picked = self._scoring.function.pick(refined, n_b, rng)
         weights = None
         if picked.weights is not None:
-            weights = torch.from_numpy(picked.weights).to(self._device)
+            weights = torch.from_numpy(picked.weights)
         rows = picked.rows
         epochs = self._plan.epochs(popped.positions[rows])
-        return PickedBatch(refined.indices[rows], epochs, refined.scores[rows].tolist(), weights)
+        return PickedPoints(refined.indices[rows], epochs, refined.scores[rows].tolist(), weights)
 
     def _refine(self, popped: Popped, step: int, state: State) -> Popped:
         """The shortlist under the weights of now; points with non-finite scores are dropped."""
         if self._rescorer is None:
             return self._source.rescore(step, step, popped.positions)
-        scores, features = self._rescorer.fresh(popped.positions, step, state)
+        scores, features = self._rescorer.fresh(popped.positions, state)
         rows = np.flatnonzero(np.isfinite(scores))
         rows = rows[order(popped.positions[rows], scores[rows])]
         return Popped(

@@ -19,10 +19,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from rhoselect.config import Config
 from rhoselect.errors import WaitError
+from rhoselect.inputs import SelectionInputs
 from rhoselect.metrics import Metrics
-from rhoselect.plan import Plan
 from rhoselect.queue import SelectionQueue
-from rhoselect.trainer.ground import Fence, Hand
+from rhoselect.scorer.loop import Scorer
+from rhoselect.selector.fence import Fence
 from rhoselect.types import Popped, Positions, QueueStats
 
 RESEND_S = 1.0
@@ -31,31 +32,31 @@ STALL_S = 5.0
 
 
 class Windows:
-    """``hand`` scores tickets in this process."""
+    """A ``source.Source`` over a queue of windows. ``scorer`` scores tickets in this process, with
+    the lane after those of the ``workers``."""
 
     def __init__(
         self,
-        config: Config,
-        fence: Fence,
-        plan: Plan,
+        inputs: SelectionInputs,
         queue: SelectionQueue,
+        scorer: Scorer,
+        fence: Fence,
         metrics: Metrics,
-        hand: Hand,
         workers: int,
     ) -> None:
-        self._config, self._fence, self._plan = config, fence, plan
-        self._queue, self._metrics = queue, metrics
-        self._hand = hand
+        self._config, self._plan = inputs.config, inputs.plan
+        self._queue, self._scorer = queue, scorer
+        self._fence, self._metrics = fence, metrics
         self._alone = False
         self.share(workers)
-        self._lag = config.selection.lag
+        self._lag = inputs.config.selection.lag
         self.waited_s = 0.0
-        # Opening and closing are no one's business to wait for: they run beside the steps.
-        self._runner = ThreadPoolExecutor(1, "errands")
-        self._errands: deque[Future[None]] = deque()
+        # No step waits for a window to be opened or closed: both run in this thread.
+        self._runner = ThreadPoolExecutor(1, "windows")
+        self._background: deque[Future[None]] = deque()
         self._opening: dict[int, Future[None]] = {}
         self._opened_to = 0
-        self._early: dict[int, Popped] = {}
+        self._preposted: dict[int, Popped] = {}
         self._looked = -math.inf
 
     def open_from(self, window: int) -> None:
@@ -68,7 +69,7 @@ class Windows:
         """Open what is now ahead, while ``window`` becomes a step: a time when nothing waits."""
         for each in range(self._opened_to, self._end_ahead(window)):
             self._opening[each] = self._runner.submit(self._open, each)
-            self._errands.append(self._opening[each])
+            self._background.append(self._opening[each])
         self._opened_to = self._end_ahead(window)
 
     def _end_ahead(self, window: int) -> int:
@@ -85,7 +86,7 @@ class Windows:
     def close(self, window: int) -> None:
         """Forget a window that became a step."""
         self._metrics.queue_oldest_version.set(self.version(window + 1))
-        self._errands.append(self._runner.submit(self._close, window))
+        self._background.append(self._runner.submit(self._close, window))
 
     def _close(self, window: int) -> None:
         last = window + 1 == self._config.trainer.steps
@@ -101,13 +102,17 @@ class Windows:
 
     def end(self) -> None:
         """Have all windows closed that are to be."""
-        while self._errands:
-            self._errands.popleft().result()
+        while self._background:
+            self._background.popleft().result()
 
     def share(self, workers: int) -> None:
         """From now on there are ``workers`` scorers; from any thread."""
-        self._hand.share(workers, lanes(self._config, workers))
+        self._scorer.share(workers, lanes(self._config, workers))
         self._lends = self._config.trainer.scores or workers == 0
+
+    def check_fence(self) -> None:
+        """Raise FencedError if a newer generation has taken over."""
+        self._fence.check_fence()
 
     def rejected(self, window: int) -> list[int]:
         """Positions of ``window`` whose score was NaN or infinite, ascending."""
@@ -118,20 +123,20 @@ class Windows:
         queue.timeout_s."""
         if window in self._opening:
             self._opening.pop(window).result()  # long done, but for steps that take no time
-        popped = self._early.pop(window, None) or self._wait(
+        popped = self._preposted.pop(window, None) or self._wait(
             window,
             lambda timeout_s: self._queue.pop(window, k, timeout_s),
             lambda: self.open_from(window),
-            lambda: self._hand.help(window, ahead=self._lag == 0),
+            lambda: self._scorer.score_ahead(window, own_lane=self._lag == 0),
         )
         assert popped.version == self.version(window), "a window is scored by exactly its version"
         return popped
 
-    def early(self, window: int, k: int) -> None:
+    def prepost(self, window: int, k: int) -> None:
         """Post the shortlist of a window that is complete, before its weights are published."""
         popped = self._queue.pop(window, k, timeout_s=0)
         if popped is not None and len(popped.positions):
-            self._early = {window: popped}
+            self._preposted = {window: popped}
             self._post(window, window, popped.positions)
 
     def rescore(self, window: int, version: int, positions: Positions) -> Popped:
@@ -145,7 +150,7 @@ class Windows:
             window,
             lambda timeout_s: self._queue.pop(window, len(positions), timeout_s, shortlist=True),
             post,
-            self._hand.rush,
+            self._scorer.score_shortlist,
         )
 
     def _post(self, window: int, version: int, positions: Positions) -> None:
@@ -157,15 +162,15 @@ class Windows:
         window: int,
         pop: Callable[[float], Popped | None],
         post: Callable[[], None],
-        help: Callable[[], bool],
+        score: Callable[[], bool],
     ) -> Popped:
-        while self._errands and self._errands[0].done():
-            self._errands.popleft().result()
+        while self._background and self._background[0].done():
+            self._background.popleft().result()
         started, scored_s = time.monotonic(), 0.0
         moved, accepted, all_mine, popped = started, -1, True, None
         while popped is None:
             asked = time.monotonic()
-            mine = self._hand.step() if self._alone else self._lends and help()
+            mine = self._scorer.score_one() if self._alone else self._lends and score()
             if mine:
                 scored_s += time.monotonic() - asked
                 continue

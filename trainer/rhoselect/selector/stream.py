@@ -14,12 +14,12 @@ from __future__ import annotations
 import math
 import time
 
-from rhoselect.config import Config
 from rhoselect.errors import WaitError
+from rhoselect.inputs import SelectionInputs
 from rhoselect.metrics import Metrics
 from rhoselect.queue import StreamQueue
-from rhoselect.trainer.ground import Hand
-from rhoselect.trainer.runfolder import RunFolder
+from rhoselect.scorer.loop import Scorer
+from rhoselect.selector.fence import Fence
 from rhoselect.types import Popped, Positions, QueueStats
 
 RESEND_S = 1.0
@@ -27,20 +27,19 @@ LOOK_S = 1.0  # between looks at the queue for the metrics
 
 
 class Stream:
-    """A ``ground.Source`` over a rolling queue."""
+    """A ``source.Source`` over a rolling queue."""
 
     def __init__(
         self,
-        config: Config,
-        folder: RunFolder,
+        inputs: SelectionInputs,
         queue: StreamQueue,
+        scorer: Scorer,
+        fence: Fence,
         metrics: Metrics,
-        hand: Hand,
         workers: int,
     ) -> None:
-        self._config, self._folder = config, folder
-        self._queue, self._metrics = queue, metrics
-        self._hand = hand
+        self._config, self._queue, self._scorer = inputs.config, queue, scorer
+        self._fence, self._metrics = fence, metrics
         self.share(workers)
         self._extra = 0
         self._looked = -math.inf
@@ -78,6 +77,10 @@ class Stream:
         """The weights before the newest: a scorer may be loading them."""
         return max(0, window - 1)
 
+    def check_fence(self) -> None:
+        """Raise FencedError if a newer generation has taken over."""
+        self._fence.check_fence()
+
     def rejected(self, window: int) -> list[int]:
         """None are kept."""
         return []
@@ -88,7 +91,7 @@ class Stream:
         popped = self._queue.take(k, 0)
         while popped is None:
             asked = time.monotonic()
-            mine = self._lends and self._hand.step()
+            mine = self._lends and self._scorer.score_one()
             scored_s += time.monotonic() - asked if mine else 0.0
             popped = self._queue.take(k, 0 if mine else RESEND_S)
             if popped is None and not mine:
@@ -101,7 +104,7 @@ class Stream:
     def _remind(self, window: int, k: int, waited_s: float) -> int:
         """Let the scorers go on; how many points to wait for now. Raises WaitError after
         queue.timeout_s."""
-        self._folder.check_fence()
+        self._fence.check_fence()
         self._extra = min(self._extra + 1, self._config.stream.ahead)
         self._queue.advance(window + self._extra)
         stats = self._look()
@@ -112,7 +115,7 @@ class Stream:
             )
         return min(k, stats.points) if stats.points >= self._config.selection.n_b else k
 
-    def early(self, window: int, k: int) -> None:
+    def prepost(self, window: int, k: int) -> None:
         raise AssertionError("the trainer re-scores by itself here")
 
     def rescore(self, window: int, version: int, positions: Positions) -> Popped:

@@ -1,0 +1,84 @@
+"""A selector, or a session for a loop that is not ours, from a run's inputs."""
+
+from __future__ import annotations
+
+from rhoselect.config import Config
+from rhoselect.errors import ConfigError
+from rhoselect.inputs import RunInputs, SelectionInputs
+from rhoselect.models.replica import Replica
+from rhoselect.queue import SelectionQueue, StreamQueue
+from rhoselect.scorer.loop import Scorer
+from rhoselect.selector.fence import ClosableFence, Fence
+from rhoselect.selector.rescorer import Rescorer
+from rhoselect.selector.selector import Selector
+from rhoselect.selector.session import Session
+from rhoselect.selector.source import Source
+from rhoselect.selector.stream import Stream
+from rhoselect.selector.windows import Windows
+from rhoselect.snapshots import SnapshotStore
+
+
+def rescores_here(config: Config) -> bool:
+    """Whether a selector needs a replica of its own: for second stages, or for audits."""
+    second_stage = config.k > 1 and not config.scorers_rescore
+    return second_stage or config.selection.audit_every > 0
+
+
+def build_selector(
+    inputs: SelectionInputs,
+    scorer: Scorer,
+    replica: Replica | None,
+    queue: SelectionQueue | StreamQueue,
+    snapshots: SnapshotStore,
+    fence: Fence,
+    workers: int,
+) -> Selector:
+    """A selector for a run with ``workers`` scorers. ``scorer`` scores in this process, ``replica``
+    re-scores here (see ``rescores_here``)."""
+    metrics = scorer.metrics
+    source: Source
+    if isinstance(queue, StreamQueue):
+        source = Stream(inputs, queue, scorer, fence, metrics, workers)
+    else:
+        source = Windows(inputs, queue, scorer, fence, metrics, workers)
+    rescorer = None if replica is None else Rescorer(inputs, replica, snapshots, metrics)
+    return Selector(inputs, scorer.layout, source, rescorer, snapshots, metrics)
+
+
+def build_session(
+    inputs: SelectionInputs,
+    scorer: Scorer,
+    queue: SelectionQueue,
+    snapshots: SnapshotStore,
+    fence: Fence,
+    workers: int,
+    first_step: int,
+) -> Session:
+    """A session whose second stages are left to the scorers (see ``servable``)."""
+    closable = ClosableFence(fence)
+    selector = build_selector(inputs, scorer, None, queue, snapshots, closable, workers)
+    return Session(inputs, selector, closable, scorer.metrics, first_step)
+
+
+def servable(config: Config) -> Config:
+    """The configuration for a loop that is not ours: all second stages are left to the scorers,
+    which changes no result. Raises ConfigError for what only our own trainer does."""
+    selection = config.selection
+    if selection.mode != "window" or config.trainer.publish_every > 1:
+        raise ConfigError(
+            f'selection: got mode "{selection.mode}" and trainer.publish_every'
+            f" {config.trainer.publish_every}, allowed for a loop of your own"
+            ' mode "window" and 1'
+        )
+    return config.model_copy(
+        update={"selection": selection.model_copy(update={"rescore": "scorers"})}
+    )
+
+
+def check_servable(inputs: RunInputs) -> None:
+    """Raise ConfigError for methods that need more of the learner than its weights and losses."""
+    if inputs.scoring.needs.reference:
+        raise ConfigError(
+            f"selection.function: got {inputs.config.selection.function!r}, whose second network"
+            " learns in our own trainer, allowed others for a loop of your own"
+        )

@@ -1,0 +1,178 @@
+"""The selector: open windows → wait for scores → [re-score] → pick, and publish the weights.
+
+A loop asks for the batch of step t, trains on it, and gives back the weights of version t + 1::
+
+    selector.begin(0)
+    selector.publish(0, weights)
+    for step in range(steps):
+        batch = selector.next(step)     # waits for the scores of window ``step``
+        ...                             # one optimizer step
+        selector.publish(step + 1, weights)
+
+Weights are the only thing that goes back. The scorers of window t wait for the version that its
+tickets name, and ``publish`` unblocks them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from rhoselect.errors import WaitError
+from rhoselect.inputs import SelectionInputs
+from rhoselect.metrics import Metrics
+from rhoselect.selection.interface import State
+from rhoselect.selector.audit import Auditor
+from rhoselect.selector.picker import PickedPoints, Picker
+from rhoselect.selector.rescorer import Rescorer
+from rhoselect.selector.source import Source
+from rhoselect.snapshots import SnapshotStore
+from rhoselect.snapshots.base import Pieces
+from rhoselect.types import Layout, Snapshot
+
+
+@dataclass(frozen=True)
+class SelectedBatch:
+    """The batch of step ``step``, scored with the weights of ``version``.
+
+    ``asked_at`` is when the selector began to wait for its scores (seconds of time.perf_counter),
+    ``waited_s`` how long it took until the points were picked.
+    """
+
+    step: int
+    version: int
+    points: PickedPoints
+    asked_at: float
+    waited_s: float
+
+
+class Selector:
+    """One generation of a run. Calls come one at a time, in the order of the module's docstring.
+
+    ``rescorer`` computes second stages and audits in this process; without one the scorers
+    re-score, and there are no audits.
+    """
+
+    def __init__(
+        self,
+        inputs: SelectionInputs,
+        layout: Layout,
+        source: Source,
+        rescorer: Rescorer | None,
+        snapshots: SnapshotStore,
+        metrics: Metrics,
+    ) -> None:
+        self._config, self._function = inputs.config, inputs.scoring.function
+        self.layout: Layout = layout if inputs.scoring.needs.forward else {}
+        self._source, self._rescorer = source, rescorer
+        self._snapshots, self._metrics = snapshots, metrics
+        rescores = None if inputs.config.scorers_rescore else rescorer
+        self._picker = Picker(inputs, source, rescores)
+        self._auditor = None if rescorer is None else Auditor(inputs, rescorer, metrics)
+        self._published: set[int] = set()
+        self._open_window: int | None = None
+        self.state: State = self._function.initial_state(inputs.classes)
+        self.needs_losses = bool(self.state)
+        metrics.staleness_bound.set(inputs.config.staleness_bound)
+
+    def begin(self, step: int, state: State | None = None, old: Iterable[Snapshot] = ()) -> None:
+        """Open the windows from ``step`` on. A resumed run has a ``state``, and at lag >= 1 the
+        ``old`` snapshots that open windows still use."""
+        if state is not None:
+            self.state = state
+        for snapshot in old:
+            self._send(snapshot.version, snapshot.tensors, snapshot.state)
+        self._source.open_from(step)
+
+    def next(self, step: int) -> SelectedBatch:
+        """The batch of ``step``; waits for its scores. Raises WindowError if too few of its points
+        have finite scores, WaitError after queue.timeout_s."""
+        self._close_before(step)
+        if self._auditor is not None:
+            self._auditor.audit_if_due(step, self._source.version(step), self.state)
+        asked_at = time.perf_counter()
+        scored = self._source.wait(step, self._picker.wanted())
+        points = self._picker.pick(scored, step, self.state)
+        waited_s = time.perf_counter() - asked_at
+        self._source.open_ahead(step)
+        self._open_window = step
+        return SelectedBatch(step, scored.version, points, asked_at, waited_s)
+
+    def report(self, labels: Tensor, losses: Tensor) -> None:
+        """The labels [n_b] of the last batch and its losses [n_b] in nats before its step, on the
+        CPU. Methods with a state (``needs_losses``) want them before the next weights."""
+        if self.needs_losses:
+            self.state = self._function.next_state(self.state, labels, losses)
+
+    def publish(self, version: int, tensors: Mapping[str, Tensor]) -> None:
+        """Give the weights after ``version`` steps. They are sent if a window will use them;
+        ``tensors`` must not change before the next batch is picked."""
+        if self._rescorer is not None:
+            self._rescorer.follow(tensors)
+        if self._open_window is not None:
+            self._picker.prepost(version)
+        self._send_if_used(version, tensors)
+        self._close_before(version)
+
+    def in_use(self, step: int) -> list[Snapshot]:
+        """Copies of the published snapshots older than ``step`` that open windows still use."""
+        return [self._copy(version) for version in sorted(self._published - {step})]
+
+    @property
+    def waited_s(self) -> float:
+        """Seconds waited for scores since the run began."""
+        return self._source.waited_s
+
+    @waited_s.setter
+    def waited_s(self, seconds: float) -> None:
+        self._source.waited_s = seconds
+
+    def share(self, workers: int) -> None:
+        """From now on there are ``workers`` scorers; from any thread."""
+        self._source.share(workers)
+
+    def end(self) -> None:
+        """Finish what runs in the background."""
+        self._source.end()
+
+    def _send_if_used(self, version: int, tensors: Mapping[str, Tensor]) -> None:
+        trainer = self._config.trainer
+        if not self.layout or version >= trainer.steps:
+            return
+        if version % trainer.publish_every == 0 and version not in self._published:
+            self._source.check_fence()
+            self._send(version, tensors, self.state)
+        oldest = self._source.version(version)
+        self._published = {each for each in self._published if each >= oldest}
+        self._snapshots.retire(oldest)
+
+    def _send(self, version: int, tensors: Mapping[str, Tensor], state: State) -> None:
+        dtypes = {name: like.dtype for name, like in self.layout.items()}
+        started = time.perf_counter()
+        self._snapshots.publish(version, tensors, dtypes, state)
+        seconds = time.perf_counter() - started
+        self._published.add(version)
+        self._metrics.observe_publish(seconds, sum(like.nbytes for like in self.layout.values()))
+
+    def _close_before(self, step: int) -> None:
+        """Close the window that became the step before ``step``."""
+        if self._open_window is not None and self._open_window < step:
+            self._source.close(self._open_window)
+            self._open_window = None
+
+    def _copy(self, version: int) -> Snapshot:
+        tensors: dict[str, Tensor] = {}
+
+        def keep(pieces: Pieces) -> None:
+            tensors.update((name, tensor.clone()) for name, tensor in pieces)
+
+        state = self._snapshots.load(version, keep, self._config.queue.timeout_s)
+        if state is None:
+            raise WaitError(
+                f"snapshot {version}: published, but the store does not give it back within"
+                f" {self._config.queue.timeout_s:g} s (queue.timeout_s); see logs/"
+            )
+        return Snapshot(version, tensors, state)
