@@ -38,6 +38,7 @@ class Picker:
     def __init__(self, inputs: SelectionInputs, source: Source, rescorer: Rescorer | None) -> None:
         self._config, self._plan, self._scoring = inputs.config, inputs.plan, inputs.scoring
         self._source, self._rescorer = source, rescorer
+        self._by_scorers = inputs.config.scorers_rescore
 
     def wanted(self) -> int:
         """How many points of a window to pop."""
@@ -48,7 +49,7 @@ class Picker:
 
     def prepost(self, step: int) -> None:
         """Have the shortlist of ``step`` posted before its weights are."""
-        if self._rescorer is None and step < self._config.trainer.steps:
+        if self._by_scorers and step < self._config.trainer.steps:
             self._source.prepost(step, self.wanted())
 
     def pick(self, popped: Popped, step: int, state: State) -> PickedPoints:
@@ -73,8 +74,9 @@ class Picker:
 
     def _refine(self, popped: Popped, step: int, state: State) -> Popped:
         """The shortlist under the weights of now; points with non-finite scores are dropped."""
-        if self._rescorer is None:
+        if self._by_scorers:
             return self._source.rescore(step, step, popped.positions)
+        assert self._rescorer is not None, "given unless the scorers re-score"
         scores, features = self._rescorer.fresh(popped.positions, state)
         rows = np.flatnonzero(np.isfinite(scores))
         rows = rows[order(popped.positions[rows], scores[rows])]

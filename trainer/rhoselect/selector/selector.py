@@ -69,8 +69,7 @@ class Selector:
         self.layout: Layout = layout if inputs.scoring.needs.forward else {}
         self._source, self._rescorer = source, rescorer
         self._snapshots, self._metrics = snapshots, metrics
-        rescores = None if inputs.config.scorers_rescore else rescorer
-        self._picker = Picker(inputs, source, rescores)
+        self._picker = Picker(inputs, source, rescorer)
         self._auditor = None if rescorer is None else Auditor(inputs, rescorer, metrics)
         self._published: set[int] = set()
         self._open_window: int | None = None
