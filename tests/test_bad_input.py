@@ -191,7 +191,7 @@ def test_holdout_that_overlaps_train(
     destination: Path,
 ) -> None:
     fit = ("il", "fit", "--data", dataset_dir, *MLP, "--epochs", "1", "--split", "train")
-    refuse(r"--split train: .*overlap the train split \[0, 400\]", *fit, "--out", destination)
+    refuse(r"split train: .*overlap the train split \[0, 400\]", *fit, "--out", destination)
     table = tmp_path / "il.parquet"
     made(*fit, "--out", table, "--overlap", "allow")
     refuse_train(rf"il.table {table}: .*overlap .*il\.overlap = .allow", f"il.table={table}")
@@ -201,25 +201,25 @@ def test_holdout_that_overlaps_train(
 
 FITS: dict[str, tuple[list[str], str]] = {
     "split": (["--split", "valid"], r"split: got 'valid', allowed one of train, holdout, test"),
-    "batch": (["--batch", "201"], r"--batch: got 201, allowed at most the 200 of 'holdout'"),
-    "overlap": (["--overlap", "maybe"], r"--overlap: got 'maybe', allowed 'forbid' or 'allow'"),
+    "batch": (["--batch", "201"], r"batch: got 201, allowed at most the 200 of 'holdout'"),
+    "overlap": (["--overlap", "maybe"], r"il\.overlap: got 'maybe'.*'forbid' or 'allow'"),
     "model": (["--model", "user_code:f"], r"model\.factory: .*'user_code' has no 'f'"),
     "output": (["--model", "user_code:TupleOutput", "--set", "model.args={}"], r"returns a tuple"),
     "setting": (["--set", "trainer.lr=0"], r"trainer\.lr: got 0; .*greater than 0"),
     "data": (["--data", "no/where"], r"data set no/where: no such folder"),
     "one fold": (["--folds", "1"], r"--folds"),
-    "more folds than points": (["--folds", "401"], r"--folds: got 401, allowed 2 to the 400"),
-    "batch of folds": (["--folds", "2", "--batch", "201"], r"--batch: got 201, .* the 200 of 'tr"),
+    "more folds than points": (["--folds", "401"], r"folds: got 401, allowed 2 to the 400"),
+    "batch of folds": (["--folds", "2", "--batch", "201"], r"batch: got 201, .* the 200 of 'tr"),
     "folds of a reference": (["--folds", "2", "--reference", "m:f"], r"--folds: .*one of the two"),
     "weights of folds": (["--folds", "2", "--weights-out", "w"], r"--weights-out: .*--folds 2"),
     "weights alone": (["--weights", "w"], r"--weights: .*allowed with --reference"),
     "weights not there": (
         ["--reference", "rhoselect.models:mlp", "--weights", "no/w"],
-        r"--weights: got no/w, no such file",
+        r"model\.weights: got no/w, no such file",
     ),
     "weights of no format": (
         ["--reference", "rhoselect.models:mlp", "--weights", __file__],
-        r"--weights .*: cannot be read .*allowed",
+        r"model\.weights .*: cannot be read .*allowed",
     ),
     "reference": (["--reference", "user_code:f"], r"model\.factory: .*'user_code' has no 'f'"),
     "diverged": (["--set", "trainer.lr=1e30", "--batch", "64"], r"training loss .*got .*lower"),
@@ -235,7 +235,7 @@ def test_fits(
 
 
 PROXIES: dict[str, tuple[list[str], str]] = {
-    "batch": (["--batch", "401"], r"--batch: got 401, allowed at most the 400 of 'train'"),
+    "batch": (["--batch", "401"], r"batch: got 401, allowed at most the 400 of 'train'"),
     "model": (["--model", "user_code:f"], r"model\.factory: .*'user_code' has no 'f'"),
     "data": (["--data", "no/where"], r"data set no/where: no such folder"),
     "diverged": (

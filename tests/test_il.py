@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import load_file
 from torch import nn
 
 from rhoselect.compute import threads
@@ -26,7 +27,19 @@ from rhoselect.errors import IrreducibleLossError, NonFiniteLossError
 from rhoselect.importers import write_dataset
 from rhoselect.models.build import build_model
 from rhoselect.models.replica import Numerics, Replica
-from rhoselect.trainer.irreducible import Fitter, Recipe, split_folds
+from rhoselect.trainer.fit import (
+    FitOptions,
+    FitProgress,
+    fit_folds,
+    fit_holdout,
+    fit_proxy,
+    irreducible_config,
+    proxy_config,
+    save_model,
+    score_reference,
+)
+from rhoselect.trainer.fit.fitter import Fitter, split_folds
+from rhoselect.trainer.fit.training import SmallModel
 from rhoselect.types import Batch, Indices
 from support import CLASSES as CLASSES_OF_PATCHES
 from support import made, patches
@@ -60,7 +73,7 @@ class Blobs(SplitPoints):
         return None
 
 
-class Watched:
+class Watched(FitProgress):
     """A fitter of a small network, and what it told: mean losses, and the network of each epoch."""
 
     def __init__(
@@ -71,14 +84,13 @@ class Watched:
             for _ in range(2)
         )
         replica = Replica(twin, Numerics("fp32"), CPU)
-        self.replica, self.train = twin, Blobs(TRAIN)
+        self.replica = twin
         self.told: list[float] = []
         self.models: list[nn.Module] = []
         self.steps = 0
-        recipe = Recipe(settings, batch, epochs, patience, seed=0)
-        self.fitter = Fitter(
-            network, replica, replica.layout, self.train, recipe, self, "f1", "m:m", "fp32"
-        )
+        model = SmallModel("m:m", network, replica, "fp32")
+        options = FitOptions(batch, epochs, patience)
+        self.fitter = Fitter(model, "f1", settings, 0, options, self)
 
     def step(self) -> None:
         self.steps += 1
@@ -95,7 +107,7 @@ class Fit(Watched):
         self, epochs: int, settings: TrainerConfig, batch: int = 10, patience: int = 0
     ) -> None:
         super().__init__(epochs, settings, batch, patience)
-        self.table, self.model = self.fitter.holdout(Blobs(HOLDOUT), "holdout")
+        self.table, self.model = self.fitter.holdout(Blobs(TRAIN), Blobs(HOLDOUT), "holdout")
 
 
 OVERFITTING = TrainerConfig(lr=0.02, weight_decay=0.0)
@@ -176,7 +188,7 @@ def test_a_cosine_schedule_spans_the_whole_fit_whatever_trainer_steps_says() -> 
 
 
 def test_a_fit_that_diverges_stops_instead_of_writing_a_table() -> None:
-    with pytest.raises(NonFiniteLossError, match="irreducible-loss model"):
+    with pytest.raises(NonFiniteLossError, match="small model"):
         Fit(epochs=2, settings=TrainerConfig(lr=1e30))
 
 
@@ -199,13 +211,8 @@ def test_a_cross_fitted_loss_is_of_a_model_that_learnt_from_all_points_but_a_fol
     watched = Watched(epochs=1, settings=TrainerConfig(lr=0.1), batch=2)
     replica = Replica(twin, Numerics("fp32"), CPU)
     watched.replica = twin
-    table = dataclasses.replace(
-        watched.fitter,
-        model=linear,
-        replica=replica,
-        layout=replica.layout,
-        train=Named(TRAIN),
-    ).cross_fit(folds)
+    model = SmallModel("m:m", linear, replica, "fp32")
+    table = dataclasses.replace(watched.fitter, model=model).folds(Named(TRAIN), folds)
     points = Named(TRAIN).read(np.arange(*TRAIN), CPU)
     scored = []
     for model in watched.models:
@@ -232,7 +239,7 @@ def test_a_run_takes_a_cross_fitted_table_and_not_one_of_a_model_that_saw_its_po
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "il.parquet"
-    table = Watched(epochs=1, settings=TrainerConfig()).fitter.cross_fit(2)
+    table = Watched(epochs=1, settings=TrainerConfig()).fitter.folds(Blobs(TRAIN), 2)
     write_table(path, table)
     assert read_table(path, "f1", TRAIN).metadata == table.metadata
     seen = dataclasses.replace(table.metadata, variant="holdout")
@@ -243,10 +250,10 @@ def test_a_run_takes_a_cross_fitted_table_and_not_one_of_a_model_that_saw_its_po
 
 def test_a_reference_scores_as_it_is() -> None:
     watched = Watched(epochs=1, settings=TrainerConfig())
-    table = watched.fitter.reference()
+    table = watched.fitter.reference(Blobs(TRAIN))
     points = Blobs(TRAIN).read(np.arange(*TRAIN), CPU)
     with threads(1), torch.no_grad():
-        logits = watched.fitter.model.eval()(points.inputs)
+        logits = watched.fitter.model.network.eval()(points.inputs)
         losses = F.cross_entropy(logits, points.labels, reduction="none")
     assert np.array_equal(table.values, losses.numpy())
     assert table.metadata.variant == "reference"
@@ -386,3 +393,31 @@ def test_a_fit_tells_wrong_labels_from_right_ones(dataset_dir: Path, tmp_path: P
     made("il", "fit", "--data", dataset_dir, "--out", tmp_path / "il", "--epochs", "20")
     losses = np.array(values(tmp_path / "il"))
     assert np.median(losses[wrong]) > 2 > 0.5 > np.median(losses[~wrong])
+
+
+# The Python functions.
+
+
+def test_fits_from_python_give_what_the_command_gives(dataset_dir: Path, tmp_path: Path) -> None:
+    mlp, width = "rhoselect.models:mlp", "model.args.width=16"
+    config = irreducible_config(str(dataset_dir), mlp, [width])
+    options = FitOptions(batch=64, epochs=2)
+    table, model = fit_holdout(config, options)
+    command = ("il", "fit", "--data", dataset_dir, "--model", mlp, "--set", width)
+    short = ("--batch", "64", "--epochs", "2")
+    made(*command, *short, "--out", tmp_path / "il.parquet")
+    assert table.values.tolist() == values(tmp_path / "il.parquet")
+
+    save_model(tmp_path / "il.safetensors", model, config, table)
+    ready = irreducible_config(
+        str(dataset_dir), mlp, [width, f"model.weights={tmp_path / 'il.safetensors'}"]
+    )
+    assert np.array_equal(score_reference(ready)[0].values, table.values)
+
+    made(*command, *short, "--folds", "2", "--out", tmp_path / "folds.parquet")
+    assert fit_folds(config, 2, options).values.tolist() == values(tmp_path / "folds.parquet")
+
+    made("svp", *command[1:], *short, "--out", tmp_path / "svp.safetensors")
+    entropies, _ = fit_proxy(proxy_config(str(dataset_dir), mlp, [width]), options)
+    kept = load_file(tmp_path / "svp.safetensors")["entropies"]
+    assert np.array_equal(entropies, kept)

@@ -62,36 +62,6 @@ def display(console: Console, name: str, steps: int) -> Iterator[Show]:
         yield runs.append
 
 
-class FitDisplay:
-    """Shows how irreducible-loss fits go on: a line an epoch, and on a terminal a bar of steps."""
-
-    def __init__(self, progress: Progress, models: int, epochs: int, steps: int) -> None:
-        self._progress, self._models, self._epochs = progress, models, epochs
-        self._model = 0
-        self._task = progress.add_task("fit", total=models * epochs * steps)
-
-    def step(self) -> None:
-        self._progress.advance(self._task)
-
-    def epoch(self, epoch: int, loss: float) -> None:
-        self._model += epoch == 1
-        which = f"model {self._model}/{self._models}, " if self._models > 1 else ""
-        self._progress.console.print(
-            f"{which}epoch {epoch}/{self._epochs}: mean loss of the points to score {loss:.4f}"
-            " nats",
-            highlight=False,
-        )
-
-
-@contextmanager
-def fit_display(console: Console, models: int, epochs: int, steps: int) -> Iterator[FitDisplay]:
-    """Show ``models`` fits of ``epochs`` epochs of ``steps`` steps meanwhile."""
-    columns = TextColumn("[bold]fit"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    shown = console.is_terminal
-    with Progress(*columns, console=console, disable=not shown, transient=True) as progress:
-        yield FitDisplay(progress, models, epochs, steps)
-
-
 def facts(status: Status) -> str:
     """Accuracy, candidates scored per second, staleness and the share of time spent waiting."""
     seconds = max(status.wall_seconds, 1e-9)

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import torch
 import typer
 from rich.console import Console
 
-from rhoselect import config as configuration
-from rhoselect.cli.display import fit_display
+from rhoselect.cli.fit_display import fit_display
 from rhoselect.compute import keep_memory
-from rhoselect.config import Config
-from rhoselect.data import Dataset, open_data
-from rhoselect.data.il_table import IlTable, write_table
-from rhoselect.errors import ConfigError, IrreducibleLossError
-from rhoselect.models.build import check_output, configured_model
-from rhoselect.models.reference import ReferenceMetadata, save_reference
-from rhoselect.models.replica import Numerics, Replica
-from rhoselect.models.weights import load_weights
-from rhoselect.trainer.irreducible import Fitter, Recipe, Watch
+from rhoselect.data.il_table import write_table
+from rhoselect.errors import ConfigError
+from rhoselect.trainer.fit import (
+    FitOptions,
+    fit_folds,
+    fit_holdout,
+    irreducible_config,
+    save_model,
+    score_reference,
+)
 
 app = typer.Typer(rich_markup_mode=None, help="Irreducible losses.")
 
@@ -79,32 +79,28 @@ def fit(
 
       rhoctl il fit --data data/fm --out il.parquet --reference my_models:pretrained
     """
-    _check_together(overlap, folds, reference, weights, weights_out)
+    _check_together(folds, reference, weights, weights_out)
     for flag, path in (("--out", out), ("--weights-out", weights_out)):
         if path is not None and path.is_dir():
             raise ConfigError(f"{flag} {path}: is a folder, allowed a file to write")
-    settings = _settings(data, reference or model, sets or [])
-    dataset = open_data(settings.data)
-    recipe = Recipe(settings.trainer, batch, epochs, patience, settings.seed)
-    steps = 0
-    if reference is None:
-        steps = _points_to_learn(dataset, split, overlap, folds, batch) // batch
+    keys = [f"il.overlap={overlap}"]
+    if weights is not None:
+        keys.append(f"model.weights={json.dumps(str(weights))}")
+    config = irreducible_config(data, reference or model, [*keys, *(sets or [])])
+    options = FitOptions(batch, epochs, patience)
     console = Console()
     keep_memory()
-    with fit_display(console, folds or 1, epochs, steps) as watch:
-        fitter = _fitter(settings, dataset, recipe, watch)
-        network = fitter.model
+    network = None
+    with fit_display(console, "mean loss of the points to score") as progress:
         if reference is not None:
-            if weights is not None:
-                load_weights(network, weights, key="--weights")
-            table = fitter.reference()
+            table, network = score_reference(config)
         elif folds is not None:
-            table = fitter.cross_fit(folds)
+            table = fit_folds(config, folds, options, progress)
         else:
-            table, network = fitter.holdout(dataset.split(split), split)
+            table, network = fit_holdout(config, options, split, progress)
     write_table(out, table)
-    if weights_out is not None:
-        save_reference(weights_out, network, _described(settings, table))
+    if weights_out is not None and network is not None:
+        save_model(weights_out, network, config, table)
     console.print(
         f"{out}: {len(table.values)} irreducible losses, mean {table.values.mean():.4f} nats,"
         f" {table.metadata.seconds:.1f} s",
@@ -114,14 +110,9 @@ def fit(
 
 
 def _check_together(
-    overlap: str,
-    folds: int | None,
-    reference: str | None,
-    weights: Path | None,
-    weights_out: Path | None,
+    folds: int | None, reference: str | None, weights: Path | None, weights_out: Path | None
 ) -> None:
-    if overlap not in ("forbid", "allow"):
-        raise ConfigError(f"--overlap: got {overlap!r}, allowed 'forbid' or 'allow'")
+    """Raise ConfigError for options that exclude each other."""
     if folds is not None and reference is not None:
         raise ConfigError("--folds: got it with --reference, allowed one of the two")
     if folds is not None and weights_out is not None:
@@ -131,71 +122,3 @@ def _check_together(
         )
     if weights is not None and reference is None:
         raise ConfigError("--weights: got it alone, allowed with --reference module:factory")
-
-
-def _points_to_learn(
-    dataset: Dataset, split: str, overlap: str, folds: int | None, batch: int
-) -> int:
-    """How many points a model learns from. Raises UserError unless they are there, are enough, and
-    may be learnt from."""
-    train = dataset.split("train")
-    if folds is not None:
-        if folds > len(train):
-            raise ConfigError(f"--folds: got {folds}, allowed 2 to the {len(train)} of 'train'")
-        learnt, name = len(train) - -(-len(train) // folds), f"'train' without a fold of {folds}"
-    else:
-        holdout = dataset.split(split)
-        if overlap != "allow" and max(train.start, holdout.start) < min(train.stop, holdout.stop):
-            raise IrreducibleLossError(
-                f"--split {split}: its points {[holdout.start, holdout.stop]} overlap the train"
-                f" split {[train.start, train.stop]}; make a holdout with 'data import --holdout"
-                " FRACTION', cross-fit with --folds K, or say --overlap allow"
-            )
-        learnt, name = len(holdout), repr(split)
-    if batch > learnt:
-        raise ConfigError(f"--batch: got {batch}, allowed at most the {learnt} of {name}")
-    return learnt
-
-
-def _fitter(settings: Config, dataset: Dataset, recipe: Recipe, watch: Watch) -> Fitter:
-    """What fits and scores with the model of the settings, which is built and checked."""
-    factory, shape, classes = settings.model.factory, dataset.input_shape, dataset.classes
-    network, twin = (
-        configured_model(settings.model, shape, classes, settings.seed) for _ in range(2)
-    )
-    train = dataset.split("train")
-    sample = train.read(train.first(2), torch.device("cpu"))
-    check_output(factory, network, sample.inputs, classes)
-    precision = settings.scorer.precision
-    replica = Replica(twin, Numerics(precision), torch.device("cpu"))
-    return Fitter(
-        network,
-        replica,
-        replica.layout,
-        train,
-        recipe,
-        watch,
-        dataset.fingerprint,
-        factory,
-        precision,
-    )
-
-
-def _described(settings: Config, table: IlTable) -> ReferenceMetadata:
-    made, model = table.metadata, settings.model
-    return ReferenceMetadata(
-        model.factory, model.args, made.fingerprint, made.holdout, made.seconds, made.flops
-    )
-
-
-def _settings(data: str, model: str, sets: list[str]) -> Config:
-    """The keys of a run that apply here; by default scores are float32 and the rate falls to 0."""
-    named = ":" in data and "://" not in data and not Path(data).exists()
-    source = "dataset" if named else "path"
-    tree: dict[str, Any] = {
-        "scorer": {"precision": "fp32"},
-        "trainer": {"schedule": "cosine", "lr": 3e-3},
-        "data": {source: data},
-        "model": {"factory": model},
-    }
-    return configuration.apply(tree, sets)

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import torch
 import typer
 from rich.console import Console
 
-from rhoselect import config as configuration
+from rhoselect.cli.fit_display import fit_display
 from rhoselect.compute import keep_memory
-from rhoselect.config import resolve
-from rhoselect.data import open_data
 from rhoselect.errors import ConfigError
-from rhoselect.models.build import build_model, check_output
-from rhoselect.models.replica import Numerics, Replica
 from rhoselect.selection.coreset import write_entropies
-from rhoselect.trainer.proxy import fit as fit_proxy
+from rhoselect.trainer.fit import FitOptions, fit_proxy, proxy_config
 
 app = typer.Typer(rich_markup_mode=None, help="Core-sets by a proxy model.")
 
@@ -51,40 +46,13 @@ def fit(
 
       rhoctl train run.toml --set selection.function=svp --set svp.table=data/fm-svp.safetensors
     """
-    named = ":" in data and "://" not in data and not Path(data).exists()
-    tree: dict[str, Any] = {"scorer": {"precision": "fp32"}, "model": {"factory": model}}
-    tree["data"] = {"dataset" if named else "path": data}
-    settings = resolve(configuration.apply(tree, sets or []))
     if out.is_dir():
         raise ConfigError(f"--out {out}: is a folder, allowed a file to write")
-    dataset = open_data(settings.data)
-    train = dataset.split("train")
-    if batch > len(train):
-        raise ConfigError(f"--batch: got {batch}, allowed at most the {len(train)} of 'train'")
-    networks = [
-        build_model(model, settings.model.args, dataset.input_shape, dataset.classes, settings.seed)
-        for _ in range(2)
-    ]
-    sample = train.read(train.first(2), torch.device("cpu"))
-    check_output(model, networks[0], sample.inputs, dataset.classes)
-    replica = Replica(networks[1], Numerics(settings.scorer.precision), torch.device("cpu"))
+    config = proxy_config(data, model, sets or [])
     console = Console()
     keep_memory()
-    entropies, metadata = fit_proxy(
-        networks[0],
-        replica,
-        replica.layout,
-        train,
-        settings=settings.trainer,
-        batch=batch,
-        epochs=epochs,
-        seed=settings.seed,
-        fingerprint=dataset.fingerprint,
-        name=model,
-        on_epoch=lambda epoch, loss: console.print(
-            f"epoch {epoch}/{epochs}: mean training loss {loss:.4f} nats", highlight=False
-        ),
-    )
+    with fit_display(console, "mean training loss") as progress:
+        entropies, metadata = fit_proxy(config, FitOptions(batch, epochs), progress)
     write_entropies(out, entropies, metadata)
     console.print(
         f"{out}: {len(entropies)} predictive entropies, mean {entropies.mean():.4f} nats,"

@@ -1,0 +1,72 @@
+"""Selection via proxy (Coleman et al. 2020): a small model of the train split, and how unsure it is
+of each of its points."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+
+import numpy as np
+import numpy.typing as npt
+
+from rhoselect.compute import threads
+from rhoselect.config import Config
+from rhoselect.data import open_data
+from rhoselect.selection.coreset import ProxyMetadata
+from rhoselect.selection.uncertainty import entropy
+from rhoselect.trainer.fit.training import (
+    CPU,
+    SILENT,
+    FitOptions,
+    FitProgress,
+    SmallModel,
+    Subset,
+    check_batch,
+    epochs,
+    fit_config,
+    new_learner,
+    outputs,
+)
+from rhoselect.trainer.flops import forward_flops, step_flops
+
+DEFAULTS = FitOptions(batch=64, epochs=5)
+
+
+def proxy_config(data: str, model: str, sets: Sequence[str] = ()) -> Config:
+    """The configuration of ``fit_proxy``; see ``fit_config``."""
+    return fit_config(data, model, sets, {})
+
+
+def fit_proxy(
+    config: Config, options: FitOptions = DEFAULTS, progress: FitProgress = SILENT
+) -> tuple[npt.NDArray[np.float32], ProxyMetadata]:
+    """Train ``config.model`` on the train split; the predictive entropies [N] of its N points in
+    nats, and where they come from. ``options.patience`` is ignored.
+
+    Raises NonFiniteLossError, and UserError for what cannot be used.
+    """
+    dataset = open_data(config.data)
+    train = Subset.of(dataset.split("train"))
+    check_batch(options.batch, len(train.indices), "'train'")
+    model = SmallModel.build(config, dataset)
+    steps = train.steps(options.batch)
+    progress.begin(1, options.epochs, steps)
+    started = time.monotonic()
+    network = copy.deepcopy(model.network)
+    learner = new_learner(network, train, config.trainer, options, config.seed)
+    with threads(config.trainer.threads):
+        for epoch, loss in epochs(learner, train, options, config.seed, progress):
+            progress.epoch(epoch, loss)
+        model.replica.load(learner.pieces(model.replica.layout))
+        logits = (output.logits for output in outputs(model.replica, train))
+        entropies = np.concatenate([entropy(part.log_softmax(1)).numpy() for part in logits])
+        sample = train.points.read(train.indices[: options.batch], CPU)
+        flops = options.epochs * steps * options.batch * step_flops(network, sample)
+        flops += len(entropies) * forward_flops(network, sample)
+    seconds = time.monotonic() - started
+    tool = f"rhoselect {version('rhoselect')}"
+    start = train.points.start
+    metadata = ProxyMetadata(dataset.fingerprint, start, model.name, tool, seconds, flops)
+    return entropies, metadata

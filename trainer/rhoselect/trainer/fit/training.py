@@ -1,0 +1,164 @@
+"""What all fits share: the small model, how long it is trained, and the loop over its epochs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from rhoselect import config as configuration
+from rhoselect.config import Config, TrainerConfig, resolve
+from rhoselect.data import Dataset, SplitPoints
+from rhoselect.errors import ConfigError, NonFiniteLossError
+from rhoselect.models.build import check_output, configured_model
+from rhoselect.models.replica import Numerics, Replica
+from rhoselect.plan import Plan
+from rhoselect.trainer.learner import Learner
+from rhoselect.types import ForwardOutput, Indices
+
+SCORE_BATCH = 1000
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """How long a small model is trained.
+
+    It makes ``epochs`` passes over the points it learns from, ``batch`` points a step. The schedule
+    of ``trainer`` spans all of them; ``trainer.steps`` does not count. A fit of irreducible losses
+    ends early after ``patience`` epochs in a row without a lower loss on the points to score; 0
+    means never.
+    """
+
+    batch: int = 128
+    epochs: int = 3
+    patience: int = 0
+
+
+class FitProgress:
+    """Is told how a fit goes on. These methods do nothing; a subclass shows what it is told."""
+
+    def begin(self, models: int, epochs: int, steps: int) -> None:
+        """``models`` models are trained in turn, each for ``epochs`` epochs of ``steps`` steps."""
+
+    def step(self) -> None:
+        """An optimizer step is done."""
+
+    def epoch(self, epoch: int, loss: float) -> None:
+        """``epoch`` (from 1) is done. ``loss`` is a mean in nats: for irreducible losses that of
+        the points to score, for a proxy that of the epoch's training batches."""
+
+
+SILENT = FitProgress()
+
+
+@dataclass(frozen=True)
+class Subset:
+    """The points of ``indices`` [N] of a split."""
+
+    points: SplitPoints
+    indices: Indices
+
+    @classmethod
+    def of(cls, points: SplitPoints) -> Subset:
+        """All points of a split."""
+        return cls(points, points.indices)
+
+    def steps(self, batch: int) -> int:
+        """Optimizer steps of an epoch; a last batch that is not full is left out."""
+        return len(self.indices) // batch
+
+
+@dataclass(frozen=True)
+class SmallModel:
+    """``network``, untrained and on the CPU, and ``replica``, of the same architecture, which
+    scores in ``precision``. Every fit trains a copy of ``network``. ``name`` is its factory's."""
+
+    name: str
+    network: nn.Module
+    replica: Replica
+    precision: str
+
+    @classmethod
+    def build(cls, config: Config, dataset: Dataset) -> SmallModel:
+        """The model of ``config.model`` for the points of ``dataset``. Raises ModelError."""
+        network, twin = (
+            configured_model(config.model, dataset.input_shape, dataset.classes, config.seed)
+            for _ in range(2)
+        )
+        train = dataset.split("train")
+        sample = train.read(train.first(2), CPU)
+        check_output(config.model.factory, network, sample.inputs, dataset.classes)
+        precision = config.scorer.precision
+        replica = Replica(twin, Numerics(precision), CPU)
+        return cls(config.model.factory, network, replica, precision)
+
+
+def fit_config(data: str, model: str, sets: Sequence[str], trainer: Mapping[str, Any]) -> Config:
+    """The configuration of a fit: ``data`` is a folder, a URI or the "module:factory" of a Dataset,
+    ``model`` a factory, ``sets`` are "SECTION.KEY=VALUE" and ``trainer`` other defaults.
+
+    Scores are float32 unless ``sets`` say otherwise. Raises ConfigError.
+    """
+    is_factory = ":" in data and "://" not in data and not Path(data).exists()
+    tree: dict[str, Any] = {
+        "scorer": {"precision": "fp32"},
+        "trainer": dict(trainer),
+        "data": {"dataset" if is_factory else "path": data},
+        "model": {"factory": model},
+    }
+    return resolve(configuration.apply(tree, sets))
+
+
+def check_batch(batch: int, points: int, where: str) -> None:
+    """Raise ConfigError unless ``where`` has enough points for a batch."""
+    if batch > points:
+        raise ConfigError(f"batch: got {batch}, allowed at most the {points} of {where}")
+
+
+def new_learner(
+    model: nn.Module, learn: Subset, settings: TrainerConfig, options: FitOptions, seed: int
+) -> Learner:
+    """What trains ``model`` in place on ``learn``, with a schedule over all epochs."""
+    steps = options.epochs * learn.steps(options.batch)
+    return Learner(model, settings.model_copy(update={"steps": steps}), seed, CPU)
+
+
+def epochs(
+    learner: Learner, learn: Subset, options: FitOptions, seed: int, progress: FitProgress
+) -> Iterator[tuple[int, float]]:
+    """Train for an epoch before each item: its number (from 1) and its mean training loss in nats.
+
+    Raises NonFiniteLossError.
+    """
+    steps = learn.steps(options.batch)
+    plan = Plan(seed, len(learn.indices), options.batch, options.batch)
+    for epoch in range(1, options.epochs + 1):
+        losses = []
+        for step in range((epoch - 1) * steps, epoch * steps):
+            indices = learn.indices[plan.indices(plan.window(step))]
+            result = learner.update(learn.points.read(indices, CPU), None, step)
+            losses.append(result.loss.item())
+            check_finite(f"training loss at step {step}", losses[-1])
+            progress.step()
+        yield epoch, math.fsum(losses) / steps
+
+
+def outputs(replica: Replica, scored: Subset) -> Iterator[ForwardOutput]:
+    """Forwards of the points of ``scored``, as they are and not augmented, in index order."""
+    for start in range(0, len(scored.indices), SCORE_BATCH):
+        yield replica(scored.points.read(scored.indices[start : start + SCORE_BATCH], CPU))
+
+
+def check_finite(what: str, loss: float) -> None:
+    """Raise NonFiniteLossError unless ``loss`` is finite."""
+    if not math.isfinite(loss):
+        raise NonFiniteLossError(
+            f"small model: {what}: got {loss}, allowed a finite one; lower trainer.lr or set"
+            " trainer.clip_norm"
+        )
