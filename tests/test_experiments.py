@@ -17,7 +17,7 @@ from rhoselect.errors import ConfigError
 from rhoselect.grids import document, outcomes, table
 from rhoselect.grids.recipes import Recipes
 from rhoselect.grids.runner import check, settings
-from rhoselect.grids.spec import Arm, Cell, Claim, Group, cells, load, names
+from rhoselect.grids.spec import Arm, Cell, Claim, Group, cells, find, load, names
 from rhoselect.importers import write_dataset
 from rhoselect.trainer.evaluate import Evaluation
 from rhoselect.trainer.records import Records, StepRecord
@@ -33,10 +33,12 @@ shortened = "Everything."
 [data.points]
 kind = "numpy"
 src = "{src}"
-args = ["--label-noise", "0.1"]
+options = {{ label_noise = 0.1 }}
 
 [il.small]
-args = ["--model", "rhoselect.models:mlp", "--set", "model.args.width=16", "--epochs", "1"]
+model = "rhoselect.models:mlp"
+set = {{ "model.args.width" = 16 }}
+epochs = 1
 
 [base]
 "model.args.width" = 32
@@ -98,7 +100,7 @@ def test_every_table_and_figure_of_the_paper_has_its_experiment() -> None:
 def test_every_run_of_an_experiment_of_the_paper_can_be_configured(
     name: str, tmp_path: Path
 ) -> None:
-    spec = load(name, PAPER)
+    spec = load(find(name, PAPER))
     grid = cells(spec, spec.seeds)
     assert len(spec.seeds) >= 3
     assert len({cell.name for cell in grid}) == len(grid)
@@ -110,7 +112,7 @@ def test_a_later_key_wins_and_every_arm_sees_the_same_seed(tiny: Path, tmp_path:
     text = tiny.read_text().replace("targets = [0.2, 1.01]", 'set = { "trainer.lr" = 0.5 }')
     text = text.replace('"reducible_loss" }', '"reducible_loss", "trainer.lr" = 0.25 }')
     tiny.write_text(text)
-    spec = load(str(tiny), PAPER)
+    spec = load(tiny)
     grid = cells(spec, [3, 4])
     recipes = Recipes(spec, tmp_path)
     found = [settings(cell, recipes, ["trainer.steps=7"]) for cell in grid]
@@ -128,8 +130,11 @@ def test_a_later_key_wins_and_every_arm_sees_the_same_seed(tiny: Path, tmp_path:
         ("[[claim]]\ntext", '[[claim]]\nof = "x"\ntext', "claim: of: got 'x'"),
         ("at_least = 0.0", "", "claim: set exactly one of at_least and at_most"),
         ('name = "rho"', 'name = "uniform"', "arm: got uniform, uniform"),
-        ('"--label-noise"', '"--lable-noise"', "data.points: No such option"),
-        ('"--epochs", "1"', '"--epochs", "0"', "il.small: Invalid value for '--epochs'"),
+        ("label_noise", "lable_noise", "data.points: options: got lable_noise, allowed ambiguous"),
+        ("label_noise = 0.1", "label_noise = 1.1", "data.points: label noise: got 1.1, allowed"),
+        ("label_noise = 0.1", 'label_noise = "few"', "data.points: label_noise: got 'few'"),
+        ("epochs = 1", "epochs = 0", "il.small.epochs: got 0; input should be greater than"),
+        ('"model.args.width" = 16', '"trainer.lrr" = 1', "il.small: trainer.lrr: unknown key"),
         ('"reducible_loss"', '"rho_loss"', "selection.function: got 'rho_loss'"),
         ('"selection.n_b" = 8', '"selection.nb" = 8', "selection.nb: unknown key"),
         ("points.npz", "nowhere.npz", "nowhere.npz: no such file or folder"),
@@ -157,7 +162,8 @@ def test_a_wrong_experiment_is_one_line_before_anything_runs(
         (("run", "table2", "--specs", PAPER, "--seeds", "0,x"), "--seeds: got '0,x'"),
         (("run", "table2", "--specs", PAPER, "--seeds", ""), "its grid is empty"),
         (("run", "table2", "--specs", PAPER, "--data", "nowhere"), "nowhere: no such file"),
-        (("list", "--specs", "nowhere"), "has no experiments"),
+        (("list", "--specs", "nowhere"), "--specs nowhere: no such folder; allowed"),
+        (("run", "table2", "--specs", "nowhere"), "--specs nowhere: no such folder; allowed"),
         (("report", "--specs", PAPER, "--runs", "nowhere"), "has no results.json"),
     ],
 )
@@ -199,7 +205,7 @@ def test_the_table_by_hand(tiny: Path, tmp_path: Path) -> None:
     finished(tmp_path / "rho-1", [0.1, 0.1, 0.1, 0.1], [0.1, 0.1, 0.1, 0.1])
     text = tiny.read_text().replace('"noisy"', '"g"').replace("[0.2, 1.01]", "[0.3, 0.8]")
     tiny.write_text(text)
-    spec = load(str(tiny), PAPER)
+    spec = load(tiny)
     data = tmp_path / "data"
     images = np.zeros((8, 1, 4, 4), np.uint8), np.arange(8) % 2
     write_dataset(data, "image", {"train": images, "test": images})
@@ -317,11 +323,11 @@ def test_a_grid_runs_resumes_and_is_reported(tiny: Path, tmp_path: Path) -> None
 def test_an_unknown_claim_measure_is_refused(tiny: Path) -> None:
     tiny.write_text(tiny.read_text().replace('"final_accuracy"', '"beauty"'))
     with pytest.raises(ConfigError, match=r"claim\.0\.measure"):
-        load(str(tiny), PAPER)
+        load(tiny)
 
 
 def test_the_document_of_a_spec_without_results_says_so() -> None:
-    spec = load("table2", PAPER)
+    spec = load(find("table2", PAPER))
     text = document.section("table2_speedup", spec, None, "x.png")
     assert "Not run yet." in text
     assert "not measured" in text

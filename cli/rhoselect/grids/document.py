@@ -45,7 +45,7 @@ def page(specs: Path, runs: Path, out: Path) -> int:
     sections, count = [HEAD], 0
     beside = out.with_suffix("")
     for name in names(specs):
-        spec, folder = load(f"{specs / name}.toml", specs), runs / name
+        spec, folder = load(specs / f"{name}.toml"), runs / name
         results = None
         if (folder / RESULTS).is_file():
             results = json.loads((folder / RESULTS).read_text())

@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import tomlkit
 from rich.console import Console
 
 from rhoselect import config as configuration
-from rhoselect.cli.commands.train import check_servers, execute
 from rhoselect.config import Config, resolve
 from rhoselect.errors import ConfigError, RunFolderError
-from rhoselect.grids.recipes import Recipes
+from rhoselect.grids.recipes import Recipes, assignments
 from rhoselect.grids.spec import Cell
 from rhoselect.importing import load_object
-from rhoselect.inputs import open_inputs
+from rhoselect.inputs import RunInputs, open_inputs
 from rhoselect.report import write_page
 from rhoselect.selection import get_function
 from rhoselect.trainer.runfolder import RunFolder, check_inputs, check_resume, stored_config
 
+Execute = Callable[[RunInputs, RunFolder, str], object]
+"""Trains a run to its end in its folder; the last argument is a title for people."""
 
-def check(grid: Sequence[Cell], recipes: Recipes, overrides: Sequence[str]) -> None:
-    """Raise UserError unless every run of the grid can be started; touches nothing."""
+
+def check(grid: Sequence[Cell], recipes: Recipes, overrides: Sequence[str]) -> list[Config]:
+    """The configuration of each run. Raises UserError unless every run can be configured; writes
+    nothing."""
+    configs = []
     for cell in grid:
         recipes.check(cell)
         config = settings(cell, recipes, overrides)
         function = get_function(config.selection.function)
         load_object(config.model.factory, "model.factory")
+        configs.append(config)
         needed = {
             "il": (function.needs.il and config.il.table is None)
             or (function.needs.reference and config.il.weights is None),
@@ -39,10 +43,11 @@ def check(grid: Sequence[Cell], recipes: Recipes, overrides: Sequence[str]) -> N
                     f"arm {cell.arm.name}: {recipe}: missing, {config.selection.function} needs it;"
                     " name a recipe in its group"
                 )
+    return configs
 
 
 def check_runs(folder: Path, resume: bool) -> None:
-    """Raise RunFolderError if there are runs and nobody asked to go on with them."""
+    """Raise RunFolderError if ``folder`` has runs, unless ``resume`` says to go on with them."""
     if not resume and folder.is_dir() and any(folder.iterdir()):
         raise RunFolderError(
             f"experiment folder {folder}: has runs; allowed a new one; go on with --resume or"
@@ -52,7 +57,6 @@ def check_runs(folder: Path, resume: bool) -> None:
 
 def settings(cell: Cell, recipes: Recipes, overrides: Sequence[str]) -> Config:
     """The configuration of a run. Raises ConfigError that names the arm."""
-    keys = [f"{key}={tomlkit.item(value).as_string()}" for key, value in cell.set.items()]
     table, weights, core_set = (
         None if file is None else str(file)
         for file in (recipes.table(cell), recipes.il_weights(cell), recipes.core_set(cell))
@@ -64,7 +68,7 @@ def settings(cell: Cell, recipes: Recipes, overrides: Sequence[str]) -> Config:
         "metrics": {"port": -1},
     }
     try:
-        return configuration.apply(tree, [*keys, *overrides])
+        return configuration.apply(tree, [*assignments(cell.set), *overrides])
     except ConfigError as error:
         raise ConfigError(f"{cell.group.name}, arm {cell.arm.name}: {error}") from None
 
@@ -74,11 +78,14 @@ def run(
     recipes: Recipes,
     folder: Path,
     overrides: Sequence[str],
-    workers: int,
+    execute: Execute,
     console: Console,
 ) -> None:
-    """Make what the grid needs, then run it in ``folder``. Finished runs are left as they are,
-    unfinished ones go on. Raises RunFolderError if one was made with another configuration."""
+    """Make what the grid needs, then run one cell after the other in ``folder``.
+
+    Finished runs are left as they are, unfinished ones go on. Raises RunFolderError for a run that
+    was made with another configuration.
+    """
     recipes.root.mkdir(parents=True, exist_ok=True)
     for number, cell in enumerate(grid):
         with console.status(f"{number + 1}/{len(grid)} data and irreducible losses of {cell.name}"):
@@ -91,23 +98,21 @@ def run(
             continue
         title = f"{number + 1}/{len(grid)} {cell.name}"
         console.print(title, highlight=False)
-        _run_one(path, config, workers, console, title)
+        _run_one(path, config, execute, title)
 
 
-def _run_one(path: Path, config: Config, workers: int, console: Console, title: str) -> None:
+def _run_one(path: Path, config: Config, execute: Execute, title: str) -> None:
     resumed = (path / "config.toml").is_file()
     if resumed:
         _check_same(path, config)
         config = check_resume(path, None, [])
     inputs = open_inputs(config)
-    workers = workers if inputs.scoring.needs.forward else 0
-    check_servers(config, workers)
     if resumed:
         check_inputs(path, inputs.sha256)
         folder = RunFolder.resume(path)
     else:
         folder = RunFolder.create(path, inputs.config, inputs.sha256)
-    execute(inputs, folder, workers, console, title)
+    execute(inputs, folder, title)
     write_page(path)
 
 

@@ -1,8 +1,8 @@
 """What an experiment is: groups x arms x seeds in one TOML file, every key checked.
 
 A *group* is a setting in which arms are compared (a data set and a model), an *arm* is a method: a
-name and configuration keys, as in ``rhoctl train --set``. Data sets and irreducible losses are
-recipes: arguments of ``rhoctl data import`` and ``rhoctl il fit``.
+name and configuration keys, as in ``rhoctl train --set``. Recipes say how the data sets, the
+irreducible losses and the proxies are made that the groups and arms name.
 """
 
 from __future__ import annotations
@@ -35,17 +35,29 @@ Measure = Literal[
 
 
 class DataRecipe(Section):
-    """Arguments of ``rhoctl data import KIND SRC DST``."""
+    """A data set: ``options`` are those of ``importers.import_dataset(kind, src, dst, ...)``."""
 
     kind: str
     src: str = "auto"
-    args: list[str] = Field(default_factory=list)
+    options: dict[str, Any] = Field(default_factory=dict)
 
 
-class FitRecipe(Section):
-    """Arguments of ``rhoctl il fit --data D --out O``, or of ``rhoctl svp fit``."""
+class ProxyRecipe(Section):
+    """A small model and how it is trained; ``set`` are configuration keys of the fit."""
 
-    args: list[str]
+    model: str = "rhoselect.models:small_cnn"
+    set: dict[str, Scalar] = Field(default_factory=dict)
+    epochs: int = Field(5, ge=1)
+    batch: int = Field(64, ge=1)
+
+
+class IlRecipe(ProxyRecipe):
+    """Irreducible losses: of a model of the holdout, or cross-fitted in ``folds`` folds."""
+
+    epochs: int = Field(3, ge=1)
+    batch: int = Field(128, ge=1)
+    patience: int = Field(0, ge=0)
+    folds: int | None = Field(None, ge=2)
 
 
 class Group(Section):
@@ -121,8 +133,8 @@ class Spec(Section):
     seeds: list[int] = Field(default_factory=lambda: [0, 1, 2])
     shortened: str = Field(description="what was made smaller than in the paper")
     data: dict[str, DataRecipe]
-    il: dict[str, FitRecipe] = Field(default_factory=dict)
-    svp: dict[str, FitRecipe] = Field(default_factory=dict)
+    il: dict[str, IlRecipe] = Field(default_factory=dict)
+    svp: dict[str, ProxyRecipe] = Field(default_factory=dict)
     base: dict[str, Scalar] = Field(default_factory=dict)
     group: list[Group]
     arm: list[Arm]
@@ -191,22 +203,39 @@ def cells(spec: Spec, seeds: Sequence[int]) -> list[Cell]:
 
 
 def names(folder: Path) -> list[str]:
-    """Experiments in a folder."""
-    return sorted(path.stem for path in folder.glob("*.toml"))
+    """The experiments in ``folder``. Raises ConfigError if there are none."""
+    found = sorted(path.stem for path in folder.glob("*.toml"))
+    if not found:
+        reason = "has no experiments" if folder.is_dir() else "no such folder"
+        raise ConfigError(
+            f"--specs {folder}: {reason}; allowed a folder of .toml files, such as benchmarks/paper"
+            " in a checkout of rhoselect (an installed package does not contain it)"
+        )
+    return found
 
 
-def load(name: str, folder: Path) -> Spec:
-    """The experiment of that name in ``folder``, or in the TOML file ``name``. Raises ConfigError.
+def find(name: str, folder: Path) -> Path:
+    """The file of an experiment: ``name`` is a .toml file, or the name of one in ``folder``.
 
-    A name may be cut short where one experiment alone begins so, as in "table2".
+    A name may be cut short where one experiment alone begins so, as in "table2". Raises
+    ConfigError.
     """
-    path = Path(name) if name.endswith(".toml") else folder / f"{name}.toml"
-    if not path.is_file():
-        found = [n for n in names(folder) if n.startswith(f"{name}_")]
-        if len(found) != 1:
-            allowed = ", ".join(names(folder)) or f"none, as {folder} has no experiments"
-            raise ConfigError(f"experiment: got {name!r}, allowed a .toml file or one of {allowed}")
-        path = folder / f"{found[0]}.toml"
+    path = Path(name)
+    if path.suffix == ".toml" and path.is_file():
+        return path
+    everything = names(folder)
+    found = [n for n in everything if n == name] or [
+        n for n in everything if n.startswith(f"{name}_")
+    ]
+    if len(found) != 1:
+        raise ConfigError(
+            f"experiment: got {name!r}, allowed a .toml file or one of {', '.join(everything)}"
+        )
+    return folder / f"{found[0]}.toml"
+
+
+def load(path: Path) -> Spec:
+    """The experiment in a TOML file. Raises ConfigError."""
     try:
         tree = tomllib.loads(path.read_text())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

@@ -4,7 +4,7 @@ Start at ``import_dataset`` for a source of a known kind, at ``write_dataset`` f
 data set is ``rhoselect.data``; scorers and trainers need that alone and never import this package.
 """
 
-from rhoselect.importers.kinds import KINDS, import_dataset
+from rhoselect.importers.kinds import KINDS, check_options, import_dataset
 from rhoselect.importers.writer import write_dataset
 
-__all__ = ["KINDS", "import_dataset", "write_dataset"]
+__all__ = ["KINDS", "check_options", "import_dataset", "write_dataset"]

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
+
+from pydantic import TypeAdapter, ValidationError
 
 from rhoselect.data.arrow import ArrowDataset
 from rhoselect.data.manifest import Encoding, Pairs
@@ -47,6 +50,8 @@ READERS: Mapping[str, Callable[[Path, Options], Found]] = {
     "parquet": lambda path, o: Found(*read_parquet(path, o.shape, o.encoding is not None)),
 }
 KINDS = tuple(READERS)
+READING = frozenset(field.name for field in fields(Options))
+MIXING = frozenset(field.name for field in fields(Recipe))
 OF_FILES = ("cinic-10", "image-folder", "clothing-1m", "hugging-face", "webdataset")
 CIFAR_PAIRS: Pairs = ((9, 1), (2, 0), (4, 7), (3, 5), (5, 3))
 MNIST_PAIRS: Pairs = ((7, 1), (2, 7), (5, 6), (6, 5), (3, 8))
@@ -103,6 +108,29 @@ def import_dataset(
             **recipe,
         )
     return ArrowDataset.open(dst)
+
+
+def check_options(kind: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The keyword arguments of ``import_dataset`` from ``options`` as a file has them: lists become
+    tuples. Raises DataError for what the import would refuse before it reads anything.
+    """
+    unknown = set(options) - READING - MIXING
+    if unknown:
+        allowed = ", ".join(sorted(READING | MIXING))
+        raise DataError(f"options: got {', '.join(sorted(unknown))}, allowed {allowed}")
+    given = dict(options)
+    if given.get("noise_pairs") == "auto":
+        given["noise_pairs"] = _known_pairs(kind)
+    try:
+        reading = TypeAdapter(Options).validate_python({k: given[k] for k in READING & set(given)})
+        mixing = TypeAdapter(Recipe).validate_python({k: given[k] for k in MIXING & set(given)})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise DataError(f"{where}: got {first['input']!r}; {first['msg'].lower()}") from None
+    _check(kind, reading)
+    mixing.check()
+    return {**vars(reading), **vars(mixing)}
 
 
 def _known_pairs(kind: str) -> Pairs:

@@ -9,9 +9,12 @@ import typer
 from rich.console import Console
 
 from rhoselect.cli.commands import MOST_WORKERS
+from rhoselect.cli.run import check_servers, execute
 from rhoselect.errors import ConfigError
 from rhoselect.grids import document, runner, spec, table
 from rhoselect.grids.recipes import Recipes
+from rhoselect.inputs import RunInputs
+from rhoselect.trainer.runfolder import RunFolder
 
 app = typer.Typer(rich_markup_mode=None, help="Grids of runs: the paper's tables and figures.")
 SPECS = Path("benchmarks/paper")
@@ -28,10 +31,8 @@ def list_(specs: Specs = SPECS) -> None:
       rhoctl experiment list
     """
     console = Console(highlight=False, markup=False, soft_wrap=True)
-    if not spec.names(specs):
-        raise ConfigError(f"--specs {specs}: has no experiments, allowed a folder of .toml files")
     for name in spec.names(specs):
-        loaded = spec.load(f"{specs / name}.toml", specs)
+        loaded = spec.load(specs / f"{name}.toml")
         runs = len(spec.cells(loaded, loaded.seeds))
         console.print(f"{name:32} {runs:4} runs: {loaded.title}")
 
@@ -69,19 +70,26 @@ def run(
 
       rhoctl experiment run my.toml --data numpy=points.npz --resume
     """
-    loaded = spec.load(name, specs)
+    file = spec.find(name, specs)
+    loaded = spec.load(file)
     grid = spec.cells(loaded, loaded.seeds if seeds is None else _seeds(seeds))
     recipes = Recipes(loaded, out, None if data is None else _source(data))
-    folder = out / _stem(name, specs)
-    runner.check(grid, recipes, sets or [])
+    folder = out / file.stem
+    configs = runner.check(grid, recipes, sets or [])
     runner.check_runs(folder / "runs", resume)
     console = Console(highlight=False, markup=False, soft_wrap=True)
+
+    def train(inputs: RunInputs, folder: RunFolder, title: str) -> None:
+        execute(inputs, folder, workers if inputs.scoring.needs.forward else 0, console, title)
+
     if dry_run:
         for cell in grid:
             console.print(f"{folder / 'runs' / cell.name}")
         console.print(f"{len(grid)} runs; all configurations are valid")
         return
-    runner.run(grid, recipes, folder / "runs", sets or [], workers, console)
+    for config in configs:
+        check_servers(config, workers)
+    runner.run(grid, recipes, folder / "runs", sets or [], train, console)
     rows = document.write(loaded, grid, recipes, folder)
     console.width = max(console.width, 160)
     console.print(table.table(loaded.title, rows))
@@ -102,14 +110,6 @@ def report(
     """
     count = document.page(specs, runs, out)
     Console(highlight=False, markup=False).print(f"{out}: {count} experiments")
-
-
-def _stem(name: str, specs: Path) -> str:
-    """The experiment's full name, where ``name`` is cut short."""
-    if name.endswith(".toml"):
-        return Path(name).stem
-    whole = [found for found in spec.names(specs) if found == name]
-    return (whole or [found for found in spec.names(specs) if found.startswith(f"{name}_")])[0]
 
 
 def _seeds(text: str) -> list[int]:

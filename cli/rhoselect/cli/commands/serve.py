@@ -18,8 +18,8 @@ from rich.console import Console
 
 from rhoselect import config as configuration
 from rhoselect.cli.commands import MOST_WORKERS
-from rhoselect.cli.commands.train import check_servers
 from rhoselect.cli.display import Show, display
+from rhoselect.cli.run import check_servers
 from rhoselect.compute import keep_memory
 from rhoselect.config import Config, resolve
 from rhoselect.errors import ConfigError

@@ -3,30 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from rhoselect import config as configuration
 from rhoselect.cli.commands import MOST_WORKERS
-from rhoselect.cli.display import display
-from rhoselect.cli.signals import stopping
-from rhoselect.config import Config, resolve
+from rhoselect.cli.run import check_servers, execute
+from rhoselect.config import resolve
 from rhoselect.errors import ConfigError
 from rhoselect.inputs import RunInputs, open_inputs
-from rhoselect.metrics import announced, check_endpoint
-from rhoselect.queue.redis import check_server
-from rhoselect.runtime.local import run_serial
-from rhoselect.runtime.queue_address import check_cluster, queue_url
-from rhoselect.runtime.queue_server import find_server
-from rhoselect.runtime.run import Run
-from rhoselect.service.control import controlled
-from rhoselect.service.security import Security, check_address
+from rhoselect.metrics import check_endpoint
 from rhoselect.trainer.runfolder import (
     RunFolder,
     check_absent,
@@ -95,35 +84,6 @@ def train(
     )
 
 
-def execute(
-    inputs: RunInputs, folder: RunFolder, workers: int, console: Console, title: str
-) -> dict[str, Any]:
-    """Run to the end with a live display called ``title``; returns the summary.
-
-    Meanwhile others may steer the run. Raises RunStopped if they end it before its last step.
-    """
-
-    @contextmanager
-    def watch(run: Run) -> Iterator[None]:
-        show(run)
-        stopped_by_signal(run)
-        with controlled(run, inputs):
-            yield
-
-    say = partial(console.print, highlight=False, soft_wrap=True)
-    config = inputs.config
-    with (
-        announced(config.metrics, folder.path),
-        stopping(say) as stopped_by_signal,
-        display(console, title, config.trainer.steps) as show,
-    ):
-        if workers == 0:
-            return run_serial(inputs, folder, watch)
-        from rhoselect.runtime.ray.cluster import run_cluster
-
-        return run_cluster(inputs, folder, workers, watch)
-
-
 def _run_dir(run_dir: Path | None, config: Path | None, resume: bool) -> Path:
     if run_dir is not None:
         return run_dir
@@ -135,20 +95,6 @@ def _run_dir(run_dir: Path | None, config: Path | None, resume: bool) -> Path:
 
 def _create(path: Path, inputs: RunInputs) -> RunFolder:
     return RunFolder.create(path, inputs.config, inputs.sha256)
-
-
-def check_servers(settings: Config, workers: int) -> None:
-    """Raise QueueConfigError or ConfigError unless queue server and cluster can be had, and the
-    run's own service may be at its address."""
-    check_address(settings.service.address, Security.of_server(settings.service))
-    url = queue_url(settings.queue)
-    if workers == 0:
-        return
-    if url is not None:
-        check_server(url)
-    else:
-        find_server()
-    check_cluster(settings)
 
 
 def _plan(inputs: RunInputs, workers: int) -> str:

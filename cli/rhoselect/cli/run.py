@@ -1,0 +1,68 @@
+"""A run as the commands start it: with a display, with signals that stop it, with its services."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from rich.console import Console
+
+from rhoselect.cli.display import display
+from rhoselect.cli.signals import stopping
+from rhoselect.config import Config
+from rhoselect.inputs import RunInputs
+from rhoselect.metrics import announced
+from rhoselect.queue.redis import check_server
+from rhoselect.runtime.local import run_serial
+from rhoselect.runtime.queue_address import check_cluster, queue_url
+from rhoselect.runtime.queue_server import find_server
+from rhoselect.runtime.run import Run
+from rhoselect.service.control import controlled
+from rhoselect.service.security import Security, check_address
+from rhoselect.trainer.runfolder import RunFolder
+
+
+def check_servers(settings: Config, workers: int) -> None:
+    """Raise QueueConfigError or ConfigError unless the queue server and the cluster can be reached
+    and the run's own service may listen at its address."""
+    check_address(settings.service.address, Security.of_server(settings.service))
+    url = queue_url(settings.queue)
+    if workers == 0:
+        return
+    if url is not None:
+        check_server(url)
+    else:
+        find_server()
+    check_cluster(settings)
+
+
+def execute(
+    inputs: RunInputs, folder: RunFolder, workers: int, console: Console, title: str
+) -> dict[str, Any]:
+    """Train to the end, with a live display called ``title``; returns the summary.
+
+    Signals and the run's Control service can stop it. Raises RunStopped if it ends before its last
+    step.
+    """
+
+    @contextmanager
+    def watch(run: Run) -> Iterator[None]:
+        show(run)
+        stopped_by_signal(run)
+        with controlled(run, inputs):
+            yield
+
+    say = partial(console.print, highlight=False, soft_wrap=True)
+    config = inputs.config
+    with (
+        announced(config.metrics, folder.path),
+        stopping(say) as stopped_by_signal,
+        display(console, title, config.trainer.steps) as show,
+    ):
+        if workers == 0:
+            return run_serial(inputs, folder, watch)
+        from rhoselect.runtime.ray.cluster import run_cluster
+
+        return run_cluster(inputs, folder, workers, watch)
