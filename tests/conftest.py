@@ -164,9 +164,9 @@ def mixed_run(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def ray_session() -> Iterator[None]:
     """One Ray cluster for all runs of the session in this process; runs join it. Its processes find
     the modules beside this one."""
-    from rhoselect.runtime.ray.cluster import joined
+    from rhoselect.runtime.ray.cluster import ray_session
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
-        with joined("local", workers=5):
+        with ray_session("local", workers=5):
             yield

@@ -177,6 +177,6 @@ def test_paths_mean_the_same_on_every_node(
     monkeypatch.chdir(folder)
     relative = ["data.path=patches", "il.table=il.parquet"]
     given = configuration.load(tiny_config, relative)
-    assert placement.rooted(given) == configuration.load(tiny_config)
+    assert placement.absolute_paths(given) == configuration.load(tiny_config)
     remote = configuration.load(tiny_config, ["data.path=s3://bucket/set"])
-    assert placement.rooted(remote).data.path == "s3://bucket/set"
+    assert placement.absolute_paths(remote).data.path == "s3://bucket/set"

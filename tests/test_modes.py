@@ -13,7 +13,7 @@ import pytest
 from rhoselect import config as configuration
 from rhoselect.selector.windows import Windows
 from rhoselect.trainer.records import read_steps
-from rhoselect.types import Popped
+from rhoselect.types import TopK
 from threaded import CountedStream, run
 
 WINDOWS = [
@@ -82,7 +82,7 @@ def test_a_window_that_opens_late_stalls_nobody(
             assert asked[window].wait(30.0)
         open_(self, window)
 
-    def noted(self: Windows, window: int, k: int) -> Popped:
+    def noted(self: Windows, window: int, k: int) -> TopK:
         asked[window].set()
         return wait(self, window, k)
 

@@ -39,7 +39,7 @@ from rhoselect.snapshots.local import LocalStore
 from rhoselect.trainer.build import build_trainer
 from rhoselect.trainer.records import read_steps, selected_sha256, weights_sha256
 from rhoselect.trainer.runfolder import RunFolder
-from rhoselect.types import Batch, ForwardOutput, Popped
+from rhoselect.types import Batch, ForwardOutput, TopK
 
 SEED, CLASSES, STEPS, LR = 3, 6, 30, 0.01
 TRAIN, COPIES, N_B, n_b, CHUNK = 96, 4, 32, 4, 8
@@ -489,7 +489,7 @@ class CrashingQueue(MemoryQueue):
         super().__init__(lease_s=60)
         self._fatal = window
 
-    def pop(self, window: int, k: int, timeout_s: float, shortlist: bool = False) -> Popped | None:
+    def pop(self, window: int, k: int, timeout_s: float, shortlist: bool = False) -> TopK | None:
         if window == self._fatal:
             raise KeyboardInterrupt
         return super().pop(window, k, timeout_s, shortlist)

@@ -26,7 +26,7 @@ from rhoselect.snapshots.local import LocalStore
 from rhoselect.trainer.build import build_trainer
 from rhoselect.trainer.records import selected_sha256, weights_sha256
 from rhoselect.trainer.runfolder import RunFolder
-from rhoselect.types import Popped
+from rhoselect.types import TopK
 from support import CLASSES, made, rhoctl
 
 HASHES = ("selected_sha256", "weights_sha256")
@@ -129,7 +129,7 @@ def test_any_number_of_threads(tiny_config: Path, tmp_path: Path, il_weights: Pa
 class CrashingQueue(MemoryQueue):
     """A queue that stops the process when it is asked for window 13."""
 
-    def pop(self, window: int, k: int, timeout_s: float, shortlist: bool = False) -> Popped | None:
+    def pop(self, window: int, k: int, timeout_s: float, shortlist: bool = False) -> TopK | None:
         if window == 13:
             raise KeyboardInterrupt
         return super().pop(window, k, timeout_s, shortlist)

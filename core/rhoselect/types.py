@@ -66,7 +66,7 @@ class ChunkScores:
 
 
 @dataclass(frozen=True, slots=True)
-class Popped:
+class TopK:
     """The best of one complete window: score descending, then position ascending."""
 
     window: int

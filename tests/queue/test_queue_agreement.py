@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from queue_helpers import Backend, chunk_scores
 
 from rhoselect.queue import SelectionQueue
-from rhoselect.types import Popped, Ticket
+from rhoselect.types import Ticket, TopK
 
 windows = st.integers(0, 4)
 shortlist = np.array([70, 71, 72, 73, 74], np.uint64)
@@ -46,7 +46,7 @@ def run(queue: SelectionQueue, call: tuple[Any, ...]) -> object:
         start = (ticket.window * 3 + ticket.chunk) * 5
         args = [ticket, chunk_scores({start + i: s for i, s in enumerate(scores)}, [4][:bad])]
     result = getattr(queue, name)(*args)
-    if isinstance(result, Popped):
+    if isinstance(result, TopK):
         return result.window, result.version, result.positions.tolist(), result.scores.tolist()
     if isinstance(result, Ticket):
         return result, None if result.positions is None else result.positions.tolist()

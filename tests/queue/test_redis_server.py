@@ -11,7 +11,7 @@ from queue_helpers import chunk_scores, fill
 
 from rhoselect.errors import QueueConfigError, RunError, WaitError
 from rhoselect.queue.redis import RedisQueue, check_server, server_name
-from rhoselect.queue.redis.server import patiently
+from rhoselect.queue.redis.server import with_retries
 from rhoselect.runtime.queue_server import EmbeddedServer
 from servers import PASSWORD, free_port
 
@@ -51,10 +51,10 @@ def test_a_connection_that_tcp_gives_up_is_made_again() -> None:
             raise troubles.pop()
         return 7
 
-    assert patiently(call, "server", timeout_s=60.0) == 7
+    assert with_retries(call, "server", timeout_s=60.0) == 7
     troubles = [redis.TimeoutError("gone")]
     with pytest.raises(WaitError, match="server: lost for 0 s"):
-        patiently(call, "server", timeout_s=0.0)
+        with_retries(call, "server", timeout_s=0.0)
 
 
 def test_check_refuses_an_unreachable_server(tmp_path: Path) -> None:

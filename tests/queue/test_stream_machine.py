@@ -17,14 +17,14 @@ from hypothesis.stateful import (
 from queue_helpers import Backend, chunk_scores
 
 from rhoselect.queue import StreamQueue
-from rhoselect.types import Popped, Ticket
+from rhoselect.types import Ticket, TopK
 
 CHUNKS, CAPACITY, AHEAD, MAX_AGE = 2, 6, 2, 3
 
 
 def plain(result: object) -> object:
     """A result in a form that can be compared."""
-    if isinstance(result, Popped):
+    if isinstance(result, TopK):
         return result.version, result.positions.tolist(), result.scores.tolist()
     return result
 

@@ -15,7 +15,7 @@ from rhoselect.plan import Plan
 from rhoselect.queue.memory import MemoryQueue
 from rhoselect.selector import windows
 from rhoselect.selector.windows import Windows
-from rhoselect.types import Popped, Ticket
+from rhoselect.types import Ticket, TopK
 
 TIMEOUT_S, CHUNKS = 600.0, 4
 
@@ -27,7 +27,7 @@ class Slow(MemoryQueue):
         super().__init__(lease_s=1e9)
         self.seconds, self._todo = 0.0, list(range(pushes))
 
-    def pop(self, window: int, k: int, timeout_s: float, shortlist: bool = False) -> Popped | None:
+    def pop(self, window: int, k: int, timeout_s: float, shortlist: bool = False) -> TopK | None:
         if timeout_s:
             self.seconds += 400.0
             if self._todo:

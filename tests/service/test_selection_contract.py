@@ -26,7 +26,7 @@ from rhoselect.scorer.build import build_scorer
 from rhoselect.selector.build import build_session
 from rhoselect.service import blobs
 from rhoselect.service.channel import open_channel
-from rhoselect.service.errors import heard
+from rhoselect.service.errors import status_to_errors
 from rhoselect.service.security import Security
 from rhoselect.snapshots.local import LocalStore
 from rhoselect.trainer.runfolder import RunFolder
@@ -108,7 +108,7 @@ def test_calls_may_be_repeated(learner: Learner) -> None:
         learner.stub.Close(pb.CloseRequest(session=pb.Session(run_id="another", generation=1)))
     learner.stub.Close(pb.CloseRequest(session=learner.session))
     learner.stub.Close(pb.CloseRequest(session=learner.session))
-    with pytest.raises(FencedError), heard(""):
+    with pytest.raises(FencedError), status_to_errors(""):
         learner.next(1)
 
 
@@ -124,13 +124,13 @@ def test_calls_out_of_turn_are_refused_and_change_nothing(learner: Learner) -> N
         lambda: learner.stub.OpenRun(pb.OpenRunRequest(step=-1)),
     ]
     for call in wrong:
-        with pytest.raises(UserError, match="allowed"), heard(""):
+        with pytest.raises(UserError, match="allowed"), status_to_errors(""):
             call()
     first = learner.indices(0)
-    with pytest.raises(UserError, match="before its weights"), heard(""):
+    with pytest.raises(UserError, match="before its weights"), status_to_errors(""):
         learner.next(1)
     losses = pb.ReportRequest(session=learner.session, step=0, losses=[float("nan")] * 8)
-    with pytest.raises(UserError, match="finite"), heard(""):
+    with pytest.raises(UserError, match="finite"), status_to_errors(""):
         learner.stub.Report(losses)
     assert learner.indices(0) == first
 
@@ -152,7 +152,7 @@ def test_a_broken_snapshot_stream_started_again(learner: Learner) -> None:
     got_there.wait()
     call.cancel()
     held.set()
-    with pytest.raises(UserError, match="before its weights"), heard(""):
+    with pytest.raises(UserError, match="before its weights"), status_to_errors(""):
         learner.next(1)
     learner.publish(1)
     assert learner.indices(1) != expected
@@ -173,7 +173,7 @@ def test_of_two_snapshots_that_arrive_at_once_the_later_is_taken(learner: Learne
     got_there.wait()
     learner.publish(0)
     held.set()
-    with pytest.raises(UserError, match="another one began to arrive"), heard(""):
+    with pytest.raises(UserError, match="another one began to arrive"), status_to_errors(""):
         call.result()
     assert len(learner.indices(0)) == 8
 
@@ -213,7 +213,7 @@ def test_malformed_snapshots_are_refused(precise_learner: Learner) -> None:
         (ModelError, lambda: learner.send(0, save(other_shape))),
         (ModelError, lambda: learner.send(0, save(doubled))),
     ):
-        with pytest.raises(UserError) as caught, heard(""):
+        with pytest.raises(UserError) as caught, status_to_errors(""):
             call()
         assert type(caught.value) is kind
         assert "\n" not in str(caught.value)
@@ -243,7 +243,7 @@ def test_a_deadline_ends_the_call_and_not_the_work(learner: Learner) -> None:
     Gated.gate.clear()
     try:
         learner.publish(0)
-        with pytest.raises(WaitError, match="deadline"), heard(""):
+        with pytest.raises(WaitError, match="deadline"), status_to_errors(""):
             learner.next(0, timeout_s=0.3)
     finally:
         Gated.gate.set()
@@ -260,7 +260,7 @@ def test_a_newer_session_ends_the_older(run: RunInputs, channel: grpc.Channel) -
         with pytest.raises(grpc.RpcError) as caught:
             call()
         assert caught.value.code() is grpc.StatusCode.ABORTED
-        with pytest.raises(FencedError), heard(""):
+        with pytest.raises(FencedError), status_to_errors(""):
             call()
     newer.publish(0)
     assert len(newer.indices(0)) == 8

@@ -17,7 +17,7 @@ from rhoselect.inputs import RunInputs
 from rhoselect.protos import control_pb2 as pb
 from rhoselect.protos.control_pb2_grpc import ControlStub
 from rhoselect.service.connect import Target, channel_of
-from rhoselect.service.errors import heard
+from rhoselect.service.errors import status_to_errors
 from rhoselect.trainer.records import selected_sha256, weights_sha256
 from support import made, rhoctl
 
@@ -45,7 +45,7 @@ def test_in_one_process(tiny_config: Path, tmp_path: Path) -> None:
         assert scaled.code == 2
         assert "served with --workers 0" in scaled.err
         too_many = pytest.raises(UserError, match="got 4294967295, allowed 0 to 10000")
-        with channel_of(Target(str(folder))) as channel, too_many, heard(address):
+        with channel_of(Target(str(folder))) as channel, too_many, status_to_errors(address):
             ControlStub(channel).Scale(pb.ScaleRequest(workers=2**32 - 1))
     assert not (folder / "control.json").exists()
     assert rhoctl("status", folder).code == 2

@@ -16,7 +16,7 @@ from rhoselect.config import load, parse
 from rhoselect.config.operation import ServiceConfig
 from rhoselect.errors import ConfigError, FencedError, RhoError, ServiceError
 from rhoselect.service.channel import open_channel
-from rhoselect.service.errors import error_of, heard, told
+from rhoselect.service.errors import error_of, errors_to_status, status_to_errors
 from rhoselect.service.security import TOKEN_VARIABLE, Security, check_address
 from rhoselect.service.server import Host, Service
 
@@ -58,7 +58,7 @@ def test_only_who_has_the_token_gets_an_answer() -> None:
         assert not reached(host.address, Security(token=TOKEN + "s"))
         assert not reached(host.address, Security(token=""))
         channel = open_channel(host.address, Security())
-        with channel, pytest.raises(ConfigError, match="token"), heard(host.address):
+        with channel, pytest.raises(ConfigError, match="token"), status_to_errors(host.address):
             health(channel)
 
 
@@ -178,7 +178,7 @@ def kinds(kind: type[RhoError] = RhoError) -> list[type[RhoError]]:
 
 def test_every_exception_arrives_as_itself() -> None:
     async def fail(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
-        async with told(context):
+        async with errors_to_status(context):
             raise {kind.__name__: kind for kind in kinds()}[request.decode()](f"é {request!r}")
         return b""
 
@@ -200,5 +200,9 @@ def test_every_exception_arrives_as_itself() -> None:
             if issubclass(kind, FencedError):
                 assert caught.value.code() is grpc.StatusCode.ABORTED
     channel = open_channel(host.address, Security())
-    with channel, pytest.raises(ServiceError, match="cannot be reached"), heard(host.address):
+    with (
+        channel,
+        pytest.raises(ServiceError, match="cannot be reached"),
+        status_to_errors(host.address),
+    ):
         health(channel)

@@ -121,9 +121,9 @@ def _ray(config: Config) -> Iterator[Finding]:
         check_cluster(config)
         import ray.util.scheduling_strategies  # a second
 
-        from rhoselect.runtime.ray.cluster import joined
+        from rhoselect.runtime.ray.cluster import ray_session
 
-        with joined(config.cluster.address, workers=1):
+        with ray_session(config.cluster.address, workers=1):
             yield from _nodes(ray, config.cluster.address)
     except (RhoError, ImportError, OSError) as error:
         yield Finding("Ray", "broken", str(error), mend)

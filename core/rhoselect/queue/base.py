@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
-from rhoselect.types import ChunkScores, Popped, Positions, QueueStats, Stage, Ticket
+from rhoselect.types import ChunkScores, Positions, QueueStats, Stage, Ticket, TopK
 
 HELPERS = 10_000
 """Slots from here on are those of helpers, who have no lane of their own."""
@@ -71,7 +71,7 @@ class SelectionQueue(Protocol):
         """
         ...
 
-    def pop(self, window: int, k: int, timeout_s: float, shortlist: bool = False) -> Popped | None:
+    def pop(self, window: int, k: int, timeout_s: float, shortlist: bool = False) -> TopK | None:
         """The k best points of a stage of ``window`` once all its chunks are done; None after
         ``timeout_s``.
 
@@ -80,7 +80,7 @@ class SelectionQueue(Protocol):
         """
         ...
 
-    def peek(self, k: int) -> Popped | None:
+    def peek(self, k: int) -> TopK | None:
         """The k >= 1 best candidates, so far, of the lowest open window; None if none is open.
 
         A read, for people: in the order of ``pop``, without features.
@@ -159,15 +159,15 @@ class StreamQueue(Protocol):
         """
         ...
 
-    def take(self, k: int, timeout_s: float) -> Popped | None:
+    def take(self, k: int, timeout_s: float) -> TopK | None:
         """Remove and return the k >= 1 best points; None if there were not k within ``timeout_s``.
 
-        Order: score descending, then position ascending. ``Popped.version`` is the oldest one among
-        them, ``Popped.window`` -1.
+        Order: score descending, then position ascending. ``TopK.version`` is the oldest one among
+        them, ``TopK.window`` -1.
         """
         ...
 
-    def peek(self, k: int) -> Popped | None:
+    def peek(self, k: int) -> TopK | None:
         """As ``take``, but of what there is, and nothing is removed; None if there is nothing."""
         ...
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from rhoselect.queue.base import HELPERS, slices
-from rhoselect.types import ChunkScores, Popped, Positions, QueueStats, Stage, Ticket
+from rhoselect.types import ChunkScores, Positions, QueueStats, Stage, Ticket, TopK
 
 
 class _Name(NamedTuple):
@@ -135,7 +135,7 @@ class MemoryQueue:
             self._changed.notify_all()
             return True
 
-    def pop(self, window: int, k: int, timeout_s: float, shortlist: bool = False) -> Popped | None:
+    def pop(self, window: int, k: int, timeout_s: float, shortlist: bool = False) -> TopK | None:
         """See `SelectionQueue.pop`."""
         name = _Name(window, not shortlist)
         with self._changed:
@@ -148,7 +148,7 @@ class MemoryQueue:
         stage = self._stages.get(name)
         return stage is not None and len(stage.done) == stage.chunks
 
-    def peek(self, k: int) -> Popped | None:
+    def peek(self, k: int) -> TopK | None:
         """See `SelectionQueue.peek`."""
         with self._changed:
             name = min((name for name in self._stages if name.candidates), default=None)
@@ -212,7 +212,7 @@ class MemoryQueue:
             self._forget()
 
 
-def _best(window: int, version: int, done: list[ChunkScores], k: int) -> Popped:
+def _best(window: int, version: int, done: list[ChunkScores], k: int) -> TopK:
     """The k best of all points in ``done``: score descending, then position ascending."""
     positions = np.concatenate([scores.positions for scores in done])
     values = np.concatenate([scores.scores for scores in done]) + 0.0  # no -0.0: equal, one bit off
@@ -222,4 +222,4 @@ def _best(window: int, version: int, done: list[ChunkScores], k: int) -> Popped:
     if rows and len(order):
         assert sum(map(len, rows)) == len(positions), "features for some chunks only"
         features = np.concatenate(rows)[order]
-    return Popped(window, version, positions[order], values[order], features)
+    return TopK(window, version, positions[order], values[order], features)

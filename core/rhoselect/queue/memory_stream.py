@@ -6,7 +6,7 @@ from threading import Condition
 
 import numpy as np
 
-from rhoselect.types import ChunkScores, Popped, QueueStats, Stage, Ticket
+from rhoselect.types import ChunkScores, QueueStats, Stage, Ticket, TopK
 
 _Point = tuple[int, int]  # position, version
 
@@ -85,7 +85,7 @@ class MemoryStream:
         """All points: score descending, then position ascending, then version descending."""
         return sorted(self._points, key=lambda p: (-self._points[p], p[0], -p[1]))
 
-    def take(self, k: int, timeout_s: float) -> Popped | None:
+    def take(self, k: int, timeout_s: float) -> TopK | None:
         """See `StreamQueue.take`."""
         assert k >= 1
         with self._changed:
@@ -97,18 +97,16 @@ class MemoryStream:
                 del self._points[point]
             return popped
 
-    def peek(self, k: int) -> Popped | None:
+    def peek(self, k: int) -> TopK | None:
         """See `StreamQueue.peek`."""
         assert k >= 1
         with self._changed:
             return self._popped(self._best()[:k]) if self._points else None
 
-    def _popped(self, best: list[_Point]) -> Popped:
+    def _popped(self, best: list[_Point]) -> TopK:
         positions, versions = zip(*best, strict=True)
         scores = [self._points[point] for point in best]
-        return Popped(
-            -1, min(versions), np.array(positions, np.uint64), np.array(scores, np.float64)
-        )
+        return TopK(-1, min(versions), np.array(positions, np.uint64), np.array(scores, np.float64))
 
     def reap(self, worker: int | None = None) -> int:
         """See `StreamQueue.reap`."""

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from rhoselect.client.batch import Collate, SelectionBatch
-from rhoselect.client.local import local_backend, own_backend
+from rhoselect.client.local import local_backend, user_data_backend
 from rhoselect.client.remote import Remote
-from rhoselect.client.user_data import Losses, OwnPoints
+from rhoselect.client.user_data import Losses, UserPoints
 from rhoselect.errors import ConfigError, UserError
 from rhoselect.selector.session import check_tensors
 from rhoselect.service.security import Security
@@ -106,8 +106,8 @@ class SelectionClient:
             security = Security.of_client(*secured)
             self._backend = Remote(address, security, step, data, collate_fn, timeout_s)
         elif data is not None:
-            points = OwnPoints(data, collate_fn)
-            self._backend = own_backend(config or {}, model, points, *own, step)
+            points = UserPoints(data, collate_fn)
+            self._backend = user_data_backend(config or {}, model, points, *own, step)
         else:
             self._backend = local_backend(config or {}, step)
         try:

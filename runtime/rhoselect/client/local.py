@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rhoselect import config as configuration
 from rhoselect.client.batch import SelectionBatch
-from rhoselect.client.user_data import Losses, OwnPoints, OwnReplica, check_losses, own_scoring
+from rhoselect.client.user_data import Losses, UserPoints, UserReplica, check_losses, user_scoring
 from rhoselect.compute import repeatable, resolve_device
 from rhoselect.config import Config, resolve
 from rhoselect.data import SplitPoints
@@ -63,7 +63,7 @@ class Local:
     def _read(
         self, points: SplitPoints, picked: PickedPoints, device: torch.device
     ) -> tuple[Any, Tensor | None]:
-        if isinstance(points, OwnPoints):
+        if isinstance(points, UserPoints):
             return points.items(picked.indices, device)
         batch = points.read(picked.indices, device, picked.epochs)
         return batch.inputs, batch.labels
@@ -79,10 +79,10 @@ def local_backend(config: Path | str | Mapping[str, Any], step: int) -> Local:
     return _local(inputs, inputs.new_replica(device), step)
 
 
-def own_backend(
+def user_data_backend(
     config: Path | str | Mapping[str, Any],
     model: nn.Module,
-    points: OwnPoints,
+    points: UserPoints,
     losses: Losses | None,
     irreducible_losses: Any,
     step: int,
@@ -90,10 +90,10 @@ def own_backend(
     """Selection from a data set of the loop's own, by its own losses. Raises UserError."""
     settings = servable(resolve(_loaded(config, ["data.dataset=given:data"])))
     plan = open_plan(settings, points)
-    scoring = own_scoring(settings, losses, points, irreducible_losses)
+    scoring = user_scoring(settings, losses, points, irreducible_losses)
     check_first_step(settings, scoring, 0, step)
     device = resolve_device(settings.scorer.device, "scorer.device")
-    replica = OwnReplica(copy.deepcopy(model), settings, device, losses)
+    replica = UserReplica(copy.deepcopy(model), settings, device, losses)
     check_losses(replica, points)
     inputs = SelectionInputs(settings, points, plan, scoring, classes=0)
     return _local(inputs, replica, step)

@@ -19,7 +19,7 @@ from rhoselect.protos import selection_pb2 as pb
 from rhoselect.protos.selection_pb2_grpc import SelectionStub
 from rhoselect.service import blobs
 from rhoselect.service.channel import open_channel
-from rhoselect.service.errors import heard
+from rhoselect.service.errors import status_to_errors
 from rhoselect.service.security import Security
 
 OPEN_S = 60.0  # the session before may have scorers to stop
@@ -44,7 +44,7 @@ class Remote:
         self._stub = SelectionStub(self._channel)  # type: ignore[no-untyped-call]
         self._open = False
         try:
-            with heard(address):
+            with status_to_errors(address):
                 run = self._stub.OpenRun(pb.OpenRunRequest(step=step), timeout=OPEN_S)
             self._open, self._session = True, run.session
             self._first_index = run.first_index
@@ -100,7 +100,7 @@ class Remote:
         if self._open:
             self._open = False
             try:
-                with heard(self._address):
+                with status_to_errors(self._address):
                     self._stub.Close(pb.CloseRequest(session=self._session))
             except RunError:
                 pass
@@ -119,11 +119,11 @@ class Remote:
     def _again(self, call: Callable[[], _T]) -> _T:
         for pause_s in AGAIN_S:
             try:
-                with heard(self._address):
+                with status_to_errors(self._address):
                     return call()
             except ServiceError:
                 time.sleep(pause_s)
-        with heard(self._address):
+        with status_to_errors(self._address):
             return call()
 
 

@@ -28,7 +28,7 @@ BY_LOSS_ALONE = ("reducible_loss", "loss", "irreducible_loss", "uniform")
 CPU = torch.device("cpu")
 
 
-class OwnPoints(SplitPoints):
+class UserPoints(SplitPoints):
     """A map-style data set as one split; its items may be anything that ``join`` joins."""
 
     def __init__(self, data: Any, join: Collate) -> None:
@@ -49,7 +49,7 @@ class OwnPoints(SplitPoints):
         return collate(self._items, indices, self._join, device)
 
     def read(self, indices: Indices, device: torch.device, epochs: Indices | None = None) -> Batch:
-        """For ``OwnReplica`` alone: ``inputs`` are what ``items`` gives."""
+        """For ``UserReplica`` alone: ``inputs`` are what ``items`` gives."""
         return Batch(indices, cast(Tensor, self.items(indices, device)), torch.empty(0))
 
     def labels(self, indices: Indices) -> npt.NDArray[np.int64]:
@@ -64,7 +64,7 @@ class OwnPoints(SplitPoints):
         return None
 
 
-class OwnReplica(Replica):
+class UserReplica(Replica):
     """A replica whose losses the loop's own function computes: its output has nothing else."""
 
     def __init__(
@@ -106,7 +106,7 @@ def cross_entropy(model: nn.Module, batch: SelectionBatch) -> Tensor:
     return F.cross_entropy(model(batch.inputs).float(), batch.labels, reduction="none")
 
 
-def own_scoring(config: Config, losses: Losses | None, points: OwnPoints, il: Any) -> Scoring:
+def user_scoring(config: Config, losses: Losses | None, points: UserPoints, il: Any) -> Scoring:
     """The score function with the irreducible losses [N] given. Raises UserError."""
     name = config.selection.function
     function = get_function(name)
@@ -137,7 +137,7 @@ def own_scoring(config: Config, losses: Losses | None, points: OwnPoints, il: An
     return Scoring(function, IlTable(0, values, _GIVEN))
 
 
-def check_losses(replica: OwnReplica, points: OwnPoints) -> None:
+def check_losses(replica: UserReplica, points: UserPoints) -> None:
     """Raise ModelError unless the losses of two points can be computed."""
     indices = points.first(2)
     try:

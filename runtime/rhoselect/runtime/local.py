@@ -18,12 +18,12 @@ from rhoselect.trainer.build import build_trainer, run_trainer
 from rhoselect.trainer.control import TrainerControl
 from rhoselect.trainer.loop import Trainer
 from rhoselect.trainer.runfolder import RunFolder
-from rhoselect.types import Popped, QueueStats
+from rhoselect.types import QueueStats, TopK
 
 
 @dataclass(frozen=True)
 class SerialRun:
-    """A ``steering.Run`` without scorers."""
+    """A ``runtime.run.Run`` without scorers."""
 
     folder: RunFolder
     control: TrainerControl
@@ -55,7 +55,7 @@ class SerialRun:
         """See `Run.stats`."""
         return self.queue.stats()
 
-    def peek(self, k: int) -> Popped | None:
+    def peek(self, k: int) -> TopK | None:
         """See `Run.peek`."""
         return self.queue.peek(k)
 

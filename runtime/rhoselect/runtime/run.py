@@ -15,7 +15,7 @@ from rhoselect.snapshots import SnapshotReader
 from rhoselect.status import Status
 from rhoselect.trainer.control import REQUEST_S, Action, StopPoint
 from rhoselect.trainer.runfolder import RunFolder
-from rhoselect.types import Popped, QueueStats
+from rhoselect.types import QueueStats, TopK
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Run(Protocol):
         """A look at the queue."""
         ...
 
-    def peek(self, k: int) -> Popped | None:
+    def peek(self, k: int) -> TopK | None:
         """The queue's best k points: see `SelectionQueue.peek`."""
         ...
 

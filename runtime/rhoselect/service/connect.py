@@ -15,7 +15,7 @@ from rhoselect.errors import ConfigError, RunFolderError, ServiceError
 from rhoselect.protos import control_pb2 as pb
 from rhoselect.protos.control_pb2_grpc import ControlStub
 from rhoselect.service.channel import FILE_NAME, open_channel, pid_namespace
-from rhoselect.service.errors import heard
+from rhoselect.service.errors import status_to_errors
 from rhoselect.service.security import Security
 from rhoselect.trainer.control import REQUEST_S
 
@@ -79,7 +79,7 @@ def channel_of(target: Target) -> Iterator[grpc.Channel]:
         yield channel
 
 
-def looks(stub: ControlStub, interval_s: float) -> Iterator[pb.RunStatus]:
+def statuses(stub: ControlStub, interval_s: float) -> Iterator[pb.RunStatus]:
     """Looks at a run every ``interval_s`` seconds until it ends."""
     request = pb.WatchRequest(interval_s=interval_s)
     while True:
@@ -94,7 +94,7 @@ def looks(stub: ControlStub, interval_s: float) -> Iterator[pb.RunStatus]:
 
 @contextmanager
 def _talk(address: str, security: Security) -> Iterator[grpc.Channel]:
-    with heard(address), open_channel(address, security, DEADLINE_S) as channel:
+    with status_to_errors(address), open_channel(address, security, DEADLINE_S) as channel:
         yield channel
 
 
@@ -139,7 +139,7 @@ def _check_own(channel: grpc.Channel, entry: Entry, folder: Path) -> None:
     """Raise RunFolderError if the run of this folder is not who answers."""
     stub = ControlStub(channel)  # type: ignore[no-untyped-call]
     try:
-        with heard(entry.address):
+        with status_to_errors(entry.address):
             run_id = stub.Status(pb.StatusRequest()).status.run_id
         reason = "another run answers at its address"
     except ServiceError as error:

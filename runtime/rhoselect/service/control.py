@@ -26,7 +26,7 @@ from rhoselect.protos import control_pb2 as pb
 from rhoselect.protos import control_pb2_grpc
 from rhoselect.runtime.run import Run
 from rhoselect.service.channel import FILE_NAME, pid_namespace
-from rhoselect.service.errors import told
+from rhoselect.service.errors import errors_to_status
 from rhoselect.service.security import Security
 from rhoselect.service.server import Host, Service
 from rhoselect.service.snapshots import Snapshots
@@ -107,13 +107,13 @@ class Control(control_pb2_grpc.ControlServicer):
     async def Status(
         self, request: pb.StatusRequest, context: grpc.aio.ServicerContext
     ) -> pb.StatusResponse:
-        async with told(context):
+        async with errors_to_status(context):
             return pb.StatusResponse(status=await asyncio.to_thread(self._look))
 
     async def Watch(
         self, request: pb.WatchRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[pb.WatchResponse]:
-        async with told(context):
+        async with errors_to_status(context):
             interval_s = request.interval_s or 1.0
             if not interval_s >= SHORTEST_INTERVAL_S:
                 raise ConfigError(
@@ -127,42 +127,42 @@ class Control(control_pb2_grpc.ControlServicer):
     async def Pause(
         self, request: pb.PauseRequest, context: grpc.aio.ServicerContext
     ) -> pb.PauseResponse:
-        async with told(context):
+        async with errors_to_status(context):
             point = await self._request("pause", context)
             return pb.PauseResponse(step=point.step)
 
     async def Resume(
         self, request: pb.ResumeRequest, context: grpc.aio.ServicerContext
     ) -> pb.ResumeResponse:
-        async with told(context):
+        async with errors_to_status(context):
             await self._request("resume", context)
             return pb.ResumeResponse()
 
     async def Scale(
         self, request: pb.ScaleRequest, context: grpc.aio.ServicerContext
     ) -> pb.ScaleResponse:
-        async with told(context):
+        async with errors_to_status(context):
             await asyncio.to_thread(self._run.scale, request.workers)
             return pb.ScaleResponse()
 
     async def Checkpoint(
         self, request: pb.CheckpointRequest, context: grpc.aio.ServicerContext
     ) -> pb.CheckpointResponse:
-        async with told(context):
+        async with errors_to_status(context):
             point = await self._request("checkpoint", context)
             return pb.CheckpointResponse(step=point.step, path=str(point.checkpoint))
 
     async def Stop(
         self, request: pb.StopRequest, context: grpc.aio.ServicerContext
     ) -> pb.StopResponse:
-        async with told(context):
+        async with errors_to_status(context):
             point = await self._request("stop", context)
             return pb.StopResponse(step=point.step, path=str(point.checkpoint))
 
     async def PeekQueue(
         self, request: pb.PeekQueueRequest, context: grpc.aio.ServicerContext
     ) -> pb.PeekQueueResponse:
-        async with told(context):
+        async with errors_to_status(context):
             if not 1 <= request.k <= MOST_POINTS:
                 raise ConfigError(f"k: got {request.k}, allowed 1 to {MOST_POINTS}")
             return await asyncio.to_thread(self._peek, request.k)

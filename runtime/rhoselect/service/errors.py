@@ -47,7 +47,7 @@ CODES: dict[type[RhoError], grpc.StatusCode] = {
 
 
 @asynccontextmanager
-async def told(context: grpc.aio.ServicerContext) -> AsyncIterator[None]:
+async def errors_to_status(context: grpc.aio.ServicerContext) -> AsyncIterator[None]:
     """Around a server's answer: ends the call with the status of whatever RhoError comes out."""
     try:
         yield
@@ -56,7 +56,7 @@ async def told(context: grpc.aio.ServicerContext) -> AsyncIterator[None]:
 
 
 @contextmanager
-def heard(who: str) -> Iterator[None]:
+def status_to_errors(who: str) -> Iterator[None]:
     """Around a client's call to the service ``who``: raises what the server raised."""
     try:
         yield

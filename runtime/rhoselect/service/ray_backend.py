@@ -12,7 +12,7 @@ from rhoselect.config import Config
 from rhoselect.queue.redis import RedisQueue
 from rhoselect.runtime.ray.cluster import endpoints_of, scorers
 from rhoselect.runtime.ray.fleet import Fleet
-from rhoselect.service.served import Ends
+from rhoselect.service.served import Backends
 from rhoselect.trainer.runfolder import RunFolder
 
 HOW = "a new session, from a step that the loop has the weights of"
@@ -21,7 +21,7 @@ LOOK_S = 5.0  # for a look at the queue
 
 
 @contextmanager
-def on_ray(config: Config, folder: RunFolder, workers: int, url: str) -> Iterator[Ends]:
+def on_ray(config: Config, folder: RunFolder, workers: int, url: str) -> Iterator[Backends]:
     """``workers`` scorer actors on the cluster that this process has joined, a queue at ``url``."""
     with ExitStack() as stack:
         endpoints = endpoints_of(config, folder, url)
@@ -30,11 +30,15 @@ def on_ray(config: Config, folder: RunFolder, workers: int, url: str) -> Iterato
         queue = endpoints.queue(config, folder)
         assert isinstance(queue, RedisQueue), "only windows are served"
         stack.callback(queue.disconnect)
-        looks = endpoints.queue(config, folder, timeout_s=LOOK_S)
-        assert isinstance(looks, RedisQueue)
-        stack.callback(looks.disconnect)
-        yield Ends(
-            queue, endpoints.snapshots(writer=True), _Guard(folder, fleet), looks, scorers=fleet
+        status_queue = endpoints.queue(config, folder, timeout_s=LOOK_S)
+        assert isinstance(status_queue, RedisQueue)
+        stack.callback(status_queue.disconnect)
+        yield Backends(
+            queue,
+            endpoints.snapshots(writer=True),
+            _Guard(folder, fleet),
+            status_queue,
+            scorers=fleet,
         )
 
 

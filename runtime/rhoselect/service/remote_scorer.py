@@ -23,7 +23,7 @@ from rhoselect.runtime.machine import check_versions
 from rhoselect.runtime.queue_address import open_queue, queue_url
 from rhoselect.scorer.build import build_scorer
 from rhoselect.scorer.loop import Scorer
-from rhoselect.service.errors import heard
+from rhoselect.service.errors import status_to_errors
 from rhoselect.snapshots.grpc import GrpcStore
 
 PLACES = {"data.path", "il.table", "il.weights", "svp.table", "model.weights"}
@@ -45,7 +45,7 @@ def attach(
     would change scores and for other inputs than the run's, ServiceError if there is no such
     service.
     """
-    with heard(who):
+    with status_to_errors(who):
         attached = _stub(channel).Attach(pb.AttachRequest())
     check_versions("this machine", attached.versions)
     inputs = open_inputs(_own(attached, overrides))
@@ -111,7 +111,7 @@ def _beating(
         now, missed = attached, 0
         while now.session == attached.session and missed < MISSED and not stop.wait(BEAT_S):
             try:
-                with heard("the run"):
+                with status_to_errors("the run"):
                     now = stub.Attach(pb.AttachRequest(slot=now.slot))
                 scorer.share(now.slot, now.lanes)
                 missed = 0

@@ -22,7 +22,7 @@ from rhoselect.protos import selection_pb2 as pb
 from rhoselect.protos import selection_pb2_grpc
 from rhoselect.selector.session import Session
 from rhoselect.service import blobs
-from rhoselect.service.errors import told
+from rhoselect.service.errors import errors_to_status
 from rhoselect.service.server import Service
 
 NAME = pb.DESCRIPTOR.services_by_name["Selection"].full_name
@@ -50,7 +50,7 @@ class Selection(selection_pb2_grpc.SelectionServicer):
     async def OpenRun(
         self, request: pb.OpenRunRequest, context: grpc.aio.ServicerContext
     ) -> pb.OpenRunResponse:
-        async with told(context), self._changing:
+        async with errors_to_status(context), self._changing:
             held = _Held(self._open(request.step))
             answer = await held.begin()  # which fences the session before
             before, self._held = self._held, held
@@ -63,7 +63,7 @@ class Selection(selection_pb2_grpc.SelectionServicer):
         requests: AsyncIterator[pb.PublishSnapshotRequest],
         context: grpc.aio.ServicerContext,
     ) -> pb.PublishSnapshotResponse:
-        async with told(context):
+        async with errors_to_status(context):
             first = await anext(aiter(requests), None)
             if first is None or first.WhichOneof("part") != "header":
                 raise UserError("snapshot: got no header, allowed one as the first message")
@@ -80,7 +80,7 @@ class Selection(selection_pb2_grpc.SelectionServicer):
     async def NextBatch(
         self, request: pb.NextBatchRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[pb.NextBatchResponse]:
-        async with told(context):
+        async with errors_to_status(context):
             held = self._of(request.session)
             header, blob = await held.run(_next, held.session, request.step, request.with_inputs)
             yield pb.NextBatchResponse(header=header)
@@ -90,7 +90,7 @@ class Selection(selection_pb2_grpc.SelectionServicer):
     async def Report(
         self, request: pb.ReportRequest, context: grpc.aio.ServicerContext
     ) -> pb.ReportResponse:
-        async with told(context):
+        async with errors_to_status(context):
             held = self._of(request.session)
             losses = torch.tensor(request.losses, dtype=torch.float32)
             await held.run(held.session.report, request.step, losses)
@@ -99,7 +99,7 @@ class Selection(selection_pb2_grpc.SelectionServicer):
     async def Close(
         self, request: pb.CloseRequest, context: grpc.aio.ServicerContext
     ) -> pb.CloseResponse:
-        async with told(context), self._changing:
+        async with errors_to_status(context), self._changing:
             held = self._held
             if held is not None and held.name == request.session:
                 self._held = None

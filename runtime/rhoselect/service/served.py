@@ -19,41 +19,41 @@ from rhoselect.snapshots import SnapshotStore
 from rhoselect.status import Status
 from rhoselect.trainer.control import REQUEST_S, Action, StopPoint
 from rhoselect.trainer.runfolder import RunFolder
-from rhoselect.types import Popped, QueueStats
+from rhoselect.types import QueueStats, TopK
 
 
 class Scorers(Protocol):
-    """Those of a generation; ``fleet.Fleet`` is one. Thread-safe."""
+    """The scorers of a generation; ``fleet.Fleet`` is one. Thread-safe."""
 
     def workers(self) -> list[Worker]:
         """The scorers by slot."""
         ...
 
     def scale(self, workers: int) -> None:
-        """Have ``workers`` of them."""
+        """Start or end scorers until there are ``workers``."""
         ...
 
     def look(self) -> None:
-        """See how they are."""
+        """Ask each scorer for its state."""
         ...
 
 
 @dataclass(frozen=True)
-class Ends:
-    """What a generation stands on, and what tells whether it may go on. ``looks`` is its queue for
-    other threads; ``scorers`` are at the other ends of queue and snapshots, if there are any."""
+class Backends:
+    """The queue, snapshots, fence and scorers (None: none) of a generation. ``status_queue`` is its
+    queue for other threads."""
 
     queue: SelectionQueue
     snapshots: SnapshotStore
     fence: Fence
-    looks: SelectionQueue
+    status_queue: SelectionQueue
     scorers: Scorers | None = None
 
 
 @dataclass(frozen=True)
 class _Open:
     session: Session
-    ends: Ends
+    backends: Backends
 
 
 class NoControl:
@@ -68,7 +68,7 @@ class NoControl:
 
 
 class ServedRun:
-    """A ``steering.Run`` of ``count`` scorers: of the session that is open, if one is."""
+    """A ``runtime.run.Run`` of ``count`` scorers: of the session that is open, if one is."""
 
     stores = None
 
@@ -82,9 +82,9 @@ class ServedRun:
         self._last = Status(0)
 
     @contextmanager
-    def during(self, folder: RunFolder, session: Session, ends: Ends) -> Iterator[None]:
+    def watching(self, folder: RunFolder, session: Session, backends: Backends) -> Iterator[None]:
         """Look at this session until the block ends, or a newer one is there."""
-        self.folder, self._open = folder, _Open(session, ends)
+        self.folder, self._open = folder, _Open(session, backends)
         try:
             yield
         finally:
@@ -92,10 +92,10 @@ class ServedRun:
             if self.folder is folder:
                 self._open = None
 
-    def tend(self) -> None:
+    def poll(self) -> None:
         """See how the scorers are: to be called every second or more often."""
-        if (now := self._open) and now.ends.scorers is not None:
-            now.ends.scorers.look()
+        if (now := self._open) and now.backends.scorers is not None:
+            now.backends.scorers.look()
 
     @property
     def latest(self) -> Status:
@@ -108,7 +108,7 @@ class ServedRun:
 
     def workers(self) -> list[Worker]:
         """See `Run.workers`; none between sessions."""
-        scorers = now.ends.scorers if (now := self._open) else None
+        scorers = now.backends.scorers if (now := self._open) else None
         return [] if scorers is None else scorers.workers()
 
     def scale(self, workers: int) -> None:
@@ -122,18 +122,18 @@ class ServedRun:
             )
         with self.changing:
             self.count = workers
-            if (now := self._open) and now.ends.scorers is not None:
+            if (now := self._open) and now.backends.scorers is not None:
                 try:
-                    now.ends.scorers.scale(workers)
+                    now.backends.scorers.scale(workers)
                 finally:
                     now.session.share(workers)
 
     def stats(self) -> QueueStats:
         """See `Run.stats`."""
         if now := self._open:
-            return now.ends.looks.stats()
+            return now.backends.status_queue.stats()
         return QueueStats(windows=0, waiting=0, leased=0, points=0, oldest_version=None)
 
-    def peek(self, k: int) -> Popped | None:
+    def peek(self, k: int) -> TopK | None:
         """See `Run.peek`."""
-        return now.ends.looks.peek(k) if (now := self._open) else None
+        return now.backends.status_queue.peek(k) if (now := self._open) else None

@@ -72,7 +72,7 @@ class Host:
         self._end()
 
     async def _start(self) -> grpc.aio.Server:
-        server = grpc.aio.server(interceptors=[_Gate(self.security)], options=OPTIONS)
+        server = grpc.aio.server(interceptors=[_TokenCheck(self.security)], options=OPTIONS)
         states = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(states, server)
         names = [service.name for service in self._services]
@@ -132,7 +132,7 @@ def _check_free(address: str) -> None:
     socket.create_server((host.strip("[]"), int(port)), family=family).close()
 
 
-class _Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+class _TokenCheck(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     """Lets in who has the token, before a byte of the request is read."""
 
     def __init__(self, security: Security) -> None:

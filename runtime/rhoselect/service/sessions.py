@@ -16,23 +16,23 @@ from rhoselect.selector.session import check_first_step
 from rhoselect.selector.windows import lanes
 from rhoselect.service.blobs import to_specs
 from rhoselect.service.selection import Open, Opened
-from rhoselect.service.served import Ends, ServedRun
+from rhoselect.service.served import Backends, ServedRun
 from rhoselect.snapshots.local import LocalStore
 from rhoselect.trainer.runfolder import RunFolder
 
-Backends = Callable[[RunFolder, int], AbstractContextManager[Ends]]
+MakeBackends = Callable[[RunFolder, int], AbstractContextManager[Backends]]
 """Makes what a generation with so many scorers stands on."""
 
 
 @contextmanager
-def in_process(config: Config, folder: RunFolder, workers: int) -> Iterator[Ends]:
+def in_process(config: Config, folder: RunFolder, workers: int) -> Iterator[Backends]:
     """Without other scorers than this process."""
     assert workers == 0, "nobody else scores here"
     queue = MemoryQueue(config.queue.lease_s)
-    yield Ends(queue, LocalStore(), folder, looks=queue)
+    yield Backends(queue, LocalStore(), folder, status_queue=queue)
 
 
-def sessions(inputs: RunInputs, run: ServedRun, backends: Backends) -> Open:
+def sessions(inputs: RunInputs, run: ServedRun, make_backends: MakeBackends) -> Open:
     """What opens sessions in the folder of ``run``, which then looks at them."""
     config, metrics = inputs.config, Metrics()
     metrics.serve(config.metrics, run.folder.path, "trainer")
@@ -43,14 +43,16 @@ def sessions(inputs: RunInputs, run: ServedRun, backends: Backends) -> Open:
         with ExitStack() as stack:
             with run.changing:
                 folder, count = RunFolder.resume(run.folder.path), run.count
-                ends = stack.enter_context(backends(folder, count))
-                stack.callback(ends.snapshots.close)
-                queue, snapshots = ends.queue, ends.snapshots
+                backends = stack.enter_context(make_backends(folder, count))
+                stack.callback(backends.snapshots.close)
+                queue, snapshots = backends.queue, backends.snapshots
                 share = lanes(config, count)
                 scorer = build_scorer(inputs, count, share, queue, snapshots, metrics)
-                session = build_session(inputs, scorer, queue, snapshots, ends.fence, count, step)
+                session = build_session(
+                    inputs, scorer, queue, snapshots, backends.fence, count, step
+                )
                 stack.callback(session.close)
-                stack.enter_context(run.during(folder, session, ends))
+                stack.enter_context(run.watching(folder, session, backends))
             answer = pb.OpenRunResponse(
                 session=pb.Session(run_id=folder.run_id, generation=folder.generation),
                 steps=config.trainer.steps,

@@ -23,7 +23,7 @@ from rhoselect.runtime.machine import versions
 from rhoselect.runtime.run import Run
 from rhoselect.selector.windows import lanes
 from rhoselect.service import blobs
-from rhoselect.service.errors import told
+from rhoselect.service.errors import errors_to_status
 from rhoselect.service.server import Service
 from rhoselect.snapshots import SnapshotReader
 from rhoselect.snapshots.base import Pieces
@@ -64,7 +64,7 @@ class Snapshots(snapshots_pb2_grpc.SnapshotsServicer):
     async def Attach(
         self, request: pb.AttachRequest, context: grpc.aio.ServicerContext
     ) -> pb.AttachResponse:
-        async with told(context):
+        async with errors_to_status(context):
             config = self._inputs.config
             self._check_open()
             if request.HasField("slot") and request.slot < HELPERS:
@@ -84,7 +84,7 @@ class Snapshots(snapshots_pb2_grpc.SnapshotsServicer):
     async def Load(
         self, request: pb.LoadRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[pb.LoadResponse]:
-        async with told(context):
+        async with errors_to_status(context):
             self._check(request.session, request.timeout_seconds)
             look = partial(self._pack, request.version, request.timeout_seconds)
             packed = await self._with_store(look)
@@ -97,7 +97,7 @@ class Snapshots(snapshots_pb2_grpc.SnapshotsServicer):
     async def Newest(
         self, request: pb.NewestRequest, context: grpc.aio.ServicerContext
     ) -> pb.NewestResponse:
-        async with told(context):
+        async with errors_to_status(context):
             self._check(request.session, request.timeout_seconds)
             newest = await self._with_store(lambda store: store.newest(request.timeout_seconds))
             return pb.NewestResponse(version=newest)

@@ -14,7 +14,7 @@ from rhoselect.selection.interface import State
 from rhoselect.selection.scoring import order
 from rhoselect.selector.rescorer import Rescorer
 from rhoselect.selector.source import Source
-from rhoselect.types import Indices, Popped, Positions
+from rhoselect.types import Indices, Positions, TopK
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Picker:
         if self._by_scorers and step < self._config.trainer.steps:
             self._source.prepost(step, self.wanted())
 
-    def pick(self, popped: Popped, step: int, state: State) -> PickedPoints:
+    def pick(self, popped: TopK, step: int, state: State) -> PickedPoints:
         """The batch of step ``step``. Raises WindowError if fewer than n_b points have finite
         scores."""
         best, n_b = self._shortlist(popped), self._config.selection.n_b
@@ -72,7 +72,7 @@ class Picker:
         epochs = self._plan.epochs(popped.positions[rows])
         return PickedPoints(refined.indices[rows], epochs, refined.scores[rows].tolist(), weights)
 
-    def _refine(self, popped: Popped, step: int, state: State) -> Popped:
+    def _refine(self, popped: TopK, step: int, state: State) -> TopK:
         """The shortlist under the weights of now; points with non-finite scores are dropped."""
         if self._by_scorers:
             return self._source.rescore(step, step, popped.positions)
@@ -80,7 +80,7 @@ class Picker:
         scores, features = self._rescorer.fresh(popped.positions, state)
         rows = np.flatnonzero(np.isfinite(scores))
         rows = rows[order(popped.positions[rows], scores[rows])]
-        return Popped(
+        return TopK(
             step,
             step,
             popped.positions[rows],
@@ -88,7 +88,7 @@ class Picker:
             None if features is None else features[rows],
         )
 
-    def _shortlist(self, popped: Popped) -> Shortlist:
+    def _shortlist(self, popped: TopK) -> Shortlist:
         return Shortlist(self._indices(popped.positions), popped.scores, popped.features)
 
     def _too_few(self, window: int, got: int, dropped: Indices) -> WindowError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from rhoselect.types import Popped, Positions
+from rhoselect.types import Positions, TopK
 
 
 class Source(Protocol):
@@ -20,7 +20,7 @@ class Source(Protocol):
         """Have one window more scored, now that ``window`` becomes a step."""
         ...
 
-    def wait(self, window: int, k: int) -> Popped:
+    def wait(self, window: int, k: int) -> TopK:
         """The best k candidates for step ``window``. Raises WaitError after queue.timeout_s."""
         ...
 
@@ -29,7 +29,7 @@ class Source(Protocol):
         weights for it are published, so that scorers find both."""
         ...
 
-    def rescore(self, window: int, version: int, positions: Positions) -> Popped:
+    def rescore(self, window: int, version: int, positions: Positions) -> TopK:
         """``positions`` [N] scored again with ``version``, by the scorers and this process."""
         ...
 

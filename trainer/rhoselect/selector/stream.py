@@ -20,7 +20,7 @@ from rhoselect.metrics import Metrics
 from rhoselect.queue import StreamQueue
 from rhoselect.scorer.loop import Scorer
 from rhoselect.selector.fence import Fence
-from rhoselect.types import Popped, Positions, QueueStats
+from rhoselect.types import Positions, QueueStats, TopK
 
 RESEND_S = 1.0
 LOOK_S = 1.0  # between looks at the queue for the metrics
@@ -85,7 +85,7 @@ class Stream:
         """None are kept."""
         return []
 
-    def wait(self, window: int, k: int) -> Popped:
+    def wait(self, window: int, k: int) -> TopK:
         """The best k points there are; fewer, but n_b at least, if the scorers cannot keep up."""
         started, scored_s = time.monotonic(), 0.0
         popped = self._queue.take(k, 0)
@@ -118,5 +118,5 @@ class Stream:
     def prepost(self, window: int, k: int) -> None:
         raise AssertionError("the trainer re-scores by itself here")
 
-    def rescore(self, window: int, version: int, positions: Positions) -> Popped:
+    def rescore(self, window: int, version: int, positions: Positions) -> TopK:
         raise AssertionError("the trainer re-scores by itself here")

@@ -24,7 +24,7 @@ from rhoselect.metrics import Metrics
 from rhoselect.queue import SelectionQueue
 from rhoselect.scorer.loop import Scorer
 from rhoselect.selector.fence import Fence
-from rhoselect.types import Popped, Positions, QueueStats
+from rhoselect.types import Positions, QueueStats, TopK
 
 RESEND_S = 1.0
 LOOK_S = 1.0  # between looks at the queue for the metrics
@@ -56,7 +56,7 @@ class Windows:
         self._background: deque[Future[None]] = deque()
         self._opening: dict[int, Future[None]] = {}
         self._opened_to = 0
-        self._preposted: dict[int, Popped] = {}
+        self._preposted: dict[int, TopK] = {}
         self._looked = -math.inf
 
     def open_from(self, window: int) -> None:
@@ -118,7 +118,7 @@ class Windows:
         """Positions of ``window`` whose score was NaN or infinite, ascending."""
         return self._queue.rejected(window)
 
-    def wait(self, window: int, k: int) -> Popped:
+    def wait(self, window: int, k: int) -> TopK:
         """The best k candidates of a window. Raises WaitError if no scores come within
         queue.timeout_s."""
         if window in self._opening:
@@ -139,7 +139,7 @@ class Windows:
             self._preposted = {window: popped}
             self._post(window, window, popped.positions)
 
-    def rescore(self, window: int, version: int, positions: Positions) -> Popped:
+    def rescore(self, window: int, version: int, positions: Positions) -> TopK:
         """``positions`` [N] of a window scored again, with ``version``, by all who score."""
 
         def post() -> None:
@@ -160,10 +160,10 @@ class Windows:
     def _wait(
         self,
         window: int,
-        pop: Callable[[float], Popped | None],
+        pop: Callable[[float], TopK | None],
         post: Callable[[], None],
         score: Callable[[], bool],
-    ) -> Popped:
+    ) -> TopK:
         while self._background and self._background[0].done():
             self._background.popleft().result()
         started, scored_s = time.monotonic(), 0.0

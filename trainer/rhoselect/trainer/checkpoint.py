@@ -94,7 +94,7 @@ def load(path: Path) -> Checkpoint:
         if _sha256(metadata["progress"], tensors) != metadata["sha256"]:
             raise ValueError("its hash is not that of its contents")
         progress = TypeAdapter(Progress).validate_json(metadata["progress"])
-        return _sorted_out(progress, tensors)
+        return _split_by_kind(progress, tensors)
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise RunFolderError(
@@ -102,7 +102,7 @@ def load(path: Path) -> Checkpoint:
         ) from None
 
 
-def _sorted_out(progress: Progress, tensors: Mapping[str, Tensor]) -> Checkpoint:
+def _split_by_kind(progress: Progress, tensors: Mapping[str, Tensor]) -> Checkpoint:
     """The parts of a checkpoint, whose names begin with their kind."""
     learner: dict[str, Tensor] = {}
     state: dict[str, Tensor] = {}

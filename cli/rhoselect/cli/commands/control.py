@@ -15,7 +15,7 @@ from rhoselect.cli import dashboard
 from rhoselect.cli.commands import MOST_WORKERS
 from rhoselect.cli.commands.running import Running, on_running_run
 from rhoselect.protos import control_pb2 as pb
-from rhoselect.service.connect import control_of, looks
+from rhoselect.service.connect import control_of, statuses
 
 
 @on_running_run
@@ -47,7 +47,7 @@ def watch(
     """
     console = Console()
     with suppress(KeyboardInterrupt), control_of(run.target) as stub:
-        found = looks(stub, interval_s)
+        found = statuses(stub, interval_s)
         if console.is_terminal and not run.as_json:
             _dashboard(console, found)
             return

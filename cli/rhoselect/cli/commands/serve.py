@@ -33,7 +33,7 @@ from rhoselect.service.security import Security, check_address
 from rhoselect.service.selection import Selection
 from rhoselect.service.served import ServedRun
 from rhoselect.service.server import Host
-from rhoselect.service.sessions import Backends, in_process, sessions
+from rhoselect.service.sessions import MakeBackends, in_process, sessions
 from rhoselect.trainer.runfolder import RunFolder, check_absent, check_inputs, check_resume
 
 TEND_S = 0.5
@@ -118,10 +118,10 @@ def serving(
     keep_memory()
     with ExitStack() as stack:
         run = ServedRun(path, workers)
-        backends: Backends = partial(in_process, config)
-        tends = [run.tend]
+        backends: MakeBackends = partial(in_process, config)
+        tends = [run.poll]
         if workers:
-            from rhoselect.runtime.ray.cluster import joined
+            from rhoselect.runtime.ray.cluster import ray_session
             from rhoselect.service.ray_backend import on_ray
 
             url = queue_url(config.queue)
@@ -130,7 +130,7 @@ def serving(
                 server = stack.enter_context(EmbeddedServer(log))
                 url = server.url
                 tends.append(server.revive)
-            stack.enter_context(joined(config.cluster.address, workers))
+            stack.enter_context(ray_session(config.cluster.address, workers))
             backends = partial(on_ray, config, url=url)
         selection, control = Selection(sessions(inputs, run, backends)), Control(run, inputs)
         services = [selection.service, control.service]

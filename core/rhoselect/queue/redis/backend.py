@@ -19,7 +19,7 @@ from rhoselect.queue.redis.packing import (
     unpack_positions,
     unpack_scores,
 )
-from rhoselect.types import ChunkScores, Popped, Positions, QueueStats, Stage, Ticket
+from rhoselect.types import ChunkScores, Positions, QueueStats, Stage, Ticket, TopK
 
 _SCRIPTS = ("open", "claim", "push", "pop", "close", "reap")
 
@@ -101,7 +101,7 @@ class RedisQueue:
         ]
         return bool(self._link.run("push", keys, args))
 
-    def pop(self, window: int, k: int, timeout_s: float, shortlist: bool = False) -> Popped | None:
+    def pop(self, window: int, k: int, timeout_s: float, shortlist: bool = False) -> TopK | None:
         """See `SelectionQueue.pop`."""
         number = stage(window, shortlist)
         here = self._keys.stage(number)
@@ -114,9 +114,9 @@ class RedisQueue:
         features = None
         if rows:
             features = np.frombuffer(rows, "<f4").astype(np.float32).reshape(len(positions), -1)
-        return Popped(window, int(version), positions, unpack_scores(scores), features)
+        return TopK(window, int(version), positions, unpack_scores(scores), features)
 
-    def peek(self, k: int) -> Popped | None:
+    def peek(self, k: int) -> TopK | None:
         """See `SelectionQueue.peek`."""
         assert k >= 1
         stages = self._open_stages()
@@ -124,12 +124,12 @@ class RedisQueue:
         if number is None:
             return None
         members, scores = self._link.best(self._keys.stage(number).scores, k)
-        return Popped(number // 2, stages[number], unpack_positions(members), scores)
+        return TopK(number // 2, stages[number], unpack_positions(members), scores)
 
     def rejected(self, window: int) -> list[int]:
         """See `SelectionQueue.rejected`."""
         keys = [self._keys.stage(stage(window, shortlist)).rejected for shortlist in (True, False)]
-        packed: Any = self._link.patiently(lambda: self._link.client.sunion(keys))
+        packed: Any = self._link.with_retries(lambda: self._link.client.sunion(keys))
         return sorted(unpack_positions(b"".join(packed)).tolist())
 
     def close(self, window: int) -> None:
@@ -140,7 +140,7 @@ class RedisQueue:
         below = self._link.run("close", keys, [last, self._expiry_ms])
         if below:  # only after a trainer that skipped windows
             names = list(chain.from_iterable(k.stage(int(number)).all() for number in below))
-            self._link.patiently(lambda: self._link.client.unlink(*names))
+            self._link.with_retries(lambda: self._link.client.unlink(*names))
 
     def reap(self, worker: int | None = None) -> int:
         """See `SelectionQueue.reap`."""
@@ -163,7 +163,7 @@ class RedisQueue:
                     pipe.zcard(k.stage(number).scores)
                 return pipe.execute()
 
-        counters, waiting, leased, memory, *points = self._link.patiently(look)
+        counters, waiting, leased, memory, *points = self._link.with_retries(look)
         return QueueStats(
             windows=len({number // 2 for number in stages}),
             waiting=waiting,
@@ -179,7 +179,7 @@ class RedisQueue:
         """See `SelectionQueue.destroy`."""
         names = [self._keys.stage(number).all() for number in self._open_stages()]
         keys = [*self._keys.run(), *chain.from_iterable(names)]
-        self._link.patiently(lambda: self._link.client.unlink(*keys))
+        self._link.with_retries(lambda: self._link.client.unlink(*keys))
 
     def disconnect(self) -> None:
         """Close this process's connections; the queue itself stays."""
@@ -188,5 +188,5 @@ class RedisQueue:
     def _open_stages(self) -> dict[int, int]:
         """Open stage -> version."""
         client, key = self._link.client, self._keys.stages
-        entries = self._link.patiently(lambda: client.hgetall(key))
+        entries = self._link.with_retries(lambda: client.hgetall(key))
         return {int(number): int(entry.split()[0]) for number, entry in entries.items()}

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import numpy as np
 from redis.exceptions import NoScriptError, ReadOnlyError, ResponseError
 
-from rhoselect.queue.redis.server import connect, patiently, server_name
+from rhoselect.queue.redis.server import connect, server_name, with_retries
 from rhoselect.types import Scores
 
 SLICE_S = 1.0
@@ -45,9 +45,9 @@ class Link:
         }
         self._idle: list[Any] = []  # connections; as many as there were calls at once
 
-    def patiently(self, call: Callable[[], _T]) -> _T:
-        """``call()``, which may go on while the server is away: see `server.patiently`."""
-        return patiently(call, self._name, self._timeout_s)
+    def with_retries(self, call: Callable[[], _T]) -> _T:
+        """``call()``, which may go on while the server is away: see `server.with_retries`."""
+        return with_retries(call, self._name, self._timeout_s)
 
     def run(self, script: str, keys: Sequence[str], args: Args) -> Any:
         """Run a script; it is loaded again where the server has lost it."""
@@ -55,7 +55,7 @@ class Link:
 
     def best(self, key: str, k: int) -> tuple[bytes, Scores]:
         """The k >= 1 last members of a sorted set, backwards, joined, and their scores."""
-        found: Any = self.patiently(
+        found: Any = self.with_retries(
             lambda: self.client.zrange(key, 0, k - 1, desc=True, withscores=True)
         )
         members = b"".join(member for member, _ in found)
@@ -90,12 +90,12 @@ class Link:
                 self._send(_pack([b"SCRIPT", b"LOAD", self._sources[script]]))
                 return self._send(packed)
 
-        return self.patiently(call)
+        return self.with_retries(call)
 
     def _block(self, bell: str, last: bytes, seconds: float) -> None:
         milliseconds = b"%d" % (1 + int(1000 * seconds))  # 0 would be for ever
         packed = _pack([b"XREAD", b"BLOCK", milliseconds, b"STREAMS", bell.encode(), last])
-        self.patiently(lambda: self._send(packed))
+        self.with_retries(lambda: self._send(packed))
 
     def _send(self, packed: bytes) -> Any:
         """The answer to a packed command."""

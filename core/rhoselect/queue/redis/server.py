@@ -64,7 +64,7 @@ def _malformed() -> QueueConfigError:
 def connect(url: str, timeout_s: float) -> redis.Redis:
     """A client that connects when first used; a server silent for ``timeout_s`` counts as lost.
 
-    It does not retry by itself: `patiently` does, by the clock.
+    It does not retry by itself: `with_retries` does, by the clock.
     """
     server_name(url)
     try:
@@ -79,7 +79,7 @@ def connect(url: str, timeout_s: float) -> redis.Redis:
         raise _malformed() from None
 
 
-def patiently(call: Callable[[], _T], name: str, timeout_s: float) -> _T:
+def with_retries(call: Callable[[], _T], name: str, timeout_s: float) -> _T:
     """``call()``, repeated for up to ``timeout_s`` while the server ``name`` cannot be reached, or
     is a replica since a failover.
 

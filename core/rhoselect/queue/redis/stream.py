@@ -11,7 +11,7 @@ from typing import Any
 from rhoselect.queue.redis.keys import StreamKeys
 from rhoselect.queue.redis.link import Args, Link
 from rhoselect.queue.redis.packing import pack_aged_points, unpack_aged, unpack_scores
-from rhoselect.types import ChunkScores, Popped, QueueStats, Stage, Ticket
+from rhoselect.types import ChunkScores, QueueStats, Stage, Ticket, TopK
 
 _SCRIPTS = ("stream_advance", "stream_claim", "stream_push", "stream_take")
 
@@ -73,7 +73,7 @@ class RedisStream:
         args: Args = [ticket.version, *bounds, len(scores.rejected), points]
         return bool(self._link.run("stream_push", keys, args))
 
-    def take(self, k: int, timeout_s: float) -> Popped | None:
+    def take(self, k: int, timeout_s: float) -> TopK | None:
         """See `StreamQueue.take`."""
         assert k >= 1
         keys = [self._keys.progress, self._keys.scores, self._keys.ages, self._keys.ready]
@@ -81,16 +81,16 @@ class RedisStream:
         if found is None:
             return None
         positions, versions = unpack_aged(found[0])
-        return Popped(-1, int(versions.min()), positions, unpack_scores(found[1]))
+        return TopK(-1, int(versions.min()), positions, unpack_scores(found[1]))
 
-    def peek(self, k: int) -> Popped | None:
+    def peek(self, k: int) -> TopK | None:
         """See `StreamQueue.peek`."""
         assert k >= 1
         members, scores = self._link.best(self._keys.scores, k)
         if not members:
             return None
         positions, versions = unpack_aged(members)
-        return Popped(-1, int(versions.min()), positions, scores)
+        return TopK(-1, int(versions.min()), positions, scores)
 
     def reap(self, worker: int | None = None) -> int:
         """See `StreamQueue.reap`."""
@@ -109,7 +109,7 @@ class RedisStream:
                 pipe.info("memory")
                 return pipe.execute()
 
-        (step, following), points, oldest, counters, memory = self._link.patiently(look)
+        (step, following), points, oldest, counters, memory = self._link.with_retries(look)
         waiting = 0
         if step is not None:
             waiting = max(0, (int(step) + self._ahead) * self._chunks - int(following))
@@ -126,7 +126,7 @@ class RedisStream:
 
     def destroy(self) -> None:
         """See `StreamQueue.destroy`."""
-        self._link.patiently(lambda: self._link.client.unlink(*self._keys.all()))
+        self._link.with_retries(lambda: self._link.client.unlink(*self._keys.all()))
 
     def disconnect(self) -> None:
         """Close this process's connections; the queue itself stays."""

@@ -44,14 +44,14 @@ TRAINER_CALLS = 8  # at once: its run, and whoever asks something of it
 
 def run_cluster(inputs: RunInputs, folder: RunFolder, workers: int, watch: Watch) -> dict[str, Any]:
     """Run to the end and return the summary. Raises RunError if the trainer dies."""
-    config = placement.rooted(inputs.config)
+    config = placement.absolute_paths(inputs.config)
     folder = replace(folder, path=folder.path.absolute())
     with ExitStack() as stack:
         url, server = queue_url(config.queue), None
         if url is None:
             server = stack.enter_context(EmbeddedServer(folder.path / "logs" / "queue-server.log"))
             url = server.url
-        stack.enter_context(joined(config.cluster.address, workers))
+        stack.enter_context(ray_session(config.cluster.address, workers))
         endpoints = endpoints_of(config, folder, url)
         stack.callback(shutil.rmtree, endpoints.folder, ignore_errors=True)
         return _run_actors(config, folder, endpoints, workers, watch, server)
@@ -75,7 +75,7 @@ def _run_actors(
         run = ClusterRun(folder, trainer, fleet, queue, stores)
         try:
             with watch(run):
-                placement.await_places(config, {"trainer": trainer, **fleet.actors()})
+                placement.wait_for_actors(config, {"trainer": trainer, **fleet.actors()})
                 done = trainer.run.remote()
                 while True:
                     ready, _ = ray.wait([done, *fleet.runs()], timeout=POLL_S)
@@ -153,7 +153,7 @@ def endpoints_of(config: Config, folder: RunFolder, url: str) -> Endpoints:
 
 
 @contextmanager
-def joined(address: str, workers: int) -> Iterator[None]:
+def ray_session(address: str, workers: int) -> Iterator[None]:
     """The Ray cluster already joined, one started here ("local"), or the one at an address."""
     if ray.is_initialized():
         yield

@@ -65,7 +65,7 @@ def _own(threads: int, device: str) -> Resources:
     return {"CPU": float(threads), **gpus}
 
 
-def await_places(config: Config, actors: Mapping[str, Any]) -> None:
+def wait_for_actors(config: Config, actors: Mapping[str, Any]) -> None:
     """Return when every actor has started; ``actors`` maps names to handles.
 
     Ray itself would wait for ever. After some seconds says on stderr what is missing. Raises
@@ -140,7 +140,7 @@ def check_node(config: Config, run: Path, queue_url: str, expected: str) -> None
         raise ConfigError(f"{node}: {error}") from None
 
 
-def rooted(config: Config) -> Config:
+def absolute_paths(config: Config) -> Config:
     """The configuration with absolute paths, as each node has a working folder of its own."""
     update: dict[str, dict[str, str]] = {}
     for name, path in _paths(config).items():

@@ -19,7 +19,7 @@ from rhoselect.snapshots import SnapshotReader
 from rhoselect.status import Status
 from rhoselect.trainer.control import REQUEST_S, Action, StopPoint
 from rhoselect.trainer.runfolder import RunFolder
-from rhoselect.types import Popped, QueueStats
+from rhoselect.types import QueueStats, TopK
 
 REPLY_S = 5.0  # for an answer to come back, beyond the time it may take to find
 
@@ -37,7 +37,7 @@ class RemoteControl:
 
 
 class ClusterRun:
-    """A ``steering.Run`` of a trainer actor, a fleet of scorers and a queue server."""
+    """A ``runtime.run.Run`` of a trainer actor, a fleet of scorers and a queue server."""
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class ClusterRun:
         """See `Run.stats`."""
         return self._queue.stats()
 
-    def peek(self, k: int) -> Popped | None:
+    def peek(self, k: int) -> TopK | None:
         """See `Run.peek`."""
         return self._queue.peek(k)
 
