@@ -27,8 +27,8 @@ EIGHT = Parts(
     forward_cpu_s=0.04,
     read_s=0.0,
     load_s=0.0,
-    alone=SILENT,
-    apart=SILENT,
+    within=SILENT,
+    between=SILENT,
     cores=None,
     slowdown=1.0,
 )
@@ -48,7 +48,7 @@ SECONDS = st.floats(0, 10)
         (replace(EIGHT, read_s=0.05), 1, 0.1 + 2 * 0.04 + 2 * 0.05),
         # Reading two ahead takes 0.2 s longer than training.
         (replace(EIGHT, read_s=0.15), 7, 0.1 + 0.05 + 0.04),
-        (replace(EIGHT, apart=Messages(0.001, 0.0, 0.002, 0.003)), 7, 0.1 + 0.04 + 0.006),
+        (replace(EIGHT, between=Messages(0.001, 0.0, 0.002, 0.003)), 7, 0.1 + 0.04 + 0.006),
         # Two cores share eight forwards, each 1.25 times as long as alone.
         (replace(EIGHT, cores=2, slowdown=1.25), 0, 0.1 + 8 * 0.04),
         (replace(EIGHT, cores=2, slowdown=1.25), 4, 0.1 + 8 * 0.05 / 2),

@@ -1,8 +1,8 @@
 """The calibration of ``rhoctl plan``: the parts of a step, measured on a run's own inputs.
 
-Everything is the real thing: the learner and its optimizer, a scoring replica, the data set, a
-Redis-protocol server, snapshots in shared memory and other processes that load them. Only Ray is
-left out, as it carries nothing between two steps. Seconds are medians.
+Everything measured is what a run uses: the learner and its optimizer, a scoring replica, the data
+set, a Redis-protocol server, snapshots in shared memory and other processes that load them. Ray is
+left out, because it carries nothing between two steps. Seconds are medians.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rhoselect.inputs import RunInputs
 from rhoselect.models.replica import Replica
 from rhoselect.planning.messaging import publishing, queueing, redis_queue
 from rhoselect.planning.model import Messages, Parts
-from rhoselect.planning.peers import Partner, first_chunk, forwards, partners, scoring_replica
+from rhoselect.planning.peers import Peer, first_chunk, forwards, scoring_replica, started_peers
 from rhoselect.queue.memory import MemoryQueue
 from rhoselect.snapshots.local import LocalStore
 from rhoselect.snapshots.shm import SharedMemoryStore
@@ -49,21 +49,19 @@ class Calibration:
 
 
 def calibrate(inputs: RunInputs, note: Note) -> Calibration:
-    """Measure a run that needs forwards, in at most a minute; ``note`` hears of each stage.
-
+    """Measure a run that needs forwards, in at most a minute; ``note`` is told each stage.
     Raises UserError for a queue server that cannot be used, RunError if another process fails.
     """
     config, plan = inputs.config, inputs.plan
-    device = resolve_device(config.trainer.device, "trainer.device")
-    learner = new_learner(inputs, device)
+    learner = new_learner(inputs, resolve_device(config.trainer.device, "trainer.device"))
     replica = scoring_replica(inputs, config.scorer.precision)
     chunk = first_chunk(inputs, replica.device)
     cores = _cores(config.scorer.threads, replica)
-    processes = 1 if cores is None else min(cores, plan.chunks, MOST_PROCESSES)
+    processes = min(cores or 1, plan.chunks, MOST_PROCESSES)
     shared = SharedMemoryStore.new_folder(secrets.token_hex(8), 0)
     with redis_queue(inputs) as queue, threads(config.scorer.threads):
         note("starting other processes")
-        with partners(inputs, shared, max(1, processes - 1)) as others:
+        with started_peers(inputs, shared, max(1, processes - 1)) as others:
             note("training steps, reads and forwards")
             steps = _steps(inputs, learner, replica)
             wide_s = _wide(inputs, chunk) or steps.forward_s
@@ -71,26 +69,30 @@ def calibrate(inputs: RunInputs, note: Note) -> Calibration:
             slowdown = _slowdown(replica, chunk, others[: processes - 1])
             note("weights, to another process and within one")
             with closing(SharedMemoryStore(shared, writer=True)) as store:
-                apart_s, load_s = publishing(inputs, learner, replica, store, others[0])
-            alone_s, _ = publishing(inputs, learner, replica, LocalStore(), None)
+                between_s, load_s = publishing(inputs, learner, replica, store, others[0])
+            within_s, _ = publishing(inputs, learner, replica, LocalStore(), None)
         note("the queue")
-        apart = Messages(apart_s, *queueing(inputs, replica, chunk, queue))
-        here = MemoryQueue(config.queue.lease_s)
-        alone = Messages(alone_s, *queueing(inputs, replica, chunk, here))
+        between = Messages(between_s, *queueing(inputs, replica, chunk, queue))
+        memory = MemoryQueue(config.queue.lease_s)
+        within = Messages(within_s, *queueing(inputs, replica, chunk, memory))
     parts = Parts(
         chunks=plan.chunks,
         prefetch=config.scorer.prefetch,
         trainer_scores=config.trainer.scores,
         **vars(steps),
         load_s=load_s,
-        alone=alone,
-        apart=apart,
+        within=within,
+        between=between,
         cores=cores,
         slowdown=slowdown,
     )
     share = (wide_s / plan.chunk) / (steps.train_s / config.selection.n_b)
-    size = sum(tensor.nbytes for tensor in learner.tensors.values()) / 1e6
-    return Calibration(parts, share, steps.forward_s / wide_s, size, processes)
+    return Calibration(parts, share, steps.forward_s / wide_s, _megabytes(learner), processes)
+
+
+def _megabytes(learner: Learner) -> float:
+    """Size of a snapshot of the learner's weights."""
+    return sum(tensor.nbytes for tensor in learner.tensors.values()) / 1e6
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,7 @@ def _wide(inputs: RunInputs, chunk: Batch) -> float | None:
     return forwards(scoring_replica(inputs, "fp32"), chunk, FORWARDS_S)
 
 
-def _slowdown(replica: Replica, chunk: Batch, others: list[Partner]) -> float:
+def _slowdown(replica: Replica, chunk: Batch, others: list[Peer]) -> float:
     """How much longer a forward takes while ``others`` compute, too."""
     if not others:
         return 1.0

@@ -1,6 +1,6 @@
-"""What talking takes in a run: weights through a snapshot store, scores through a queue.
+"""What messages cost in a run: weights through a snapshot store, scores through a queue.
 
-Measured by ``rhoctl plan`` with real messages, within one process and between two. Seconds are
+``rhoctl plan`` measures them with real messages, within one process and between two. Seconds are
 medians.
 """
 
@@ -11,24 +11,24 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
-
 from rhoselect.inputs import RunInputs
+from rhoselect.metrics import Metrics
 from rhoselect.models.replica import Replica
-from rhoselect.planning.peers import Partner
+from rhoselect.planning.peers import Peer
 from rhoselect.queue import SelectionQueue
 from rhoselect.queue.redis import RedisQueue, check_server
 from rhoselect.runtime.queue_address import queue_url
 from rhoselect.runtime.queue_server import EmbeddedServer
-from rhoselect.selection.scoring import order
+from rhoselect.scorer.pusher import Pusher
+from rhoselect.scorer.reader import Work
 from rhoselect.snapshots import SnapshotStore
 from rhoselect.trainer.learner import Learner
-from rhoselect.types import Batch, ChunkScores, Ticket
+from rhoselect.types import Batch, Ticket
 
 MEASURE_S = 2.0  # what a measurement may take
 MOST_REPEATS = 40
@@ -41,9 +41,9 @@ def publishing(
     learner: Learner,
     replica: Replica,
     store: SnapshotStore,
-    other: Partner | None,
+    peer: Peer | None,
 ) -> tuple[float, float]:
-    """Seconds from the start of a publish until this process and ``other`` have loaded it, and of a
+    """Seconds from the start of a publish until this process and ``peer`` have loaded it, and of a
     load by itself."""
     state = inputs.scoring.function.initial_state(inputs.classes)
     dtypes = {name: like.dtype for name, like in replica.layout.items()}
@@ -51,14 +51,14 @@ def publishing(
     began = time.monotonic()
     while len(times) < MOST_REPEATS and time.monotonic() - began < MEASURE_S:
         version = len(times)
-        if other is not None:
-            other.tell(task="load", version=version)
+        if peer is not None:
+            peer.tell(task="load", version=version)
         started = time.monotonic()
         store.publish(version, learner.tensors, dtypes, state)
         published = time.monotonic()
         store.load(version, replica.load, PATIENCE_S)
         loaded = time.monotonic()
-        last = loaded if other is None else max(loaded, other.answer())
+        last = loaded if peer is None else max(loaded, peer.answer())
         store.retire(version)
         times.append((last - started, loaded - published))
     publish_s, load_s = map(statistics.median, zip(*times, strict=True))
@@ -67,7 +67,7 @@ def publishing(
 
 @contextmanager
 def redis_queue(inputs: RunInputs) -> Iterator[RedisQueue]:
-    """A queue on the configured server, or on an embedded one; nothing of it stays."""
+    """A queue on the configured server, or on an embedded one; its keys are deleted at the end."""
     config = inputs.config.queue
     with ExitStack() as stack:
         url = queue_url(config)
@@ -89,43 +89,31 @@ def queueing(
 
     Whole windows, each of whose chunks has the losses of ``chunk``.
     """
-    plan, k = inputs.plan, _wanted(inputs)
-    push = _pusher(inputs, replica, chunk, queue)
+    plan, k, output = inputs.plan, _wanted(inputs), replica(chunk)
+    state = inputs.scoring.function.initial_state(inputs.classes)
     claims: list[float] = []
     pushes: list[float] = []
     windows: list[float] = []
-    began = time.perf_counter()
-    while len(windows) < MOST_REPEATS and time.perf_counter() - began < MEASURE_S:
-        window, calls = len(windows), list[float]()
-        _timed(calls, partial(queue.open, window, 0, plan.chunks))
-        for _ in range(plan.chunks):
-            ticket = _timed(claims, partial(queue.claim, 0, 0.0))
-            assert ticket is not None, "as many as were opened"
-            _timed(pushes, partial(push, ticket))
-        _timed(calls, partial(queue.pop, window, k, PATIENCE_S))
-        _timed(calls, partial(queue.close, window))
-        windows.append(sum(calls))
+    with closing(Pusher(inputs, queue, Metrics("scorer"))) as pusher:
+
+        def push(ticket: Ticket) -> None:
+            positions = plan.chunk_positions(ticket.window, ticket.chunk)
+            pusher.submit(Work(ticket, positions, chunk.indices, chunk, 0.0), output, state)
+            pusher.settle()
+
+        began = time.perf_counter()
+        while len(windows) < MOST_REPEATS and time.perf_counter() - began < MEASURE_S:
+            window, calls = len(windows), list[float]()
+            _timed(calls, partial(queue.open, window, 0, plan.chunks))
+            for _ in range(plan.chunks):
+                ticket = _timed(claims, partial(queue.claim, 0, 0.0))
+                assert ticket is not None, "as many as were opened"
+                _timed(pushes, partial(push, ticket))
+            _timed(calls, partial(queue.pop, window, k, PATIENCE_S))
+            _timed(calls, partial(queue.close, window))
+            windows.append(sum(calls))
     claim_s, push_s, window_s = map(statistics.median, (claims, pushes, windows))
     return claim_s, push_s, window_s
-
-
-def _pusher(
-    inputs: RunInputs, replica: Replica, chunk: Batch, queue: SelectionQueue
-) -> Callable[[Ticket], bool]:
-    """What scores the losses of ``chunk`` and pushes them for a ticket, as a scorer does."""
-    scoring, k = inputs.scoring, _wanted(inputs)
-    state = scoring.function.initial_state(inputs.dataset.classes)
-    output = replica(chunk)
-
-    def push(ticket: Ticket) -> bool:
-        scores, features = scoring(chunk.indices, output, state)
-        positions = inputs.plan.chunk_positions(ticket.window, ticket.chunk)
-        rows = np.flatnonzero(np.isfinite(scores))
-        rows = rows[order(positions[rows], scores[rows])][:k]
-        kept = None if features is None else features[rows]
-        return queue.push(ticket, ChunkScores(positions[rows], scores[rows], features=kept))
-
-    return push
 
 
 def _wanted(inputs: RunInputs) -> int:

@@ -18,14 +18,14 @@ from typing import Any
 
 WORKERS = (0, 1, 2, 4, 8, 16, 32)
 GAIN = 0.01
-"""More workers that shorten a step by no more than this share are not worth having."""
+"""More workers are not worth having if they shorten a step by no more than this share."""
 OFTEN, SELDOM = 1.5, 3.0
 """Times fewer steps that RHO-LOSS needs nearly always, and only on noisy or redundant data."""
 
 
 @dataclass(frozen=True)
 class Messages:
-    """Seconds that talking takes: ``publish_s`` from the end of a step until weights are loaded,
+    """Seconds that messages cost: ``publish_s`` from the end of a step until weights are loaded,
     ``claim_s`` and ``push_s`` a chunk (with its scores from its losses), ``window_s`` a window."""
 
     publish_s: float
@@ -40,7 +40,7 @@ class Parts:
 
     ``train_s``: a training step on n_b points, their reading included. A chunk: ``read_s``, and
     ``forward_s`` with ``forward_cpu_s`` of it on a core. ``load_s``: a snapshot into a replica.
-    ``alone`` is talking within one process (W = 0), ``apart`` between processes. ``cores``: how
+    ``within``: messages within one process (W = 0), ``between``: between processes. ``cores``: how
     many processes compute at once without taking turns, None if each has a device of its own;
     ``slowdown``: of a forward when that many do.
     """
@@ -53,8 +53,8 @@ class Parts:
     forward_cpu_s: float
     read_s: float
     load_s: float
-    alone: Messages
-    apart: Messages
+    within: Messages
+    between: Messages
     cores: int | None
     slowdown: float
 
@@ -63,7 +63,7 @@ def step_seconds(parts: Parts, workers: int) -> float:
     """Expected seconds of a step at lag 0 with ``workers`` scorers; 0: all in one process."""
     processes = workers + parts.trainer_scores if workers else 1
     at_once = min(processes, parts.chunks, parts.cores or processes)
-    messages = parts.apart if workers else parts.alone
+    messages = parts.between if workers else parts.within
     slowdown = 1.0
     if parts.cores is not None and parts.cores > 1:
         slowdown += (parts.slowdown - 1) * (at_once - 1) / (parts.cores - 1)
@@ -139,13 +139,17 @@ def split(parts: Parts, devices: int) -> dict[str, Any]:
 
 def limit(parts: Parts, workers: int) -> str:
     """What of a step, beyond training, takes longest."""
-    messages = parts.apart if workers else parts.alone
+    messages = parts.between if workers else parts.within
     step_s = step_seconds(parts, workers)
-    talk_s = messages.publish_s + messages.window_s + messages.push_s
+    messages_s = messages.publish_s + messages.window_s + messages.push_s
     free = replace(parts, read_s=0.0)
     reading_s = step_s - step_seconds(free, workers)
-    scoring_s = step_s - parts.train_s - talk_s - reading_s
-    shares = {"scoring": scoring_s, "publishing and the queue": talk_s, "reading data": reading_s}
+    scoring_s = step_s - parts.train_s - messages_s - reading_s
+    shares = {
+        "scoring": scoring_s,
+        "publishing and the queue": messages_s,
+        "reading data": reading_s,
+    }
     return max(shares, key=lambda name: shares[name])
 
 

@@ -1,7 +1,7 @@
-"""Processes of `rhoctl plan` that score beside it: to load what it publishes, to share its cores.
+"""Processes that ``rhoctl plan`` starts: they load what it publishes and compute at the same time.
 
-A partner prepares the same run, says that it is ready and does what it is told, one JSON message at
-a time. It ends when it is told nothing more: its pipe is closed, or its owner is gone.
+A peer opens the inputs of the same run, reports that it is ready, and answers one JSON message at a
+time. It ends when its pipe is closed, also because the process that started it has died.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ START_S = 60.0
 ANSWER_S = 30.0
 
 
-class Partner:
-    """The owner's end of a partner."""
+class Peer:
+    """The end of the pipe to a peer in the process that started it."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     def tell(self, **message: Any) -> None:
-        """Have it do something."""
+        """Send it a task."""
         self._connection.send_bytes(json.dumps(message).encode())
 
     def answer(self, timeout_s: float = ANSWER_S) -> float:
-        """What it found. Raises RunError if it died or does not answer."""
+        """The result of the task. Raises RunError if the peer died or does not answer."""
         try:
             if self._connection.poll(timeout_s):
                 return float(json.loads(self._connection.recv_bytes()))
@@ -52,8 +52,8 @@ class Partner:
 
 
 @contextmanager
-def partners(inputs: RunInputs, folder: Path, count: int) -> Iterator[list[Partner]]:
-    """``count`` processes, ready, for the ``with`` block; ``folder`` is that of the snapshots."""
+def started_peers(inputs: RunInputs, folder: Path, count: int) -> Iterator[list[Peer]]:
+    """``count`` peers that are ready; they end with the block. ``folder`` holds the snapshots."""
     context = multiprocessing.get_context("spawn")
     text = inputs.config.model_dump_json()
     with ExitStack() as stack:
@@ -65,9 +65,9 @@ def partners(inputs: RunInputs, folder: Path, count: int) -> Iterator[list[Partn
             theirs.close()
             stack.callback(process.join)
             stack.callback(process.terminate)
-            found.append(Partner(mine))
-        for partner in found:
-            partner.answer(START_S)
+            found.append(Peer(mine))
+        for peer in found:
+            peer.answer(START_S)
         yield found
 
 

@@ -96,9 +96,9 @@ def _show(console: Console, found: Calibration, result: dict[str, Any]) -> None:
         "training step": parts.train_s,
         "forward of a chunk": parts.forward_s,
         "reading a chunk": parts.read_s,
-        "weights, published to loaded": parts.apart.publish_s,
-        "scoring and pushing a chunk": parts.apart.push_s,
-        "window opened, popped, closed": parts.apart.window_s,
+        "weights, published to loaded": parts.between.publish_s,
+        "scoring and pushing a chunk": parts.between.push_s,
+        "window opened, popped, closed": parts.between.window_s,
     }
     for name, seconds in measured.items():
         console.print(f"{name:30} {1e3 * seconds:9.3f} ms")
