@@ -2,7 +2,8 @@
 
 from rhoselect.metrics.collectors import WORKER_STATES, WorkerState
 from rhoselect.metrics.endpoint import announced, check_endpoint, withdraw
-from rhoselect.metrics.series import STALENESS_STEPS, Metrics, Role
+from rhoselect.metrics.process import Metrics
+from rhoselect.metrics.series import STALENESS_STEPS, Role
 
 __all__ = [
     "STALENESS_STEPS",

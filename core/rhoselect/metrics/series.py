@@ -8,21 +8,13 @@ All attributes are there in every role, so that the loops need not know it.
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from importlib.metadata import version
-from itertools import pairwise
-from pathlib import Path
 from typing import Literal
 
 import torch
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
-from rhoselect.config.operation import MetricsConfig
-from rhoselect.metrics.collectors import StepHistogram, WorkerState, WorkerStates
-from rhoselect.metrics.endpoint import announce, listen
-from rhoselect.types import QueueStats
+from rhoselect.metrics.collectors import StepHistogram, WorkerStates
 
 Role = Literal["trainer", "scorer", "driver"]
 STALENESS_STEPS = (0, 1, 2, 4, 8, 16, 32, 64, 128)
@@ -30,9 +22,8 @@ SNAPSHOT_SECONDS = tuple(0.0001 * 2**i for i in range(18))
 STEP_SECONDS = tuple(0.001 * 2**i for i in range(15))
 
 
-class Metrics:
-    """Every metric, by attribute. Cheap to hold when nobody serves it; counting takes about a
-    microsecond."""
+class Series:
+    """Every metric as an attribute. Counting takes about a microsecond."""
 
     def __init__(self, role: Role = "trainer") -> None:
         self.role = role
@@ -194,95 +185,3 @@ class Metrics:
             "Memory limit of the queue server; 0: none.",
             registry=registry,
         )
-
-    def observe_step(self, steps: int, seconds: float, staleness: int, n_b: int, n_B: int) -> None:
-        """Count one step: ``steps`` are completed now, it took ``seconds`` with its waits."""
-        self.staleness.observe(staleness, n_b)
-        self.last_staleness.set(staleness)
-        self.step_seconds.observe(seconds)
-        self.last_step.set(steps)
-        self.last_step_time.set_to_current_time()
-        self.selection_ratio.set(n_b / n_B)
-
-    def observe_publish(self, seconds: float, size_bytes: int) -> None:
-        """Count a published snapshot."""
-        self.busy_seconds.labels("publish").inc(seconds)
-        self.publish_seconds.observe(seconds)
-        self.publish_bytes.inc(size_bytes)
-
-    def observe_load(self, fetch_s: float, swap_s: float, size_bytes: int) -> None:
-        """Count a loaded snapshot: the seconds that its bytes were waited for, and those of the
-        copying, which are the work."""
-        self.busy_seconds.labels("load").inc(swap_s)
-        self.fetch_seconds.observe(fetch_s)
-        self.swap_seconds.observe(swap_s)
-        self.fetch_bytes.inc(size_bytes)
-
-    def observe_queue(self, stats: QueueStats) -> None:
-        """Note what the queue holds."""
-        self.queue_points.set(stats.points)
-        self.queue_tickets.labels("waiting").set(stats.waiting)
-        self.queue_tickets.labels("leased").set(stats.leased)
-        self.queue_server_bytes.set(stats.server_bytes)
-        self.queue_server_limit_bytes.set(stats.server_limit_bytes)
-
-    def observe_audit(
-        self, lag: int, rank_agreement: float, topk_overlap: float, captured: float
-    ) -> None:
-        """Note what an audit found about a lag; lags are few."""
-        values = (rank_agreement, topk_overlap, captured)
-        for gauge, value in zip(self.audits.values(), values, strict=True):
-            gauge.labels(str(lag)).set(value)
-
-    def points_scored(self) -> int:
-        """Points scored by a forward so far."""
-        samples = next(iter(self.scored_points.collect())).samples
-        return int(next(s.value for s in samples if s.name.endswith("_total")))
-
-    def staleness_counts(self) -> tuple[int, ...]:
-        """Selected points by staleness: one number a bucket of STALENESS_STEPS, then the older."""
-        samples = next(iter(self.staleness.collect())).samples
-        upto = [int(s.value) for s in samples if s.name.endswith("_bucket")]
-        return tuple(b - a for a, b in pairwise([0, *upto]))
-
-    def observe_workers(
-        self, states: Mapping[int, WorkerState], restarts: Mapping[int, int]
-    ) -> None:
-        """Note, by slot, what its scorer does, and how often it was started again so far."""
-        self.workers.set(states, restarts)
-
-    @contextmanager
-    def busy(self, phase: str) -> Iterator[None]:
-        """Count the seconds of a block as work of ``phase``."""
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.busy_seconds.labels(phase).inc(time.perf_counter() - started)
-
-    def busy_by_phase(self) -> dict[str, float]:
-        """Seconds at work by phase so far."""
-        samples = next(iter(self.busy_seconds.collect())).samples
-        return {s.labels["phase"]: s.value for s in samples if s.name.endswith("_total")}
-
-    @contextmanager
-    def waiting(self, reason: str) -> Iterator[None]:
-        """Count the seconds of a block as waiting for ``reason``."""
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.wait_seconds.labels(reason).inc(time.perf_counter() - started)
-
-    def serve(self, config: MetricsConfig, run: Path, worker: str) -> str | None:
-        """Serve over HTTP and tell Prometheus; returns the address, None if metrics are off.
-
-        ``worker`` is the slot number as text for a scorer, else the role. The trainer's port is
-        ``metrics.port``, the others take free ones.
-        """
-        if config.port < 0:
-            return None
-        port = config.port if self.role == "trainer" else 0
-        address = listen(self.registry, config.host, port)
-        announce(config, run, self.role, worker, address)
-        return address

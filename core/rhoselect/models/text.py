@@ -98,6 +98,13 @@ def text_transformer(
     return TextTransformer(input_shape[0], classes, vocabulary, width, heads, layers, dropout)
 
 
+ALBERT_DROPOUTS = (
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "classifier_dropout_prob",
+)
+
+
 def albert(
     *,
     input_shape: tuple[int, ...],
@@ -132,12 +139,10 @@ def albert(
         num_hidden_layers=layers,
         intermediate_size=hidden,
         max_position_embeddings=max(512, input_shape[0]),
-        hidden_dropout_prob=dropout,
-        attention_probs_dropout_prob=dropout,
-        classifier_dropout_prob=dropout,
         hidden_act="gelu_new",
         num_labels=classes,
         pad_token_id=0,
+        **dict.fromkeys(ALBERT_DROPOUTS, dropout),
     )
     return Albert(config)
 

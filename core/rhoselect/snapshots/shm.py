@@ -59,8 +59,7 @@ class SharedMemoryStore:
         an earlier generation of the run has. Nobody can have made it beforehand: others may write
         beside it.
         """
-        root = Path("/tmp")  # not TMPDIR, which may be too long for the paths of sockets
-        shared = Path("/dev/shm")
+        root, shared = Path("/tmp"), Path("/dev/shm")  # TMPDIR may be too long for sockets
         if shared.is_dir() and shutil.disk_usage(shared).free > ROOM_BYTES:
             root = shared
         stem = f"rhoselect-{os.getuid()}-"

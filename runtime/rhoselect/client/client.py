@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +48,33 @@ class Backend(Protocol):
         ...
 
 
+class ClientOptions(TypedDict, total=False):
+    """The less frequent arguments of ``SelectionClient``, which describes them."""
+
+    collate_fn: Collate
+    losses: Losses | None
+    irreducible_losses: Any
+    token_file: Path | str | None
+    tls_ca: Path | str | None
+    tls_cert: Path | str | None
+    tls_key: Path | str | None
+    timeout_s: float
+
+
+@dataclass(frozen=True)
+class _Options:
+    """``ClientOptions`` with their defaults."""
+
+    collate_fn: Collate = default_collate
+    losses: Losses | None = None
+    irreducible_losses: Any = None
+    token_file: Path | str | None = None
+    tls_ca: Path | str | None = None
+    tls_cert: Path | str | None = None
+    tls_key: Path | str | None = None
+    timeout_s: float = WAIT_S
+
+
 class SelectionClient:
     """Selects for a loop of your own, in ``trainer.steps`` steps::
 
@@ -86,27 +114,21 @@ class SelectionClient:
         config: Path | str | Mapping[str, Any] | None = None,
         local: bool = False,
         data: Any = None,
-        collate_fn: Collate = default_collate,
-        losses: Losses | None = None,
-        irreducible_losses: Any = None,
         step: int = 0,
-        token_file: Path | str | None = None,
-        tls_ca: Path | str | None = None,
-        tls_cert: Path | str | None = None,
-        tls_key: Path | str | None = None,
-        timeout_s: float = WAIT_S,
+        **options: Unpack[ClientOptions],
     ) -> None:
         self._model, self._step, self._given = model, step, False
         self._device = next((p.device for p in model.parameters()), torch.device("cpu"))
-        secured = (token_file, tls_ca, tls_cert, tls_key)
-        own = (losses, irreducible_losses)
+        given = _checked(options)
+        secured = (given.token_file, given.tls_ca, given.tls_cert, given.tls_key)
+        own = (given.losses, given.irreducible_losses)
         _check_arguments(local, address, config, data is not None, secured, own)
         self._backend: Backend
         if address is not None:
             security = Security.of_client(*secured)
-            self._backend = Remote(address, security, step, data, collate_fn, timeout_s)
+            self._backend = Remote(address, security, step, data, given.collate_fn, given.timeout_s)
         elif data is not None:
-            points = UserPoints(data, collate_fn)
+            points = UserPoints(data, given.collate_fn)
             self._backend = user_data_backend(config or {}, model, points, *own, step)
         else:
             self._backend = local_backend(config or {}, step)
@@ -169,6 +191,18 @@ class SelectionClient:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _checked(options: ClientOptions) -> _Options:
+    """The options with their defaults. Raises ConfigError for an unknown one."""
+    known = [field.name for field in fields(_Options)]
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise ConfigError(
+            f"SelectionClient: got {', '.join(unknown)}, allowed model, address, config, local,"
+            f" data, step, {', '.join(known)}"
+        )
+    return _Options(**options)
 
 
 def _check_arguments(

@@ -12,19 +12,16 @@ import threading
 import time
 from dataclasses import replace
 
-import torch
-
 from rhoselect.compute import repeatable, threads
 from rhoselect.errors import SnapshotGoneError
 from rhoselect.inputs import SelectionInputs
 from rhoselect.metrics import Metrics
 from rhoselect.models.replica import Replica
 from rhoselect.queue import SelectionQueue, StreamQueue
-from rhoselect.scorer.fetch import Fetch
 from rhoselect.scorer.pusher import Pusher
 from rhoselect.scorer.reader import Reader, Work
+from rhoselect.scorer.weights import Weights
 from rhoselect.snapshots import SnapshotReader
-from rhoselect.snapshots.base import Pieces
 from rhoselect.types import Layout, Stage
 
 CLAIM_WAIT_S = 0.25  # how long a wait may outlive a stop
@@ -51,10 +48,8 @@ class Scorer:
         config = self._config = inputs.config
         self._plan, self._points = inputs.plan, inputs.train
         self._scoring, self._replica = inputs.scoring, replica
-        self._queue, self._snapshots, self._metrics = queue, snapshots, metrics
-        self._loaded: int | None = None
-        self._copied_s = 0.0
-        self._state: dict[str, torch.Tensor] = {}
+        self._queue, self._metrics = queue, metrics
+        self._weights = Weights(replica, snapshots, metrics)
         self._ahead: Reader | None = None
         self._second_stage = config.scorers_rescore
         self._pusher = Pusher(inputs, queue, metrics)
@@ -177,7 +172,8 @@ class Scorer:
 
     def _take_own(self, timeout_s: float) -> Work | None:
         # Before the first weights: none could be scored at once.
-        loaded = -1 if self._loaded is None else self._loaded
+        version = self._weights.version
+        loaded = -1 if version is None else version
         return self._take(timeout_s, self._lanes, loaded, only="candidates")
 
     def _take(
@@ -217,34 +213,8 @@ class Scorer:
             return True
 
     def _load(self, version: int, timeout_s: float) -> bool:
-        """Have the weights of ``version`` loaded; False if they did not come within the time."""
-        if not self._scoring.needs.forward or self._loaded == version:
-            return True
-        started, copied_s = time.perf_counter(), self._copied_s
-        try:
-            if version < 0:
-                newest = self._snapshots.newest(timeout_s)
-                if newest is None or newest == self._loaded:
-                    return newest is not None
-                version = newest
-            before, self._loaded = self._loaded, None  # until all of it is here
-            state = self._snapshots.load(version, self._copy, timeout_s)
-        finally:
-            waited_s = time.perf_counter() - started - (self._copied_s - copied_s)
-            self._metrics.wait_seconds.labels("weights").inc(waited_s)
-        if state is None:
-            self._loaded = before
-            return False
-        self._loaded, self._state = version, state
-        return True
-
-    def _copy(self, pieces: Pieces) -> None:
-        """Swap the weights while they come."""
-        started, fetch = time.perf_counter(), Fetch(pieces)
-        self._replica.load(fetch.pieces())
-        copied_s = time.perf_counter() - started - fetch.seconds
-        self._copied_s += copied_s
-        self._metrics.observe_load(fetch.seconds, copied_s, fetch.bytes)
+        """Have the weights of ``version`` loaded, if scores need any."""
+        return not self._scoring.needs.forward or self._weights.load(version, timeout_s)
 
     def _score(self, work: Work) -> None:
         """The forward; what follows is left to the pusher. On a GPU nothing here waits for it."""
@@ -255,6 +225,7 @@ class Scorer:
             self._metrics.scored_points.inc(len(work.indices))
         if work.ticket.version < 0:
             # Scores without weights do not age: they are as old as their window.
-            version = work.ticket.window if self._loaded is None else self._loaded
+            version = self._weights.version
+            version = work.ticket.window if version is None else version
             work = replace(work, ticket=replace(work.ticket, version=version))
-        self._pusher.submit(work, output, self._state)
+        self._pusher.submit(work, output, self._weights.state)

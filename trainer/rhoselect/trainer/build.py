@@ -66,20 +66,8 @@ def run_trainer(
             f"stopped at step {progress.step}; continue with: rhoctl train --resume --run-dir"
             f" {folder.path}"
         )
-    sample_indices = inputs.train.first(inputs.config.selection.n_b)
-    sample = inputs.train.read(sample_indices, trainer.learner.device)
-    summary = summarise(
-        inputs.config,
-        folder,
-        workers,
-        progress,
-        trainer.learner.model,
-        inputs.scoring,
-        sample,
-        trainer.metrics.busy_by_phase(),
-        inputs.reference,
-        None if trainer.learner.reference is None else trainer.learner.reference.model,
-    )
+    busy = trainer.metrics.busy_by_phase()
+    summary = summarise(inputs, folder, workers, progress, trainer.learner, busy)
     with writing(folder):
         trainer.records.finish(summary)
     return summary

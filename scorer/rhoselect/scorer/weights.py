@@ -1,0 +1,63 @@
+"""The weights that a scorer's replica holds, swapped while they arrive."""
+
+from __future__ import annotations
+
+import time
+
+from rhoselect.metrics import Metrics
+from rhoselect.models.replica import Replica
+from rhoselect.selection.interface import State
+from rhoselect.snapshots import SnapshotReader
+from rhoselect.snapshots.base import Pieces
+
+
+class Weights:
+    """Loads snapshots into ``replica``. ``version``: what it holds, None before the first and while
+    one arrives. ``state`` was published with it."""
+
+    def __init__(self, replica: Replica, snapshots: SnapshotReader, metrics: Metrics) -> None:
+        self._replica, self._snapshots, self._metrics = replica, snapshots, metrics
+        self._copied_s = 0.0
+        self.version: int | None = None
+        self.state: State = {}
+
+    def load(self, version: int, timeout_s: float) -> bool:
+        """Load ``version`` (-1: the newest); False if it does not come within ``timeout_s``."""
+        if self.version == version:
+            return True
+        started, copied_s = time.perf_counter(), self._copied_s
+        try:
+            if version < 0:
+                newest = self._snapshots.newest(timeout_s)
+                if newest is None or newest == self.version:
+                    return newest is not None
+                version = newest
+            before, self.version = self.version, None  # until all of it is here
+            state = self._snapshots.load(version, self._copy, timeout_s)
+        finally:
+            waited_s = time.perf_counter() - started - (self._copied_s - copied_s)
+            self._metrics.wait_seconds.labels("weights").inc(waited_s)
+        if state is None:
+            self.version = before
+            return False
+        self.version, self.state = version, state
+        return True
+
+    def _copy(self, pieces: Pieces) -> None:
+        """Copy the weights while they come; the wait for them and the copying are timed apart."""
+        started, fetched_s, fetched_bytes = time.perf_counter(), 0.0, 0
+
+        def measured() -> Pieces:
+            nonlocal fetched_s, fetched_bytes
+            asked = time.perf_counter()
+            for name, tensor in pieces:
+                fetched_s += time.perf_counter() - asked
+                fetched_bytes += tensor.nbytes
+                yield name, tensor
+                asked = time.perf_counter()
+            fetched_s += time.perf_counter() - asked
+
+        self._replica.load(measured())
+        copied_s = time.perf_counter() - started - fetched_s
+        self._copied_s += copied_s
+        self._metrics.observe_load(fetched_s, copied_s, fetched_bytes)
