@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import hashlib
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -40,6 +39,7 @@ from rhoselect.trainer.fit import (
 )
 from rhoselect.trainer.fit.fitter import Fitter, split_folds
 from rhoselect.trainer.fit.training import SmallModel
+from rhoselect.trainer.records import weights_sha256
 from rhoselect.types import Batch, Indices
 from support import CLASSES as CLASSES_OF_PATCHES
 from support import made, patches
@@ -124,10 +124,7 @@ def test_the_epoch_of_lowest_train_loss_is_kept(overfitted: Fit) -> None:
     assert overfitted.told[-1] > 1.5 * overfitted.told[best], "it did get worse afterwards"
     mean = overfitted.table.values.mean(dtype=np.float64)
     assert mean == overfitted.told[best]
-    digest = hashlib.sha256()
-    for _, parameter in sorted(overfitted.models[best].named_parameters()):
-        digest.update(parameter.detach().numpy().tobytes())
-    assert overfitted.table.metadata.weights_sha256 == digest.hexdigest()
+    assert overfitted.table.metadata.weights_sha256 == weights_sha256(overfitted.models[best])
 
 
 def test_a_fit_ends_when_passes_do_not_help_any_more(overfitted: Fit) -> None:

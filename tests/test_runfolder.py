@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import struct
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,11 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rhoselect.config import Config, DataConfig
 from rhoselect.errors import FencedError, RunFolderError, StorageError
+from rhoselect.models import resnet18_small
 from rhoselect.trainer import checkpoint as checkpoints
 from rhoselect.trainer.checkpoint import Checkpoint, Progress, checkpoint_paths, load_newest, save
 from rhoselect.trainer.evaluate import Evaluation
@@ -332,16 +334,59 @@ def test_selected_sha256_is_over_little_endian_int64_in_training_order() -> None
     assert selected_sha256([np.array([2**40, 3], np.int64), rows[1]]) != expected
 
 
-def test_weights_sha256_is_over_the_parameters_in_name_order() -> None:
+def test_weights_sha256_is_over_the_state_dict_in_name_order() -> None:
     linear, norm = nn.Linear(2, 3), nn.BatchNorm1d(3)
-    model = nn.ModuleDict({"b": linear, "a": norm})
+    model = nn.ModuleDict({"b": linear, "ä": norm})
     digest = hashlib.sha256()
-    for tensor in (norm.bias, norm.weight, linear.bias, linear.weight):
-        digest.update(struct.pack(f"<{tensor.numel()}f", *tensor.flatten().tolist()))
+    for name in ("b.bias", "b.weight"):
+        digest.update(name.encode() + b"\0")
+        values = model.state_dict()[name].flatten().tolist()
+        digest.update(struct.pack(f"<{len(values)}f", *values))
+    digest.update("ä.bias".encode() + b"\0" + bytes(12))
+    digest.update("ä.num_batches_tracked".encode() + b"\0" + bytes(8))
+    for name, values in {
+        "running_mean": (0, 0, 0),
+        "running_var": (1, 1, 1),
+        "weight": (1, 1, 1),
+    }.items():
+        digest.update(f"ä.{name}".encode() + b"\0" + struct.pack("<3f", *values))
     assert weights_sha256(model) == digest.hexdigest()
-    norm(torch.randn(8, 3))
-    assert norm.running_mean is not None and norm.running_mean.any()
-    assert weights_sha256(model) == digest.hexdigest(), "buffers are no parameters"
+
+
+def test_batchnorm_statistics_and_each_name_of_a_tied_weight_count() -> None:
+    norm = nn.BatchNorm1d(3)
+    before = weights_sha256(norm)
     with torch.no_grad():
-        linear.weight[0, 0] += 1e-3
-    assert weights_sha256(model) != digest.hexdigest()
+        norm.running_var[1] += 1e-3
+    assert weights_sha256(norm) != before
+    tied = TiedModel()
+    before = weights_sha256(tied)
+    del tied.head.weight
+    assert weights_sha256(tied) != before
+
+
+class TiedModel(nn.Module):
+    """A head that is its embedding, as language models have it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(9, 4), nn.Linear(4, 9, bias=False)
+        self.head.weight = self.embedding.weight
+
+
+@pytest.mark.parametrize(
+    "make", [TiedModel, lambda: resnet18_small(input_shape=(1, 16, 16), classes=4, width=4)]
+)
+def test_the_final_weights_are_taken_by_load_state_dict(
+    folder: RunFolder, make: Callable[[], nn.Module]
+) -> None:
+    model, twin = make(), make()
+    with torch.no_grad():
+        for tensor in model.state_dict().values():
+            tensor.add_(3)
+    checkpoints.save_model(folder, model)
+    twin.load_state_dict(load_file(folder.path / "model.safetensors"))
+    assert weights_sha256(twin) == weights_sha256(model)
+    RunFolder.resume(folder.path)
+    with pytest.raises(FencedError):
+        checkpoints.save_model(folder, make())

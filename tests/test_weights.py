@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from rhoselect.config import load
@@ -15,7 +15,8 @@ from rhoselect.errors import ModelError
 from rhoselect.inputs import open_inputs
 from rhoselect.models.build import build_model
 from rhoselect.models.weights import load_weights
-from support import CLASSES, made, rhoctl
+from rhoselect.trainer.records import weights_sha256
+from support import CLASSES, hashes, made, rhoctl
 
 MLP = "rhoselect.models:mlp"
 SHAPE = (1, 16, 16)
@@ -33,6 +34,21 @@ def test_a_run_begins_with_the_weights_of_its_file(tiny_config: Path, tmp_path: 
         inputs = open_inputs(load(tiny_config, [f"model.weights={tmp_path / name}"]))
         for key, tensor in inputs.new_model().state_dict().items():
             assert torch.equal(tensor, pretrained[key])
+
+
+def test_a_run_leaves_its_final_weights(tiny_config: Path, tmp_path: Path) -> None:
+    """Under the model's own names, with what BatchNorm learnt; the next run may begin with them."""
+    args = ["model.factory=rhoselect.models:resnet18_small", "model.args={width = 4}"]
+    short = [*args, "trainer.steps=2"]
+    run = tmp_path / "run"
+    made("train", tiny_config, "--run-dir", run, *(w for key in short for w in ("--set", key)))
+    network = build_model("rhoselect.models:resnet18_small", {"width": 4}, SHAPE, CLASSES, 5)
+    network.load_state_dict(load_file(run / "model.safetensors"))
+    seen = [t for name, t in network.named_buffers() if name.endswith("num_batches_tracked")]
+    assert seen and all(batches == 2 for batches in seen)
+    assert weights_sha256(network) == hashes(run)[1]
+    again = open_inputs(load(tiny_config, [*args, f"model.weights={run / 'model.safetensors'}"]))
+    assert weights_sha256(again.new_model()) == hashes(run)[1]
 
 
 def test_a_last_layer_of_another_size_can_be_left_out(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
@@ -16,7 +15,7 @@ from rhoselect.errors import ModelError
 from rhoselect.files import replacing
 from rhoselect.fitted import METADATA_KEY, FittedFile, dump_metadata, parse_metadata
 from rhoselect.models.build import build_model
-from rhoselect.models.weights import load_weights
+from rhoselect.models.weights import load_weights, separate
 
 Scalar = bool | int | float | str
 
@@ -62,11 +61,7 @@ class ReferenceFile:
 
 def save_reference(path: Path, model: nn.Module, metadata: ReferenceMetadata) -> None:
     """Write a model that ``ReferenceFile.open`` reads, atomically."""
-    # Copies, as safetensors refuses tensors that share memory: weights may be tied.
-    tensors = {
-        name: t.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, t in model.state_dict().items()
-    }
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as beside:
-        save_file(tensors, beside, {METADATA_KEY: dump_metadata(metadata)})
+        header = {METADATA_KEY: dump_metadata(metadata)}
+        save_file(separate(model.state_dict()), beside, header)

@@ -1,4 +1,4 @@
-"""Initial weights from a file: safetensors, or a state dict that torch saved."""
+"""Weights from a file (safetensors, or a state dict that torch saved), and made ready for one."""
 
 from __future__ import annotations
 
@@ -67,6 +67,15 @@ def read_weights(path: Path, key: str) -> Mapping[str, Tensor]:
             " alone: torch.save(model.state_dict(), …)"
         )
     return found
+
+
+def separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous copies on the CPU, to be saved: safetensors refuses tensors that share memory, as
+    those of tied weights do."""
+    return {
+        name: t.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, t in tensors.items()
+    }
 
 
 def first_few(differences: Sequence[str]) -> str:

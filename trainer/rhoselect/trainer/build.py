@@ -15,6 +15,7 @@ from rhoselect.scorer.build import build_scorer
 from rhoselect.selector.build import build_selector, rescores_here
 from rhoselect.selector.windows import lanes
 from rhoselect.snapshots import SnapshotStore
+from rhoselect.trainer.checkpoint import save_model
 from rhoselect.trainer.control import TrainerControl
 from rhoselect.trainer.learner import Learner
 from rhoselect.trainer.loop import Trainer
@@ -69,5 +70,6 @@ def run_trainer(
     busy = trainer.metrics.busy_by_phase()
     summary = summarise(inputs, folder, workers, progress, trainer.learner, busy)
     with writing(folder):
+        save_model(folder, trainer.learner.model)  # before the summary, which says "finished"
         trainer.records.finish(summary)
     return summary

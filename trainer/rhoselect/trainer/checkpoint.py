@@ -1,6 +1,8 @@
-"""Checkpoints: the only durable state of a run. One safetensors file each, hashed, written beside,
-fsynced and renamed; the hash is verified when it is loaded. Random numbers need no place in it, for
-every step reseeds from (seed, step)."""
+"""Checkpoints, the only durable state of a run, and the final weights alone.
+
+A checkpoint is one safetensors file, hashed, written beside, fsynced and renamed; the hash is
+verified when it is loaded. It holds no random numbers, as every step reseeds from (seed, step).
+"""
 
 from __future__ import annotations
 
@@ -15,9 +17,10 @@ import torch
 from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from rhoselect.errors import RunFolderError
+from rhoselect.models.weights import separate
 from rhoselect.trainer.runfolder import RunFolder, put
 from rhoselect.types import Snapshot
 
@@ -50,10 +53,7 @@ def save(folder: RunFolder, checkpoint: Checkpoint, keep: int) -> Path:
         prefix = f"snapshot.{snapshot.version}."
         tensors |= {f"{prefix}weights.{n}": t for n, t in snapshot.tensors.items()}
         tensors |= {f"{prefix}state.{n}": t for n, t in snapshot.state.items()}
-    # Copies, as safetensors refuses tensors that share memory: weights may be tied.
-    tensors = {
-        n: t.detach().cpu().clone(memory_format=torch.contiguous_format) for n, t in tensors.items()
-    }
+    tensors = separate(tensors)
     path = folder.path / "checkpoints" / f"step-{checkpoint.progress.step:09d}.safetensors"
     progress = json.dumps(asdict(checkpoint.progress))
     metadata = {"progress": progress, "sha256": _sha256(progress, tensors)}
@@ -62,6 +62,13 @@ def save(folder: RunFolder, checkpoint: Checkpoint, keep: int) -> Path:
     for old in [each for each in checkpoint_paths(folder.path) if each <= path][:-keep]:
         old.unlink(missing_ok=True)
     return path
+
+
+def save_model(folder: RunFolder, model: nn.Module) -> None:
+    """Write model.safetensors: what ``load_state_dict`` of the same model takes. Raises
+    FencedError."""
+    tensors = separate(model.state_dict())
+    put(folder, folder.path / "model.safetensors", lambda beside: save_file(tensors, beside))
 
 
 def load_newest(folder: Path) -> Checkpoint | None:

@@ -160,12 +160,14 @@ def selected_sha256(indices: Iterable[Indices]) -> str:
 
 
 def weights_sha256(model: nn.Module) -> str:
-    """Hash of the parameters' bytes in name order."""
+    """Hash of ``state_dict()`` in name order: name in UTF-8, a zero byte, the tensor's bytes.
+
+    Buffers such as BatchNorm's statistics count, and a tied weight counts under each of its names.
+    """
     digest = hashlib.sha256()
-    for _, parameter in sorted(model.named_parameters()):
-        digest.update(
-            parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-        )
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode() + b"\0")
+        digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

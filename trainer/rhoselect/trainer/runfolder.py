@@ -6,7 +6,7 @@ inputs_sha256     of the data set's fingerprint, the irreducible losses, the wei
 generations/      one empty file a trainer generation; the highest owns the folder
 checkpoints/      step-000000500.safetensors …
 steps/            parts of steps.parquet that end with each checkpoint
-eval.jsonl, steps.parquet, summary.json, logs/
+eval.jsonl, steps.parquet, model.safetensors, summary.json, logs/
 """
 
 from __future__ import annotations
