@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import itertools
+import json
 import multiprocessing
 import os
 import secrets
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import (
     FIRST_COMPLETED,
     Future,
@@ -26,6 +27,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import grpc
 import pytest
 import safetensors.torch
 import torch
@@ -34,7 +36,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rhoselect.config import QueueConfig
-from rhoselect.errors import RunError, SnapshotGoneError
+from rhoselect.errors import RunError, ServiceError, SnapshotGoneError
+from rhoselect.protos import snapshots_pb2
 from rhoselect.service.channel import open_channel
 from rhoselect.service.security import Security
 from rhoselect.service.server import Host
@@ -43,9 +46,9 @@ from rhoselect.snapshots import SnapshotReader, SnapshotStore, shm
 from rhoselect.snapshots.base import Pieces
 from rhoselect.snapshots.buffers import Buffer
 from rhoselect.snapshots.codec import decode, encode
+from rhoselect.snapshots.format import Header, pack, unpack
 from rhoselect.snapshots.grpc import GrpcStore
 from rhoselect.snapshots.local import LocalStore
-from rhoselect.snapshots.manifest import Manifest
 from rhoselect.snapshots.shm import RECHECK_S, SharedMemoryStore
 from rhoselect.trainer.runfolder import RunFolder
 
@@ -155,13 +158,13 @@ def ray_ends(ray_session: None) -> Iterator[Ends]:
 
 
 @contextmanager
-def over_grpc(folder: Path, first: int) -> Iterator[Ends]:
+def over_grpc(folder: Path, first: int, serve: type[Snapshots] = Snapshots) -> Iterator[Ends]:
     """The service of a run whose snapshots are in shared memory."""
     writer = SharedMemoryStore(folder, writer=True)
     run: Any = SimpleNamespace(folder=RunFolder(folder, "run", 1))
     run.stores = lambda: SharedMemoryStore(folder, writer=False)
     inputs: Any = SimpleNamespace(config=SimpleNamespace(queue=QueueConfig(url="redis://there")))
-    service = Snapshots(run, inputs)
+    service = serve(run, inputs)
     security = Security()
     with (
         closing(writer),
@@ -564,10 +567,10 @@ def test_shm_half_a_snapshot_of_a_killed_writer_is_not_loaded(
         if load is not None:
             with pytest.raises(SnapshotGoneError, match="snapshot 1"):
                 load.result(SOON_S)
+    assert read(reader, 1, 0) is None and reader.newest(0) is None  # it is mapped by now
     busy = time.thread_time()
     assert read(reader, 1, 1.0) is None
     assert time.thread_time() - busy < 0.2
-    assert read(reader, 1, 0) is None and reader.newest(0) is None
     reader.close()
     SharedMemoryStore.new_folder(shm_folder.name.split("-")[2], 2)  # tidies up
 
@@ -622,7 +625,7 @@ def test_shm_reader_neither_hangs_nor_spins_when_its_writer_is_gone(
 def test_shm_without_room_says_so_before_it_writes(tmp_path: Path) -> None:
     huge = {"w": torch.zeros(1).expand(1 << 60)}
     with pytest.raises(RunError, match="has no room for"):
-        Buffer.create(tmp_path / "huge", Manifest.of(huge, {"w": torch.int8}, {}))
+        Buffer.create(tmp_path / "huge", Header.of(huge, {"w": torch.int8}))
 
 
 # Ray
@@ -665,6 +668,38 @@ def test_ray_scorers_of_a_node_read_one_copy(ray_session: None) -> None:
     assert here == there
 
 
+# gRPC
+
+
+class Damaging(Snapshots):
+    """Changes a bit of each of the next ``times`` snapshots that it sends."""
+
+    times = 1
+
+    async def Load(
+        self, request: snapshots_pb2.LoadRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[snapshots_pb2.LoadResponse]:
+        async for part in super().Load(request, context):
+            if self.times:
+                self.times -= 1
+                part.chunk = part.chunk[:-1] + bytes([part.chunk[-1] ^ 1])
+            yield part
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_a_snapshot_damaged_on_the_way_is_asked_for_again(
+    shm_folder: Path, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Damaging, "times", times)
+    with over_grpc(shm_folder, 1, Damaging) as ends:
+        content(1).publish(ends.writer, 1)
+        if times == 1:
+            assert read(ends.reader(), 1, LONG_S) == content(1).picture
+        else:
+            with pytest.raises(ServiceError, match="checksum differs"):
+                read(ends.reader(), 1, LONG_S)
+
+
 # Bytes
 
 
@@ -696,6 +731,41 @@ def test_encoding_keeps_every_bit(
     decoded = decode(encode(version, weights, state))
     assert decoded[0] == version
     assert picture(*decoded[1:]) == picture(weights, state)
+
+
+@settings(deadline=None)
+@given(st.dictionaries(NAMES, tensor(), max_size=4))
+def test_the_format_is_that_of_the_safetensors_library(tensors: dict[str, Tensor]) -> None:
+    expected = picture(tensors, {})
+    assert picture(safetensors.torch.load(bytes(pack(tensors))), {}) == expected
+    assert picture(unpack(safetensors.torch.save(tensors))[0], {}) == expected
+
+
+PLACE = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        [],
+        {"a": PLACE, "b": PLACE},
+        {"a": PLACE | {"data_offsets": [4, 8]}},
+        {"a": PLACE | {"shape": [-1]}},
+        {"a": PLACE | {"shape": [1.0]}},
+        {"a": PLACE | {"shape": [True]}},
+        {"a": PLACE | {"shape": [2]}},
+        {"a": PLACE | {"dtype": "C64"}},
+        {"a": {"dtype": "F32"}},
+        {"a": PLACE, "b": PLACE | {"shape": [0, 1 << 70], "data_offsets": [4, 4]}},
+        {"a": PLACE, "__metadata__": 1},
+        {"a": 1},
+        "[" * 100_000,
+    ],
+)
+def test_made_up_headers_are_refused(header: object) -> None:
+    text = (header if isinstance(header, str) else json.dumps(header)).encode()
+    with pytest.raises(ValueError, match=r"\w"):
+        unpack(len(text).to_bytes(8, "little") + text + bytes(4))
 
 
 def test_any_changed_bit_is_found() -> None:

@@ -190,7 +190,7 @@ def precise_learner(
 
 def test_malformed_snapshots_are_refused(precise_learner: Learner) -> None:
     learner = precise_learner
-    good = blobs.pack(learner.weights, learner.layout)
+    good = bytes(blobs.pack(learner.weights, learner.layout))
     sent = load(good)
     names = list(sent)
     fewer = {name: sent[name] for name in names[1:]}

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from rhoselect.errors import RunError
-from rhoselect.snapshots.manifest import Manifest, Span
+from rhoselect.files import replacing
+from rhoselect.snapshots.format import LENGTH_BYTES, Header
 
 NONE = -1
 MOST_BUFFERS = 1024
@@ -49,10 +49,9 @@ class Control(ctypes.Structure):
 
     @classmethod
     def create(cls, path: Path) -> None:
-        """Make the file at once, so that nobody sees a part of it."""
-        beside = path.with_suffix(".incoming")
-        beside.write_bytes(bytes(cls(newest=NONE, version=(NONE,) * MOST_BUFFERS)))
-        beside.rename(path)
+        """Make the file as a whole, so that no reader sees a part of it."""
+        with replacing(path) as beside:
+            beside.write_bytes(bytes(cls(newest=NONE, version=(NONE,) * MOST_BUFFERS)))
 
     @classmethod
     def open(cls, path: Path) -> Control:
@@ -91,29 +90,27 @@ class Buffer:
         populate = mmap.MAP_POPULATE if sys.platform == "linux" else 0
         with path.open("r+b") as file:
             mapping = mmap.mmap(file.fileno(), 0, flags=mmap.MAP_SHARED | populate)
-        manifest = Manifest.parse(mapping[: 8 + int.from_bytes(mapping[:8], "little")])
+        start = LENGTH_BYTES + int.from_bytes(mapping[:LENGTH_BYTES], "little")
+        header = Header.parse(mapping[:start])
         self._bytes = torch.frombuffer(mapping, dtype=torch.uint8)
         self._pinned = False
-        self.size = manifest.size
-        self.pieces: list[tuple[Span, Tensor]] = [
-            (span, self._bytes[span.begin : span.end].view(span.dtype).reshape(span.shape))
-            for span in manifest.spans
-        ]
+        self.size = header.size
+        self.pieces = [(span, span.view(self._bytes)) for span in header.spans]
 
     @staticmethod
-    def create(path: Path, manifest: Manifest) -> None:
+    def create(path: Path, header: Header) -> None:
         """Make the file, with its memory: what is only promised would kill who writes to it."""
         try:
             with path.open("wb") as file:
                 if sys.platform == "linux":
-                    os.posix_fallocate(file.fileno(), 0, manifest.size)
-                file.truncate(manifest.size)
-                file.write(manifest.header)
+                    os.posix_fallocate(file.fileno(), 0, header.size)
+                file.truncate(header.size)
+                file.write(header.data)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
                 raise
             raise RunError(
-                f"snapshots: {path.parent} has no room for {manifest.size} bytes more"
+                f"snapshots: {path.parent} has no room for {header.size} bytes more"
                 f' ({error.strerror}); enlarge it or set snapshots.transport = "ray"'
             ) from None
 

@@ -1,13 +1,12 @@
 """Snapshots from a gRPC server stream: the way of scorers outside the run's cluster.
 
 This is a reader's end; the trainer publishes into another store, which the service
-rhoselect.v1.Snapshots reads from. A stream that breaks off, or came in pieces that are not the
-whole, is asked for again.
+rhoselect.v1.Snapshots reads from. A stream that breaks off, or whose bytes are not a whole snapshot
+by its checksum, is asked for again.
 """
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from rhoselect.errors import FencedError, RunError, ServiceError, SnapshotGoneEr
 from rhoselect.protos import selection_pb2, snapshots_pb2
 from rhoselect.protos.snapshots_pb2_grpc import SnapshotsStub
 from rhoselect.snapshots.base import Pieces
-from rhoselect.snapshots.codec import decode
+from rhoselect.snapshots.codec import Decoded, decode
 
 LONGEST_WAIT_S = 5.0  # of one call: what ends must not wait for waits
 ANSWER_S = 30.0  # for what a call takes beside its wait
@@ -43,10 +42,10 @@ class GrpcStore:
         self, version: int, into: Callable[[Pieces], None], timeout_s: float
     ) -> dict[str, Tensor] | None:
         """See `SnapshotReader.load`."""
-        data = self._waited(lambda wait_s: self._fetch(version, wait_s), timeout_s)
-        if data is None:
+        decoded = self._waited(lambda wait_s: self._fetch(version, wait_s), timeout_s)
+        if decoded is None:
             return None
-        found, weights, state = decode(data)
+        found, weights, state = decoded
         if found != version:
             raise RunError(f"snapshot {version}: the service sent {found}")
         into(iter(weights.items()))
@@ -56,12 +55,21 @@ class GrpcStore:
         """See `SnapshotReader.newest`."""
         return self._waited(self._newest, timeout_s)
 
-    def _fetch(self, version: int, wait_s: float) -> bytes | None:
+    def _fetch(self, version: int, wait_s: float) -> Decoded | None:
+        """The snapshot; None if it was not published in time. Raises ServiceError for a broken one,
+        which is asked for again."""
         request = snapshots_pb2.LoadRequest(
             session=self._session, version=version, timeout_seconds=wait_s
         )
         with _translated(f"snapshot {version}"):
-            return _whole(self._stub.Load(request, timeout=wait_s + ANSWER_S))
+            parts = self._stub.Load(request, timeout=wait_s + ANSWER_S)
+            data = b"".join(part.chunk for part in parts)
+        if not data:
+            return None
+        try:
+            return decode(data)
+        except RunError as error:
+            raise ServiceError(str(error)) from None
 
     def _newest(self, wait_s: float) -> int | None:
         request = snapshots_pb2.NewestRequest(session=self._session, timeout_seconds=wait_s)
@@ -86,20 +94,6 @@ class GrpcStore:
 
     def close(self) -> None:
         """The channel is the caller's."""
-
-
-def _whole(parts: Iterator[snapshots_pb2.LoadResponse]) -> bytes | None:
-    """The blob of a stream; None of an empty one. Raises ServiceError if it is not whole."""
-    first = next(iter(parts), None)
-    if first is None:
-        return None
-    data = b"".join(part.chunk for part in parts)
-    if hashlib.sha256(data).digest() != first.header.sha256:
-        raise ServiceError(
-            f"snapshot: got {len(data)} bytes with another SHA-256 than the header's of"
-            f" {first.header.size_bytes}"
-        )
-    return data
 
 
 @contextmanager

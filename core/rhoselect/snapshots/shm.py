@@ -25,7 +25,7 @@ from rhoselect.errors import SnapshotGoneError
 from rhoselect.snapshots.base import Pieces, State
 from rhoselect.snapshots.bell import Bell
 from rhoselect.snapshots.buffers import MOST_BUFFERS, NONE, Buffer, Control, fence
-from rhoselect.snapshots.manifest import STATE, WEIGHTS, Manifest
+from rhoselect.snapshots.format import STATE, WEIGHTS, Header
 
 ROOM_BYTES = 1 << 30  # containers often have 64 MB of shared memory, too little for snapshots
 RECHECK_S = 0.25  # a wake-up can be lost only when a socket's buffer is full; then look again
@@ -79,12 +79,13 @@ class SharedMemoryStore:
         control = self._open()
         assert self._writer and version > control.newest, (version, control.newest)
         index = self._free_buffer(control)
-        if index == control.count:
-            Buffer.create(self._path(index), Manifest.of(tensors, layout, state))
-            control.count += 1
-        buffer = self._buffer(index)
         sources = {WEIGHTS + name: tensors[name] for name in layout}
         sources |= {STATE + name: t for name, t in state.items()}
+        if index == control.count:
+            dtypes = {WEIGHTS + name: dtype for name, dtype in layout.items()}
+            Buffer.create(self._path(index), Header.of(sources, dtypes))
+            control.count += 1
+        buffer = self._buffer(index)
         gpus = {t.device for t in sources.values() if t.is_cuda}
         if gpus:
             buffer.pin()

@@ -39,12 +39,10 @@ class LoadRequest(_message.Message):
     def __init__(self, session: _Optional[_Union[_selection_pb2.Session, _Mapping]] = ..., version: _Optional[int] = ..., timeout_seconds: _Optional[float] = ...) -> None: ...
 
 class LoadResponse(_message.Message):
-    __slots__ = ("header", "chunk")
-    HEADER_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("chunk",)
     CHUNK_FIELD_NUMBER: _ClassVar[int]
-    header: _selection_pb2.BlobHeader
     chunk: bytes
-    def __init__(self, header: _Optional[_Union[_selection_pb2.BlobHeader, _Mapping]] = ..., chunk: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, chunk: _Optional[bytes] = ...) -> None: ...
 
 class NewestRequest(_message.Message):
     __slots__ = ("session", "timeout_seconds")

@@ -73,8 +73,8 @@ class SnapshotsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Load(self, request, context):
-        """Load sends exactly the version asked for: a header, then chunks. Nothing at all is sent if it
-        was not published within the time given; NOT_FOUND once no open window needs it any more.
+        """Load sends exactly the version asked for, in chunks. Nothing at all is sent if it was not
+        published within the time given; NOT_FOUND once no open window needs it any more.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -1,7 +1,4 @@
-"""Tensors on the wire: a safetensors file in chunks of at most a megabyte, with a whole hash.
-
-Nothing is ever unpickled.
-"""
+"""Tensors of the Selection service: a safetensors file in chunks, with the hash of the whole."""
 
 from __future__ import annotations
 
@@ -9,51 +6,37 @@ import hashlib
 from collections.abc import Iterator, Mapping
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor
 
 from rhoselect.errors import UserError
 from rhoselect.protos import selection_pb2 as pb
 from rhoselect.service.server import CHUNK_BYTES
+from rhoselect.snapshots.format import pack as pack_file
+from rhoselect.snapshots.format import unpack
 from rhoselect.types import Layout
 
 HEADER_BYTES = 1024  # what a safetensors file may spend on a tensor's name, type, shape and place
-
-DATA_TYPES: dict[torch.dtype, pb.DataType] = {
-    torch.float64: pb.DATA_TYPE_FLOAT64,
-    torch.float32: pb.DATA_TYPE_FLOAT32,
-    torch.float16: pb.DATA_TYPE_FLOAT16,
-    torch.bfloat16: pb.DATA_TYPE_BFLOAT16,
-    torch.int64: pb.DATA_TYPE_INT64,
-    torch.int32: pb.DATA_TYPE_INT32,
-    torch.int16: pb.DATA_TYPE_INT16,
-    torch.int8: pb.DATA_TYPE_INT8,
-    torch.uint8: pb.DATA_TYPE_UINT8,
-    torch.bool: pb.DATA_TYPE_BOOL,
-}
+PREFIX = "DATA_TYPE_"  # the rest of a DataType's name is torch's name of the dtype
 
 
-def pack(tensors: Mapping[str, Tensor], layout: Layout | None = None) -> bytes:
+def pack(tensors: Mapping[str, Tensor], layout: Layout | None = None) -> bytearray:
     """The tensors as a blob, or those of ``layout`` in its dtypes; copied once."""
-    dtypes = {name: like.dtype for name, like in (layout or tensors).items()}
-    return save(
-        {
-            name: tensors[name].detach().to("cpu", dtype, copy=True).contiguous()
-            for name, dtype in dtypes.items()
-        }
-    )
+    if layout is None:
+        return pack_file(tensors)
+    dtypes = {name: like.dtype for name, like in layout.items()}
+    return pack_file({name: tensors[name] for name in layout}, dtypes)
 
 
-def header(blob: bytes) -> pb.BlobHeader:
+def header(blob: bytes | bytearray) -> pb.BlobHeader:
     """What goes before the chunks."""
     return pb.BlobHeader(size_bytes=len(blob), sha256=hashlib.sha256(blob).digest())
 
 
-def chunks(blob: bytes) -> Iterator[bytes]:
+def chunks(blob: bytes | bytearray) -> Iterator[bytes]:
     """The blob in pieces of at most ``CHUNK_BYTES``."""
+    view = memoryview(blob)
     for start in range(0, len(blob), CHUNK_BYTES):
-        yield blob[start : start + CHUNK_BYTES]
+        yield bytes(view[start : start + CHUNK_BYTES])
 
 
 class Arriving:
@@ -95,8 +78,8 @@ class Arriving:
         if hashlib.sha256(data).digest() != self._head.sha256:
             raise UserError("blob: got bytes with another SHA-256 than the header's; send it again")
         try:
-            return load(bytes(data))
-        except (SafetensorError, ValueError, KeyError) as error:
+            return unpack(data)[0]
+        except ValueError as error:
             raise UserError(f"blob: got no safetensors file ({error}), allowed one") from None
 
 
@@ -108,15 +91,19 @@ def most_bytes(layout: Layout) -> int:
 def to_specs(layout: Layout) -> list[pb.TensorSpec]:
     """A layout as messages."""
     return [
-        pb.TensorSpec(name=name, data_type=DATA_TYPES[like.dtype], shape=like.shape)
+        pb.TensorSpec(
+            name=name,
+            data_type=PREFIX + str(like.dtype).removeprefix("torch.").upper(),
+            shape=like.shape,
+        )
         for name, like in layout.items()
     ]
 
 
 def from_specs(specs: list[pb.TensorSpec]) -> Layout:
     """The layout back."""
-    dtypes = {code: dtype for dtype, code in DATA_TYPES.items()}
-    return {
-        spec.name: torch.empty(tuple(spec.shape), dtype=dtypes[spec.data_type], device="meta")
-        for spec in specs
-    }
+    layout = {}
+    for spec in specs:
+        dtype = getattr(torch, pb.DataType.Name(spec.data_type).removeprefix(PREFIX).lower())
+        layout[spec.name] = torch.empty(tuple(spec.shape), dtype=dtype, device="meta")
+    return layout

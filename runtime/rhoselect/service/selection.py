@@ -174,7 +174,7 @@ def _publish(session: Session, version: int, arriving: blobs.Arriving) -> None:
     session.publish(version, tensors)
 
 
-def _next(session: Session, step: int, with_inputs: bool) -> tuple[pb.NextBatchHeader, bytes]:
+def _next(session: Session, step: int, with_inputs: bool) -> tuple[pb.NextBatchHeader, bytearray]:
     selected = session.next(step)
     picked = selected.points
     batch = session.train.read(picked.indices, CPU, picked.epochs)

@@ -7,7 +7,6 @@ import itertools
 import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
@@ -35,15 +34,6 @@ MOST_WAITING = 256  # calls at once; more wait for a thread
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True)
-class _Packed:
-    """A snapshot as it goes on the wire."""
-
-    version: int
-    header: selection_pb2.BlobHeader
-    blob: bytes
-
-
 class Snapshots(snapshots_pb2_grpc.SnapshotsServicer):
     """What ``run`` publishes. A version is packed once, however many ask for it."""
 
@@ -54,7 +44,7 @@ class Snapshots(snapshots_pb2_grpc.SnapshotsServicer):
         self._threads = ThreadPoolExecutor(MOST_WAITING, "snapshots")
         self._idle: list[SnapshotReader] = []  # a reader has one thread at a time
         self._packing = threading.Lock()
-        self._packed = _Packed(-1, selection_pb2.BlobHeader(), b"")
+        self._packed = -1, bytearray()  # the version packed last, and its bytes
 
     @property
     def service(self) -> Service:
@@ -88,10 +78,7 @@ class Snapshots(snapshots_pb2_grpc.SnapshotsServicer):
             self._check(request.session, request.timeout_seconds)
             look = partial(self._pack, request.version, request.timeout_seconds)
             packed = await self._with_store(look)
-            if packed is None:
-                return
-            yield pb.LoadResponse(header=packed.header)
-            for chunk in blobs.chunks(packed.blob):
+            for chunk in blobs.chunks(packed or b""):
                 yield pb.LoadResponse(chunk=chunk)
 
     async def Newest(
@@ -142,7 +129,7 @@ class Snapshots(snapshots_pb2_grpc.SnapshotsServicer):
 
         return await asyncio.get_running_loop().run_in_executor(self._threads, call)
 
-    def _pack(self, version: int, timeout_s: float, store: SnapshotReader) -> _Packed | None:
+    def _pack(self, version: int, timeout_s: float, store: SnapshotReader) -> bytearray | None:
         """A version, once it is there: many wait at once, one copies it."""
         weights: dict[str, Tensor] = {}
 
@@ -152,10 +139,9 @@ class Snapshots(snapshots_pb2_grpc.SnapshotsServicer):
         if store.load(version, lambda _: None, timeout_s) is None:
             return None
         with self._packing:
-            if self._packed.version != version:
+            if self._packed[0] != version:
                 state = store.load(version, keep, LONGEST_WAIT_S)  # it may still be written
                 if state is None:
                     return None
-                blob = encode(version, weights, state)
-                self._packed = _Packed(version, blobs.header(blob), blob)
-            return self._packed
+                self._packed = version, encode(version, weights, state)
+            return self._packed[1]
