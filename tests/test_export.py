@@ -95,6 +95,27 @@ def test_last_losses_are_those_of_the_final_weights(
     np.testing.assert_allclose(last, losses.numpy(), rtol=tolerance, atol=1e-6)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_run_is_evaluated_in_the_precision_of_training(
+    tiny_config: Path, tmp_path: Path, precision: str
+) -> None:
+    other = {"fp32": "bf16", "bf16": "fp32"}[precision]
+    keys = (f"trainer.precision={precision}", f"scorer.precision={other}", "trainer.steps=10")
+    run = tmp_path / "run"
+    made("train", tiny_config, "--run-dir", run, *(w for key in keys for w in ("--set", key)))
+    test = open_inputs(load(run / "config.toml")).test
+    model = mlp(input_shape=(1, 16, 16), classes=CLASSES, width=32)
+    model.load_state_dict(load_file(run / "model.safetensors"))
+    batch = test.read(test.indices, torch.device("cpu"))
+    losses = {}
+    for enabled in (False, True):
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            loss = F.cross_entropy(model(batch.inputs).float(), batch.labels)
+        losses["bf16" if enabled else "fp32"] = loss.item()
+    recorded = json.loads((run / "eval.jsonl").read_text())["loss"]
+    assert abs(recorded - losses[precision]) < 1e-6 < abs(recorded - losses[other])
+
+
 def test_flags_are_what_the_guide_says(exported: tuple[Any, str]) -> None:
     chance, sure = math.log(CLASSES), -math.log(0.9)
     kinds = Counter()

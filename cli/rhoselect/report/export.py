@@ -121,7 +121,7 @@ def export(path: Path, out: Path, device_name: str) -> Counts:
     run = load_run(path)
     device = resolve_device(device_name, "--device")
     inputs = reopen(path, str(device))
-    replica = inputs.new_evaluator(device)
+    replica = inputs.new_evaluator(device, inputs.config.scorer.precision)
     replica.load(_last_weights(path, run.summary["steps"], replica.layout))
     past = history(inputs.plan, run.summary["steps"], run.selected)
     exporter = Exporter(inputs, past, replica, device, _irreducible_losses(inputs))

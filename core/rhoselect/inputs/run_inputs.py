@@ -80,9 +80,12 @@ class RunInputs(SelectionInputs):
         needs, seed = self.scoring.needs, self.config.seed
         return Replica(self.new_model(), numerics, device, needs, seed, reference)
 
-    def new_evaluator(self, device: torch.device) -> Replica:
-        """A replica of the model alone, with running statistics."""
-        return Replica(self.new_model(), self._numerics("running"), device)
+    def new_evaluator(self, device: torch.device, precision: str | None = None) -> Replica:
+        """A replica of the model alone, with running statistics. ``precision`` is
+        trainer.precision if not given."""
+        trained = precision or self.config.trainer.precision
+        channels_last = self.config.scorer.channels_last
+        return Replica(self.new_model(), Numerics(trained, "running", channels_last), device)
 
     def _numerics(self, bn: BatchNormMode, fold_batchnorm: bool = False) -> Numerics:
         scorer = self.config.scorer

@@ -1,4 +1,4 @@
-"""Evaluation on a split, by a replica in the scoring dtype with running BatchNorm statistics."""
+"""Evaluation on a split, by a replica with running BatchNorm statistics."""
 
 from __future__ import annotations
 
