@@ -13,7 +13,7 @@ import pytest
 import redis
 from queue_helpers import chunk_scores, fill, until
 
-from rhoselect.errors import RunError, WaitError
+from rhoselect.errors import FencedError, RunError, WaitError
 from rhoselect.queue.redis import RedisQueue, link
 from rhoselect.runtime.queue_server import EmbeddedServer
 from rhoselect.types import QueueStats, Ticket
@@ -88,8 +88,8 @@ def test_scripts_are_loaded_again(new: New, admin: redis.Redis) -> None:
     assert queue.stats() == QueueStats(0, 0, 0, 0, None, 1, 0, 0, 1, 1)
 
 
-def test_runs_and_generations_do_not_see_each_other(new: New, admin: redis.Redis) -> None:
-    queues = [new("a", 1), new("a", 2), new("b", 1), new("a:1", 2)]
+def test_runs_do_not_see_each_other(new: New, admin: redis.Redis) -> None:
+    queues = [new("a", 1), new("a:1", 1), new("b", 1), new("a:1:", 2)]
     for number, queue in enumerate(queues):
         fill(queue, number, number, [chunk_scores({number: float(number)})])
         queue.open(10 + number, number, 1)
@@ -102,7 +102,65 @@ def test_runs_and_generations_do_not_see_each_other(new: New, admin: redis.Redis
     queues[1].destroy()
     assert [queue.stats().windows for queue in queues] == [0, 0, 2, 2]
     left = {bytes(key).split(b"}")[0] for key in admin.scan_iter()}
-    assert left == {b"rho:{a:1", b"rho:{b:1", b"rho:{a:1:2"}
+    assert left == {b"rho:{a", b"rho:{b", b"rho:{a:1:"}
+
+
+def test_a_newer_generation_begins_anew_and_fences_the_older(new: New, admin: redis.Redis) -> None:
+    """With the calls that a step makes anyway, also one that waits meanwhile."""
+    old, newer = new(generation=1), new(generation=2)
+    fill(old, 0, 0, CHUNKS)
+    old.open(1, 1, 1)
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(old.pop, 1, 1, 20.0)
+        newer.open(0, 0, 1)
+        with pytest.raises(FencedError, match="a newer trainer owns this run"):
+            waiting.result()
+    calls: list[Callable[[], object]] = [
+        lambda: old.open(1, 1, 1),
+        lambda: old.open_shortlist(0, 1, SHORTLIST, 2),
+        lambda: old.pop(0, 1, 0.0),
+        lambda: old.pop(0, 1, 0.0, shortlist=True),
+        old.check_fence,
+    ]
+    for call in calls:
+        with pytest.raises(FencedError):
+            call()
+    old.close(5)
+    old.destroy()
+    assert newer.claim(0, 0.0) == Ticket(0, 0, 0)
+    assert newer.stats().windows == 1
+    newer.check_fence()
+    with pytest.raises(FencedError):
+        old.check_fence()
+
+
+def test_a_trainer_can_fence_older_ones_before_it_opens_a_window(new: New) -> None:
+    old, newer = new(generation=9), new(generation=10)
+    old.check_fence()
+    newer.check_fence()
+    newer.check_fence()
+    with pytest.raises(FencedError):
+        old.open(0, 0, 1)
+
+
+def test_a_server_that_lost_its_data_fences_nobody(new: New, admin: redis.Redis) -> None:
+    old, newer = new(generation=1), new(generation=2)
+    newer.check_fence()
+    admin.flushall()
+    old.open(0, 0, 1)
+    old.check_fence()
+    newer.open(0, 0, 1)  # it announces itself again
+    with pytest.raises(FencedError):
+        old.open(1, 0, 1)
+
+
+def test_a_server_that_is_away_fences_nobody(tmp_path: Path) -> None:
+    port = free_port()
+    with tcp_server(tmp_path, port) as url:
+        queue = RedisQueue(url, "run", 1, 60.0, 600.0, 20.0)
+        queue.check_fence()
+    queue.check_fence()
+    queue.disconnect()
 
 
 def test_every_key_expires_and_every_open_renews(new: New, admin: redis.Redis) -> None:
@@ -118,7 +176,7 @@ def test_every_key_expires_and_every_open_renews(new: New, admin: redis.Redis) -
     queue.push(Ticket(1, 0, 2, SHORTLIST[:1]), featured)
     queue.claim(0, 0.0)
     keys = list(admin.scan_iter())
-    assert len(keys) == 8 + 4 + 4, keys  # those of the run, and of both stages of window 1
+    assert len(keys) == 9 + 4 + 4, keys  # those of the run, and of both stages of window 1
     assert all(0 < admin.pttl(key) <= 600_000 for key in keys)
     for key in keys:
         admin.pexpire(key, 100_000)
@@ -141,7 +199,7 @@ def test_keys_stay_bounded_and_destroy_leaves_none(new: New, admin: redis.Redis)
         queue.pop(window, 1, 0.0)
         most = max(most, admin.dbsize())
         queue.close(window)
-    assert most <= 8 + 4 + 4
+    assert most <= 9 + 4 + 4
     for window in (500, 501):
         fill(queue, window, 0, CHUNKS)
         queue.open_shortlist(window, 0, SHORTLIST, 3)

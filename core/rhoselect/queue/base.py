@@ -30,7 +30,8 @@ class SelectionQueue(Protocol):
         """Hand out ``chunks`` tickets for ``window``, to be scored with ``version``.
 
         Idempotent: an open window is left as it is, so a trainer that waits re-sends it. A window
-        at or below the last closed one stays closed.
+        at or below the last closed one stays closed. Raises FencedError, as ``pop`` does, once a
+        newer generation of the run has opened a window.
         """
         ...
 

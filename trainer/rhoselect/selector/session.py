@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from rhoselect.config import Config
-from rhoselect.errors import ModelError, UserError
+from rhoselect.errors import FencedError, ModelError, UserError
 from rhoselect.inputs import SelectionInputs
 from rhoselect.metrics import Metrics
 from rhoselect.models.weights import first_few
@@ -115,8 +116,9 @@ class Session:
         self._selector.share(workers)
 
     def close(self) -> None:
-        """Finish what runs in the background."""
-        self._selector.end()
+        """Finish what runs in the background. By now a newer session may have fenced it."""
+        with suppress(FencedError):
+            self._selector.end()
 
     def _observe(self, batch: SelectedBatch) -> None:
         now, step = time.monotonic(), batch.step

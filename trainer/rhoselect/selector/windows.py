@@ -15,7 +15,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 from rhoselect.config import Config
 from rhoselect.errors import WaitError
@@ -102,7 +102,11 @@ class Windows:
 
     def end(self) -> None:
         """Have all windows closed that are to be."""
-        while self._background:
+        wait(self._background)
+        self._raise_from_background()
+
+    def _raise_from_background(self) -> None:
+        while self._background and self._background[0].done():
             self._background.popleft().result()
 
     def share(self, workers: int) -> None:
@@ -111,7 +115,9 @@ class Windows:
         self._lends = self._config.trainer.scores or workers == 0
 
     def check_fence(self) -> None:
-        """Raise FencedError if a newer generation has taken over."""
+        """Raise FencedError if a newer generation has taken over. The queue is not asked: it checks
+        with each ``open`` and ``pop`` of a step."""
+        self._raise_from_background()
         self._fence.check_fence()
 
     def rejected(self, window: int) -> list[int]:
@@ -164,8 +170,7 @@ class Windows:
         post: Callable[[], None],
         score: Callable[[], bool],
     ) -> TopK:
-        while self._background and self._background[0].done():
-            self._background.popleft().result()
+        self._raise_from_background()
         started, scored_s = time.monotonic(), 0.0
         moved, accepted, all_mine, popped = started, -1, True, None
         while popped is None:

@@ -67,6 +67,7 @@ class Trainer:
     def _run(self) -> Progress:
         device, count = self.learner.device, self._config.trainer.threads
         with repeatable(device), threads(count), closing(self._control):
+            self._folder.check_fence()  # an older trainer writes nothing from now on
             step = self._restore()
             with writing(self._folder):
                 self.records = Records(self._folder, step)

@@ -16,7 +16,7 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -25,15 +25,18 @@ from rhoselect import config as configuration
 from rhoselect.config import Config, resolve
 from rhoselect.errors import ConfigError, FencedError, RunFolderError, StorageError
 from rhoselect.files import replacing
+from rhoselect.selector.fence import Fence, NoFence
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A run folder as seen by one trainer generation."""
+    """A run folder as seen by one trainer generation. ``queue`` tells of newer ones, too: a network
+    file system may show their files late."""
 
     path: Path
     run_id: str
     generation: int
+    queue: Fence = field(default=NoFence(), compare=False, repr=False)
 
     @staticmethod
     def create(path: Path, config: Config, inputs_sha256: str = "") -> RunFolder:
@@ -89,6 +92,7 @@ class RunFolder:
                 f"run folder {self.path}: a newer trainer than generation {self.generation} owns"
                 " it; this one stops without touching it"
             )
+        self.queue.check_fence()
 
 
 def check_absent(path: Path) -> None:

@@ -21,7 +21,7 @@ from rhoselect.queue.redis.packing import (
 )
 from rhoselect.types import ChunkScores, Positions, QueueStats, Stage, Ticket, TopK
 
-_SCRIPTS = ("open", "claim", "push", "pop", "close", "reap")
+_SCRIPTS = ("fence", "open", "claim", "push", "pop", "close", "reap")
 
 
 _PARITY: dict[Stage | None, int] = {"shortlist": 0, "candidates": 1, None: -1}
@@ -59,8 +59,10 @@ class RedisQueue:
         self._open(stage(window, True), version, len(parts), parts)
 
     def _open(self, number: int, version: int, chunks: int, parts: list[bytes]) -> None:
-        keys = [*self._keys.run(), *self._keys.stage(number).all()]
-        self._link.run("open", keys, [number, version, chunks, self._expiry_ms, *parts])
+        k = self._keys
+        keys = [*k.run(), *k.stage(number).all(), k.newest]
+        args = [number, version, chunks, self._expiry_ms, k.generation]
+        self._link.run("open", keys, [*args, *parts])
 
     def claim(
         self,
@@ -103,10 +105,10 @@ class RedisQueue:
 
     def pop(self, window: int, k: int, timeout_s: float, shortlist: bool = False) -> TopK | None:
         """See `SelectionQueue.pop`."""
-        number = stage(window, shortlist)
-        here = self._keys.stage(number)
-        keys = [self._keys.stages, self._keys.ready, here.done, here.scores, here.features]
-        found = self._link.wait("pop", keys, [number, k], self._keys.ready, timeout_s)
+        names, number = self._keys, stage(window, shortlist)
+        here, args = names.stage(number), [number, k, names.generation]
+        keys = [names.stages, names.ready, here.done, here.scores, here.features, names.newest]
+        found = self._link.wait("pop", keys, args, names.ready, timeout_s)
         if found is None:
             return None
         version, points, scores, rows = found
@@ -178,8 +180,12 @@ class RedisQueue:
     def destroy(self) -> None:
         """See `SelectionQueue.destroy`."""
         names = [self._keys.stage(number).all() for number in self._open_stages()]
-        keys = [*self._keys.run(), *chain.from_iterable(names)]
+        keys = [*self._keys.run(), *chain.from_iterable(names), *self._link.announced(self._keys)]
         self._link.with_retries(lambda: self._link.client.unlink(*keys))
+
+    def check_fence(self) -> None:
+        """Announce this generation. Raises FencedError if a newer one is there."""
+        self._link.check_fence(self._keys, self._expiry_ms)
 
     def disconnect(self) -> None:
         """Close this process's connections; the queue itself stays."""

@@ -1,8 +1,10 @@
 """Every key name that a run holds in Redis.
 
-All names of one run and generation share a hash tag, so they live in one slot of a cluster and two
-runs, or two trainers of one run, never meet. Every key expires; `open` (of a stream: `advance`),
-which a waiting trainer repeats, renews them.
+All names of a run share a hash tag, so they live in one slot of a cluster. All but one also begin
+with the trainer's generation, so that two trainers of a run never meet. Every key expires; `open`
+(of a stream: `advance`), which a waiting trainer repeats, renews them.
+
+    newest      string  of all generations: the newest that has opened a window
 
 A window's stages are numbered in the order of work, its shortlist before its candidates: see
 `stage`. Tickets are named "stage:chunk:version", the chunk with ten digits.
@@ -59,7 +61,9 @@ class Names:
 
     def __init__(self, run_id: str, generation: int) -> None:
         assert not set("{}") & set(run_id), run_id
-        self._prefix = f"rho:{{{run_id}:{generation}}}:"
+        self.generation = generation
+        self.newest = f"rho:{{{run_id}}}:newest"
+        self._prefix = f"rho:{{{run_id}}}:{generation}:"
         self.counters = self.name("counters")
         self.bell = self.name("bell")
         self.ready = self.name("ready")

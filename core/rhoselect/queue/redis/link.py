@@ -14,16 +14,20 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib import resources
 from typing import Any, TypeVar
 
 import numpy as np
 from redis.exceptions import NoScriptError, ReadOnlyError, ResponseError
 
+from rhoselect.errors import WaitError
+from rhoselect.queue.redis.keys import Names
 from rhoselect.queue.redis.server import connect, server_name, with_retries
 from rhoselect.types import Scores
 
 SLICE_S = 1.0
+FENCE_WAIT_S = 1.0  # for a server that is away while a checkpoint is written
 Args = Sequence[int | bytes]
 _T = TypeVar("_T")
 
@@ -52,6 +56,18 @@ class Link:
     def run(self, script: str, keys: Sequence[str], args: Args) -> Any:
         """Run a script; it is loaded again where the server has lost it."""
         return self._evaluate(script, _pack_call(self._hashes[script], keys, args))
+
+    def check_fence(self, names: Names, expiry_ms: int) -> None:
+        """Announce the generation of ``names`` for ``expiry_ms``. Raises FencedError if a newer one
+        is there. A server that is away knows none."""
+        packed = _pack_call(self._hashes["fence"], [names.newest], [names.generation, expiry_ms])
+        with suppress(WaitError):
+            self._evaluate("fence", packed, timeout_s=FENCE_WAIT_S)
+
+    def announced(self, names: Names) -> list[str]:
+        """The key that announces the generation of ``names``; none if another one is announced."""
+        newest = self.with_retries(lambda: self.client.get(names.newest))
+        return [names.newest] if newest == b"%d" % names.generation else []
 
     def best(self, key: str, k: int) -> tuple[bytes, Scores]:
         """The k >= 1 last members of a sorted set, backwards, joined, and their scores."""
@@ -82,7 +98,7 @@ class Link:
             self._block(bell, answer, min(left, self._slice_s))
         return answer
 
-    def _evaluate(self, script: str, packed: bytes) -> Any:
+    def _evaluate(self, script: str, packed: bytes, timeout_s: float | None = None) -> Any:
         def call() -> Any:
             try:
                 return self._send(packed)
@@ -90,7 +106,7 @@ class Link:
                 self._send(_pack([b"SCRIPT", b"LOAD", self._sources[script]]))
                 return self._send(packed)
 
-        return self.with_retries(call)
+        return with_retries(call, self._name, self._timeout_s if timeout_s is None else timeout_s)
 
     def _block(self, bell: str, last: bytes, seconds: float) -> None:
         milliseconds = b"%d" % (1 + int(1000 * seconds))  # 0 would be for ever

@@ -18,7 +18,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoPermissionError
 from redis.retry import Retry
 
-from rhoselect.errors import QueueConfigError, RunError, WaitError
+from rhoselect.errors import FencedError, QueueConfigError, RunError, WaitError
 
 OLDEST = (6, 2)
 OPTIONS = {"db", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile"}
@@ -84,7 +84,8 @@ def with_retries(call: Callable[[], _T], name: str, timeout_s: float) -> _T:
     is a replica since a failover.
 
     Every call here is idempotent or, like a claim whose answer was lost, made good by a reap.
-    Raises WaitError when the server stays away, RunError when it answers with an error.
+    Raises WaitError when the server stays away, RunError when it answers with an error, FencedError
+    when a script found a newer generation.
     """
     deadline = time.monotonic() + timeout_s
     pause = 0.01
@@ -107,6 +108,10 @@ def with_retries(call: Callable[[], _T], name: str, timeout_s: float) -> _T:
             time.sleep(pause)
             pause = min(2 * pause, 1.0)
         except redis.RedisError as error:
+            if str(error).startswith("FENCED"):
+                raise FencedError(
+                    f"queue server {name}: a newer trainer owns this run; this one stops"
+                ) from None
             raise RunError(f"queue server {name}: {_line(error)}") from None
 
 

@@ -13,7 +13,7 @@ from rhoselect.queue.redis.link import Args, Link
 from rhoselect.queue.redis.packing import pack_aged_points, unpack_aged, unpack_scores
 from rhoselect.types import ChunkScores, QueueStats, Stage, Ticket, TopK
 
-_SCRIPTS = ("stream_advance", "stream_claim", "stream_push", "stream_take")
+_SCRIPTS = ("fence", "stream_advance", "stream_claim", "stream_push", "stream_take")
 
 
 class RedisStream:
@@ -126,7 +126,12 @@ class RedisStream:
 
     def destroy(self) -> None:
         """See `StreamQueue.destroy`."""
-        self._link.with_retries(lambda: self._link.client.unlink(*self._keys.all()))
+        keys = [*self._keys.all(), *self._link.announced(self._keys)]
+        self._link.with_retries(lambda: self._link.client.unlink(*keys))
+
+    def check_fence(self) -> None:
+        """Announce this generation. Raises FencedError if a newer one is there."""
+        self._link.check_fence(self._keys, self._expiry_ms)
 
     def disconnect(self) -> None:
         """Close this process's connections; the queue itself stays."""

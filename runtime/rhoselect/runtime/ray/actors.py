@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -118,12 +118,12 @@ class TrainerActor:
         metrics.serve(config.metrics, self._run.path, "trainer")
         queue = self._endpoints.queue(config, self._run)
         snapshots = self._endpoints.snapshots(writer=True)
-        inputs = _inputs(config, self._run)
+        inputs, folder = _inputs(config, self._run), replace(self._run, queue=queue)
         try:
             self._trainer = build_trainer(
-                inputs, self._run, queue, snapshots, metrics, self._workers, self._control
+                inputs, folder, queue, snapshots, metrics, self._workers, self._control
             )
-            return run_trainer(inputs, self._run, self._trainer, self._workers)
+            return run_trainer(inputs, folder, self._trainer, self._workers)
         finally:
             snapshots.close()
 

@@ -1,10 +1,15 @@
 -- Make every chunk of a stage that is not done and not leased available. Idempotent.
 -- KEYS 1 closed string, 2 stages hash, 3 todo zset, 4 leases hash, 5 shortlists hash,
 --      6 counters hash, 7 bell stream, 8 ready stream,
---      9 done set, 10 scores zset, 11 rejected set, 12 features hash
+--      9 done set, 10 scores zset, 11 rejected set, 12 features hash, 13 newest string
 --      (6, 8 and 10-12: to renew their expiry only)
--- ARGV 1 stage, 2 version, 3 chunks, 4 expiry in ms; of a shortlist: the points of every chunk
--- Returns how many tickets became available.
+-- ARGV 1 stage, 2 version, 3 chunks, 4 expiry in ms, 5 generation; of a shortlist: the points of
+--      every chunk
+-- Returns how many tickets became available; an error if a newer generation is there.
+local newest = redis.call('GET', KEYS[13])
+if newest and tonumber(newest) > tonumber(ARGV[5]) then return redis.error_reply('FENCED') end
+if newest ~= ARGV[5] then redis.call('SET', KEYS[13], ARGV[5]) end
+
 local stage = ARGV[1]
 local closed = redis.call('GET', KEYS[1])
 if closed and tonumber(stage) <= tonumber(closed) then return 0 end
@@ -25,7 +30,7 @@ local function add()
 end
 for chunk = 0, tonumber(chunks) - 1 do
   local ticket = string.format('%s:%010d:%s', stage, chunk, version)
-  local points = ARGV[5 + chunk]
+  local points = ARGV[6 + chunk]
   if points then redis.call('HSETNX', KEYS[5], ticket, points) end
   if not taken[chunk] then
     entries[#entries + 1] = stage

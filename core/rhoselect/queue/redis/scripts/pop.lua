@@ -1,8 +1,11 @@
 -- Read the best points of a complete stage.
--- KEYS 1 stages hash, 2 ready stream, 3 done set, 4 scores zset, 5 features hash
--- ARGV 1 stage, 2 k
+-- KEYS 1 stages hash, 2 ready stream, 3 done set, 4 scores zset, 5 features hash, 6 newest string
+-- ARGV 1 stage, 2 k, 3 generation
 -- Returns {version, points, their scores as text, their rows or ''}; while the stage is not complete
--- the last id of the ready stream.
+-- the last id of the ready stream; an error if a newer generation is there.
+local newest = redis.call('GET', KEYS[6])
+if newest and tonumber(newest) > tonumber(ARGV[3]) then return redis.error_reply('FENCED') end
+
 local entry = redis.call('HGET', KEYS[1], ARGV[1])
 local version, chunks = string.match(entry or '', '(%S+) (%d+)')
 if not version or redis.call('SCARD', KEYS[3]) < tonumber(chunks) then
