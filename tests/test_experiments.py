@@ -297,7 +297,7 @@ def test_a_grid_runs_resumes_and_is_reported(tiny: Path, tmp_path: Path) -> None
     rho, uniform = folder / "runs" / "noisy-rho-0", folder / "runs" / "noisy-uniform-0"
     before = json.loads((rho / "summary.json").read_text())
     kept = (uniform / "summary.json").stat().st_mtime_ns
-    for gone in ("summary.json", "steps.parquet", "steps/part-000000020.parquet"):
+    for gone in ("summary.json", "steps.parquet", "steps/part-000000020-1.parquet"):
         (rho / gone).unlink()
     for gone in (rho / "checkpoints").glob("*20.safetensors"):
         gone.unlink()

@@ -8,7 +8,7 @@ import json
 import os
 import struct
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +26,11 @@ from rhoselect.trainer import checkpoint as checkpoints
 from rhoselect.trainer.checkpoint import Checkpoint, Progress, checkpoint_paths, load_newest, save
 from rhoselect.trainer.evaluate import Evaluation
 from rhoselect.trainer.records import (
+    SCHEMA,
     Records,
     StepRecord,
     read_evaluations,
+    read_selected,
     read_steps,
     selected_sha256,
     weights_sha256,
@@ -294,6 +296,44 @@ def test_what_a_crash_left_beyond_the_checkpoint_is_cut_back(folder: RunFolder) 
     assert read_steps(folder.path)["step"].to_pylist() == list(range(6))
     lines = (folder.path / "eval.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [2, 4, 6]
+
+
+def write_part(folder: RunFolder, steps: range, staleness: int) -> None:
+    """As a trainer does that does not know yet that another one took over."""
+    rows = [replace(record(step), staleness=staleness) for step in steps]
+    columns = {name: [getattr(row, name) for row in rows] for name in SCHEMA.names}
+    path = folder.path / "steps" / f"part-{steps.stop:09d}-{folder.generation}.parquet"
+    pq.write_table(pa.table(columns, schema=SCHEMA), path)
+
+
+def test_what_an_older_trainer_wrote_again_gives_way_to_the_newer_rows(folder: RunFolder) -> None:
+    older = RunFolder.resume(folder.path)
+    newer = RunFolder.resume(folder.path)
+    write_part(folder, range(4), staleness=1)
+    write_part(newer, range(4, 8), staleness=3)
+    write_part(older, range(2, 6), staleness=2)
+    write_part(older, range(6, 8), staleness=2)  # the same end as the newer part
+    records = Records(newer, 8)
+    for step in range(8, 10):
+        records.append(replace(record(step), staleness=3))
+    records.flush()
+    assert read_steps(folder.path)["step"].to_pylist() == list(range(10))
+    records.finish({})
+    steps = pq.read_table(folder.path / "steps.parquet")
+    assert steps["step"].to_pylist() == list(range(10))
+    assert steps["staleness"].to_pylist() == [1, 1, 2, 2, 3, 3, 3, 3, 3, 3]
+    assert np.concatenate(list(read_selected(folder.path))).size == 20
+
+
+@pytest.mark.parametrize(("lost", "named"), [(0, "steps 0 to 2"), (1, "steps 3 to 5")])
+def test_steps_that_are_missing_are_named(folder: RunFolder, lost: int, named: str) -> None:
+    parts = [range(3), range(3, 6), range(6, 7)]
+    for number, part in enumerate(parts):
+        if number != lost:
+            write_part(folder, part, staleness=0)
+    with pytest.raises(RunFolderError, match=f"{named} are missing in steps/"):
+        Records(folder, 7).finish({})
+    assert not (folder.path / "summary.json").exists()
 
 
 def test_evaluations_are_lines_of_the_contract(folder: RunFolder) -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,15 @@ import pytest
 import redis
 from queue_helpers import chunk_scores, fill, until
 
+from rhoselect.config import Config, DataConfig
 from rhoselect.errors import FencedError, RunError, WaitError
 from rhoselect.queue.redis import RedisQueue, link
 from rhoselect.runtime.queue_server import EmbeddedServer
+from rhoselect.trainer import checkpoint as checkpoints
+from rhoselect.trainer.checkpoint import Progress
+from rhoselect.trainer.evaluate import Evaluation
+from rhoselect.trainer.records import Records
+from rhoselect.trainer.runfolder import RunFolder
 from rhoselect.types import QueueStats, Ticket
 from servers import free_port, tcp_server
 
@@ -132,6 +139,26 @@ def test_a_newer_generation_begins_anew_and_fences_the_older(new: New, admin: re
     newer.check_fence()
     with pytest.raises(FencedError):
         old.check_fence()
+
+
+def test_the_queue_fences_a_trainer_whose_folder_does_not_show_its_successor_yet(
+    new: New, tmp_path: Path
+) -> None:
+    """As on a network file system, which remembers for a while that a file was not there."""
+    folder = RunFolder.create(tmp_path / "run", Config(data=DataConfig(path="data")))
+    folder = replace(folder, queue=new(generation=folder.generation))
+    records = Records(folder, 0)
+    new(generation=folder.generation + 1).open(0, 0, 1)
+    for write in (
+        lambda: checkpoints.save(folder, checkpoints.Checkpoint(Progress(1), {}, {}, []), keep=1),
+        lambda: records.add_evaluation(1, 1.0, Evaluation(0.5, 1.0, 0.5)),
+        lambda: records.finish({}),
+    ):
+        with pytest.raises(FencedError):
+            write()
+    names = {path.name for path in folder.path.rglob("*") if path.is_file()}
+    assert names == {"config.toml", "run_id", "inputs_sha256", "eval.jsonl", "1"}
+    assert (folder.path / "eval.jsonl").read_text() == ""
 
 
 def test_a_trainer_can_fence_older_ones_before_it_opens_a_window(new: New) -> None:

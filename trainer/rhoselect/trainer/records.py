@@ -1,7 +1,9 @@
 """The run's logs: a row a step, a line an evaluation, and the summary at the end.
 
 Rows are written in part files that end with each checkpoint and are cut back on resume, so that the
-logs always tell of exactly the steps that the weights have taken.
+logs always tell of exactly the steps that the weights have taken. A part is named by its end and by
+the generation of the trainer that wrote it. Where an older trainer, which did not know yet that
+another one had taken over, wrote the same steps again, the newer rows count.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import nn
 
+from rhoselect.errors import RunFolderError
 from rhoselect.trainer.evaluate import Evaluation
 from rhoselect.trainer.runfolder import RunFolder, put
 from rhoselect.types import Indices
@@ -74,7 +77,7 @@ class Records:
         self._rows: list[StepRecord] = []
         folder.check_fence()
         for part in part_paths(folder.path):
-            if _end_of(part) > step:
+            if _generation_and_end(part)[1] > step:
                 part.unlink()
         evaluations = [e for e in read_evaluations(folder.path) if e["step"] <= step]
         lines = "".join(json.dumps(e) + "\n" for e in evaluations)
@@ -98,7 +101,8 @@ class Records:
         if not self._rows:
             return
         columns = {name: [getattr(row, name) for row in self._rows] for name in SCHEMA.names}
-        path = self._folder.path / "steps" / f"part-{self._rows[-1].step + 1:09d}.parquet"
+        end, generation = self._rows[-1].step + 1, self._folder.generation
+        path = self._folder.path / "steps" / f"part-{end:09d}-{generation}.parquet"
         table = pa.table(columns, schema=SCHEMA)
         put(self._folder, path, lambda beside: pq.write_table(table, beside))
         self._rows.clear()
@@ -113,28 +117,51 @@ class Records:
 
 def _merge(folder: Path, beside: Path) -> None:
     """All parts as one file, read one after the other: together they may not fit into memory."""
-    steps = 0
     with pq.ParquetWriter(beside, SCHEMA) as writer:
-        for part in part_paths(folder):
-            table = pq.read_table(part)
-            there = list(range(steps, steps + len(table)))
-            assert table["step"].to_pylist() == there, "no step missing, none twice"
-            steps += len(table)
+        for table in _read_parts(folder, SCHEMA.names):
             for batch in table.to_batches():
                 writer.write_batch(batch, ROW_GROUP)
 
 
 def read_steps(folder: Path, columns: Sequence[str] = SCHEMA.names) -> pa.Table:
-    """All rows of a run, finished or not, in step order."""
-    tables = [pq.read_table(part, columns=columns) for part in part_paths(folder)]
+    """All rows of a run, finished or not, in step order. Raises RunFolderError if some are
+    missing."""
+    tables = list(_read_parts(folder, columns))
     return pa.concat_tables(tables) if tables else SCHEMA.empty_table().select(columns)
 
 
 def read_selected(folder: Path) -> Iterator[Indices]:
-    """The selected indices of all steps in training order, a part at a time."""
-    for part in part_paths(folder):
-        for chunk in pq.read_table(part, columns=["indices"])["indices"].chunks:
+    """The selected indices of all steps in training order, a part at a time. Raises RunFolderError
+    if some are missing."""
+    for table in _read_parts(folder, ["indices"]):
+        for chunk in table["indices"].chunks:
             yield chunk.flatten().to_numpy()
+
+
+def _read_parts(folder: Path, columns: Sequence[str]) -> Iterator[pa.Table]:
+    """The rows of steps 0, 1, … part by part; each step once, as the newest trainer wrote it."""
+    counting: list[tuple[Path, int]] = []  # parts, the last first, and how many of their rows count
+    first: int | None = None  # the first step that those tell of
+    for part in sorted(part_paths(folder), key=_generation_and_end, reverse=True):
+        end = _generation_and_end(part)[1]
+        start = end - pq.read_metadata(part).num_rows
+        stop = end if first is None else min(end, first)
+        if start >= stop:
+            continue
+        _check_no_gap(folder, stop, first)
+        counting.append((part, stop - start))
+        first = start
+    _check_no_gap(folder, 0, first)
+    for part, rows in reversed(counting):
+        yield pq.read_table(part, columns=columns).slice(0, rows)
+
+
+def _check_no_gap(folder: Path, step: int, first: int | None) -> None:
+    if first is not None and step < first:
+        raise RunFolderError(
+            f"run folder {folder}: steps {step} to {first - 1} are missing in steps/; allowed all"
+            " steps from 0 on; restore the part files that were there"
+        )
 
 
 def read_evaluations(folder: Path) -> list[dict[str, Any]]:
@@ -147,8 +174,8 @@ def read_evaluations(folder: Path) -> list[dict[str, Any]]:
 
 
 def part_paths(folder: Path) -> list[Path]:
-    """The part files of a run in step order."""
-    return sorted((folder / "steps").glob("part-*.parquet"))
+    """The part files of a run."""
+    return list((folder / "steps").glob("part-*.parquet"))
 
 
 def selected_sha256(indices: Iterable[Indices]) -> str:
@@ -171,5 +198,6 @@ def weights_sha256(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _end_of(part: Path) -> int:
-    return int(part.stem.removeprefix("part-"))
+def _generation_and_end(part: Path) -> tuple[int, int]:
+    _, end, *generation = part.stem.split("-")
+    return int(generation[0]) if generation else 0, int(end)  # version 0.1 wrote no generation
