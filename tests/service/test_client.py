@@ -59,6 +59,8 @@ def test_scorers_on_ray_select_the_same(
     expected = trained(tiny_config, tmp_path / "trained", [])
     run = inputs(tiny_config)
     with service(run, tmp_path / "served", workers=2) as address:
+        model = run.new_model()
+        train(run, SelectionClient(model, address), model, steps=3)  # the next one takes over
         for _ in range(2):  # sessions
             assert hashes(run, address=address) == expected
 
