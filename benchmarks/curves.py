@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 
 from harness import Settings, train
 from rhoselect.data.il_table import read_table
+from rhoselect.report.runs import first_at_least, smoothed
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,8 @@ class Curve:
     @property
     def smoothed(self) -> list[float]:
         """Means of up to three neighbours on the grid."""
-        grid = self.accuracies
-        return [statistics.fmean(grid[max(0, i - 1) : i + 2]) for i in range(len(grid))]
+        means: list[float] = smoothed(np.array(self.accuracies)).tolist()
+        return means
 
     @property
     def best(self) -> float:
@@ -56,8 +58,7 @@ class Curve:
 
     def reach(self, target: float) -> int | None:
         """The place on the grid at which the smoothed accuracy reaches ``target``."""
-        places = (place for place, value in enumerate(self.smoothed) if value >= target)
-        return next(places, None)
+        return first_at_least(np.array(self.smoothed), target)
 
 
 def make_ground(folder: Path, noise: float, il_model: str, il_args: Sequence[object]) -> Ground:

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from rhoselect.data.il_table import IlMetadata, IlTable, write_table
 from rhoselect.importers import write_dataset
-from rhoselect.runtime.machine import origin
+from rhoselect.report.origin import origin
 
 HERE = Path(__file__).resolve().parent
 Settings = Mapping[str, Any]

@@ -20,8 +20,9 @@ from rich.markdown import Markdown
 from rich.progress import track
 
 from rhoselect.data import ArrowDataset
-from rhoselect.report import comparison, load_run
-from rhoselect.runtime.machine import origin
+from rhoselect.report.comparison import comparison
+from rhoselect.report.origin import origin
+from rhoselect.report.runs import load_run
 
 MLP = ["--model", "rhoselect.models:mlp", "--set", "model.args.width=256"]
 CONSTANT = ["--batch", "64", "--set", "trainer.schedule=constant", "--set", "trainer.lr=1e-3"]

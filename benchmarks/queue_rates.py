@@ -37,7 +37,7 @@ from rich.table import Table
 
 from rhoselect.queue.redis import RedisQueue
 from rhoselect.queue.redis.packing import pack_positions
-from rhoselect.runtime.machine import origin
+from rhoselect.report.origin import origin
 from rhoselect.runtime.queue_server import EmbeddedServer
 from rhoselect.selection.scoring import order
 from rhoselect.types import ChunkScores, Ticket

@@ -17,6 +17,8 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from rhoselect.report.tables import markdown_table
+
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "results"
 Rows = list[dict[str, Any]]
 TABLES: dict[str, tuple[str, ...]] = {
@@ -74,8 +76,8 @@ def section(name: str, figures: Mapping[str, Any], columns: Iterable[str]) -> st
     counts = {key: value for key, value in figures.items() if type(value) is int}
     if counts:
         lines += [", ".join(f"{key} {value}" for key, value in counts.items()), ""]
-    lines += ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
-    lines += ["| " + " | ".join(cell(row.get(n)) for n in names) + " |" for row in rows]
+    cells = ([cell(row.get(name)) for name in names] for row in rows)
+    lines.append(markdown_table(names, cells).rstrip())
     machine = figures["machine"]
     lines += ["", "*" + ", ".join(f"{key} {value}" for key, value in machine.items()) + "*"]
     return "\n".join(lines)

@@ -39,7 +39,7 @@ from rhoselect.data import ArrowDataset
 from rhoselect.data.il_table import IlMetadata, IlTable, read_table, write_table
 from rhoselect.data.manifest import Inputs, Manifest, Shard
 from rhoselect.plan import Plan, StreamedPlan
-from rhoselect.runtime.machine import origin
+from rhoselect.report.origin import origin
 
 POINTS = (10**6, 10**8, 10**9)
 SHARD_ROWS = 1 << 26

@@ -35,7 +35,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from rhoselect.runtime.machine import origin
+from rhoselect.report.origin import origin
 from rhoselect.snapshots.base import Pieces
 from rhoselect.snapshots.shm import SharedMemoryStore
 

@@ -26,8 +26,9 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.progress import track
 
-from rhoselect.report import comparison, load_run
-from rhoselect.runtime.machine import origin
+from rhoselect.report.comparison import comparison
+from rhoselect.report.origin import origin
+from rhoselect.report.runs import load_run
 
 TARGETS = (0.85, 0.86)
 Figures = dict[str, Any]

@@ -15,9 +15,10 @@ from rhoselect.config import Config, DataConfig
 from rhoselect.data import ArrowDataset
 from rhoselect.errors import ConfigError
 from rhoselect.grids import document, outcomes, table
+from rhoselect.grids.grid import Cell, cells, find, load, names
 from rhoselect.grids.recipes import Recipes
 from rhoselect.grids.runner import check, settings
-from rhoselect.grids.spec import Arm, Cell, Claim, Group, cells, find, load, names
+from rhoselect.grids.spec import Arm, Claim, Group
 from rhoselect.importers import write_dataset
 from rhoselect.trainer.evaluate import Evaluation
 from rhoselect.trainer.records import Records, StepRecord

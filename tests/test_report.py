@@ -21,17 +21,11 @@ from rich.console import Console
 from rhoselect.config import Config, DataConfig, load
 from rhoselect.errors import RunFolderError
 from rhoselect.inputs import open_inputs
-from rhoselect.report import (
-    Run,
-    Selected,
-    comparison,
-    examine,
-    figure,
-    load_run,
-    page,
-    table,
-    write_page,
-)
+from rhoselect.report.comparison import comparison, table
+from rhoselect.report.coverage import coverage_of
+from rhoselect.report.page import page, write_page
+from rhoselect.report.plots import figure
+from rhoselect.report.runs import Run, Selected, load_run
 from rhoselect.trainer.evaluate import Evaluation
 from rhoselect.trainer.records import Records, StepRecord
 from rhoselect.trainer.runfolder import RunFolder
@@ -252,7 +246,7 @@ def test_shares_count_zeros_and_steps_before_the_weakest_runs_final_accuracy() -
 def test_selection_is_counted_as_by_hand(mixed_run: Path) -> None:
     """Against loops over the steps."""
     finished, inputs = load_run(mixed_run), open_inputs(load(mixed_run / "config.toml"))
-    found = examine(mixed_run, finished)
+    found = coverage_of(mixed_run, finished)
     train, plan = inputs.train, inputs.plan
     rows = pq.read_table(mixed_run / "steps.parquet").to_pylist()
     seen = {int(i) for row in rows for i in plan.indices(plan.window(row["step"]))}
@@ -290,7 +284,7 @@ def test_the_page_of_the_command_says_what_was_skipped(mixed_run: Path, tmp_path
     out = tmp_path / "new" / "page.html"
     made("report", mixed_run, lost, "--out", out)
     shown = Page(out.read_text())
-    found = examine(mixed_run, load_run(mixed_run))
+    found = coverage_of(mixed_run, load_run(mixed_run))
     assert shown.foreign == []
     [row] = shown.cells("class skipped most")
     counts = (found.points, found.seen, found.selected, found.seen - found.selected)

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from rhoselect.data import ArrowDataset, SplitPoints
 from rhoselect.models import mlp
-from rhoselect.runtime.machine import origin
+from rhoselect.report.origin import origin
 from rhoselect.selector.audit import spearman
 
 n_b, N_B, BATCH, MEMBERS, HOLDOUT = 32, 320, 64, 5, 2000

@@ -11,9 +11,10 @@ from typing import Any
 
 from rhoselect.errors import RunFolderError
 from rhoselect.grids import figure, outcomes, table
+from rhoselect.grids.grid import Cell, load, names
 from rhoselect.grids.recipes import Recipes
-from rhoselect.grids.spec import Cell, Spec, load, names
-from rhoselect.runtime.machine import origin
+from rhoselect.grids.spec import Spec
+from rhoselect.report.origin import origin
 
 RESULTS, FIGURE, TABLE = "results.json", "figure.png", "table.md"
 HEAD = """# The paper's tables and figures, measured

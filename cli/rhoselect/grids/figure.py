@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import io
-import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from rhoselect.grids.outcomes import Outcome
 from rhoselect.grids.spec import Spec
 from rhoselect.grids.table import Row
+from rhoselect.report.drawing import panels_png
 
 PANELS_A_ROW = 3
 
@@ -40,26 +39,21 @@ def curves(spec: Spec, outcomes: Sequence[Outcome]) -> list[Row]:
 def figure(spec: Spec, found: Sequence[Row], lines: Sequence[Row]) -> bytes:
     """A PNG: a panel a group (and a measure, for bars)."""
     groups = [g.name for g in spec.group if any(row["group"] == g.name for row in found)]
-    panels: list[tuple[str, str]] = [(group, "") for group in groups]
-    if spec.figure.kind == "bars":
-        panels = [(group, measure) for group in groups for measure in spec.figure.measures]
-    columns = min(PANELS_A_ROW, len(panels))
-    height = math.ceil(len(panels) / columns)
-    drawing = Figure(figsize=(1 + 4 * columns, 3.4 * height), layout="constrained")
-    grid = drawing.subplots(height, columns, squeeze=False).flatten()
-    for axes, (group, measure) in zip(grid, panels, strict=False):
-        if measure:
-            _bars(axes, measure, [row for row in found if row["group"] == group])
-        else:
-            _curves(axes, [line for line in lines if line["group"] == group])
-        axes.set_title(group)
-        axes.grid(alpha=0.3)
-    for axes in grid[len(panels) :]:
-        axes.set_axis_off()
-    drawing.suptitle(spec.title)
-    buffer = io.BytesIO()
-    drawing.savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()
+    measures = spec.figure.measures if spec.figure.kind == "bars" else [""]
+    panels = [
+        partial(_panel, group, measure, found, lines) for group in groups for measure in measures
+    ]
+    return panels_png(panels, min(PANELS_A_ROW, len(panels)), (4.0, 3.4), spec.title)
+
+
+def _panel(
+    group: str, measure: str, found: Sequence[Row], lines: Sequence[Row], axes: Axes
+) -> None:
+    if measure:
+        _bars(axes, measure, [row for row in found if row["group"] == group])
+    else:
+        _curves(axes, [line for line in lines if line["group"] == group])
+    axes.set_title(group)
 
 
 def _curves(axes: Axes, lines: Sequence[Row]) -> None:

@@ -14,7 +14,8 @@ import tomlkit
 from rhoselect.config import Config
 from rhoselect.data.il_table import write_table
 from rhoselect.errors import ConfigError, DataError, UserError
-from rhoselect.grids.spec import Cell, DataRecipe, IlRecipe, ProxyRecipe, Scalar, Spec
+from rhoselect.grids.grid import Cell
+from rhoselect.grids.spec import DataRecipe, IlRecipe, ProxyRecipe, Scalar, Spec
 from rhoselect.importers import check_options, import_dataset
 from rhoselect.selection.coreset import write_entropies
 from rhoselect.trainer.fit import (

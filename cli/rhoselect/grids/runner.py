@@ -10,11 +10,11 @@ from rich.console import Console
 from rhoselect import config as configuration
 from rhoselect.config import Config, resolve
 from rhoselect.errors import ConfigError, RunFolderError
+from rhoselect.grids.grid import Cell
 from rhoselect.grids.recipes import Recipes, assignments
-from rhoselect.grids.spec import Cell
 from rhoselect.importing import load_object
 from rhoselect.inputs import RunInputs, open_inputs
-from rhoselect.report import write_page
+from rhoselect.report.page import write_page
 from rhoselect.selection import get_function
 from rhoselect.trainer.runfolder import RunFolder, check_inputs, check_resume, stored_config
 

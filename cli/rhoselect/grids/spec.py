@@ -7,16 +7,12 @@ irreducible losses and the proxies are made that the groups and arms name.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from rhoselect.config import Section
-from rhoselect.errors import ConfigError
 
 Scalar = bool | int | float | str
 Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
@@ -163,99 +159,6 @@ class Spec(Section):
             _known("claim: arm", claim.arm, arms)
             _known("claim: of", claim.of, arms)
         return self
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One run of the grid."""
-
-    group: Group
-    arm: Arm
-    seed: int
-    data: str
-    il: str | None
-    set: dict[str, Scalar]
-
-    @property
-    def name(self) -> str:
-        """The run folder's name."""
-        return f"{self.group.name}-{self.arm.name}-{self.seed}"
-
-
-def cells(spec: Spec, seeds: Sequence[int]) -> list[Cell]:
-    """The grid, in the order of running: of every seed all arms, so that an interrupted grid has
-    whole comparisons. Raises ConfigError if it is empty."""
-    grid = []
-    for seed in seeds:
-        for group in spec.group:
-            for arm in spec.arm:
-                if arm.groups and group.name not in arm.groups:
-                    continue
-                keys = {**spec.base, **group.set, **arm.set, "seed": seed}
-                data, il = arm.data or group.data, arm.il or group.il
-                grid.append(Cell(group, arm, seed, data, il, keys))
-    if not grid:
-        raise ConfigError(
-            f"experiment {spec.title!r}: its grid is empty ({len(seeds)} seeds,"
-            f" {len(spec.group)} groups, {len(spec.arm)} arms); allowed at least one run"
-        )
-    return grid
-
-
-def names(folder: Path) -> list[str]:
-    """The experiments in ``folder``. Raises ConfigError if there are none."""
-    found = sorted(path.stem for path in folder.glob("*.toml"))
-    if not found:
-        reason = "has no experiments" if folder.is_dir() else "no such folder"
-        raise ConfigError(
-            f"--specs {folder}: {reason}; allowed a folder of .toml files, such as benchmarks/paper"
-            " in a checkout of rhoselect (an installed package does not contain it)"
-        )
-    return found
-
-
-def find(name: str, folder: Path) -> Path:
-    """The file of an experiment: ``name`` is a .toml file, or the name of one in ``folder``.
-
-    A name may be cut short where one experiment alone begins so, as in "table2". Raises
-    ConfigError.
-    """
-    path = Path(name)
-    if path.suffix == ".toml" and path.is_file():
-        return path
-    everything = names(folder)
-    found = [n for n in everything if n == name] or [
-        n for n in everything if n.startswith(f"{name}_")
-    ]
-    if len(found) != 1:
-        raise ConfigError(
-            f"experiment: got {name!r}, allowed a .toml file or one of {', '.join(everything)}"
-        )
-    return folder / f"{found[0]}.toml"
-
-
-def load(path: Path) -> Spec:
-    """The experiment in a TOML file. Raises ConfigError."""
-    try:
-        tree = tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"experiment {path}: cannot be read as TOML: {error}") from None
-    try:
-        return Spec.model_validate(tree)
-    except ValidationError as error:
-        raise ConfigError(f"experiment {path}: {_one_line(error)}") from None
-
-
-def _one_line(error: ValidationError) -> str:
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "value_error":
-        return str(first["ctx"]["error"])
-    if first["type"] == "missing":
-        return f"{where}: missing; every experiment has it"
-    if first["type"] == "extra_forbidden":
-        return f"{where}: unknown key; docs/experiments.md lists those allowed"
-    return f"{where}: got {first['input']!r}; {first['msg'].lower()}"
 
 
 def _known(where: str, name: str | None, allowed: Sequence[str] | dict[str, Any]) -> None:

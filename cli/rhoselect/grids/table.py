@@ -11,6 +11,7 @@ from rich.table import Table
 
 from rhoselect.grids.outcomes import Outcome
 from rhoselect.grids.spec import Claim, Spec
+from rhoselect.report.tables import markdown_table, terminal_table
 
 Row = dict[str, Any]
 SHARES = {
@@ -44,10 +45,10 @@ def _row(
         base = next((o for o in peers if o.cell.arm.name == spec.baseline), None)
         values: dict[str, float | None] = {
             "best_accuracy": float(outcome.run.smooth.max()),
-            "final_accuracy": outcome.final,
-            "worst_class_accuracy": outcome.worst_class_accuracy,
+            "final_accuracy": outcome.run.final,
+            "worst_class_accuracy": float(outcome.run.worst_class_accuracy[-1]),
             "seconds": outcome.run.summary["wall_seconds"],
-            **outcome.properties(min(o.final for o in peers)),
+            **outcome.properties(min(o.run.final for o in peers)),
         }
         if base is not None:
             best = float(base.run.smooth.max())
@@ -116,20 +117,12 @@ def cells_of(found: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
 
 def table(title: str, found: Sequence[Row]) -> Table:
     """The table for a terminal."""
-    heads, lines = cells_of(found)
-    result = Table(title=title)
-    for head in heads:
-        result.add_column(head, justify="left" if head in ("group", "arm") else "right")
-    for line in lines:
-        result.add_row(*line)
-    return result
+    return terminal_table(title, *cells_of(found))
 
 
 def markdown(found: Sequence[Row]) -> str:
     """The table in Markdown."""
-    heads, lines = cells_of(found)
-    rule = ["---", "---", *["---:"] * (len(heads) - 2)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in (heads, rule, *lines))
+    return markdown_table(*cells_of(found))
 
 
 def _steps(figure: Row | None, seeds: Sequence[int]) -> str:

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from rhoselect.report.comparison import Row, comparison, shown
+from rhoselect.report.coverage import Coverage, Shares
 from rhoselect.report.plots import SECONDS, STEPS, accuracy_svg, classes_svg, selected_svg
-from rhoselect.report.runs import Run, load_run, mean
-from rhoselect.report.selection import Selection, Shares
-from rhoselect.report.table import Row, comparison, shown
+from rhoselect.report.runs import Run, late, load_run, mean
 
 STYLE = (
     "body{font:15px/1.5 sans-serif;max-width:64em;margin:2em auto;padding:0 1em}"
@@ -23,19 +23,17 @@ STYLE = (
     "th:first-child,td:first-child{text-align:left}"
     ".summary td{text-align:left;word-break:break-all}"
 )
-LATE = 0.75
-"""Where the last quarter of a run begins."""
 UNKNOWN = "not known"
 
 
-def page(runs: Sequence[Run], selections: Sequence[Selection | str]) -> str:
-    """The page that compares runs. ``selections`` holds, for each run, what it selected of its data
+def page(runs: Sequence[Run], coverages: Sequence[Coverage | str]) -> str:
+    """The page that compares runs. ``coverages`` holds, for each run, what it selected of its data
     set or, in one line, why that is not known."""
     rows = comparison(runs)
-    known = [found if isinstance(found, Selection) else None for found in selections]
+    known = [found if isinstance(found, Coverage) else None for found in coverages]
     reasons = [
         f"{run.name}: {found}"
-        for run, found in zip(runs, selections, strict=True)
+        for run, found in zip(runs, coverages, strict=True)
         if isinstance(found, str)
     ]
     sections = [
@@ -112,19 +110,18 @@ def _costs(runs: Sequence[Run], rows: Sequence[Row]) -> str:
     return _paragraph(text) + _table(heads, cells)
 
 
-def _properties(runs: Sequence[Run], selections: Sequence[Selection | None]) -> str:
+def _properties(runs: Sequence[Run], coverages: Sequence[Coverage | None]) -> str:
     heads = ["run", "corrupted", "in the last quarter", "already correct"]
     heads += ["before the weakest's final", "selected before", "relevant"]
-    weakest = min(float(run.accuracy[-3:].mean()) for run in runs)
+    weakest = min(run.final for run in runs)
     cells = []
-    for run, selection in zip(runs, selections, strict=True):
+    for run, coverage in zip(runs, coverages, strict=True):
         chosen, at = run.selected, run.first(weakest)
         until = None if at is None else int(run.steps[at])
-        late = int(LATE * len(chosen.corrupted))
-        relevance = None if selection is None else selection.relevance
-        shares = [mean(chosen.corrupted), mean(chosen.corrupted[late:])]
+        relevance = None if coverage is None else coverage.relevance
+        shares = [mean(chosen.corrupted), mean(late(chosen.corrupted))]
         shares += [mean(chosen.correct), mean(chosen.correct[:until])]
-        shares.append(None if selection is None else mean(selection.repeats))
+        shares.append(None if coverage is None else mean(coverage.repeats))
         shares.append(None if relevance is None else mean(relevance))
         cells.append([run.name, *(shown(share, "{:.1%}", UNKNOWN) for share in shares)])
     text = (
@@ -155,21 +152,21 @@ def _classes(runs: Sequence[Run]) -> str:
     return _paragraph(text) + _table(heads, cells)
 
 
-def _skipped(runs: Sequence[Run], selections: Sequence[Selection | None]) -> str:
+def _skipped(runs: Sequence[Run], coverages: Sequence[Coverage | None]) -> str:
     heads = ["run", "points", "candidates", "selected", "skipped", "class skipped most"]
     heads += ["least", "noisy (all, selected, skipped)", "relevant (all, selected, skipped)"]
     cells = []
-    for run, selection in zip(runs, selections, strict=True):
-        if selection is not None:
-            skipped = selection.seen - selection.selected
-            by_class = selection.class_skipped
+    for run, coverage in zip(runs, coverages, strict=True):
+        if coverage is not None:
+            skipped = coverage.seen - coverage.selected
+            by_class = coverage.class_skipped
             cells.append(
                 [
                     run.name,
-                    *map(str, (selection.points, selection.seen, selection.selected, skipped)),
+                    *map(str, (coverage.points, coverage.seen, coverage.selected, skipped)),
                     *(f"{k}: {by_class[k]:.1%}" for k in _extremes(by_class)),
-                    _shares(selection.noisy),
-                    _shares(selection.relevant),
+                    _shares(coverage.noisy),
+                    _shares(coverage.relevant),
                 ]
             )
     text = (

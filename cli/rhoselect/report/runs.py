@@ -77,15 +77,16 @@ class Run:
     @property
     def smooth(self) -> Floats:
         """Means [E] of three neighbouring evaluations (two at the ends)."""
-        kernel = np.ones(3)
-        total = np.convolve(self.accuracy, kernel)[1:-1]  # also of fewer than three
-        counts = np.convolve(np.ones(len(self.accuracy)), kernel)[1:-1]
-        return np.asarray(total / counts)
+        return smoothed(self.accuracy)
+
+    @property
+    def final(self) -> float:
+        """Mean of the last three accuracies."""
+        return float(self.accuracy[-3:].mean())
 
     def first(self, accuracy: float) -> int | None:
         """The first evaluation whose smoothed accuracy is at least ``accuracy``."""
-        reached = np.flatnonzero(self.smooth >= accuracy)
-        return int(reached[0]) if len(reached) else None
+        return first_at_least(self.smooth, accuracy)
 
 
 def load_run(path: Path) -> Run:
@@ -133,6 +134,25 @@ def _read(path: Path, summary: dict[str, Any]) -> Run:
         _floats(e["worst_class_accuracy"] for e in evaluations),
         selected,
     )
+
+
+def smoothed(values: Floats) -> Floats:
+    """Means [E] of three neighbours (two at the ends) of ``values`` [E]."""
+    kernel = np.ones(3)
+    total = np.convolve(values, kernel)[1:-1]  # also of fewer than three
+    counts = np.convolve(np.ones(len(values)), kernel)[1:-1]
+    return np.asarray(total / counts)
+
+
+def first_at_least(values: Floats, bound: float) -> int | None:
+    """The place of the first value that is at least ``bound``."""
+    reached = np.flatnonzero(values >= bound)
+    return int(reached[0]) if len(reached) else None
+
+
+def late(values: Floats) -> Floats:
+    """The last quarter of a run's values, one a step."""
+    return values[int(0.75 * len(values)) :]
 
 
 def mean(values: Floats) -> float | None:

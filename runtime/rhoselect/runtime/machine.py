@@ -1,35 +1,16 @@
-"""The machine and packages that a result comes from."""
+"""What a run asks of a machine: the same versions everywhere, and a folder of the user's own."""
 
 from __future__ import annotations
 
 import os
-import platform
-import shlex
 import stat
-import sys
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from rhoselect.errors import ConfigError
-
-
-def origin() -> dict[str, Any]:
-    """The command line of this process and the machine it ran on."""
-    command = [Path(sys.argv[0]).name, *sys.argv[1:]]
-    return {
-        "command": shlex.join(command),
-        "machine": {
-            "cpu": _cpu_name(),
-            "cores": os.cpu_count(),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "rhoselect": version("rhoselect"),
-        },
-    }
 
 
 def versions() -> str:
@@ -61,12 +42,3 @@ def own_folder(name: str) -> str:
             " with mode 0700; remove it"
         )
     return str(folder / name)
-
-
-def _cpu_name() -> str:
-    """The processor's name, where Linux tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), "unknown")

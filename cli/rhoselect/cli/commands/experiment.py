@@ -11,7 +11,7 @@ from rich.console import Console
 from rhoselect.cli.commands import MOST_WORKERS
 from rhoselect.cli.run import check_servers, execute
 from rhoselect.errors import ConfigError
-from rhoselect.grids import document, runner, spec, table
+from rhoselect.grids import document, grid, runner, table
 from rhoselect.grids.recipes import Recipes
 from rhoselect.inputs import RunInputs
 from rhoselect.trainer.runfolder import RunFolder
@@ -31,9 +31,9 @@ def list_(specs: Specs = SPECS) -> None:
       rhoctl experiment list
     """
     console = Console(highlight=False, markup=False, soft_wrap=True)
-    for name in spec.names(specs):
-        loaded = spec.load(specs / f"{name}.toml")
-        runs = len(spec.cells(loaded, loaded.seeds))
+    for name in grid.names(specs):
+        loaded = grid.load(specs / f"{name}.toml")
+        runs = len(grid.cells(loaded, loaded.seeds))
         console.print(f"{name:32} {runs:4} runs: {loaded.title}")
 
 
@@ -70,12 +70,12 @@ def run(
 
       rhoctl experiment run my.toml --data numpy=points.npz --resume
     """
-    file = spec.find(name, specs)
-    loaded = spec.load(file)
-    grid = spec.cells(loaded, loaded.seeds if seeds is None else _seeds(seeds))
+    file = grid.find(name, specs)
+    loaded = grid.load(file)
+    cells = grid.cells(loaded, loaded.seeds if seeds is None else _seeds(seeds))
     recipes = Recipes(loaded, out, None if data is None else _source(data))
     folder = out / file.stem
-    configs = runner.check(grid, recipes, sets or [])
+    configs = runner.check(cells, recipes, sets or [])
     runner.check_runs(folder / "runs", resume)
     console = Console(highlight=False, markup=False, soft_wrap=True)
 
@@ -83,14 +83,14 @@ def run(
         execute(inputs, folder, workers if inputs.scoring.needs.forward else 0, console, title)
 
     if dry_run:
-        for cell in grid:
+        for cell in cells:
             console.print(f"{folder / 'runs' / cell.name}")
-        console.print(f"{len(grid)} runs; all configurations are valid")
+        console.print(f"{len(cells)} runs; all configurations are valid")
         return
     for config in configs:
         check_servers(config, workers)
-    runner.run(grid, recipes, folder / "runs", sets or [], train, console)
-    rows = document.write(loaded, grid, recipes, folder)
+    runner.run(cells, recipes, folder / "runs", sets or [], train, console)
+    rows = document.write(loaded, cells, recipes, folder)
     console.width = max(console.width, 160)
     console.print(table.table(loaded.title, rows))
     console.print(f"{folder}: table.md, results.json, figure.png")

@@ -18,7 +18,7 @@ from rhoselect.config import resolve
 from rhoselect.inputs import open_inputs
 from rhoselect.planning import model
 from rhoselect.planning.measure import STAGES, Calibration, calibrate
-from rhoselect.runtime.machine import origin
+from rhoselect.report.origin import origin
 
 MOST_DEVICES = 17
 ROWS = {

@@ -9,10 +9,13 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from rhoselect import report as reports
 from rhoselect.errors import ConfigError, UserError
-from rhoselect.report.table import WIDTH
-from rhoselect.runtime.machine import origin
+from rhoselect.report.comparison import WIDTH, comparison, table
+from rhoselect.report.coverage import Coverage, coverage_of
+from rhoselect.report.origin import origin
+from rhoselect.report.page import page
+from rhoselect.report.plots import figure
+from rhoselect.report.runs import Run, load_run
 
 KINDS = (".html", ".png")
 
@@ -36,25 +39,25 @@ def report(
     """
     if out is not None and out.suffix not in KINDS:
         raise ConfigError(f"--out {out}: got {out.suffix!r}, allowed {' or '.join(KINDS)}")
-    loaded = [reports.load_run(path) for path in runs]
-    rows = reports.comparison(loaded)
+    loaded = [load_run(path) for path in runs]
+    rows = comparison(loaded)
     console = Console()
     console.width = max(console.width, WIDTH)
-    console.print(reports.table(rows))
+    console.print(table(rows))
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         if out.suffix == ".png":
-            out.write_bytes(reports.figure(loaded))
+            out.write_bytes(figure(loaded))
         else:
-            found = [_selection(*both) for both in zip(runs, loaded, strict=True)]
-            out.write_text(reports.page(loaded, found))
+            found = [_coverage(*both) for both in zip(runs, loaded, strict=True)]
+            out.write_text(page(loaded, found))
     if as_json is not None:
         as_json.write_text(json.dumps({**origin(), "rows": rows}, indent=2) + "\n")
 
 
-def _selection(path: Path, run: reports.Run) -> reports.Selection | str:
+def _coverage(path: Path, run: Run) -> Coverage | str:
     """What the run selected or, where its data are not to be had any more, why that is unknown."""
     try:
-        return reports.examine(path, run)
+        return coverage_of(path, run)
     except UserError as error:
         return " ".join(str(error).split())

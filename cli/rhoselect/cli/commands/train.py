@@ -72,7 +72,7 @@ def train(
     folder = RunFolder.resume(path) if resume else _create(path, inputs)
     summary = execute(inputs, folder, workers, console, folder.path.name)
     with writing(folder):
-        from rhoselect.report import write_page  # matplotlib takes a second to import
+        from rhoselect.report.page import write_page  # matplotlib takes a second to import
 
         write_page(path)
     console.print(

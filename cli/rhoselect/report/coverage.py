@@ -27,7 +27,7 @@ class Shares:
 
 
 @dataclass(frozen=True)
-class Selection:
+class Coverage:
     """Of the N points of a train split of K classes: how many were ``seen`` as candidates and
     ``selected`` at least once; ``class_skipped`` [K] are shares of the seen points of a class, by
     the label trained on, that were never selected (NaN of none seen).
@@ -47,7 +47,7 @@ class Selection:
     relevance: Floats | None
 
 
-def examine(path: Path, run: Run) -> Selection:
+def coverage_of(path: Path, run: Run) -> Coverage:
     """Read the run's data set and say what was selected. Raises UserError if it is not to be had,
     or is not the one that the run began with."""
     inputs = reopen(path)
@@ -56,7 +56,7 @@ def examine(path: Path, run: Run) -> Selection:
     labels = train.labels(train.indices)
     clean, relevant = train.clean_labels(train.indices), train.relevant(train.indices)
     rank = chosen.indices - train.start
-    return Selection(
+    return Coverage(
         points=len(train),
         seen=int((past.seen > 0).sum()),
         selected=int((past.selected > 0).sum()),

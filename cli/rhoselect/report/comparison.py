@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from rhoselect.report.runs import Run
+from rhoselect.report.tables import terminal_table
 
 BASELINE = "uniform"
 WIDTH = 110
@@ -55,23 +56,23 @@ def _row(run: Run, target: float, base_steps: int) -> Row:
 def table(rows: Sequence[Row]) -> Table:
     """The comparison for a terminal."""
     target = f"{rows[0]['target_accuracy']:.4f}"
-    result = Table(title=f"Steps and seconds to accuracy {target} (mean of 3 evaluations)")
-    for head in HEADS:
-        result.add_column(head, justify="left" if head in ("run", "method") else "right")
-    for row in rows:
-        result.add_row(
-            row["run"],
-            row["method"],
-            str(row["workers"]),
-            f"{row['best_accuracy']:.4f}",
-            f"{row['final_accuracy']:.4f}",
-            shown(row["steps_to_target"], "{}"),
-            shown(row["seconds_to_target"], "{:.1f}"),
-            shown(row["step_speedup"], "{:.1f}x"),
-            shown(row["corrupted_share"], "{:.1%}", "not known"),
-            f"{row['il_seconds']:.0f}",
-        )
-    return result
+    title = f"Steps and seconds to accuracy {target} (mean of 3 evaluations)"
+    return terminal_table(title, HEADS, map(_cells, rows))
+
+
+def _cells(row: Row) -> list[str]:
+    return [
+        row["run"],
+        row["method"],
+        str(row["workers"]),
+        f"{row['best_accuracy']:.4f}",
+        f"{row['final_accuracy']:.4f}",
+        shown(row["steps_to_target"], "{}"),
+        shown(row["seconds_to_target"], "{:.1f}"),
+        shown(row["step_speedup"], "{:.1f}x"),
+        shown(row["corrupted_share"], "{:.1%}", "not known"),
+        f"{row['il_seconds']:.0f}",
+    ]
 
 
 def shown(value: float | None, pattern: str, otherwise: str = "not reached") -> str:
