@@ -24,7 +24,7 @@ def panels_png(
     _draw(drawing, panels, rows, columns)
     if title:
         drawing.suptitle(title)
-    return _saved(drawing, "png", dpi=110)
+    return _saved(drawing, "png", dpi=120)
 
 
 def panels_svg(panels: Sequence[Panel], columns: int = 2) -> bytes:
