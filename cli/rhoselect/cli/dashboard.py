@@ -1,4 +1,4 @@
-"""A look at a run from outside, for people (a dashboard, a line) and for programs (JSON)."""
+"""The status of a running run: for people a dashboard or a line, for programs JSON."""
 
 from __future__ import annotations
 
@@ -21,12 +21,7 @@ COLOURS = {"starting": "yellow", "running": "green", "silent": "red"}
 
 
 def as_json(run: pb.RunStatus) -> dict[str, Any]:
-    """All of it in plain types, with rates since the start; what is unknown is null."""
-    queue = {
-        field.name: getattr(run.queue, field.name) for field in pb.QueueStatus.DESCRIPTOR.fields
-    }
-    if not run.queue.HasField("oldest_version"):
-        queue["oldest_version"] = None
+    """The whole status in plain types, with rates since the start; what is unknown is null."""
     seconds = max(run.wall_seconds, 1e-9)
     return {
         "run_dir": run.run_dir,
@@ -39,29 +34,36 @@ def as_json(run: pb.RunStatus) -> dict[str, Any]:
         "accuracy": _known(run.accuracy),
         "lag": run.lag,
         "staleness": run.staleness,
-        "staleness_counts": [
-            {
-                "up_to_steps": count.up_to_steps if count.HasField("up_to_steps") else None,
-                "points": count.points,
-            }
-            for count in run.staleness_counts
-        ],
+        "staleness_counts": [_staleness_json(count) for count in run.staleness_counts],
         "wall_seconds": run.wall_seconds,
         "trainer_wait_seconds": run.wait_seconds,
         "trainer_wait_share": run.wait_seconds / seconds,
         "scored_points": run.scored_points,
         "scored_points_per_second": run.scored_points / seconds,
-        "queue": queue,
-        "workers": [
-            {
-                "slot": worker.slot,
-                "state": state_name(worker),
-                "pid": worker.pid or None,
-                "restarts": worker.restarts,
-                "scored_points": worker.scored_points,
-            }
-            for worker in run.workers
-        ],
+        "queue": _queue_json(run.queue),
+        "workers": [_worker_json(worker) for worker in run.workers],
+    }
+
+
+def _staleness_json(count: pb.StalenessCount) -> dict[str, Any]:
+    bound = count.up_to_steps if count.HasField("up_to_steps") else None
+    return {"up_to_steps": bound, "points": count.points}
+
+
+def _queue_json(queue: pb.QueueStatus) -> dict[str, Any]:
+    found = {field.name: getattr(queue, field.name) for field in queue.DESCRIPTOR.fields}
+    if not queue.HasField("oldest_version"):
+        found["oldest_version"] = None
+    return found
+
+
+def _worker_json(worker: pb.WorkerStatus) -> dict[str, Any]:
+    return {
+        "slot": worker.slot,
+        "state": state_name(worker),
+        "pid": worker.pid or None,
+        "restarts": worker.restarts,
+        "scored_points": worker.scored_points,
     }
 
 

@@ -16,6 +16,39 @@ from rhoselect.trainer.control import REQUEST_S
 NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
 
+class Stopper:
+    """Stops a run at the first signal, and ends this process at the second one."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._run: Run | None = None
+        self.signal: int | None = None
+        """The first signal that came."""
+
+    def stop_at_signal(self, run: Run) -> None:
+        """Stop ``run`` at the first signal, or now if it came before there was a run."""
+        self._run = run
+        if self.signal is not None:
+            threading.Thread(target=self._stop, daemon=True).start()
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        """The handler of ``NUMBERS``."""
+        if self.signal is not None:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        self.signal = number
+        # In a thread: the interrupted main thread may hold the lock that a stop needs.
+        threading.Thread(target=self._stop, daemon=True).start()
+
+    def _stop(self) -> None:
+        assert self.signal is not None
+        name = signal.Signals(self.signal).name
+        self._say(f"{name}: stopping after this step; send it again to end this process at once")
+        if self._run is not None:
+            with suppress(RhoError):  # the run has ended, or a second signal ends this process
+                self._run.control.request("stop", REQUEST_S)
+
+
 @contextmanager
 def stopping(say: Callable[[str], None]) -> Iterator[Callable[[Run], None]]:
     """Stop a run at the first signal within the block; end this process at the second one.
@@ -24,38 +57,16 @@ def stopping(say: Callable[[str], None]) -> Iterator[Callable[[Run], None]]:
     The ``RunStopped`` that leaves the block has the exit code 128 + the signal's number. Outside
     the main thread, which alone can handle signals, nothing happens.
     """
+    stopper = Stopper(say)
     if threading.current_thread() is not threading.main_thread():
-        yield lambda run: None
+        yield stopper.stop_at_signal
         return
-    asked: list[int] = []
-    runs: list[Run] = []
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if asked:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-        asked.append(number)
-        # In a thread: the interrupted main thread may hold the lock that a stop needs.
-        threading.Thread(target=stop, daemon=True).start()
-
-    def stop() -> None:
-        name = signal.Signals(asked[0]).name
-        say(f"{name}: stopping after this step; send it again to end this process at once")
-        for run in runs:
-            with suppress(RhoError):  # the run has ended, or a second signal ends this process
-                run.control.request("stop", REQUEST_S)
-
-    def given(run: Run) -> None:
-        runs.append(run)
-        if asked:  # a signal came before there was a run
-            threading.Thread(target=stop, daemon=True).start()
-
-    before = {number: signal.signal(number, handle) for number in NUMBERS}
+    before = {number: signal.signal(number, stopper.handle) for number in NUMBERS}
     try:
-        yield given
+        yield stopper.stop_at_signal
     except RunStopped as stopped:
-        if asked:
-            stopped.exit_code = 128 + asked[0]
+        if stopper.signal is not None:
+            stopped.exit_code = 128 + stopper.signal
         raise
     finally:
         for number, handler in before.items():
