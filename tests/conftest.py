@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import os
 import secrets
+import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from rhoselect.data import open_arrow
 from rhoselect.data.il_table import IlMetadata, IlTable, write_table
 from rhoselect.importers import write_dataset
 from support import CLASSES, made, patches
+from warm import warm_folder
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -166,7 +169,9 @@ def ray_session() -> Iterator[None]:
     the modules beside this one."""
     from rhoselect.runtime.ray.cluster import ray_session
 
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
         patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
-        with ray_session("local", workers=5):
-            yield
+        with pytest.MonkeyPatch.context() as its_python:
+            its_python.setattr(sys, "executable", str(warm_folder() / "python"))
+            stack.enter_context(ray_session("local", workers=5))
+        yield

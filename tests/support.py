@@ -6,7 +6,6 @@ from __future__ import annotations
 import io
 import json
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from rhoselect.cli import main as cli
+from warm import Process
 
 CLASSES = 4
 SIZES = {"train": 400, "holdout": 200, "test": 100}
@@ -47,30 +47,25 @@ def made(*arguments: str | Path) -> Result:
     return result
 
 
-def start(*arguments: str | Path | int) -> subprocess.Popen[str]:
+def start(*arguments: str | Path | int) -> Process:
     """``rhoctl`` in a process of its own, and in a process group as in a terminal."""
-    command = [sys.executable, "-m", "rhoselect.cli", *map(str, arguments)]
-    return subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    return Process("-m", "rhoselect.cli", *map(str, arguments))
 
 
 def until(
-    happened: Callable[[], bool], process: subprocess.Popen[str], deadline_s: float = DEADLINE_S
+    happened: Callable[[], bool],
+    process: Process | subprocess.Popen[str],
+    deadline_s: float = DEADLINE_S,
 ) -> None:
     """Look again and again until something happened in a run that goes on meanwhile."""
     deadline = time.monotonic() + deadline_s
     while not happened():
         assert process.poll() is None, f"ended early: {process.communicate()}"
         assert time.monotonic() < deadline, "never happened"
-        time.sleep(0.01)
+        time.sleep(0.05)  # a look may be a command, which must not take the core from the run
 
 
-def ended_well(process: subprocess.Popen[str]) -> None:
+def ended_well(process: Process) -> None:
     """Wait for a process that must end with exit code 0."""
     _, errors = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 0, errors

@@ -26,6 +26,7 @@ from rhoselect.protos.control_pb2_grpc import ControlStub
 from rhoselect.service.connect import Target, control_of
 from servers import free_port
 from support import DEADLINE_S, ended_well, hashes, made, rhoctl, start, until
+from warm import Process
 
 STEPS = 400
 SETS = ["--set", f"trainer.steps={STEPS}"]
@@ -39,9 +40,7 @@ def undisturbed(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @contextmanager
-def running(
-    config: Path, run: Path, workers: int = 0, *more: str
-) -> Iterator[subprocess.Popen[str]]:
+def running(config: Path, run: Path, workers: int = 0, *more: str) -> Iterator[Process]:
     """A run whose trainer is up, to be steered; it ends with the block at the latest."""
     process = start("train", config, "--run-dir", run, "--workers", workers, *SETS, *more)
     try:
@@ -183,7 +182,6 @@ def test_a_second_signal_ends_at_once(tiny_config: Path, tmp_path: Path) -> None
     process = start("train", tiny_config, "--run-dir", run, "--workers", 1, *SETS)
     until(run.exists, process)
     process.terminate()
-    assert process.stdout is not None
     assert "SIGTERM: stopping" in process.stdout.readline()
     process.terminate()
     process.communicate(timeout=DEADLINE_S)
@@ -257,7 +255,6 @@ def test_watch_goes_along_until_the_run_ends(tiny_config: Path, tmp_path: Path) 
     with running(tiny_config, run) as process:
         made("pause", run)
         watching = start("watch", run, "--json", "--interval-s", "0.1")
-        assert watching.stdout is not None
         first = json.loads(watching.stdout.readline())
         made("resume", run)
         out, errors = watching.communicate(timeout=DEADLINE_S)

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import json
 import re
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
-from support import made, rhoctl
+from support import DEADLINE_S, ended_well, made, rhoctl, start
+from warm import Process
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-RHOCTL = [sys.executable, "-m", "rhoselect.cli"]
 
 
 def test_the_readme_shows_what_its_loop_prints() -> None:
     """All but the digits, which depend on the kind of CPU."""
     [code] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     [shown] = re.findall(r"```text\n(.*?)```", README, re.DOTALL)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stderr == ""
-    assert re.sub(r"\.\d+", ".", done.stdout) == re.sub(r"\.\d+", ".", shown)
+    printed, errors = Process("-c", code).communicate(timeout=DEADLINE_S)
+    assert errors == ""
+    assert re.sub(r"\.\d+", ".", printed) == re.sub(r"\.\d+", ".", shown)
 
 
 def test_the_readme_is_short_and_its_tree_names_the_folders() -> None:
@@ -41,17 +40,14 @@ def test_own_loop_learns_what_rhoctl_train_does(tiny_config: Path, tmp_path: Pat
     made("train", tiny_config, "--run-dir", tmp_path / "run")
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     expected = f"test accuracy {summary['final_accuracy']:.4f}\n"
-    serve = [*RHOCTL, "serve", tiny_config, "--run-dir", tmp_path / "served"]
-    loop = [sys.executable, script, tiny_config]
-    with subprocess.Popen(serve, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout is not None
-        address = re.search(r"serving at (\S+),", server.stdout.readline())
-        assert address is not None
-        for where in ([], [address[1]]):
-            done = subprocess.run([*loop, *where], capture_output=True, text=True)
-            assert (done.stdout, done.stderr) == (expected, "")
-        server.send_signal(signal.SIGTERM)
-    assert server.returncode == 0
+    server = start("serve", tiny_config, "--run-dir", tmp_path / "served")
+    address = re.search(r"serving at (\S+),", server.stdout.readline())
+    assert address is not None
+    for where in ([], [address[1]]):
+        loop = Process(str(script), str(tiny_config), *where)
+        assert loop.communicate(timeout=DEADLINE_S) == (expected, "")
+    server.terminate()
+    ended_well(server)
 
 
 def test_demo_configuration_is_valid_but_for_its_data(tmp_path: Path) -> None:

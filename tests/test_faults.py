@@ -12,8 +12,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -24,7 +22,7 @@ import pytest
 import redis
 
 from servers import PASSWORD, free_port, tcp_server
-from support import DEADLINE_S, Result, hashes, made, rhoctl
+from support import DEADLINE_S, Result, hashes, made, rhoctl, start
 
 STEPS = 400
 SHORT = 200
@@ -118,10 +116,10 @@ def test_a_stream_outlives_a_scorer_and_its_trainer(
 def test_whole_command_killed_and_resumed(tiny_config: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     settings = flags(f"trainer.steps={STEPS}", "selection.lag=1")
-    command = [sys.executable, "-m", "rhoselect.cli", "train", str(tiny_config)]
-    with subprocess.Popen([*command, "--run-dir", str(run), *settings]) as process:
-        reach(run, 20, lambda: process.poll() is not None)
-        process.kill()
+    process = start("train", tiny_config, "--run-dir", run, *settings)
+    reach(run, 20, lambda: process.poll() is not None)
+    process.kill()
+    process.communicate()
     assert not (run / "summary.json").exists()
     made("train", tiny_config, "--resume", "--run-dir", run, *settings)
     made("train", tiny_config, "--run-dir", tmp_path / "undisturbed", *settings)

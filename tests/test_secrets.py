@@ -15,7 +15,7 @@ import ray
 from rhoselect.errors import ConfigError
 from rhoselect.runtime import machine
 from servers import PASSWORD, free_port, tcp_server
-from support import DEADLINE_S, made, start, until
+from support import DEADLINE_S, made, until
 
 MARK = "RHOSELECT_TEST_MARK"
 
@@ -42,7 +42,13 @@ def test_nobody_sees_a_password_or_a_token(
     flags = [word for setting in settings for word in ("--set", setting)]
     with tcp_server(tmp_path, port):  # which has the password among its arguments
         monkeypatch.setenv(MARK, mark)
-        process = start("train", tiny_config, "--workers", 1, "--run-dir", run, *flags)
+        command = ["train", tiny_config, "--workers", "1", "--run-dir", run, *flags]
+        process = subprocess.Popen(  # no fork, which shows the environment of the warm interpreter
+            [sys.executable, "-m", "rhoselect.cli", *command],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         until(lambda: (run / "control.json").exists(), process)
         made("pause", run)
         found = list(offspring(mark))

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from urllib.parse import quote
 
@@ -13,27 +9,23 @@ import pytest
 import redis
 
 from servers import PASSWORD, free_port, tcp_server
-from support import made
+from support import ended_well, hashes, made, start
 
 
 @pytest.mark.timeout(240)
-def test_two_runs_on_one_server_do_not_touch_each_other(tiny_config: Path, tmp_path: Path) -> None:
+def test_two_runs_on_one_server_do_not_touch_each_other(
+    tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     port = free_port()
-    environment = {**os.environ, "RHOSELECT_QUEUE_PASSWORD": PASSWORD}
+    monkeypatch.setenv("RHOSELECT_QUEUE_PASSWORD", PASSWORD)
     with tcp_server(tmp_path, port) as url:
         processes = {}
         for seed in (1, 2):
             sets = ["--set", f"queue.url=redis://127.0.0.1:{port}", "--set", f"seed={seed}"]
-            command = ["train", tiny_config, "--workers", "1", "--run-dir", tmp_path / f"{seed}"]
-            processes[seed] = subprocess.Popen(
-                [sys.executable, "-m", "rhoselect.cli", *map(str, command), *sets],
-                env=environment,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
+            where = ("--workers", 1, "--run-dir", tmp_path / f"{seed}")
+            processes[seed] = start("train", tiny_config, *where, *sets)
         for process in processes.values():
-            _, errors = process.communicate(timeout=120)
-            assert process.returncode == 0, errors
+            ended_well(process)
         with redis.Redis.from_url(url) as client:
             assert client.keys() == [], "a finished run leaves nothing behind"
     for seed in processes:
@@ -45,8 +37,3 @@ def test_two_runs_on_one_server_do_not_touch_each_other(tiny_config: Path, tmp_p
         )
         assert PASSWORD not in everything
         assert quote(PASSWORD, safe="") not in everything
-
-
-def hashes(run: Path) -> tuple[str, str]:
-    summary = json.loads((run / "summary.json").read_text())
-    return summary["selected_sha256"], summary["weights_sha256"]

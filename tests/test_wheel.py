@@ -14,6 +14,7 @@ import pytest
 CHECKOUT = Path(__file__).parent.parent
 
 
+@pytest.mark.long
 @pytest.mark.timeout(240)
 def test_the_wheel_works_outside_the_checkout(tiny_config: Path, tmp_path: Path) -> None:
     build = [sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path), str(CHECKOUT)]

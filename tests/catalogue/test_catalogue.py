@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -12,7 +10,7 @@ import pytest
 from bad_settings import SETTINGS
 
 from cases import Case, Place
-from support import rhoctl
+from support import DEADLINE_S, rhoctl, start
 
 CASES = SETTINGS
 IN_A_PROCESS = {"not TOML", "unknown key", "option"}
@@ -52,9 +50,9 @@ def test_bad_input(case: Case, place: Place) -> None:
     "case", [case for case in CASES if case.name in IN_A_PROCESS], ids=lambda case: case.name
 )
 def test_a_process_of_its_own(case: Case, place: Place) -> None:
-    command = [sys.executable, "-m", "rhoselect.cli", *map(str, case.build(place))]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
-    one_line(case, result.returncode, result.stdout, result.stderr)
+    process = start(*case.build(place))
+    out, errors = process.communicate(timeout=DEADLINE_S)
+    one_line(case, process.wait(), out, errors)
 
 
 def test_the_catalogue_is_wide_and_has_no_doubles() -> None:

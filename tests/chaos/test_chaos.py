@@ -31,6 +31,7 @@ KINDS = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_one_fault_after_another(tiny_config: Path, tmp_path: Path) -> None:
     """At lag 1, where windows, shortlists and old snapshots are in use at once."""

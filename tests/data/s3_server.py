@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import os
 import socket
 import subprocess
 import sys
@@ -135,9 +134,3 @@ def credentials() -> dict[str, str]:
     """An environment with what any client of S3 looks for there."""
     keys = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
     return dict.fromkeys(keys, "test") | {"AWS_EC2_METADATA_DISABLED": "true"}
-
-
-def python(code: str, *arguments: str) -> subprocess.Popen[str]:
-    """Another process that runs ``code``."""
-    command = [sys.executable, "-c", code, *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=dict(os.environ))

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from data_helpers import CPU, refused
-from s3_server import BUCKET, Proxy, Server, credentials, python
+from s3_server import BUCKET, Proxy, Server, credentials
 
 from rhoselect.config import Config, DataConfig, SelectionConfig
 from rhoselect.data import ArrowDataset, open_data
@@ -23,6 +23,7 @@ from rhoselect.errors import ConfigError, DataError, WaitError
 from rhoselect.importers import write_dataset
 from rhoselect.plan import open_plan
 from support import CLASSES, made, patches, rhoctl
+from warm import Process
 
 ROWS, SHARD_ROWS, WIDTH = 600, 60, 256  # ten train shards of 60 kB
 READ_ALL = """
@@ -172,7 +173,7 @@ def test_two_processes_fetch_each_shard_once(proxy: Proxy, folder: Path, tmp_pat
     path = config(proxy.port, tmp_path).path
     assert path is not None
     proxy.pause_s = 0.01  # so that they do meet
-    processes = [python(READ_ALL, path, str(tmp_path)) for _ in range(2)]
+    processes = [Process("-c", READ_ALL, path, str(tmp_path)) for _ in range(2)]
     printed = {process.communicate()[0].strip() for process in processes}
     points = ArrowDataset.open(folder).split("train")
     inputs = points.read(points.indices, CPU).inputs.numpy()
@@ -186,7 +187,7 @@ def test_two_processes_fetch_each_shard_once(proxy: Proxy, folder: Path, tmp_pat
 def test_what_a_killed_process_left_is_replaced(proxy: Proxy, large: Path, tmp_path: Path) -> None:
     settings = config(proxy.port, tmp_path, name="large")
     proxy.stop_after(9 << 20, then="stall")
-    process = python(READ_ALL, str(settings.path), str(tmp_path))
+    process = Process("-c", READ_ALL, str(settings.path), str(tmp_path))
     assert proxy.reached.wait(60)
     process.kill()
     process.communicate()
@@ -205,7 +206,7 @@ def test_room_that_a_killed_process_reserved_comes_free(
 ) -> None:
     proxy.stop_after(9 << 20, then="stall")
     settings = config(proxy.port, tmp_path, name="large")
-    process = python(READ_ALL, str(settings.path), str(tmp_path))
+    process = Process("-c", READ_ALL, str(settings.path), str(tmp_path))
     assert proxy.reached.wait(60)
     process.kill()
     process.communicate()

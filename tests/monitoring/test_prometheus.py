@@ -6,8 +6,6 @@ import importlib.util
 import os
 import re
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +14,8 @@ from types import ModuleType
 import pytest
 from prometheus_server import DEPLOY, Prometheus, panel_queries, running_prometheus, until
 
-from support import made
+from support import made, start
+from warm import Process
 
 RUN = "watched-1"
 SETTINGS = (
@@ -35,7 +34,7 @@ class Watched:
     """A run that goes on for ever, and the Prometheus that watches it."""
 
     run: Path
-    process: subprocess.Popen[bytes]
+    process: Process
     discovery: Path
     server: Prometheus
 
@@ -64,18 +63,16 @@ def watched(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     values = [*SETTINGS, f"metrics.discovery_dir={discovery}"]
     flags = [word for value in values for word in ("--set", value)]
     command = ["train", str(tiny_config), "--run-dir", str(run), "--workers", "1", *flags]
-    with running_prometheus(folder, discovery) as server, (folder / "run.log").open("w") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "rhoselect.cli", *command], stdout=log, stderr=log
-        )
+    with running_prometheus(folder, discovery) as server:
+        process = start(*command)
         everyone = f'count(up{{run="{RUN}"}} == 1) == 3 and on () max(rho_last_step) > 60'
         try:
             until(lambda: process.poll() is not None or server.ask(everyone), "three processes")
-            assert process.poll() is None, (folder / "run.log").read_text()
+            assert process.poll() is None, process.communicate()
             yield Watched(run, process, discovery, server)
         finally:
             process.terminate()
-            process.wait(60)
+            process.communicate(60)
 
 
 def test_every_process_of_a_run_is_found(watched: Watched) -> None:
