@@ -1,6 +1,9 @@
 # make train    the demonstration on Fashion-MNIST: data, irreducible losses, two runs, table, plot
-# make test     the tests (PYTEST_ARGS="-k queue" for some of them)
+# make test     the tests, in two processes (PYTEST_ARGS="-n 0 -k queue": some of them, in one)
+# make test-long       what takes minutes: one fault after another in a real run, the wheel alone
 # make test-cluster    `ray up` on hosts of this machine's own making; as root, minutes
+# make test-smoke      import, 20 steps and a served loop on each Python and on the oldest torch
+# make test-all        all of these
 # make cluster-package what `ray up` copies to the machines of a cluster (docs/deploy.md)
 # make check    lint, format, types, floors, generated code
 # make docs     the reference of the Python interface, from the docstrings, in build/reference
@@ -24,6 +27,7 @@ VENV := .venv/installed
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 RHOCTL := $(BIN)/rhoctl
+SERVERS = REDIS_SERVER="$$(scripts/servers.sh)" PROMETHEUS="$$(scripts/servers.sh prometheus)"
 
 # What a program uses: data, models, selection, the queue and snapshot contracts, wiring.
 REFERENCE := rhoselect.config rhoselect.data rhoselect.models rhoselect.plan rhoselect.importers \
@@ -36,7 +40,7 @@ IL := data/fashion-mnist-il.parquet
 DEMO := examples/fashion-mnist.toml
 RUNS := runs/demo-uniform runs/demo-rho
 
-.PHONY: train test test-cluster cluster-package check docs protos format clean distclean help
+.PHONY: train test test-long test-cluster test-smoke test-all cluster-package check docs protos format clean distclean help
 .DELETE_ON_ERROR:
 
 help:
@@ -45,12 +49,20 @@ help:
 train: $(RUNS:=/summary.json)
 	$(RHOCTL) report $(RUNS) --out runs/demo.png
 
+# A file's tests stay in one process, as they share what is made once; the files keep their order.
 test: $(VENV)
-	REDIS_SERVER="$$(scripts/servers.sh)" PROMETHEUS="$$(scripts/servers.sh prometheus)" \
-		$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(SERVERS) $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+
+test-long: $(VENV)
+	$(SERVERS) $(BIN)/python -m pytest -m long $(PYTEST_ARGS)
 
 test-cluster: $(VENV)
 	$(BIN)/python -m pytest -m cluster $(PYTEST_ARGS)
+
+test-smoke:
+	scripts/smoke.sh
+
+test-all: test test-long test-cluster test-smoke
 
 # Everything that a machine needs but torch and the other packages; and the token of the clusters.
 cluster-package: $(VENV)
