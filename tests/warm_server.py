@@ -7,6 +7,7 @@ Ray is not imported: it reads the environment while it is loaded.
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import os
 import runpy
@@ -15,13 +16,12 @@ import signal
 import socket
 import sys
 
-import torch._dynamo  # which torch imports at an optimizer's first step
-
 from rhoselect.cli.main import commands
 
 
 def main() -> None:
     commands(["--help"])  # which imports all of them, and torch, but not Ray
+    importlib.import_module("torch._dynamo")  # as torch does at an optimizer's first step
     gc.collect()
     gc.freeze()
     path, sys.executable = sys.path[1:], sys.argv[2]
