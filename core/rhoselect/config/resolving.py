@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
-from rhoselect import compute
 from rhoselect.config.tree import Config
 
 
@@ -14,6 +11,10 @@ def resolve(config: Config) -> Config:
     Every process of a run works with the resolved configuration and the run folder keeps it, so
     that a result does not depend on the machine that a process happens to run on.
     """
+    import torch  # takes seconds, for which a look at a run does not wait
+
+    from rhoselect import compute
+
     device = "cuda" if torch.cuda.is_available() else "cpu"
     selection = config.selection.model_copy(update={"shortlist": config.k})
     scorer, trainer = (
