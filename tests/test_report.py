@@ -159,6 +159,13 @@ def test_a_run_that_is_not_finished_is_told_how_to_finish(folder: Path) -> None:
         load_run(folder)
 
 
+@pytest.mark.parametrize("lines", ["", '{"step": 2, "seconds": 1, "accuracy": NaN}\n'])
+def test_a_run_without_readable_accuracies_is_refused(folder: Path, lines: str) -> None:
+    (folder / "eval.jsonl").write_text(lines)
+    with pytest.raises(RunFolderError, match=r"evaluations or steps cannot be read: .*eval\.jsonl"):
+        load_run(folder)
+
+
 class Page(HTMLParser):
     """What a page shows: the cells of its tables, its texts, the SVGs of its images, and whatever
     would be fetched or run."""

@@ -439,6 +439,16 @@ def test_shm_memory_is_bounded_by_what_is_kept(store: SharedMemoryStore, shm_fol
     assert len(list(shm_folder.glob("*.safetensors"))) == 4  # three kept, one to write into
 
 
+def test_shm_says_so_when_more_are_kept_than_it_has_buffers(
+    store: SharedMemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shm, "MOST_BUFFERS", 2)
+    for version in (1, 2):
+        content(version).publish(store, version)
+    with pytest.raises(RunError, match=r"more than 2, .*lower selection\.lag"):
+        content(3).publish(store, 3)
+
+
 def test_shm_buffers_are_safetensors_files(store: SharedMemoryStore, shm_folder: Path) -> None:
     sent = odd_content()
     sent.publish(store, 1)

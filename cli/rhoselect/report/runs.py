@@ -124,13 +124,16 @@ def _read(path: Path, summary: dict[str, Any]) -> Run:
         _floats(rows["corrupted_share"].to_pylist()),
         _floats(rows["correct_share"].to_pylist()),
     )
+    accuracy = _floats(e["accuracy"] for e in evaluations)
+    if not len(accuracy) or not np.isfinite(accuracy).all():
+        raise ValueError("eval.jsonl: got no accuracy, or one that is not finite")
     return Run(
         path.name,
         summary,
         steps,
         _floats(e["seconds"] for e in evaluations),
         np.cumsum(rows["candidates"].to_numpy())[steps - 1],
-        _floats(e["accuracy"] for e in evaluations),
+        accuracy,
         _floats(e["worst_class_accuracy"] for e in evaluations),
         selected,
     )

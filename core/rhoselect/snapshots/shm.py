@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rhoselect.errors import SnapshotGoneError
+from rhoselect.errors import RunError, SnapshotGoneError
 from rhoselect.snapshots.base import Pieces, State
 from rhoselect.snapshots.bell import Bell
 from rhoselect.snapshots.buffers import MOST_BUFFERS, NONE, Buffer, Control, fence
@@ -158,7 +158,11 @@ class SharedMemoryStore:
         """The buffer that was retired first, or the next new one if none is."""
         indices = range(control.count)
         free = [index for index in indices if control.version[index] < control.oldest]
-        assert free or control.count < MOST_BUFFERS, f"{control.count} snapshots kept at once"
+        if not free and control.count == MOST_BUFFERS:
+            raise RunError(
+                f"snapshots: open windows use more than {MOST_BUFFERS}, the most in shared memory;"
+                ' lower selection.lag or set snapshots.transport = "ray"'
+            )
         return min(free, key=lambda index: control.version[index], default=control.count)
 
     def _advance(self, index: int, ready: int, gpus: set[torch.device]) -> None:

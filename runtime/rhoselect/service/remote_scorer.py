@@ -67,7 +67,11 @@ def score(
     keep_memory()
     config, session, metrics = inputs.config, attached.session, Metrics("scorer")
     url = queue_url(config.queue)
-    assert url is not None, "the service refuses runs without"
+    if url is None:
+        raise ServiceError(
+            'queue.url: the service gave a run with "embedded", allowed one with a server that this'
+            " machine can reach"
+        )
     check_server(url)
     queue = open_queue(config, url, session.run_id, session.generation)
     snapshots = GrpcStore(channel, session.run_id, session.generation)

@@ -16,9 +16,10 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 
 from rhoselect.config import Config
-from rhoselect.errors import WaitError
+from rhoselect.errors import RunError, WaitError
 from rhoselect.inputs import SelectionInputs
 from rhoselect.metrics import Metrics
 from rhoselect.queue import SelectionQueue
@@ -28,7 +29,29 @@ from rhoselect.types import Positions, QueueStats, TopK
 
 RESEND_S = 1.0
 LOOK_S = 1.0  # between looks at the queue for the metrics
-STALL_S = 5.0
+STALL_S = (
+    5.0  # without a score, before the trainer scores what is left; more where scorers are slow
+)
+STALL_GAPS = 3.0  # of the longest time that a scorer's chunk was waited for in this run
+
+
+@dataclass
+class _Progress:
+    """Of one wait: when scores last came, how many chunks the queue then had accepted (-1: not
+    known yet), and how many this process scored that are not among them."""
+
+    moved: float
+    accepted: int = -1
+    own: int = 0
+
+    def note(self, accepted: int) -> float:
+        """The seconds that a scorer's chunk was waited for, if one came; otherwise 0."""
+        gained, now, gap_s = accepted - self.accepted, time.monotonic(), 0.0
+        if gained:
+            if self.accepted >= 0 and gained > self.own:
+                gap_s = now - self.moved
+            self.moved, self.accepted, self.own = now, accepted, max(0, self.own - gained)
+        return gap_s
 
 
 class Windows:
@@ -48,6 +71,7 @@ class Windows:
         self._queue, self._scorer = queue, scorer
         self._fence, self._metrics = fence, metrics
         self._alone = False
+        self._longest_gap_s = 0.0
         self.share(workers)
         self._lag = inputs.config.selection.lag
         self.waited_s = 0.0
@@ -135,7 +159,11 @@ class Windows:
             lambda: self.open_from(window),
             lambda: self._scorer.score_ahead(window, own_lane=self._lag == 0),
         )
-        assert popped.version == self.version(window), "a window is scored by exactly its version"
+        if popped.version != self.version(window):
+            raise RunError(
+                f"window {window}: the queue gave scores by version {popped.version}, allowed"
+                f" {self.version(window)} alone; empty the queue server and resume the run"
+            )
         return popped
 
     def prepost(self, window: int, k: int) -> None:
@@ -172,27 +200,34 @@ class Windows:
     ) -> TopK:
         self._raise_from_background()
         started, scored_s = time.monotonic(), 0.0
-        moved, accepted, all_mine, popped = started, -1, True, None
+        progress, all_mine, popped = _Progress(started), True, None
         while popped is None:
             asked = time.monotonic()
             mine = self._scorer.score_one() if self._alone else self._lends and score()
             if mine:
                 scored_s += time.monotonic() - asked
+                progress.own += 1
                 continue
             popped = pop(RESEND_S)
             if popped is not None:
                 break
             all_mine = False
-            if (now_accepted := self._look().accepted) != accepted:
-                moved, accepted = time.monotonic(), now_accepted
-            self._remind(window, started, moved, post)
-            if not self._alone and time.monotonic() - moved > STALL_S:
+            gap_s = progress.note(self._look().accepted)
+            self._longest_gap_s = max(self._longest_gap_s, gap_s)
+            self._remind(window, started, progress.moved, post)
+            if not self._alone and time.monotonic() - progress.moved > self._stall_s():
                 self._alone = all_mine = True
         self._alone = self._alone and all_mine
         waited_s = time.monotonic() - started
         self.waited_s += waited_s
         self._metrics.wait_seconds.labels("window").inc(waited_s - scored_s)
         return popped
+
+    def _stall_s(self) -> float:
+        """How long nothing may move: no longer than a lease, after which tickets are handed out
+        again."""
+        slow_s = min(STALL_GAPS * self._longest_gap_s, self._config.queue.lease_s)
+        return max(STALL_S, slow_s)
 
     def _remind(self, window: int, started: float, moved: float, post: Callable[[], None]) -> None:
         """Tell the queue again what is wanted since ``started``. Raises WaitError if there has been
