@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import multiprocessing
@@ -35,9 +36,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rhoselect.config import QueueConfig
+from rhoselect.config import QueueConfig, load
 from rhoselect.errors import RunError, ServiceError, SnapshotGoneError
+from rhoselect.inputs import open_inputs
 from rhoselect.protos import snapshots_pb2
+from rhoselect.protos.snapshots_pb2_grpc import SnapshotsStub
 from rhoselect.service.channel import open_channel
 from rhoselect.service.security import Security
 from rhoselect.service.server import Host
@@ -163,7 +166,8 @@ def over_grpc(folder: Path, first: int, serve: type[Snapshots] = Snapshots) -> I
     writer = SharedMemoryStore(folder, writer=True)
     run: Any = SimpleNamespace(folder=RunFolder(folder, "run", 1))
     run.stores = lambda: SharedMemoryStore(folder, writer=False)
-    inputs: Any = SimpleNamespace(config=SimpleNamespace(queue=QueueConfig(url="redis://there")))
+    config = SimpleNamespace(queue=QueueConfig(url="redis://there"))
+    inputs: Any = SimpleNamespace(config=config, sha256="")
     service = serve(run, inputs)
     security = Security()
     with (
@@ -639,6 +643,37 @@ def test_shm_without_room_says_so_before_it_writes(tmp_path: Path) -> None:
 
 
 # Ray
+
+
+def test_attaching_does_not_hash_the_inputs_again(
+    tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every scorer outside attaches every two seconds; the hash may read gigabytes."""
+    weights = tmp_path / "first.pt"
+    torch.save(open_inputs(load(tiny_config)).new_model().state_dict(), weights)
+    places = [f"model.weights={weights}", "queue.url=redis://there"]
+    inputs = open_inputs(load(tiny_config, places))
+    hashed = []
+    file_digest = hashlib.file_digest
+
+    def counted(*arguments: Any) -> Any:
+        hashed.append(arguments)
+        return file_digest(*arguments)
+
+    monkeypatch.setattr(hashlib, "file_digest", counted)
+    folder = RunFolder.create(tmp_path / "run", inputs.config)
+    run: Any = SimpleNamespace(folder=folder, workers=list, stores=lambda: None)
+    service = Snapshots(run, inputs)
+    assert len(hashed) == 1
+    with (
+        closing(service),
+        Host([service.service], "127.0.0.1:0", Security()) as host,
+        open_channel(host.address, Security()) as channel,
+    ):
+        stub = SnapshotsStub(channel)
+        found = {stub.Attach(snapshots_pb2.AttachRequest()).inputs_sha256 for _ in range(20)}
+    assert found == {inputs.sha256}
+    assert len(hashed) == 1
 
 
 def test_ray_scorers_of_a_node_read_one_copy(ray_session: None) -> None:

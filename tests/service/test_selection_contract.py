@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import grpc
 import pytest
@@ -28,6 +32,8 @@ from rhoselect.service import blobs
 from rhoselect.service.channel import open_channel
 from rhoselect.service.errors import status_to_errors
 from rhoselect.service.security import Security
+from rhoselect.service.selection import Selection
+from rhoselect.service.server import Host
 from rhoselect.snapshots.local import LocalStore
 from rhoselect.trainer.runfolder import RunFolder
 
@@ -264,6 +270,38 @@ def test_a_newer_session_ends_the_older(run: RunInputs, channel: grpc.Channel) -
             call()
     newer.publish(0)
     assert len(newer.indices(0)) == 8
+
+
+def test_a_session_whose_caller_left_while_it_opened_is_ended() -> None:
+    """And so is the one before it, which it has fenced."""
+    began, gate, ended = threading.Event(), threading.Event(), []
+    abandoned = SimpleNamespace(abandon=lambda: None)
+
+    @contextmanager
+    def opening(step: int) -> Iterator[tuple[pb.OpenRunResponse, Any]]:
+        if step == 1:
+            began.set()
+            gate.wait()
+        yield pb.OpenRunResponse(session=pb.Session(generation=step)), abandoned
+        ended.append(step)
+
+    selection = Selection(opening)
+    with (
+        Host([selection.service], "127.0.0.1:0", Security()) as host,
+        open_channel(host.address, Security()) as channel,
+    ):
+        stub = SelectionStub(channel)
+        stub.OpenRun(pb.OpenRunRequest(step=0))
+        left = stub.OpenRun.future(pb.OpenRunRequest(step=1))
+        assert began.wait(20)
+        left.cancel()
+        with pytest.raises(grpc.FutureCancelledError):
+            left.result()
+        gate.set()
+        answer = stub.OpenRun(pb.OpenRunRequest(step=2))  # waits until those before have ended
+        assert (answer.session.generation, ended) == (2, [1, 0])
+        asyncio.run_coroutine_threadsafe(selection.end(), host.loop).result()
+    assert ended == [1, 0, 2]
 
 
 def test_ten_thousand_calls_leave_nothing_behind(learner: Learner) -> None:

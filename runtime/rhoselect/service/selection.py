@@ -52,10 +52,14 @@ class Selection(selection_pb2_grpc.SelectionServicer):
     ) -> pb.OpenRunResponse:
         async with errors_to_status(context), self._changing:
             held = _Held(self._open(request.step))
-            answer = await held.begin()  # which fences the session before
-            before, self._held = self._held, held
-            if before is not None:
-                await before.end()
+            try:
+                answer = await held.begin()  # which fences the session before
+            except BaseException as error:  # its caller may have left, while it goes on opening
+                await held.end()
+                if not isinstance(error, UserError):
+                    await self._hold(None)
+                raise
+            await self._hold(held)
         return answer
 
     async def PublishSnapshot(
@@ -100,18 +104,20 @@ class Selection(selection_pb2_grpc.SelectionServicer):
         self, request: pb.CloseRequest, context: grpc.aio.ServicerContext
     ) -> pb.CloseResponse:
         async with errors_to_status(context), self._changing:
-            held = self._held
-            if held is not None and held.name == request.session:
-                self._held = None
-                await held.end()
+            if self._held is not None and self._held.name == request.session:
+                await self._hold(None)
         return pb.CloseResponse()
 
     async def end(self) -> None:
         """End the session that is open, if one is."""
         async with self._changing:
-            held, self._held = self._held, None
-            if held is not None:
-                await held.end()
+            await self._hold(None)
+
+    async def _hold(self, held: _Held | None) -> None:
+        """Have ``held`` in place of the session before, which ends."""
+        before, self._held = self._held, held
+        if before is not None:
+            await before.end()
 
     def _of(self, session: pb.Session) -> _Held:
         if self._held is None or self._held.name != session:
@@ -129,10 +135,20 @@ class _Held:
         self._opening = opening
         self._pool = ThreadPoolExecutor(1, "session")
         self.name = pb.Session()
+        self._entered: Session | None = None
         self._arriving: blobs.Arriving | None = None
 
+    @property
+    def session(self) -> Session:
+        """The session that ``begin`` opened."""
+        assert self._entered is not None, "callers have waited for `begin`"
+        return self._entered
+
     async def begin(self) -> pb.OpenRunResponse:
-        answer, self.session = await self.run(self._opening.__enter__)
+        return await self.run(self._enter)
+
+    def _enter(self) -> pb.OpenRunResponse:
+        answer, self._entered = self._opening.__enter__()
         self.name = answer.session
         return answer
 
@@ -159,9 +175,15 @@ class _Held:
             raise UserError("snapshot: another one began to arrive, allowed one at a time")
 
     async def end(self) -> None:
-        self.session.abandon()
-        await self.run(self._opening.__exit__, None, None, None)
+        """Also after a ``begin`` that failed, or that is still going on."""
+        if self._entered is not None:
+            self._entered.abandon()  # a call that waits ends, and lets the next one begin
+        await self.run(self._leave)
         self._pool.shutdown()
+
+    def _leave(self) -> None:
+        if self._entered is not None:
+            self._opening.__exit__(None, None, None)
 
 
 def _publish(session: Session, version: int, arriving: blobs.Arriving) -> None:

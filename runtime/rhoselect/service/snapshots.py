@@ -40,6 +40,7 @@ class Snapshots(snapshots_pb2_grpc.SnapshotsServicer):
     def __init__(self, run: Run, inputs: RunInputs) -> None:
         self._run, self._inputs, folder = run, inputs, run.folder
         self._session = selection_pb2.Session(run_id=folder.run_id, generation=folder.generation)
+        self._inputs_sha256 = inputs.sha256  # here, as it may read gigabytes: no call waits for it
         self._helpers = itertools.count()
         self._threads = ThreadPoolExecutor(MOST_WAITING, "snapshots")
         self._idle: list[SnapshotReader] = []  # a reader has one thread at a time
@@ -68,7 +69,7 @@ class Snapshots(snapshots_pb2_grpc.SnapshotsServicer):
                 lanes=shares,
                 versions=versions(),
                 config_json=config.model_dump_json(),
-                inputs_sha256=self._inputs.sha256,
+                inputs_sha256=self._inputs_sha256,
             )
 
     async def Load(
