@@ -15,12 +15,14 @@ import torch.nn.functional as F
 
 from rhoselect.client import SelectionClient
 from rhoselect.config import load
-from rhoselect.inputs import open_inputs
+from rhoselect.data import open_data
+from rhoselect.models import configured_model
 
-run = open_inputs(load(Path(sys.argv[1])))
-model, settings = run.new_model(), run.config.trainer
-optimizer = torch.optim.AdamW(model.parameters(), settings.lr, fused=True)
-torch.set_num_threads(settings.threads)  # more threads, other last bits
+config = load(Path(sys.argv[1]))
+data = open_data(config.data)
+model = configured_model(config.model, data.input_shape, data.classes, config.seed)
+optimizer = torch.optim.AdamW(model.parameters(), config.trainer.lr, fused=True)
+torch.set_num_threads(config.trainer.threads)  # more threads, other last bits
 where = {"address": sys.argv[2]} if sys.argv[2:] else {"local": True, "config": sys.argv[1]}
 
 selection = SelectionClient(model, **where)
@@ -31,6 +33,7 @@ for batch in selection:
     optimizer.step()
     selection.step(model)
 
-test = run.test.read(run.test.indices, torch.device("cpu"))
-accuracy = (model.eval()(test.inputs).argmax(1) == test.labels).double().mean()
+test = data.split("test")
+points = test.read(test.indices, torch.device("cpu"))
+accuracy = (model.eval()(points.inputs).argmax(1) == points.labels).double().mean()
 print(f"test accuracy {accuracy:.4f}")

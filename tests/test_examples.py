@@ -34,6 +34,21 @@ def test_the_readme_is_short_and_its_tree_names_the_folders() -> None:
     assert len(tree.splitlines()) <= 14
 
 
+def test_examples_import_only_what_is_public() -> None:
+    """The modules that docs/architecture.md lists."""
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    listed = re.search(r"\*\*Public modules\*\* are (.*?)\. Changes", text, re.DOTALL)
+    assert listed is not None
+    public = set(re.findall(r"`(rhoselect[\w.]+)`", listed[1]))
+    assert len(public) == 9
+    pages = [README, *(path.read_text() for path in (ROOT / "docs").glob("*.md"))]
+    codes = [code for page in pages for code in re.findall(r"```\w*\n(.*?)```", page, re.DOTALL)]
+    codes += [path.read_text() for path in (ROOT / "examples").glob("*.py")]
+    imported = {name for code in codes for name in re.findall(r"^from (rhoselect\S*) ", code, re.M)}
+    assert imported
+    assert imported <= public
+
+
 def test_own_loop_learns_what_rhoctl_train_does(tiny_config: Path, tmp_path: Path) -> None:
     """In one process, and asking ``rhoctl serve`` in another: to the same digit."""
     script = ROOT / "examples" / "own_loop.py"

@@ -1,9 +1,11 @@
 """Models by import path: ``rhoselect.models:mlp`` and so on; docs/models.md has a table of them.
 
 Every factory is called as ``factory(input_shape=…, classes=…, **args)`` and returns a module that
-maps inputs [C, *input_shape] to logits [C, classes].
+maps inputs [C, *input_shape] to logits [C, classes]. ``configured_model`` is the model of a
+configuration.
 """
 
+from rhoselect.models.build import configured_model
 from rhoselect.models.convolutional import cifar_cnn, small_cnn, vgg11_bn
 from rhoselect.models.perceptron import mlp
 from rhoselect.models.residual import resnet18_small, resnet34, resnet50
@@ -13,6 +15,7 @@ from rhoselect.models.vision import vision
 __all__ = [
     "albert",
     "cifar_cnn",
+    "configured_model",
     "mlp",
     "resnet18_small",
     "resnet34",

@@ -18,7 +18,8 @@ from rhoselect.models.weights import load_weights
 def configured_model(
     config: ModelConfig, input_shape: tuple[int, ...], classes: int, seed: int
 ) -> nn.Module:
-    """``build_model`` of a configuration, with the weights of its file if it names one."""
+    """The model of ``config`` on the CPU, with the weights of its file if it names one, else with
+    the initial weights that ``seed`` gives. Raises ModelError, one line."""
     model = build_model(config.factory, config.args, input_shape, classes, seed)
     if config.weights is not None:
         load_weights(model, Path(config.weights), config.weights_head)
