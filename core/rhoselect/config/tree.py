@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from typing import Any, Self
 
-import tomlkit
 from pydantic import Field, model_validator
 
 from rhoselect.config.base import Section
@@ -127,6 +126,8 @@ class Config(Section):
 
     def to_toml(self) -> str:
         """The resolved configuration as TOML, every key present that has a value."""
+        import tomlkit  # rhoctl writes configurations, a loop of the user's own does not
+
         return tomlkit.dumps(self.model_dump(exclude_none=True))
 
     def changed_keys(self, other: Config) -> list[str]:

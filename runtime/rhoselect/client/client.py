@@ -14,11 +14,9 @@ from torch.utils.data import default_collate
 
 from rhoselect.client.batch import Collate, SelectionBatch
 from rhoselect.client.local import local_backend, user_data_backend
-from rhoselect.client.remote import Remote
 from rhoselect.client.user_data import Losses, UserPoints
 from rhoselect.errors import ConfigError, UserError
 from rhoselect.selector.session import check_tensors
-from rhoselect.service.security import Security
 from rhoselect.types import Layout
 
 WAIT_S = 600.0
@@ -125,8 +123,7 @@ class SelectionClient:
         _check_arguments(local, address, config, data is not None, secured, own)
         self._backend: Backend
         if address is not None:
-            security = Security.of_client(*secured)
-            self._backend = Remote(address, security, step, data, given.collate_fn, given.timeout_s)
+            self._backend = _remote_backend(address, secured, step, data, given)
         elif data is not None:
             points = UserPoints(data, given.collate_fn)
             self._backend = user_data_backend(config or {}, model, points, *own, step)
@@ -203,6 +200,22 @@ def _checked(options: ClientOptions) -> _Options:
             f" data, step, {', '.join(known)}"
         )
     return _Options(**options)
+
+
+def _remote_backend(
+    address: str, secured: tuple[Any, Any, Any, Any], step: int, data: Any, given: _Options
+) -> Backend:
+    """Selection by a service: only this needs gRPC. Raises ConfigError if that is missing."""
+    try:
+        from rhoselect.client.remote import Remote
+        from rhoselect.service.security import Security
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"SelectionClient: got an address and no package {error.name!r}, which it needs;"
+            " install it with pip install 'rhoselect[service]'"
+        ) from None
+    security = Security.of_client(*secured)
+    return Remote(address, security, step, data, given.collate_fn, given.timeout_s)
 
 
 def _check_arguments(
