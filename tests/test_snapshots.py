@@ -613,8 +613,8 @@ def test_shm_is_not_disturbed_by_a_reader_that_was_killed(
     store: SharedMemoryStore, shm_folder: Path
 ) -> None:
     abandoned = shm_folder / "1-dead.sock"
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as bell:
-        bell.bind(str(abandoned))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as reader:
+        reader.bind(str(abandoned))
     content(1).publish(store, 1)
     assert read(store, 1, 0) == content(1).picture
     assert not abandoned.exists()

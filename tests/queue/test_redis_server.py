@@ -36,7 +36,7 @@ def test_check_refuses_a_wrong_or_missing_password(tcp_url: str) -> None:
         message = config_error(f"redis://{credentials}{address}")
         assert f"redis://{address} refuses the user name or password" in message
     queue = RedisQueue(f"redis://:hunter2@{address}", "run", 1, 60.0, 600.0, 5.0)
-    with pytest.raises(RunError, match="refuses us") as caught:
+    with pytest.raises(RunError, match="refuses the user name or password") as caught:
         queue.stats()
     queue.disconnect()
     assert "hunter2" not in str(caught.value)

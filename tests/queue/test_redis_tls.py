@@ -255,7 +255,7 @@ def test_a_server_that_we_cannot_trust_is_told_nothing(
 
 def test_a_plain_server_behind_a_url_of_tls(tcp_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rhoselect.queue.redis.server.CHECK_TIMEOUT_S", 0.5)
-    assert "which has to speak TLS" in refusal(tcp_url.replace("redis://", "rediss://"))
+    assert "start the server with TLS" in refusal(tcp_url.replace("redis://", "rediss://"))
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
-"""The contract of a snapshot store, for every transport (one test suite holds them to it).
+"""The contract of a snapshot store, for every transport. One test suite checks all of them.
 
-A snapshot is never materialised on its way: ``publish`` casts the trainer's own tensors straight
-into the store, ``load`` hands them on piece by piece while they arrive.
+A snapshot holds the weights of one version; the version is the number of optimizer steps that the
+trainer had completed when it published them. No extra copy is made: ``publish`` casts the trainer's
+own tensors straight into the store, ``load`` passes tensors on one by one as they arrive.
 """
 
 from __future__ import annotations
@@ -13,34 +14,35 @@ import torch
 from torch import Tensor
 
 Pieces = Iterator[tuple[str, Tensor]]
-"""(name, tensor) pairs, each once; a tensor is valid until the next one is asked for.
+"""(name, tensor) pairs, each name once; a tensor is valid until the next one is requested.
 
-On the CPU, but for the snapshots of one process, which stay on the trainer's device.
+Tensors are on the CPU. `LocalStore` gives them on the trainer's device.
 """
 State = Mapping[str, Tensor]
+"""The selector's small tensors by name, such as the class weights of REDUCR."""
 
 
 class SnapshotReader(Protocol):
-    """Immutable snapshots by version, as those who load them see them."""
+    """The reading end: immutable snapshots by version."""
 
     def load(
         self, version: int, into: Callable[[Pieces], None], timeout_s: float
     ) -> dict[str, Tensor] | None:
-        """Give exactly ``version`` to ``into`` and return its state.
+        """Pass the weights of exactly ``version`` to ``into`` and return the state.
 
-        None, and ``into`` was not called, if it was not published within ``timeout_s`` (0: just
-        look). Raises SnapshotGoneError once it was retired: no open window needs it any more. If
-        that happens while it loads, ``into`` may have seen rubbish and the target must be loaded
-        again.
+        Returns None, without calling ``into``, if the version is not published within
+        ``timeout_s`` (0: do not wait). Raises SnapshotGoneError if the version was retired: no open
+        window needs it. If it is retired during the load, ``into`` may have received wrong values,
+        and the caller must load another version into the same target before using it.
         """
         ...
 
     def newest(self, timeout_s: float) -> int | None:
-        """The newest version that can be loaded; None if there was none within ``timeout_s``."""
+        """The newest version that can be loaded; None if there is none within ``timeout_s``."""
         ...
 
     def close(self) -> None:
-        """Release what this end holds; the writer's end takes the snapshots with it."""
+        """Release the resources of this end. Closing the writer's end deletes the snapshots."""
         ...
 
 
@@ -54,13 +56,13 @@ class SnapshotStore(SnapshotReader, Protocol):
         layout: Mapping[str, torch.dtype],
         state: State,
     ) -> None:
-        """Copy the ``tensors`` that ``layout`` names, cast to its dtypes, and wake the readers.
+        """Copy the ``tensors`` named in ``layout``, cast to its dtypes, and wake the readers.
 
-        The tensors may change as soon as this returns. ``layout``, shapes and the names in
-        ``state`` are the same at every call of a run. Versions ascend.
+        The caller may change the tensors as soon as this returns. ``layout``, the shapes and the
+        names in ``state`` are the same at every call of a run. Versions ascend.
         """
         ...
 
     def retire(self, below: int) -> None:
-        """Forget the versions below ``below``."""
+        """Forget the versions below ``below``; loading one of them raises SnapshotGoneError."""
         ...

@@ -1,13 +1,16 @@
-"""What writer and readers of the shared memory store both map: its control words, its buffers."""
+"""The shared memory that writer and readers of `SharedMemoryStore` map: control words, buffers."""
 
 from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import mmap
 import os
 import platform
+import re
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +22,19 @@ from rhoselect.snapshots.format import LENGTH_BYTES, Header
 
 NONE = -1
 MOST_BUFFERS = 1024
+YOUNG_S = 60.0  # a folder younger than this may have a writer that has not locked it yet
 _ORDERED = platform.machine() in ("x86_64", "AMD64")
 
 
 class Control(ctypes.Structure):
-    """Aligned 8-byte words that only the writer writes: what is where, and how much of it.
+    """Aligned 8-byte words, written by the writer only, that describe the buffers.
 
-    ``oldest`` version kept, ``newest`` whole version (NONE: none), ``count`` of buffers; of each
-    buffer the ``version`` it holds and how many of its bytes are ``ready``.
+    ``oldest``: oldest version kept. ``newest``: newest complete version, or NONE. ``count``: number
+    of buffers. ``version[i]``: the version in buffer i. ``ready[i]``: bytes of it written so far.
 
-    A word is copied by one 8-byte move, so a reader sees the old value or the new one. What must
-    be seen in order (bytes before the word that says they are ready) is written in order, which
-    is enough on x86, where no processor sees another's stores in a different order; elsewhere
-    ``fence`` goes between.
+    A word is copied by one 8-byte move, so a reader sees the old value or the new one. Bytes are
+    written before the word that says they are ready. On x86 other processors see these stores in
+    the same order; on other processors ``fence`` between them ensures that order.
     """
 
     _fields_ = (
@@ -49,44 +52,44 @@ class Control(ctypes.Structure):
 
     @classmethod
     def create(cls, path: Path) -> None:
-        """Make the file as a whole, so that no reader sees a part of it."""
+        """Create the file atomically, so that no reader sees a part of it."""
         with replacing(path) as beside:
             beside.write_bytes(bytes(cls(newest=NONE, version=(NONE,) * MOST_BUFFERS)))
 
     @classmethod
     def open(cls, path: Path) -> Control:
-        """Map the file. Raises FileNotFoundError before the writer came and after it left."""
+        """Map the file. Raises FileNotFoundError before the writer created it and after the writer
+        removed it."""
         with path.open("r+b") as file:
             return cls.from_buffer(mmap.mmap(file.fileno(), 0))
 
     def begin(self, buffer: int, version: int) -> None:
-        """From here on ``buffer`` holds ``version``, none of whose bytes are ready."""
+        """Assign ``buffer`` to ``version``, with no bytes ready."""
         self.ready[buffer] = 0
         fence()
         self.version[buffer] = version
         fence()
 
     def advance(self, buffer: int, ready: int) -> None:
-        """The first ``ready`` bytes are written."""
+        """Announce that the first ``ready`` bytes are written."""
         fence()
         self.ready[buffer] = ready
 
 
 def fence() -> None:
-    """Complete the memory accesses before it ahead of those after it.
+    """A memory barrier: memory accesses before the call complete before those after it.
 
-    Python has no such instruction. The kernel's scheduler, to which this call gives the processor,
-    executes one whenever it is entered.
+    Python has no such instruction. The call enters the kernel's scheduler, which executes one.
     """
     if not _ORDERED:
         os.sched_yield()
 
 
 class Buffer:
-    """One mapped safetensors file; ``pieces`` are its places with tensors over them."""
+    """One mapped safetensors file. ``pieces``: (span, tensor over that span), in file order."""
 
     def __init__(self, path: Path) -> None:
-        # Mapped for writing by the readers too, as torch takes no other memory; none of them does.
+        # Readers never write, but torch takes writable memory only, so they map it writable too.
         populate = mmap.MAP_POPULATE if sys.platform == "linux" else 0
         with path.open("r+b") as file:
             mapping = mmap.mmap(file.fileno(), 0, flags=mmap.MAP_SHARED | populate)
@@ -99,7 +102,8 @@ class Buffer:
 
     @staticmethod
     def create(path: Path, header: Header) -> None:
-        """Make the file, with its memory: what is only promised would kill who writes to it."""
+        """Create the file and allocate its memory. Without the allocation, a write to a full file
+        system would kill the process with SIGBUS. Raises RunError if there is too little memory."""
         try:
             with path.open("wb") as file:
                 if sys.platform == "linux":
@@ -110,24 +114,43 @@ class Buffer:
             if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
                 raise
             raise RunError(
-                f"snapshots: {path.parent} has no room for {header.size} bytes more"
+                f"snapshots: {path.parent} has no room for {header.size} more bytes"
                 f' ({error.strerror}); enlarge it or set snapshots.transport = "ray"'
             ) from None
 
     def pin(self) -> None:
-        """Lock the memory for a GPU's copy engine, which then works beside the processor.
+        """Lock the memory, so that a GPU's copy engine can copy to it asynchronously.
 
-        Copies to memory that is not pinned are right too, but each waits for its end.
+        Copies to memory that is not pinned are correct too, but synchronous.
         """
         if not self._pinned:
             place = self._bytes.data_ptr(), self.size
             self._pinned = int(_cuda().cudaHostRegister(*place, 0)) == 0
 
     def close(self) -> None:
-        """Unlock the memory; it is unmapped with the last tensor over it."""
+        """Unlock the memory. It is unmapped when the last tensor over it is freed."""
         if self._pinned:
             _cuda().cudaHostUnregister(self._bytes.data_ptr())
 
 
 def _cuda() -> Any:
     return torch.cuda.cudart()  # type: ignore[no-untyped-call]
+
+
+def is_abandoned(folder: Path) -> bool:
+    """Whether a folder was left behind: its name is a store's, and its writer has ended."""
+    if not re.fullmatch(r".+-\d+-[0-9a-f]{8}", folder.name):
+        return False
+    try:
+        if time.time() - folder.lstat().st_mtime < YOUNG_S:
+            return False
+        claim = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:  # another user's folder, or one that is being removed
+        return False
+    try:
+        fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # the writer holds the lock, or the file system has no locks
+        return False
+    finally:
+        os.close(claim)
+    return True

@@ -1,4 +1,4 @@
-"""A snapshot as bytes that cross machines: safetensors, with version and checksum as metadata."""
+"""A snapshot encoded for the network: safetensors, with version and checksum as metadata."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Decoded = tuple[int, Tensors, Tensors]
 
 
 def encode(version: int, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> bytearray:
-    """The bytes of a snapshot. Tensors are copied to the CPU if they are elsewhere."""
+    """The bytes of a snapshot. Tensors on another device are copied to the CPU."""
     tensors = {WEIGHTS + name: t for name, t in weights.items()}
     tensors |= {STATE + name: t for name, t in state.items()}
     tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
@@ -26,9 +26,9 @@ def encode(version: int, weights: Mapping[str, Tensor], state: Mapping[str, Tens
 
 
 def decode(data: Data) -> Decoded:
-    """The snapshot back, in CPU tensors over ``data`` itself, which must not be written to.
+    """The snapshot in ``data``, as CPU tensors over ``data`` itself: do not write to them.
 
-    Raises RunError for anything but a whole snapshot.
+    Raises RunError unless ``data`` is one complete snapshot with the right checksum.
     """
     try:
         tensors, metadata = unpack(data)
@@ -47,7 +47,7 @@ def decode(data: Data) -> Decoded:
 def _checksum(version: int, tensors: Tensors) -> int:
     """CRC-32 of a snapshot's version, names, dtypes, shapes and bytes, in the order of names.
 
-    It finds accidents on the way, not attackers.
+    It detects transmission errors, not attacks.
     """
     checksum = zlib.crc32(f"{version}".encode())
     for name in sorted(tensors):

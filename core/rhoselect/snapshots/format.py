@@ -1,4 +1,4 @@
-"""The safetensors format: tensors as bytes, after a header that says where each of them lies.
+"""The safetensors format: the bytes of tensors, after a header with the place of each tensor.
 
 Snapshots in shared memory, snapshots between machines and the tensors that a service sends are all
 written and read here. Nothing is ever unpickled.
@@ -33,7 +33,7 @@ CODES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
-"""What the format calls each dtype."""
+"""The name of each dtype in the format."""
 DTYPES = {code: dtype for dtype, code in CODES.items()}
 LENGTH_BYTES = 8  # the file begins with the length of the header, little-endian
 METADATA = "__metadata__"
@@ -78,7 +78,7 @@ class Header:
         dtypes: Mapping[str, torch.dtype],
         metadata: Mapping[str, str] | None = None,
     ) -> Header:
-        """The header of a file of ``tensors``, with those that ``dtypes`` names cast to it."""
+        """The header of a file of ``tensors``; those named in ``dtypes`` have that dtype."""
         described: dict[str, Any] = {} if metadata is None else {METADATA: dict(metadata)}
         kinds = {name: dtypes.get(name, tensor.dtype) for name, tensor in tensors.items()}
         end = 0
@@ -111,14 +111,14 @@ class Header:
                 dtype, shape = DTYPES[entry["dtype"]], tuple(entry["shape"])
                 begin, end = end, end + math.prod(shape) * dtype.itemsize
                 if entry["data_offsets"] != [begin - start, end - start]:
-                    raise ValueError(f"{name} has a place that is not its own")
+                    raise ValueError(f"data_offsets of {name} leave a gap or overlap")
                 if min(shape, default=0) < 0:
                     raise ValueError(f"{name} has the shape {list(shape)}")
                 spans.append(Span(name, dtype, shape, begin, end))
         except (AttributeError, LookupError, TypeError, RecursionError) as error:
             raise ValueError(f"no safetensors header: {type(error).__name__}: {error}") from None
         if not isinstance(metadata, dict):
-            raise ValueError(f"{METADATA} is no object")
+            raise ValueError(f"{METADATA} is not an object")
         return cls(beginning, tuple(spans), metadata)
 
 
@@ -131,7 +131,7 @@ def pack(
     dtypes: Mapping[str, torch.dtype] | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> bytearray:
-    """The file of ``tensors``; those that ``dtypes`` names are cast to its dtypes.
+    """The bytes of a file of ``tensors``; those named in ``dtypes`` are cast to that dtype.
 
     Tensors may be on any device. Each is copied once.
     """
@@ -148,8 +148,8 @@ def pack(
 def unpack(data: Data) -> tuple[dict[str, Tensor], Mapping[str, str]]:
     """The tensors of a file, on the CPU, and its metadata.
 
-    The tensors lie over ``data`` itself: they keep it alive, and they must not be written to unless
-    ``data`` may be. Raises ValueError for anything but one whole file.
+    The tensors share the memory of ``data`` and keep it alive; write to them only if ``data`` may
+    be changed. Raises ValueError unless ``data`` is exactly one file.
     """
     header = Header.parse(data)
     if header.size != len(data):
@@ -157,14 +157,14 @@ def unpack(data: Data) -> tuple[dict[str, Tensor], Mapping[str, str]]:
     file = _memory(data)
     try:
         return {span.name: span.view(file) for span in header.spans}, header.metadata
-    except (RuntimeError, TypeError) as error:  # a shape that torch does not take
+    except (RuntimeError, TypeError) as error:  # a shape that torch refuses
         raise ValueError(str(error)) from None
 
 
 def _memory(data: Data) -> Tensor:
-    """The bytes [size] uint8 of ``data``, which stays alive.
+    """A tensor [size] uint8 over ``data``, which it keeps alive.
 
-    By its address, as torch warns of read-only memory.
+    It is made from the address, because torch.frombuffer warns about read-only memory.
     """
     array = np.frombuffer(data, np.uint8)
     view = (ctypes.c_ubyte * array.size).from_address(array.ctypes.data)

@@ -1,8 +1,8 @@
-"""Snapshots from a gRPC server stream: the way of scorers outside the run's cluster.
+"""Snapshots from a gRPC server stream, for scorers outside the run's cluster.
 
-This is a reader's end; the trainer publishes into another store, which the service
-rhoselect.v1.Snapshots reads from. A stream that breaks off, or whose bytes are not a whole snapshot
-by its checksum, is asked for again.
+This is a reader's end. The trainer publishes into another store, and the service
+rhoselect.v1.Snapshots reads from that one. A stream that breaks off, or whose checksum differs, is
+requested again.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from rhoselect.protos.snapshots_pb2_grpc import SnapshotsStub
 from rhoselect.snapshots.base import Pieces
 from rhoselect.snapshots.codec import Decoded, decode
 
-LONGEST_WAIT_S = 5.0  # of one call: what ends must not wait for waits
-ANSWER_S = 30.0  # for what a call takes beside its wait
-TRIES = 3
+LONGEST_WAIT_S = 5.0  # longest wait of one call, so that a server that ends need not wait longer
+ANSWER_S = 30.0  # longest duration of a call, beyond its wait
+TRIES = 3  # failed calls in one load after which it fails
 _T = TypeVar("_T")
 
 
 class GrpcStore:
-    """A `SnapshotReader` over ``channel``, which belongs to the caller, for one trainer generation.
+    """A `SnapshotReader` over the caller's ``channel``, for one trainer generation.
 
     Calls raise ServiceError when the service cannot be reached, FencedError when it serves another
     generation.
@@ -42,7 +42,7 @@ class GrpcStore:
         self, version: int, into: Callable[[Pieces], None], timeout_s: float
     ) -> dict[str, Tensor] | None:
         """See `SnapshotReader.load`."""
-        decoded = self._waited(lambda wait_s: self._fetch(version, wait_s), timeout_s)
+        decoded = self._ask_until(lambda wait_s: self._fetch(version, wait_s), timeout_s)
         if decoded is None:
             return None
         found, weights, state = decoded
@@ -53,11 +53,11 @@ class GrpcStore:
 
     def newest(self, timeout_s: float) -> int | None:
         """See `SnapshotReader.newest`."""
-        return self._waited(self._newest, timeout_s)
+        return self._ask_until(self._newest, timeout_s)
 
     def _fetch(self, version: int, wait_s: float) -> Decoded | None:
-        """The snapshot; None if it was not published in time. Raises ServiceError for a broken one,
-        which is asked for again."""
+        """The snapshot; None if it is not published within ``wait_s``. Raises ServiceError if it
+        arrives damaged, so that the caller requests it again."""
         request = snapshots_pb2.LoadRequest(
             session=self._session, version=version, timeout_seconds=wait_s
         )
@@ -77,8 +77,9 @@ class GrpcStore:
             answer = self._stub.Newest(request, timeout=wait_s + ANSWER_S)
         return answer.version if answer.HasField("version") else None
 
-    def _waited(self, ask: Callable[[float], _T | None], timeout_s: float) -> _T | None:
-        """Ask until there is an answer or the time is over; what breaks off is asked for again."""
+    def _ask_until(self, ask: Callable[[float], _T | None], timeout_s: float) -> _T | None:
+        """Repeat ``ask(wait_s)`` until it answers; None after ``timeout_s``. Raises ServiceError
+        after `TRIES` failed calls."""
         deadline, broken = time.monotonic() + timeout_s, 0
         while True:
             left_s = max(0.0, deadline - time.monotonic())
@@ -93,11 +94,12 @@ class GrpcStore:
                 return found
 
     def close(self) -> None:
-        """The channel is the caller's."""
+        """Nothing to release: the caller owns the channel."""
 
 
 @contextmanager
 def _translated(what: str) -> Iterator[None]:
+    """Raise gRPC errors as ours; ``what`` begins the message."""
     try:
         yield
     except grpc.RpcError as error:

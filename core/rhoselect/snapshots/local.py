@@ -1,4 +1,4 @@
-"""Snapshots within one process: copies of the trainer's tensors, where those are."""
+"""Snapshots within one process: copies of the trainer's tensors, on the trainer's device."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rhoselect.snapshots.base import Pieces, State
 
 
 class LocalStore:
-    """A dictionary under a condition."""
+    """A `SnapshotStore` for one process: a dictionary guarded by a condition variable."""
 
     def __init__(self) -> None:
         self._kept: dict[int, tuple[dict[str, Tensor], dict[str, Tensor]]] = {}
@@ -27,6 +27,7 @@ class LocalStore:
         layout: Mapping[str, torch.dtype],
         state: State,
     ) -> None:
+        """See `SnapshotStore.publish`."""
         weights = {n: tensors[n].detach().to(dtype, copy=True) for n, dtype in layout.items()}
         kept = weights, {name: t.detach().clone() for name, t in state.items()}
         with self._changed:
@@ -36,6 +37,7 @@ class LocalStore:
     def load(
         self, version: int, into: Callable[[Pieces], None], timeout_s: float
     ) -> dict[str, Tensor] | None:
+        """See `SnapshotReader.load`."""
         with self._changed:
             self._changed.wait_for(
                 lambda: version in self._kept or version < self._below, timeout_s
@@ -50,15 +52,18 @@ class LocalStore:
         return dict(state)
 
     def newest(self, timeout_s: float) -> int | None:
+        """See `SnapshotReader.newest`."""
         with self._changed:
             self._changed.wait_for(lambda: self._kept, timeout_s)
             return max(self._kept, default=None)
 
     def retire(self, below: int) -> None:
+        """See `SnapshotStore.retire`."""
         with self._changed:
             self._below = max(self._below, below)
             self._kept = {v: kept for v, kept in self._kept.items() if v >= self._below}
             self._changed.notify_all()
 
     def close(self) -> None:
+        """See `SnapshotReader.close`."""
         self._kept.clear()

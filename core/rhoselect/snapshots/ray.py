@@ -1,8 +1,8 @@
-"""Snapshots through the Ray object store: a board actor tells which object holds which version.
+"""Snapshots through the Ray object store. A board actor maps each version to its object.
 
-The trainer puts a snapshot into its node's object store and its reference on the board; waiting
-scorers are long polls at the board, answered at once when the reference arrives. Ray moves the
-bytes once to each node, where all its scorers read the one copy.
+The trainer puts a snapshot into its node's object store and the object's reference on the board. A
+waiting scorer has a call open at the board, which returns as soon as the reference arrives. Ray
+copies the bytes once to each node, and all scorers of a node read that copy.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from rhoselect.snapshots.base import Pieces, State
 from rhoselect.snapshots.codec import decode, encode
 
 GONE = "gone"
-REPLY_S = 30.0  # for an answer to come back, beyond the time that the board may wait
-FETCH_S = 300.0  # for a snapshot to come to this node
+REPLY_S = 30.0  # longest delay of an answer, beyond the time that the board itself may wait
+FETCH_S = 300.0  # longest transfer of a snapshot to this node
 
 
 class Board:
-    """Which object holds which version. Runs as an async Ray actor."""
+    """Maps each version to the reference of its object. Runs as an async Ray actor."""
 
     def __init__(self) -> None:
         self._kept: dict[int, list[Any]] = {}
@@ -37,13 +37,13 @@ class Board:
         self._changed = asyncio.Condition()
 
     async def put(self, version: int, reference: list[Any]) -> None:
-        """Announce a version; the reference comes in a list, lest Ray resolves it here."""
+        """Announce a version. The reference is in a list, because Ray would resolve a bare one."""
         async with self._changed:
             self._kept[version] = reference
             self._changed.notify_all()
 
     async def get(self, version: int, timeout_s: float) -> list[Any] | str | None:
-        """The reference of ``version`` in a list, None after ``timeout_s``, or ``GONE``."""
+        """The reference of ``version`` in a list; None after ``timeout_s``; ``GONE`` if retired."""
         await self._until(lambda: version in self._kept or version < self._below, timeout_s)
         return GONE if version < self._below else self._kept.get(version)
 
@@ -62,17 +62,17 @@ class Board:
     async def _until(self, known: Callable[[], bool], timeout_s: float) -> None:
         async with self._changed:
             with contextlib.suppress(TimeoutError):
-                if not known():  # a wait of no seconds would not even look
+                if not known():  # wait_for with a timeout of 0 would not evaluate the condition
                     await asyncio.wait_for(self._changed.wait_for(known), timeout_s)
 
 
 def start_board() -> Any:
-    """A board, as an actor handle to give to every ``RayStore``.
+    """Start a board. Returns its actor handle, which every `RayStore` of the run is given.
 
-    On the node of the caller, without which there is no run: others may come and go.
+    The board runs on the caller's node: the run ends with that node, but survives other nodes.
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    # Whatever a broken connection cost is asked again: it says the same as before.
+    # Ray repeats a call whose connection broke; every method of the board may be repeated.
     actor = ray.remote(Board).options(
         num_cpus=0, max_concurrency=1000, max_task_retries=-1, scheduling_strategy=here
     )
@@ -80,7 +80,7 @@ def start_board() -> Any:
 
 
 class RayStore:
-    """One end of the store, over a board."""
+    """One end of a `SnapshotStore` over ``board``, the handle that `start_board` returned."""
 
     def __init__(self, board: Any) -> None:
         self._board = board
@@ -92,6 +92,7 @@ class RayStore:
         layout: Mapping[str, torch.dtype],
         state: State,
     ) -> None:
+        """See `SnapshotStore.publish`."""
         weights = {name: tensors[name].detach().to(dtype) for name, dtype in layout.items()}
         # A numpy array, as Ray reads those without a copy.
         reference = ray.put(np.frombuffer(encode(version, weights, state), np.uint8))
@@ -100,6 +101,7 @@ class RayStore:
     def load(
         self, version: int, into: Callable[[Pieces], None], timeout_s: float
     ) -> dict[str, Tensor] | None:
+        """See `SnapshotReader.load`."""
         answer = _answer(self._board.get.remote(version, timeout_s), timeout_s)
         if answer is None:
             return None
@@ -108,13 +110,13 @@ class RayStore:
         state: dict[str, Tensor] = {}
 
         def fetched() -> Pieces:
-            # The object lies in the node's shared memory, once for all scorers there, and is read
-            # in place. Weights are valid while it is held; the state outlives it.
+            # All scorers of a node read the one object in its shared memory, in place. Weights are
+            # valid while this function holds the object; the state is cloned to outlive it.
             try:
                 data = ray.get(answer[0], timeout=FETCH_S)
             except GetTimeoutError:
                 raise SnapshotGoneError(
-                    f"snapshot {version}: did not come within {FETCH_S:g} s"
+                    f"snapshot {version}: did not arrive on this node within {FETCH_S:g} s"
                 ) from None
             _, weights, found = decode(data)
             state.update({name: tensor.clone() for name, tensor in found.items()})
@@ -124,18 +126,20 @@ class RayStore:
         return state
 
     def newest(self, timeout_s: float) -> int | None:
+        """See `SnapshotReader.newest`."""
         newest: int | None = _answer(self._board.newest.remote(timeout_s), timeout_s)
         return newest
 
     def retire(self, below: int) -> None:
+        """See `SnapshotStore.retire`."""
         self._board.retire.remote(below)
 
     def close(self) -> None:
-        """The board goes with its run."""
+        """Nothing to release: the board and its snapshots end with the run."""
 
 
 def _answer(promise: Any, timeout_s: float) -> Any:
-    """What the board says; None if it does not."""
+    """The board's answer; None if it does not answer in time."""
     try:
         return ray.get(promise, timeout=timeout_s + REPLY_S)
     except GetTimeoutError:

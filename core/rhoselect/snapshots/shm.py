@@ -1,17 +1,15 @@
 """Snapshots in the shared memory of one machine: a ring of reused buffers in a private folder.
 
-The trainer casts its tensors straight into a buffer; scorers copy from there into their replicas,
-closely behind, while the rest is still being written. Everyone maps a buffer once, so that a step
-pays for no page faults. The buffer of a retired version is used again: a reader checks after
-copying that its buffer still holds what it came for. There is no checksum, as nothing on this way
-changes a byte.
+The trainer casts its tensors straight into a buffer; scorers copy from there into their replicas
+while the rest is still being written. Each process maps a buffer once, so that a step causes no
+page faults. The buffer of a retired version is reused: after copying, a reader checks that the
+buffer still holds its version. There is no checksum, as no network or disk can change the bytes.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
-import re
 import secrets
 import shutil
 import time
@@ -23,20 +21,26 @@ from torch import Tensor
 
 from rhoselect.errors import RunError, SnapshotGoneError
 from rhoselect.snapshots.base import Pieces, State
-from rhoselect.snapshots.bell import Bell
-from rhoselect.snapshots.buffers import MOST_BUFFERS, NONE, Buffer, Control, fence
+from rhoselect.snapshots.buffers import (
+    MOST_BUFFERS,
+    NONE,
+    Buffer,
+    Control,
+    fence,
+    is_abandoned,
+)
 from rhoselect.snapshots.format import STATE, WEIGHTS, Header
+from rhoselect.snapshots.notifier import Notifier
 
 ROOM_BYTES = 1 << 30  # containers often have 64 MB of shared memory, too little for snapshots
-RECHECK_S = 0.25  # a wake-up can be lost only when a socket's buffer is full; then look again
-PIECE_BYTES = 1 << 20  # how far readers stay behind the writer: about 0.1 ms of copying
+RECHECK_S = 0.25  # a wake-up is lost if a socket's buffer is full, so a reader also checks by time
+PIECE_BYTES = 1 << 20  # the writer announces its progress this often: about 0.1 ms of copying
 PAUSES_S = (5e-5, 1e-3)  # first and longest sleep of a reader that has caught up with the writer
-YOUNG_S = 60.0  # a folder of which nobody is the writer yet
-STALL_S = 5.0  # a writer that writes nothing for so long was killed over it
+STALL_S = 5.0  # a writer that makes no progress for this long is taken to be dead
 
 
 class SharedMemoryStore:
-    """One end of the store in ``folder``, which the writer creates (0700) and removes."""
+    """One end of a `SnapshotStore` in ``folder``, which the writer creates (0700) and removes."""
 
     def __init__(self, folder: Path, writer: bool) -> None:
         self._folder = folder
@@ -45,19 +49,18 @@ class SharedMemoryStore:
         if writer:
             folder.mkdir(mode=0o700)
             self._claim = os.open(folder, os.O_RDONLY)
-            fcntl.flock(self._claim, fcntl.LOCK_EX)  # until this process ends, however it does
+            fcntl.flock(self._claim, fcntl.LOCK_EX)  # the kernel drops it when this process ends
             Control.create(folder / "control")
         self._control: Control | None = None
         self._buffers: dict[int, Buffer] = {}
-        self._bell = Bell(folder)
+        self._notifier = Notifier(folder)
 
     @staticmethod
     def new_folder(run_id: str, generation: int) -> Path:
         """The folder name of a run's generation in shared memory, short enough for sockets in it.
 
-        What writers left behind that were killed before they could tidy up goes, and so does what
-        an earlier generation of the run has. Nobody can have made it beforehand: others may write
-        beside it.
+        Removes the folders of writers that were killed and of earlier generations of this run. The
+        name has a random part, so that another user cannot create the folder in advance.
         """
         root, shared = Path("/tmp"), Path("/dev/shm")  # TMPDIR may be too long for sockets
         if shared.is_dir() and shutil.disk_usage(shared).free > ROOM_BYTES:
@@ -65,7 +68,7 @@ class SharedMemoryStore:
         stem = f"rhoselect-{os.getuid()}-"
         earlier = {f"{run_id}-{before}" for before in range(generation)}
         for found in (*Path("/tmp").glob(stem + "*"), *shared.glob(stem + "*")):
-            if found.name.removeprefix(stem).rpartition("-")[0] in earlier or _is_left(found):
+            if found.name.removeprefix(stem).rpartition("-")[0] in earlier or is_abandoned(found):
                 shutil.rmtree(found, ignore_errors=True)
         return root / f"{stem}{run_id}-{generation}-{secrets.token_hex(4)}"
 
@@ -76,6 +79,7 @@ class SharedMemoryStore:
         layout: Mapping[str, torch.dtype],
         state: State,
     ) -> None:
+        """See `SnapshotStore.publish`. Raises RunError if shared memory is full."""
         control = self._open()
         assert self._writer and version > control.newest, (version, control.newest)
         index = self._free_buffer(control)
@@ -90,10 +94,10 @@ class SharedMemoryStore:
         if gpus:
             buffer.pin()
         control.begin(index, version)
-        self._bell.ring()
+        self._notifier.notify()
         with torch.no_grad():
             for span, view in buffer.pieces:
-                # From a GPU: cast there, then copied in the background until the next advance.
+                # From a GPU: cast there, then copied asynchronously; `_advance` waits for the copy.
                 view.copy_(sources[span.name], non_blocking=True)
                 if span.end - control.ready[index] >= PIECE_BYTES:
                     self._advance(index, span.end, gpus)
@@ -103,13 +107,14 @@ class SharedMemoryStore:
     def load(
         self, version: int, into: Callable[[Pieces], None], timeout_s: float
     ) -> dict[str, Tensor] | None:
+        """See `SnapshotReader.load`."""
         deadline = time.monotonic() + timeout_s
         index = self._wait(lambda: self._find(version), timeout_s)
         if index is None:
             return None
         buffer, ready = self._buffer(index), self._ready(index, version)
         if ready < buffer.size:
-            # What a killed writer left unfinished does not grow any more: it is not begun with.
+            # A snapshot that a killed writer left unfinished does not grow: do not begin to load.
             grown = self._grown(index, version, ready + 1, deadline - time.monotonic())
             if grown == ready:
                 return None
@@ -119,15 +124,18 @@ class SharedMemoryStore:
         return state
 
     def newest(self, timeout_s: float) -> int | None:
+        """See `SnapshotReader.newest`."""
         return self._wait(self._find_newest, timeout_s)
 
     def retire(self, below: int) -> None:
-        # Whoever waits for what is gone is not woken for that: it looks again after RECHECK_S.
+        """See `SnapshotStore.retire`."""
+        # Readers that wait for a retired version are not woken: they check again after RECHECK_S.
         control = self._open()
         control.oldest = max(control.oldest, below)
 
     def close(self) -> None:
-        self._bell.close()
+        """See `SnapshotReader.close`."""
+        self._notifier.close()
         if self._writer:
             if self._control is not None:  # readers still have it mapped
                 self._control.newest = NONE
@@ -155,7 +163,7 @@ class SharedMemoryStore:
         return self._buffers[index]
 
     def _free_buffer(self, control: Control) -> int:
-        """The buffer that was retired first, or the next new one if none is."""
+        """The index of the buffer with the oldest retired version, or else of a new buffer."""
         indices = range(control.count)
         free = [index for index in indices if control.version[index] < control.oldest]
         if not free and control.count == MOST_BUFFERS:
@@ -171,7 +179,7 @@ class SharedMemoryStore:
         self._open().advance(index, ready)
 
     def _find(self, version: int) -> int | None:
-        """The buffer of ``version``, mapped; None if there is none yet."""
+        """The index of the buffer that holds ``version``, mapped; None if not published yet."""
         try:
             control = self._open()
             if version < control.oldest:
@@ -180,7 +188,7 @@ class SharedMemoryStore:
                 if control.version[index] == version:
                     self._buffer(index)
                     return index
-        except FileNotFoundError:  # the writer is not here yet, or has left
+        except FileNotFoundError:  # the writer has not started, or has closed the store
             return None
         return None
 
@@ -192,13 +200,14 @@ class SharedMemoryStore:
         return control.newest if control.newest >= control.oldest else None
 
     def _wait(self, look: Callable[[], int | None], timeout_s: float) -> int | None:
-        """What ``look`` finds, looking again whenever the bell rings; None after ``timeout_s``."""
+        """Call ``look`` after every notification until it finds something, and return that; None
+        after ``timeout_s``."""
         deadline = time.monotonic() + timeout_s
         while (found := look()) is None:
             left_s = deadline - time.monotonic()
             if left_s <= 0:
                 return None
-            self._bell.wait(min(left_s, RECHECK_S))
+            self._notifier.wait(min(left_s, RECHECK_S))
         return found
 
     def _pieces(self, index: int, version: int, prefix: str) -> Pieces:
@@ -214,7 +223,8 @@ class SharedMemoryStore:
             yield span.name.removeprefix(prefix), view
 
     def _grown(self, index: int, version: int, wanted: int, patience_s: float) -> int:
-        """The bytes ready, once they are ``wanted`` or have not grown for ``patience_s``."""
+        """Wait until ``wanted`` bytes are ready or their number has not grown for ``patience_s``;
+        returns how many are ready."""
         ready, pause_s = self._ready(index, version), PAUSES_S[0]
         patience_ends = time.monotonic() + patience_s
         while ready < wanted and time.monotonic() < patience_ends:
@@ -226,7 +236,8 @@ class SharedMemoryStore:
         return ready
 
     def _ready(self, index: int, version: int) -> int:
-        """How many bytes of ``version`` its buffer has, which must still hold it."""
+        """How many bytes of ``version`` are ready in its buffer. Raises SnapshotGoneError if the
+        buffer now holds another version."""
         control = self._open()
         fence()
         ready = control.ready[index]
@@ -234,22 +245,3 @@ class SharedMemoryStore:
             raise SnapshotGoneError(f"snapshot {version}: retired while it was loaded")
         fence()
         return ready
-
-
-def _is_left(folder: Path) -> bool:
-    """Whether the writer of a folder is no more."""
-    if not re.fullmatch(r".+-\d+-[0-9a-f]{8}", folder.name):
-        return False
-    try:
-        if time.time() - folder.lstat().st_mtime < YOUNG_S:
-            return False
-        claim = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    except OSError:  # someone else's, or just going
-        return False
-    try:
-        fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # it is held, or cannot be here
-        return False
-    finally:
-        os.close(claim)
-    return True

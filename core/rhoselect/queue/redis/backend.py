@@ -74,11 +74,11 @@ class RedisQueue:
     ) -> Ticket | None:
         """See `SelectionQueue.claim`."""
         k = self._keys
-        keys = [k.stages, k.todo, k.leases, k.shortlists, k.bell]
+        keys = [k.stages, k.todo, k.leases, k.shortlists, k.notify]
         newest = b"" if loaded is None else loaded
         lane = worker % HELPERS
         args: Args = [worker, lanes, newest, self._lease_ms, self._expiry_ms, _PARITY[only], lane]
-        found = self._link.wait("claim", keys, args, k.bell, timeout_s)
+        found = self._link.wait("claim", keys, args, k.notify, timeout_s)
         if found is None:
             return None
         ticket, points = found
@@ -148,7 +148,7 @@ class RedisQueue:
         """See `SelectionQueue.reap`."""
         k = self._keys
         slot = b"" if worker is None else worker
-        keys = [k.todo, k.leases, k.counters, k.bell]
+        keys = [k.todo, k.leases, k.counters, k.notify]
         return int(self._link.run("reap", keys, [slot, self._expiry_ms]))
 
     def stats(self) -> QueueStats:

@@ -1,22 +1,22 @@
 """Every key name that a run holds in Redis.
 
 All names of a run share a hash tag, so they live in one slot of a cluster. All but one also begin
-with the trainer's generation, so that two trainers of a run never meet. Every key expires; `open`
-(of a stream: `advance`), which a waiting trainer repeats, renews them.
+with the trainer's generation, so that two trainers of a run never share a key. Every key expires;
+`open` (of a stream: `advance`), which a waiting trainer repeats, renews them.
 
-    newest      string  of all generations: the newest that has opened a window
+    newest      string  the newest generation that has opened a window; shared by all generations
 
 A window's stages are numbered in the order of work, its shortlist before its candidates: see
 `stage`. Tickets are named "stage:chunk:version", the chunk with ten digits.
 
     closed      string  the highest stage ever closed
-    stages      hash    stage -> "version chunks", of the open stages
-    todo        zset    tickets waiting; score: stage; members order by chunk within a stage
-    leases      hash    ticket -> "deadline worker", of the tickets leased; ms of server time, slot
-    shortlists  hash    ticket -> its points, of the open shortlists
+    stages      hash    open stage -> "version chunks"
+    todo        zset    waiting tickets; score: stage; members order by chunk within a stage
+    leases      hash    leased ticket -> "deadline worker": ms of server time, slot
+    shortlists  hash    ticket of an open shortlist -> its points
     counters    hash    accepted, repeated, late (pushes), rejected (points), reclaimed (tickets)
-    bell        stream  one entry; a newer one: there are tickets that were not there before
-    ready       stream  one entry; a newer one: a stage is complete
+    notify      stream  one entry, replaced when new tickets are waiting
+    ready       stream  one entry, replaced when a stage is complete
 
 and for each open stage:
 
@@ -25,7 +25,7 @@ and for each open stage:
     rejected    set     points with a NaN or infinite score
     features    hash    point -> float32 little-endian row, if the selector wants features
 
-A rolling queue (mode "stream") has, beside counters, bell and ready:
+A rolling queue (mode "stream") has, beside counters, notify and ready:
 
     progress    hash    step: steps done; next: chunks claimed; wanted: points waited for
     scores      zset    point -> score; members: see ``packing``
@@ -57,7 +57,7 @@ class StageKeys:
 
 
 class Names:
-    """The names of one run and generation; ``run_id`` may not hold braces (they end a hash tag)."""
+    """The names of one run and generation. ``run_id`` holds no braces, which end a hash tag."""
 
     def __init__(self, run_id: str, generation: int) -> None:
         assert not set("{}") & set(run_id), run_id
@@ -65,7 +65,7 @@ class Names:
         self.newest = f"rho:{{{run_id}}}:newest"
         self._prefix = f"rho:{{{run_id}}}:{generation}:"
         self.counters = self.name("counters")
-        self.bell = self.name("bell")
+        self.notify = self.name("notify")
         self.ready = self.name("ready")
 
     def name(self, *parts: object) -> str:
@@ -87,7 +87,7 @@ class Keys(Names):
     def run(self) -> list[str]:
         """The keys that belong to no stage."""
         held = [self.closed, self.stages, self.todo, self.leases, self.shortlists]
-        return [*held, self.counters, self.bell, self.ready]
+        return [*held, self.counters, self.notify, self.ready]
 
     def stage(self, stage: int) -> StageKeys:
         """The keys of a stage, by its number."""
@@ -110,4 +110,4 @@ class StreamKeys(Names):
 
     def all(self) -> list[str]:
         """Every key."""
-        return [self.progress, self.scores, self.ages, self.counters, self.bell, self.ready]
+        return [self.progress, self.scores, self.ages, self.counters, self.notify, self.ready]

@@ -1,12 +1,12 @@
-"""A process's way to the server: scripts by their hash, patience, and waits.
+"""A process's connection to the server: scripts called by their hash, retries, and waits.
 
-A wait is on a *bell*: a stream of one entry that a script adds to when something changed. A script
-that finds nothing answers with the id of the bell's last entry, and `Link.wait` blocks until there
-is a newer one. So everyone who waits is woken, and what rang between the question and the wait is
-not lost. Whoever waits also looks for itself every `SLICE_S`, for the sake of bells that a flush
-of the server took with it.
+A wait is on a *notification stream*: a Redis stream of one entry, to which a script adds when
+something changed. A script that finds nothing returns the id of the stream's last entry, and
+`Link.wait` blocks until there is a newer entry. So every waiting client is woken, and an entry
+added between the script's answer and the wait is not lost. A waiting client also runs its script
+again every `SLICE_S`, because flushing the server deletes the streams.
 
-Scripts go over bare connections: what redis-py's client adds to a call costs more than the call.
+Scripts go over bare connections: redis-py's client adds more time to a call than the call takes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from rhoselect.queue.redis.server import connect, server_name, with_retries
 from rhoselect.types import Scores
 
 SLICE_S = 1.0
-FENCE_WAIT_S = 1.0  # for a server that is away while a checkpoint is written
+FENCE_WAIT_S = 1.0  # retries against an unreachable server while a checkpoint is written
 Args = Sequence[int | bytes]
 _T = TypeVar("_T")
 
@@ -39,7 +39,7 @@ class Link:
         self.client = connect(url, timeout_s)
         self._name = server_name(url)
         self._timeout_s = timeout_s
-        # A blocked read must return before the socket gives the server up.
+        # A blocking read must return before the socket's own timeout.
         self._slice_s = min(SLICE_S, timeout_s / 2)
         folder = resources.files("rhoselect.queue.redis") / "scripts"
         self._sources = {name: (folder / f"{name}.lua").read_bytes() for name in scripts}
@@ -47,19 +47,20 @@ class Link:
             name: hashlib.sha1(source, usedforsecurity=False).hexdigest().encode()
             for name, source in self._sources.items()
         }
-        self._idle: list[Any] = []  # connections; as many as there were calls at once
+        self._idle: list[Any] = []  # open connections that no call uses; one per concurrent call
 
     def with_retries(self, call: Callable[[], _T]) -> _T:
-        """``call()``, which may go on while the server is away: see `server.with_retries`."""
+        """The result of ``call()``, retried while the server is unreachable: see
+        `server.with_retries`."""
         return with_retries(call, self._name, self._timeout_s)
 
     def run(self, script: str, keys: Sequence[str], args: Args) -> Any:
-        """Run a script; it is loaded again where the server has lost it."""
+        """Run a script. It is loaded again if the server does not have it."""
         return self._evaluate(script, _pack_call(self._hashes[script], keys, args))
 
     def check_fence(self, names: Names, expiry_ms: int) -> None:
-        """Announce the generation of ``names`` for ``expiry_ms``. Raises FencedError if a newer one
-        is there. A server that is away knows none."""
+        """Announce the generation of ``names`` for ``expiry_ms``. Raises FencedError if a newer
+        generation is announced. Does nothing if the server is unreachable."""
         packed = _pack_call(self._hashes["fence"], [names.newest], [names.generation, expiry_ms])
         with suppress(WaitError):
             self._evaluate("fence", packed, timeout_s=FENCE_WAIT_S)
@@ -70,7 +71,8 @@ class Link:
         return [names.newest] if newest == b"%d" % names.generation else []
 
     def best(self, key: str, k: int) -> tuple[bytes, Scores]:
-        """The k >= 1 last members of a sorted set, backwards, joined, and their scores."""
+        """The k >= 1 members with the highest scores, joined in descending order, and their
+        scores [C]."""
         found: Any = self.with_retries(
             lambda: self.client.zrange(key, 0, k - 1, desc=True, withscores=True)
         )
@@ -82,12 +84,13 @@ class Link:
         script: str,
         keys: Sequence[str],
         args: Args,
-        bell: str,
+        notify: str,
         timeout_s: float,
     ) -> list[Any] | None:
-        """The script's first answer that is a list; None if there was none within ``timeout_s``.
+        """Run the script until it returns a list, and return that; None after ``timeout_s``.
 
-        Any other answer is the id of the last entry in ``bell``: asked again when there is another.
+        Any other answer is the id of the last entry of the stream ``notify``: the script runs again
+        when the stream has a newer one.
         """
         packed = _pack_call(self._hashes[script], keys, args)
         deadline = time.monotonic() + timeout_s
@@ -95,7 +98,7 @@ class Link:
             left = deadline - time.monotonic()
             if left <= 0:
                 return None
-            self._block(bell, answer, min(left, self._slice_s))
+            self._block(notify, answer, min(left, self._slice_s))
         return answer
 
     def _evaluate(self, script: str, packed: bytes, timeout_s: float | None = None) -> Any:
@@ -108,13 +111,13 @@ class Link:
 
         return with_retries(call, self._name, self._timeout_s if timeout_s is None else timeout_s)
 
-    def _block(self, bell: str, last: bytes, seconds: float) -> None:
-        milliseconds = b"%d" % (1 + int(1000 * seconds))  # 0 would be for ever
-        packed = _pack([b"XREAD", b"BLOCK", milliseconds, b"STREAMS", bell.encode(), last])
+    def _block(self, notify: str, last: bytes, seconds: float) -> None:
+        milliseconds = b"%d" % (1 + int(1000 * seconds))  # 0 would block without limit
+        packed = _pack([b"XREAD", b"BLOCK", milliseconds, b"STREAMS", notify.encode(), last])
         self.with_retries(lambda: self._send(packed))
 
     def _send(self, packed: bytes) -> Any:
-        """The answer to a packed command."""
+        """Send a packed command and return its answer."""
         try:
             connection = self._idle.pop()
         except IndexError:
@@ -124,7 +127,7 @@ class Link:
             return connection.read_response()
         except BaseException as error:
             if not isinstance(error, ResponseError) or isinstance(error, ReadOnlyError):
-                connection.disconnect()  # the answer may still come; the next call connects again
+                connection.disconnect()  # a late answer must not be read as the next call's
             raise
         finally:
             self._idle.append(connection)

@@ -36,13 +36,13 @@ def server_name(url: str) -> str:
         port = parts.port or 6379
     except ValueError:
         raise _malformed() from None
-    # An unescaped "/", "#" or "@" of a password moves its tail into the parts that we would show.
+    # An unescaped "/", "#" or "@" in a password would move its tail into the parts shown below.
     if parts.scheme not in ("redis", "rediss", "unix") or parts.fragment or "@" in parts.path:
         raise _malformed()
     if {name for name, _ in parse_qsl(parts.query, keep_blank_values=True)} - OPTIONS:
         raise QueueConfigError(
             "queue.url: got an unknown option after '?' (not shown, it may be a password), allowed"
-            " db=N alone; user and host come before it, all else has a key in [queue]"
+            " db=N alone; put user and host before the '?', and set other options in [queue]"
         )
     if parts.scheme == "unix":
         if not parts.path:
@@ -62,9 +62,9 @@ def _malformed() -> QueueConfigError:
 
 
 def connect(url: str, timeout_s: float) -> redis.Redis:
-    """A client that connects when first used; a server silent for ``timeout_s`` counts as lost.
+    """A client that connects at its first call. A call without an answer for ``timeout_s`` fails.
 
-    It does not retry by itself: `with_retries` does, by the clock.
+    The client does not retry: `with_retries` does, until a deadline.
     """
     server_name(url)
     try:
@@ -80,12 +80,12 @@ def connect(url: str, timeout_s: float) -> redis.Redis:
 
 
 def with_retries(call: Callable[[], _T], name: str, timeout_s: float) -> _T:
-    """``call()``, repeated for up to ``timeout_s`` while the server ``name`` cannot be reached, or
-    is a replica since a failover.
+    """The result of ``call()``, repeated for up to ``timeout_s`` while the server ``name`` is
+    unreachable or has become a read-only replica in a failover.
 
-    Every call here is idempotent or, like a claim whose answer was lost, made good by a reap.
-    Raises WaitError when the server stays away, RunError when it answers with an error, FencedError
-    when a script found a newer generation.
+    Every call but a claim is idempotent; if a claim's answer is lost, `reap` hands its ticket out
+    again. Raises WaitError when the server stays unreachable, RunError when it answers with an
+    error, FencedError when a script found a newer generation.
     """
     deadline = time.monotonic() + timeout_s
     pause = 0.01
@@ -93,17 +93,21 @@ def with_retries(call: Callable[[], _T], name: str, timeout_s: float) -> _T:
         try:
             return call()
         except redis.AuthenticationError as error:
-            raise RunError(f"queue server {name} refuses us: {_line(error)}") from None
+            raise RunError(
+                f"queue server {name} refuses the user name or password: {_one_line(error)}"
+            ) from None
         except (
-            redis.TimeoutError,  # also TCP's own, long before ours, when the machine is gone
+            redis.TimeoutError,  # also TCP's own, long before ours, when the machine is down
             redis.ConnectionError,
             redis.exceptions.ReadOnlyError,
         ) as error:
             if _untrusted(error):
-                raise RunError(f"queue server {name}: {_line(error)}; see queue.tls_ca") from None
+                raise RunError(
+                    f"queue server {name}: {_one_line(error)}; see queue.tls_ca"
+                ) from None
             if time.monotonic() + pause > deadline:
                 raise WaitError(
-                    f"queue server {name}: lost for {timeout_s:g} s ({_line(error)})"
+                    f"queue server {name}: lost for {timeout_s:g} s ({_one_line(error)})"
                 ) from None
             time.sleep(pause)
             pause = min(2 * pause, 1.0)
@@ -112,7 +116,7 @@ def with_retries(call: Callable[[], _T], name: str, timeout_s: float) -> _T:
                 raise FencedError(
                     f"queue server {name}: a newer trainer owns this run; this one stops"
                 ) from None
-            raise RunError(f"queue server {name}: {_line(error)}") from None
+            raise RunError(f"queue server {name}: {_one_line(error)}") from None
 
 
 def ping(url: str, timeout_s: float = CHECK_TIMEOUT_S) -> bool:
@@ -140,12 +144,12 @@ def check_server(url: str) -> None:
         ) from None
     except NoPermissionError as error:
         raise QueueConfigError(
-            f"queue.url: {name} forbids what the queue needs ({_line(error)});"
+            f"queue.url: {name} forbids what the queue needs ({_one_line(error)});"
             " grant the user what docs/security.md lists"
         ) from None
     except redis.RedisError as error:
         raise QueueConfigError(
-            f"queue.url: {name} cannot be reached ({_line(error)}); {_remedy(error, name)}"
+            f"queue.url: {name} cannot be reached ({_one_line(error)}); {_remedy(error, name)}"
         ) from None
     finally:
         client.close()
@@ -153,7 +157,7 @@ def check_server(url: str) -> None:
 
 
 def _check_info(name: str, info: dict[str, Any]) -> None:
-    """Judge the answer to INFO, which, unlike CONFIG, hosted servers and plain users may ask."""
+    """Check the answer to INFO. Hosted servers and plain users may run INFO, but not CONFIG."""
     version = str(info["redis_version"])
     if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
         raise QueueConfigError(
@@ -170,17 +174,17 @@ def _check_info(name: str, info: dict[str, Any]) -> None:
 
 
 def _untrusted(error: Exception) -> bool:
-    """Whether the server showed a certificate that we cannot trust."""
+    """Whether the error is that the server's certificate could not be verified."""
     return isinstance(error.__context__, ssl.SSLCertVerificationError)
 
 
 def _remedy(error: Exception, name: str) -> str:
     if _untrusted(error):
-        return "name the PEM file of the CA that signed its certificate as queue.tls_ca"
+        return "set queue.tls_ca to the PEM file of the CA that signed its certificate"
     if name.startswith("rediss://"):
-        return "start the server, which has to speak TLS; it may ask for queue.tls_cert"
+        return "start the server with TLS; set queue.tls_cert if it requires one"
     return 'start the server, or set queue.url to "embedded"'
 
 
-def _line(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())

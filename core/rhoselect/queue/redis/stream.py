@@ -60,7 +60,7 @@ class RedisStream:
         """See `StreamQueue.claim`."""
         k = self._keys
         args = [self._chunks, self._ahead]
-        found = self._link.wait("stream_claim", [k.progress, k.bell], args, k.bell, timeout_s)
+        found = self._link.wait("stream_claim", [k.progress, k.notify], args, k.notify, timeout_s)
         return None if found is None else Ticket(*divmod(int(found[0]), self._chunks), -1)
 
     def push(self, ticket: Ticket, scores: ChunkScores) -> bool:

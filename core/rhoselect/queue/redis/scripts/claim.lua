@@ -1,8 +1,8 @@
 -- Lease the first waiting ticket that the worker may have.
--- KEYS 1 stages hash, 2 todo zset, 3 leases hash, 4 shortlists hash, 5 bell stream
+-- KEYS 1 stages hash, 2 todo zset, 3 leases hash, 4 shortlists hash, 5 notify stream
 -- ARGV 1 worker slot, 2 lanes, 3 newest version loaded or '' for any, 4 lease in ms, 5 expiry in ms,
 --      6 '0' for tickets of shortlists only, '1' for candidates' only, '-1' for both, 7 the worker's lane
--- Returns {ticket, points of a shortlist's chunk or nil}; without a ticket the bell's last id.
+-- Returns {ticket, points of a shortlist's chunk or nil}; without a ticket the last id of the notify stream.
 local lane, lanes, loaded = tonumber(ARGV[7]), tonumber(ARGV[2]), tonumber(ARGV[3])
 
 -- The first ticket of the worker's lane in the stage whose first ticket of all is given.

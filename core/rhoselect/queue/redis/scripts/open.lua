@@ -1,6 +1,6 @@
 -- Make every chunk of a stage that is not done and not leased available. Idempotent.
 -- KEYS 1 closed string, 2 stages hash, 3 todo zset, 4 leases hash, 5 shortlists hash,
---      6 counters hash, 7 bell stream, 8 ready stream,
+--      6 counters hash, 7 notify stream, 8 ready stream,
 --      9 done set, 10 scores zset, 11 rejected set, 12 features hash, 13 newest string
 --      (6, 8 and 10-12: to renew their expiry only)
 -- ARGV 1 stage, 2 version, 3 chunks, 4 expiry in ms, 5 generation; of a shortlist: the points of

@@ -1,5 +1,5 @@
 -- Take back the tickets whose lease ran out, or all those of one worker.
--- KEYS 1 todo zset, 2 leases hash, 3 counters hash, 4 bell stream
+-- KEYS 1 todo zset, 2 leases hash, 3 counters hash, 4 notify stream
 -- ARGV 1 worker slot or '' for the expired, 2 expiry in ms
 -- Returns how many.
 local time = redis.call('TIME')
