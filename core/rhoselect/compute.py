@@ -18,7 +18,8 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def resolve_device(name: str, key: str) -> torch.device:
-    """The device of a config value, which this process must see. Raises ConfigError for ``key``."""
+    """The device that a configuration value names. Raises ConfigError, naming ``key``, if the value
+    is malformed or this process does not see the device."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -37,8 +38,8 @@ def resolve_device(name: str, key: str) -> torch.device:
 
 @contextmanager
 def repeatable(device: torch.device) -> Iterator[None]:
-    """Run with kernels that repeat bit for bit. CPU kernels always do; for CUDA this switches
-    torch to deterministic algorithms and switches it back at the end of the block."""
+    """Run the block with kernels whose results repeat bit for bit. CPU kernels always do. For CUDA
+    this sets torch to deterministic algorithms and restores its settings at the end."""
     if device.type != "cuda":
         yield
         return
@@ -47,7 +48,7 @@ def repeatable(device: torch.device) -> Iterator[None]:
         torch.is_deterministic_algorithms_warn_only_enabled(),
         torch.backends.cudnn.benchmark,
     )
-    # cuBLAS reads this when it makes a handle, so it stays set.
+    # cuBLAS reads this when it creates a handle, so it stays set.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False
@@ -59,19 +60,19 @@ def repeatable(device: torch.device) -> Iterator[None]:
 
 
 def has_fast_bf16(device: str) -> bool:
-    """Whether bf16 matmuls have hardware: elsewhere they are many times slower than fp32."""
+    """Whether the hardware computes bf16 matmuls; without, they are many times slower than fp32."""
     if device.startswith("cuda"):
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def keep_memory() -> None:
-    """Have the C library keep the memory that tensors leave, for the next ones.
+    """Make the C library reuse the memory of freed tensors for new ones.
 
-    glibc gives large blocks back to the kernel at once, which then zeroes the pages of the next
-    tensor anew: a good part of a convolutional forward on a CPU.
+    By default glibc returns large blocks to the kernel at once, and the kernel zeroes the pages of
+    the next tensor again. That takes much of the time of a convolutional forward on a CPU.
     """
-    with suppress(OSError, AttributeError):  # another C library: nothing to tune
+    with suppress(OSError, AttributeError):  # another C library, which has no such setting
         libc = ctypes.CDLL(None)
         libc.mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD, at its greatest
         libc.mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD
@@ -79,7 +80,7 @@ def keep_memory() -> None:
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """Run with ``count`` CPU threads: results differ bit for bit between thread counts."""
+    """Run the block with ``count`` CPU threads, because results depend on their number."""
     before = torch.get_num_threads()
     if before != count:
         torch.set_num_threads(count)
@@ -91,10 +92,10 @@ def threads(count: int) -> Iterator[None]:
 
 
 def seed_step(seed: int, step: int, device: torch.device) -> None:
-    """Reseed ``device`` from (seed, step), so that a step's dropout never depends on the past.
+    """Reseed ``device`` from (seed, step): a step's dropout does not depend on earlier steps.
 
-    Not torch.manual_seed: without a GPU in use it files a stack trace for each device type to seed
-    later, at every call, for good.
+    torch.manual_seed is not used: if CUDA is not initialised, each call stores a stack trace that
+    is never freed.
     """
     _seed(int(key64(seed, 0x73746570, step)) >> 1, device)
 
@@ -102,7 +103,7 @@ def seed_step(seed: int, step: int, device: torch.device) -> None:
 def seed_points(seed: int, indices: Indices, number: int, device: torch.device) -> None:
     """Reseed ``device`` for stochastic pass ``number`` over the points ``indices`` [C], in order.
 
-    The points tell the chunk and its window, whose replica or second stage this may be.
+    The seed depends on the points alone, so every process gets the same numbers for a chunk.
     """
     places = mix64(np.arange(len(indices), dtype=np.uint64))
     points = np.bitwise_xor.reduce(mix64(indices.astype(np.uint64) ^ places))

@@ -1,4 +1,9 @@
-"""The few types that cross a process or a package border."""
+"""The types that cross a process or a package border.
+
+A *version* of the weights is the number of optimizer steps completed when they were published: the
+initial weights are version 0. A *window* is the set of n_B candidates that step ``window`` selects
+from. Windows and steps count from 0.
+"""
 
 from __future__ import annotations
 
@@ -25,18 +30,20 @@ REFERENCE = "reference."
 """Prefix of a second network's tensors in snapshots and checkpoints."""
 
 Layout = Mapping[str, Tensor]
-"""What a snapshot holds: tensors on the device "meta", which have name, shape and dtype alone."""
+"""Name, shape and dtype of each tensor in a snapshot, as tensors without data (device "meta")."""
 
 Stage = Literal["candidates", "shortlist"]
-"""What of a window is scored: all its candidates, or a shortlist of them once more."""
+"""The part of a window that is scored: all its candidates, or a shortlist of the best of them,
+which is scored again with newer weights."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """One unit of scoring work: chunk ``chunk`` of window ``window`` at weights ``version``.
+    """One unit of scoring work: score chunk ``chunk`` of ``window`` with the weights ``version``.
 
-    ``positions`` [C] are given for a chunk of a shortlist; a candidates' chunk has its from the
-    plan. Version -1: the newest weights there are (mode "stream").
+    ``positions`` [C] are set for a chunk of a shortlist. They are None for a chunk of the
+    candidates, whose positions follow from the plan. Version -1 means the newest published weights
+    (mode "stream").
     """
 
     window: int
@@ -47,11 +54,11 @@ class Ticket:
 
 @dataclass(frozen=True, slots=True)
 class ChunkScores:
-    """What a scorer pushes for one ticket.
+    """The scores that a scorer pushes for one ticket.
 
-    ``positions`` [C] and ``scores`` [C] hold finite scores only; ``rejected`` holds the positions
-    whose score was NaN or infinite. ``features`` [C, F] float32 is the per-point payload of
-    selectors that pick jointly (DivBS, JEST); None for the others.
+    ``positions`` [C] uint64 and ``scores`` [C] float64 hold finite scores only; ``rejected`` [R]
+    uint64 holds the positions whose score was NaN or infinite. ``features`` [C, F] float32 is the
+    per-point payload of methods that pick points jointly (DivBS, JEST), else None.
     """
 
     positions: Positions
@@ -67,7 +74,12 @@ class ChunkScores:
 
 @dataclass(frozen=True, slots=True)
 class TopK:
-    """The best of one complete window: score descending, then position ascending."""
+    """The best K points of one stage of ``window``: score descending, then position ascending.
+
+    All points were scored with the weights ``version``. ``positions`` [K] uint64; ``scores`` [K]
+    float64, finite; ``features`` [K, F] float32, or None if the method uses none. K is what the
+    caller asked for, or fewer if the stage holds fewer points.
+    """
 
     window: int
     version: int
@@ -78,10 +90,18 @@ class TopK:
 
 @dataclass(frozen=True, slots=True)
 class QueueStats:
-    """A look at a run's queue: windows open, tickets waiting and leased, points held.
+    """The state of a run's queue at one moment, and its counters since the run began.
 
-    ``server_bytes`` of memory are used by the queue server, of ``server_limit_bytes`` (0: no limit,
-    or no server).
+    State: ``windows`` open; tickets ``waiting`` for a scorer; tickets ``leased`` to a scorer;
+    ``points`` scored and held; ``oldest_version`` of the open windows (None: no window is open).
+
+    Counters of pushes: ``accepted``; ``repeated`` (ignored: the chunk was done already); ``late``
+    (ignored: the window was closed or not open, or had another version). Other counters:
+    ``rejected`` points, whose score was NaN or infinite; ``reclaimed`` tickets, which `reap` took
+    back from a scorer and made available again.
+
+    ``server_bytes``: memory used by the queue server. ``server_limit_bytes``: its limit (0: no
+    limit, or no server).
     """
 
     windows: int
@@ -100,7 +120,8 @@ class QueueStats:
 
 @dataclass(frozen=True)
 class Batch:
-    """Points ready for a model: ``inputs`` [C, ...] on the device, ``labels`` [C] int64."""
+    """Points ready for a model: data-set ``indices`` [C] int64 on the host, ``inputs`` [C, ...] and
+    ``labels`` [C] int64 on the model's device."""
 
     indices: Indices
     inputs: Tensor
@@ -111,9 +132,9 @@ class Batch:
 class Snapshot:
     """The weights of one version, cast to the scoring dtype, and the selector's small state.
 
-    ``tensors`` maps parameter (and buffer) names to tensors; a second network of a score function
-    lives under the prefix ``reference.``. ``state`` maps names to small tensors, such as the class
-    weights of REDUCR.
+    ``tensors`` maps the names of parameters and buffers to tensors; the names of a score function's
+    second network begin with ``reference.``. ``state`` maps names to small tensors, such as the
+    class weights of REDUCR.
     """
 
     version: int
@@ -123,7 +144,7 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class ForwardOutput:
-    """What a replica computed for C points (K classes), on its device, without gradients.
+    """A replica's outputs for C points and K classes, on its device, without gradients.
 
     ``losses`` [C] float32 in nats; ``logits`` [C, K] float32; ``labels`` [C] int64. On request:
     ``features`` [C, F] float32, the inputs of the last layer and, if it has a bias, a column of
@@ -141,18 +162,18 @@ class ForwardOutput:
 
 
 class Points(Protocol):
-    """Where points come from, by data-set index."""
+    """A source of points, read by data-set index."""
 
     far: bool
-    """Whether a read may wait for a network, so that ``prefetch`` pays."""
+    """Whether a read may wait for a network. If so, callers use ``prefetch``."""
 
     def __len__(self) -> int: ...
 
     def read(self, indices: Indices, device: torch.device, epochs: Indices | None = None) -> Batch:
-        """The points of ``indices`` [C], ready for the model on ``device``; with ``epochs`` [C]
-        as they look in those, if they are augmented."""
+        """Read the points of ``indices`` [C], ready for the model on ``device``. With ``epochs``
+        [C], points are augmented as in those epochs, if augmentation is configured."""
         ...
 
     def prefetch(self, indices: Indices) -> None:
-        """A hint that ``indices`` [C] will be read soon."""
+        """Hint that ``indices`` [C] will be read soon."""
         ...

@@ -1,8 +1,8 @@
-"""The contracts of the queues, for every backend (one test suite a contract holds them to it).
+"""The contracts of the queues, for every backend. One test suite per contract checks all of them.
 
 A queue is soft state: losing all of it costs time, never correctness. The trainer opens windows,
-scorers claim tickets and push scores, the trainer reads the best of a complete window and closes
-it after its step. Delivery is at least once; a repeated push changes nothing.
+scorers claim tickets and push scores, the trainer reads the best points of a complete window and
+closes it after its step. Delivery is at least once; a repeated push changes nothing.
 
 Who waits for whom: ``claim`` waits for an ``open`` (by the trainer) or a ``reap``; ``pop`` waits
 for the ``push`` that completes its window.
@@ -15,30 +15,37 @@ from typing import Protocol, runtime_checkable
 from rhoselect.types import ChunkScores, Positions, QueueStats, Stage, Ticket, TopK
 
 HELPERS = 10_000
-"""Slots from here on are those of helpers, who have no lane of their own."""
+"""A helper is a scorer outside the run's cluster, connected through the service (rhoctl scorer).
+
+The queue identifies each scorer by one number, its slot. A run's own scorer in slot s has lane s,
+with s < HELPERS. Helper h, which shares lane l with the run's own scorers, has slot
+``(h + 1) * HELPERS + l``. So ``slot % HELPERS`` is the lane of any scorer.
+"""
 
 
 class SelectionQueue(Protocol):
-    """Windows of scored candidates. Thread-safe. All waits are bounded by ``timeout_s``.
+    """Windows of scored candidates. Thread-safe. No call waits longer than its ``timeout_s``.
 
-    A window has up to two stages, each with tickets, scores and an end of its own: its candidates
-    by the plan, and a shortlist of them that is scored once more with newer weights. The tickets of
-    a shortlist carry their positions; those of the candidates carry None.
+    A window has up to two stages: all its candidates, whose positions follow from the plan, and a
+    shortlist of the best of them, which is scored again with newer weights. Each stage has its own
+    tickets and scores and completes on its own. The tickets of a shortlist carry their positions;
+    those of the candidates carry None.
     """
 
     def open(self, window: int, version: int, chunks: int) -> None:
-        """Hand out ``chunks`` tickets for ``window``, to be scored with ``version``.
+        """Make ``chunks`` tickets of ``window`` available, to be scored with ``version``.
 
-        Idempotent: an open window is left as it is, so a trainer that waits re-sends it. A window
-        at or below the last closed one stays closed. Raises FencedError, as ``pop`` does, once a
-        newer generation of the run has opened a window.
+        Idempotent: a window that is open stays as it is, so a waiting trainer may repeat the call.
+        A window at or below the last closed one stays closed. Raises FencedError, as ``pop`` does,
+        once a newer generation of the run has opened a window.
         """
         ...
 
     def open_shortlist(self, window: int, version: int, positions: Positions, chunk: int) -> None:
-        """Hand out the tickets of a window's shortlist: ``positions`` [N] in slices of ``chunk``.
+        """Make the tickets of a window's shortlist available: ``positions`` [N] in slices of
+        ``chunk`` points.
 
-        Otherwise as ``open``. Independent of whether the candidates' stage is still known.
+        Otherwise as ``open``. The candidates' stage of the window need not be open.
         """
         ...
 
@@ -52,39 +59,41 @@ class SelectionQueue(Protocol):
     ) -> Ticket | None:
         """Lease a ticket to slot ``worker``: the lowest window first, in it the shortlist first.
 
-        Chunk c belongs to lane c % lanes; worker w looks after lane w % `HELPERS` (none if that is
-        no lane). It is given the tickets of its own lane, lowest chunk first, and, before it goes
-        on to a later window, those of other lanes that it could score at once: whose version is at
-        most ``loaded``, the newest weights it has (None: those of any version). So tickets are
-        claimed ahead of their weights in fair shares, and nobody idles while weights are there.
+        Chunk c belongs to lane c % ``lanes``. Worker w has lane w % `HELPERS`, or no lane if that
+        is not below ``lanes``. Within a stage the worker gets the tickets of its own lane first,
+        lowest chunk first. It then gets tickets of other lanes that it can score at once, those
+        whose version is at most ``loaded``, the newest weights it has loaded (None: any version),
+        before it gets tickets of a later window. So scorers claim tickets in equal shares before
+        the weights exist, and no scorer idles when they do.
 
-        ``only``: no tickets but those of this stage.
+        ``only``: claim tickets of this stage only.
 
-        Waits up to ``timeout_s`` (0: not at all); None when there was none.
+        Waits up to ``timeout_s`` (0: not at all); returns None if no ticket became available.
         """
         ...
 
     def push(self, ticket: Ticket, scores: ChunkScores) -> bool:
-        """Add a chunk's scores and drop its lease.
+        """Add a chunk's scores and end its lease.
 
-        True if they counted. False, and nothing changes, for a chunk that is already done, for a
-        window that is closed or not open, and for another version than the window's.
+        Returns True if they were accepted. Returns False and changes nothing if the chunk is
+        already done, if the window is closed or not open, or if the ticket's version is not the
+        window's.
         """
         ...
 
     def pop(self, window: int, k: int, timeout_s: float, shortlist: bool = False) -> TopK | None:
-        """The k best points of a stage of ``window`` once all its chunks are done; None after
-        ``timeout_s``.
+        """Wait until all chunks of a stage of ``window`` are done and return its k best points;
+        None after ``timeout_s``.
 
-        A read: nothing is removed. Order: score descending, then position ascending. Fewer than k
-        points are returned when the stage holds fewer.
+        A read: nothing is removed. Order: score descending, then position ascending. Returns fewer
+        than k points if the stage holds fewer.
         """
         ...
 
     def peek(self, k: int) -> TopK | None:
-        """The k >= 1 best candidates, so far, of the lowest open window; None if none is open.
+        """The k >= 1 best candidates so far of the lowest open window; None if none is open.
 
-        A read, for people: in the order of ``pop``, without features.
+        A read, for displays: in the order of ``pop``, without features.
         """
         ...
 
@@ -93,27 +102,28 @@ class SelectionQueue(Protocol):
         ...
 
     def close(self, window: int) -> None:
-        """Forget ``window`` and all below it, both stages; later pushes to them are ignored."""
+        """Delete both stages of ``window`` and of all below; later pushes to them are ignored."""
         ...
 
     def reap(self, worker: int | None = None) -> int:
-        """Hand out again the tickets whose lease ran out, or all those leased to ``worker``.
+        """Take back tickets and make them available again: those whose lease has expired, or, with
+        ``worker``, all tickets leased to that slot.
 
-        Returns how many. A restarted worker reaps its own slot first.
+        Returns how many. A scorer that restarts reaps its own slot first.
         """
         ...
 
     def stats(self) -> QueueStats:
-        """A look at the queue."""
+        """The state of the queue and its counters."""
         ...
 
     def destroy(self) -> None:
-        """Delete everything that this run and generation holds."""
+        """Delete everything that this generation of the run has stored."""
         ...
 
 
 def slices(positions: Positions, chunk: int) -> list[Positions]:
-    """``positions`` [N] by ticket: slices of ``chunk``, the last one maybe shorter."""
+    """``positions`` [N] in slices of ``chunk``, one per ticket; the last one may be shorter."""
     assert len(positions), "a shortlist without points would never be claimed"
     return [positions[start : start + chunk] for start in range(0, len(positions), chunk)]
 

@@ -1,4 +1,4 @@
-"""The queue inside one process: the reference for every other backend, and all that W = 0 needs."""
+"""The queue inside one process. Runs without workers use it; other backends must behave like it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rhoselect.types import ChunkScores, Positions, QueueStats, Stage, Ticket, T
 
 
 class _Name(NamedTuple):
-    """A stage of a window. Names sort in the order of work: of a window, the shortlist first."""
+    """A stage of a window. Names sort in claim order: by window, the shortlist first."""
 
     window: int
     candidates: bool
@@ -50,8 +50,8 @@ class _Counts:
 class MemoryQueue:
     """A `SelectionQueue` in this process's memory.
 
-    ``lease_s`` seconds after its claim a ticket may be reaped. ``clock`` returns seconds and is
-    asked for leases only; waits always take real time.
+    A lease expires ``lease_s`` seconds after its claim. ``clock`` returns seconds and is used for
+    leases only; waits always take real time.
     """
 
     def __init__(self, lease_s: float, clock: Callable[[], float] = time.monotonic) -> None:

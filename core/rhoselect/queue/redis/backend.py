@@ -1,6 +1,6 @@
-"""The queue on a Redis-protocol server (Redis >= 6.2, Valkey >= 8): one atomic script a call.
+"""The queue on a Redis-protocol server (Redis >= 6.2, Valkey >= 8): one atomic script per call.
 
-A stage of a window is a sorted set, whose order ``packing`` explains; ``keys`` names everything.
+A stage of a window is a sorted set. ``packing`` explains its order, ``keys`` lists all keys.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ _PARITY: dict[Stage | None, int] = {"shortlist": 0, "candidates": 1, None: -1}
 class RedisQueue:
     """A `SelectionQueue` on the server at ``url``, for one run and one trainer generation.
 
-    ``lease_s`` seconds after its claim a ticket may be reaped. Keys vanish ``expiry_s`` after the
-    last `open` (the trainer's repeated `open` makes up for it). A server that is silent or away for
-    ``timeout_s`` is lost: any call then raises WaitError, which names the server.
+    A lease expires ``lease_s`` seconds after its claim. Keys expire ``expiry_s`` after the last
+    `open`; a waiting trainer repeats `open`. A call raises WaitError, which names the server, after
+    ``timeout_s`` without an answer.
     """
 
     def __init__(
@@ -140,7 +140,7 @@ class RedisQueue:
         both = [*k.stage(last - 1).all(), *k.stage(last).all()]
         keys = [k.closed, k.stages, k.todo, k.leases, k.shortlists, *both]
         below = self._link.run("close", keys, [last, self._expiry_ms])
-        if below:  # only after a trainer that skipped windows
+        if below:  # only if the trainer skipped windows
             names = list(chain.from_iterable(k.stage(int(number)).all() for number in below))
             self._link.with_retries(lambda: self._link.client.unlink(*names))
 
@@ -184,15 +184,15 @@ class RedisQueue:
         self._link.with_retries(lambda: self._link.client.unlink(*keys))
 
     def check_fence(self) -> None:
-        """Announce this generation. Raises FencedError if a newer one is there."""
+        """Announce this generation. Raises FencedError if a newer one is announced."""
         self._link.check_fence(self._keys, self._expiry_ms)
 
     def disconnect(self) -> None:
-        """Close this process's connections; the queue itself stays."""
+        """Close this process's connections. The queue itself stays on the server."""
         self._link.close()
 
     def _open_stages(self) -> dict[int, int]:
-        """Open stage -> version."""
+        """The version of each open stage, by stage number."""
         client, key = self._link.client, self._keys.stages
         entries = self._link.with_retries(lambda: client.hgetall(key))
         return {int(number): int(entry.split()[0]) for number, entry in entries.items()}

@@ -1,9 +1,9 @@
-"""Points as bytes, and back.
+"""The encoding of points as bytes, for the Redis server.
 
-A sorted-set member is the complement of a position (2**64 - 1 - position) as 8 big-endian bytes:
-read backwards, such a set is ordered by score descending and, where scores tie, by member
-descending, which is position ascending. Scores travel as 8-byte doubles to the server and as the
-text that it prints for them, which reads back to the same 64 bits.
+A sorted-set member is the complement of a position (2**64 - 1 - position) as 8 big-endian bytes.
+Read backwards, such a set is ordered by score descending and, where scores are equal, by member
+descending, which is position ascending. Scores are sent to the server as 8-byte doubles and come
+back as decimal text, from which the same 64 bits are parsed.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def pack_points(positions: Positions, scores: Scores) -> bytes:
 
 
 def unpack_scores(text: bytes) -> Scores:
-    """The scores [C] of decimal numbers with blanks between them."""
+    """The scores [C] in ``text``: decimal numbers separated by blanks."""
     return np.array([float(number) for number in text.split()], np.float64)
 
 

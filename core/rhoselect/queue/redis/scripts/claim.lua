@@ -1,12 +1,13 @@
--- Lease the first waiting ticket that the worker may have.
+-- Lease the first waiting ticket that the worker may claim.
 -- KEYS 1 stages hash, 2 todo zset, 3 leases hash, 4 shortlists hash, 5 notify stream
 -- ARGV 1 worker slot, 2 lanes, 3 newest version loaded or '' for any, 4 lease in ms, 5 expiry in ms,
 --      6 '0' for tickets of shortlists only, '1' for candidates' only, '-1' for both, 7 the worker's lane
--- Returns {ticket, points of a shortlist's chunk or nil}; without a ticket the last id of the notify stream.
+-- Returns {ticket, points of a shortlist's chunk or nil}; the last id of the notify stream if there is
+-- no ticket.
 local lane, lanes, loaded = tonumber(ARGV[7]), tonumber(ARGV[2]), tonumber(ARGV[3])
 
--- The first ticket of the worker's lane in the stage whose first ticket of all is given.
-local function own(stage, first_chunk, version)
+-- The first waiting ticket of the worker's lane in a stage, whose first waiting chunk is given.
+local function first_of_lane(stage, first_chunk, version)
   if lane >= lanes then return nil end
   local _, chunks = string.match(redis.call('HGET', KEYS[1], stage) or '0 0', '(%S+) (%d+)')
   local start = first_chunk + (lane - first_chunk) % lanes
@@ -22,7 +23,7 @@ local function find()
     local stage, chunk, version = string.match(first, '(%d+):(%d+):(%S+)')
     if ARGV[6] == '-1' or stage % 2 == tonumber(ARGV[6]) then
       if chunk % lanes == lane then return first, stage end
-      local ticket = own(stage, tonumber(chunk), version)
+      local ticket = first_of_lane(stage, tonumber(chunk), version)
       if ticket then return ticket, stage end
       if not loaded or tonumber(version) <= loaded then return first, stage end
     end
@@ -36,7 +37,7 @@ if ticket then
   redis.call('ZREM', KEYS[2], ticket)
   if stage % 2 == 0 then
     points = redis.call('HGET', KEYS[4], ticket)
-    -- A shortlist's ticket that outlived its points is no work; the next `open` brings both back.
+    -- A shortlist's ticket whose points have expired cannot be scored; `open` restores both.
     if not points then ticket = nil end
   end
 end

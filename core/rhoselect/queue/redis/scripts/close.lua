@@ -1,12 +1,12 @@
--- Forget a window and all below it, and raise the watermark that keeps them closed.
+-- Delete a window and all windows below, and record that they are closed.
 -- KEYS 1 closed string, 2 stages hash, 3 todo zset, 4 leases hash, 5 shortlists hash,
 --      6-13 the keys of the window's two stages
 -- ARGV 1 the window's last stage, 2 expiry in ms
--- Returns the other stages that were open below: the caller deletes their keys.
+-- Returns the stages of lower windows that were open; the caller deletes their keys.
 local last = tonumber(ARGV[1])
 local function is_closed(ticket) return tonumber(string.match(ticket, '^%d+')) <= last end
 
--- Deletions first: a server at maxmemory lets a script go on that has begun to write.
+-- Deletions first: a server at maxmemory lets a script continue once it has written.
 redis.call('UNLINK', unpack(KEYS, 6))
 redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', last)
 for _, key in ipairs({KEYS[4], KEYS[5]}) do

@@ -1,11 +1,11 @@
--- Make every chunk of a stage that is not done and not leased available. Idempotent.
+-- Make the tickets of a stage available, but for chunks that are done or leased. Idempotent.
 -- KEYS 1 closed string, 2 stages hash, 3 todo zset, 4 leases hash, 5 shortlists hash,
 --      6 counters hash, 7 notify stream, 8 ready stream,
 --      9 done set, 10 scores zset, 11 rejected set, 12 features hash, 13 newest string
---      (6, 8 and 10-12: to renew their expiry only)
--- ARGV 1 stage, 2 version, 3 chunks, 4 expiry in ms, 5 generation; of a shortlist: the points of
---      every chunk
--- Returns how many tickets became available; an error if a newer generation is there.
+--      (of 6, 8 and 10-12 only the expiry is renewed)
+-- ARGV 1 stage, 2 version, 3 chunks, 4 expiry in ms, 5 generation; then, for a shortlist, the points
+--      of every chunk
+-- Returns how many tickets became available; an error if a newer generation is announced.
 local newest = redis.call('GET', KEYS[13])
 if newest and tonumber(newest) > tonumber(ARGV[5]) then return redis.error_reply('FENCED') end
 if newest ~= ARGV[5] then redis.call('SET', KEYS[13], ARGV[5]) end

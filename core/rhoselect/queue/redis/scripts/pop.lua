@@ -1,8 +1,8 @@
 -- Read the best points of a complete stage.
 -- KEYS 1 stages hash, 2 ready stream, 3 done set, 4 scores zset, 5 features hash, 6 newest string
 -- ARGV 1 stage, 2 k, 3 generation
--- Returns {version, points, their scores as text, their rows or ''}; while the stage is not complete
--- the last id of the ready stream; an error if a newer generation is there.
+-- Returns {version, points, scores as text, features or ''}; the last id of the ready stream while
+-- the stage is not complete; an error if a newer generation is announced.
 local newest = redis.call('GET', KEYS[6])
 if newest and tonumber(newest) > tonumber(ARGV[3]) then return redis.error_reply('FENCED') end
 

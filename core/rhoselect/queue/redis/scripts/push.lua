@@ -3,16 +3,16 @@
 --      6 done set, 7 scores zset, 8 rejected set, 9 features hash
 -- ARGV 1 stage, 2 chunk, 3 version, 4 expiry in ms, 5 (score, point) of n points, 16 bytes each,
 --      6 rejected points, 8 bytes each, 7 n rows of features or ''
--- Returns 1 if the push counted, else 0.
+-- Returns 1 if the push was accepted, else 0.
 local stage, chunk, version = ARGV[1], ARGV[2], ARGV[3]
 
--- Run a command with the fields of packed items. Lua's stack holds a few thousand values: slices.
+-- Run a command with the fields of packed items, in slices: Lua's stack holds a few thousand values.
 local function add(command, key, packed, format, size)
   local slice = 1000
   for first = 0, #packed / size - 1, slice do
     local n = math.min(slice, #packed / size - first)
     local fields = {struct.unpack('<' .. string.rep(format, n), packed, first * size + 1)}
-    fields[#fields] = nil -- where the unpacking ended
+    fields[#fields] = nil -- struct.unpack adds the position where it stopped
     redis.call(command, key, unpack(fields))
   end
   if #packed > 0 then redis.call('PEXPIRE', key, ARGV[4]) end
@@ -31,7 +31,8 @@ local function push()
   local entry = redis.call('HGET', KEYS[1], stage)
   local open_version, chunks = string.match(entry or '', '(%S+) (%d+)')
   if open_version ~= version then return 'late' end
-  -- The first write: a server at maxmemory refuses this one or none, never half a push.
+  -- The first write. A server at maxmemory refuses it or no write of this script, so a push is
+  -- stored as a whole or not at all.
   if redis.call('SADD', KEYS[6], chunk) == 0 then return 'repeated' end
   local done = redis.call('SCARD', KEYS[6])
   if done == 1 then redis.call('PEXPIRE', KEYS[6], ARGV[4]) end

@@ -1,7 +1,7 @@
--- Take back the tickets whose lease ran out, or all those of one worker.
+-- Make tickets available again whose lease has expired, or all tickets leased to one worker.
 -- KEYS 1 todo zset, 2 leases hash, 3 counters hash, 4 notify stream
--- ARGV 1 worker slot or '' for the expired, 2 expiry in ms
--- Returns how many.
+-- ARGV 1 worker slot, or '' for the expired leases, 2 expiry in ms
+-- Returns how many tickets were taken back.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local back = 0
