@@ -20,7 +20,7 @@ def build_scorer(
     snapshots: SnapshotReader,
     metrics: Metrics,
 ) -> Scorer:
-    """The scorer of a slot. With device "cuda" the slots share out the GPUs of the machine."""
+    """The scorer of ``slot``. With device "cuda", slot s uses GPU s modulo the number of GPUs."""
     config = inputs.config
     device = resolve_device(config.scorer.device, "scorer.device")
     if config.scorer.device == "cuda":

@@ -1,9 +1,9 @@
 """The scorer's loop: claim → read → [snapshot] → low-precision forward → score → push.
 
 It waits for a ticket (the trainer opens windows ahead) and for the snapshot that the ticket names
-(the trainer publishes it after its step). Before the weights are there, the points of its next
-tickets are already read, by a second thread (``reader``); a third one scores and pushes one chunk
-while the forward of the next runs. So forwards follow each other at once.
+(the trainer publishes it after its step). A second thread (``reader``) reads the points of the next
+tickets before their weights exist. A third thread (``pusher``) scores and pushes one chunk while
+the forward of the next chunk runs. So there is no gap between forwards.
 """
 
 from __future__ import annotations
@@ -24,14 +24,15 @@ from rhoselect.scorer.weights import Weights
 from rhoselect.snapshots import SnapshotReader
 from rhoselect.types import Layout, Stage
 
-CLAIM_WAIT_S = 0.25  # how long a wait may outlive a stop
+CLAIM_WAIT_S = 0.25  # longest wait of a call, so that a stop takes effect soon
 
 
 class Scorer:
-    """One scorer in slot ``slot``. Everything it needs is given; it knows no transport.
+    """One scorer in slot ``slot``. It works with any transport of tickets and weights.
 
-    Its lane of the queue is its slot, of ``lanes`` in all. Up to ``scorer.prefetch`` tickets are
-    read before their weights exist, so that only forward and push come after the weights.
+    Its lane of the queue is its slot; there are ``lanes`` lanes. It reads the points of up to
+    ``scorer.prefetch`` tickets before their weights exist, so that only the forward and the push
+    remain when the weights arrive.
     """
 
     def __init__(
@@ -65,7 +66,8 @@ class Scorer:
         return self._replica.layout
 
     def run(self, stop: threading.Event) -> None:
-        """Score until ``stop`` is set. Tickets that an earlier life of this slot held go back."""
+        """Score until ``stop`` is set. First give back tickets that an earlier process of this slot
+        held."""
         self.release()
         scorer = self._config.scorer
         reading = Reader(self._take_own, scorer.prefetch, CLAIM_WAIT_S)
@@ -75,12 +77,12 @@ class Scorer:
                 if work is not None:
                     if self._finish(work):
                         reader.drop(work)
-                elif self._second_stage:  # at a run's end there are shortlists without candidates
+                elif self._second_stage:  # a shortlist may wait when no candidates do
                     self.score_shortlist()
         self._pusher.close()
 
     def _next(self, reader: Reader) -> Work | None:
-        """The reader's next ticket, waited for until it was claimed and then for its data."""
+        """The reader's next ticket. Counts the wait for its claim and that for its data apart."""
         started = time.perf_counter()
         work = reader.next()
         ended = time.perf_counter()
@@ -90,25 +92,25 @@ class Scorer:
         return work
 
     def share(self, slot: int, lanes: int) -> None:
-        """From now on have another slot, and its lane of so many; from any thread. Lanes are hints:
-        tickets claimed meanwhile under the old ones are as good."""
+        """Change the slot and the number of lanes; any thread may call this. Lanes are hints:
+        tickets claimed with the old numbers stay valid."""
         self._slot, self._lanes = slot, lanes
 
     def release(self) -> None:
-        """Give back the tickets that are held."""
+        """Give back all tickets leased to this slot."""
         self._queue.reap(self._slot)
 
     def score_one(self) -> bool:
-        """Score the lowest ticket here and now, whoever's lane it is in, without waiting.
+        """Score the lowest ticket of any lane, without waiting.
 
-        False if there was none to score yet.
+        Returns False if no ticket could be scored yet.
         """
         self._give_back()
         work = self._take(0, lanes=1, loaded=None)
         if work is None:
             return False
         if not self._load(work.ticket.version, timeout_s=0):
-            self.release()  # its weights are not there yet: back it goes
+            self.release()  # its weights are not published yet: another scorer may claim it
             return False
         self._score(work)
         return True
@@ -116,9 +118,9 @@ class Scorer:
     def score_ahead(self, window: int, own_lane: bool) -> bool:
         """Score a ticket of ``window`` or one before it, without waiting for weights.
 
-        For a trainer that would idle. With ``own_lane`` it has its own lane, whose next tickets
-        are read while it trains; without, it takes what the scorers have left. False if there was
-        none to score yet.
+        For a trainer that would otherwise idle. With ``own_lane`` the trainer has a lane, and the
+        points of its next tickets are read while it trains. Without, it claims tickets that the
+        scorers have not claimed. Returns False if no ticket could be scored yet.
         """
         if not own_lane:
             return self._score_waiting(window)
@@ -126,16 +128,16 @@ class Scorer:
             scorer = self._config.scorer
             self._ahead = Reader(self._take_own, scorer.prefetch, timeout_s=0)
         work = self._ahead.next()
-        if work is None and self._lanes == 1:  # these claims came before the window was open
+        if work is None and self._lanes == 1:  # the claims were made before the window was open
             work = self._ahead.next()
         if work is None or work.ticket.window > window:
             return False
         try:
             if not self._load(work.ticket.version, timeout_s=0):
-                return False  # its weights are yet to come: it stays
+                return False  # its weights are not published yet: keep the ticket
             self._score(work)
         except SnapshotGoneError:
-            pass  # nobody needs it any more; there may be others
+            pass  # the window is closed, so drop the ticket
         self._ahead.drop(work)
         self._ahead.fill()
         return True
@@ -152,18 +154,19 @@ class Scorer:
         return True
 
     def _give_back(self) -> None:
-        """Hand back what was claimed ahead."""
+        """Give back the tickets that were claimed ahead."""
         if self._ahead is not None and self._ahead.clear():
             self.release()
 
     def score_shortlist(self) -> bool:
-        """Score a shortlist's ticket, if there is one: the trainer waits for it."""
+        """Score a ticket of a shortlist, for which the trainer waits. Returns False if there is
+        none."""
         work = self._take(0, lanes=1, loaded=None, only="shortlist")
         if work is None:
             return False
         try:
             if not self._load(work.ticket.version, CLAIM_WAIT_S):
-                self.release()  # sooner than its lease would bring it back
+                self.release()  # do not make the trainer wait until the lease expires
                 return False
             self._score(work)
         except SnapshotGoneError:
@@ -171,7 +174,7 @@ class Scorer:
         return True
 
     def _take_own(self, timeout_s: float) -> Work | None:
-        # Before the first weights: none could be scored at once.
+        """Claim a ticket of this lane, or of another lane if its weights are loaded."""
         version = self._weights.version
         loaded = -1 if version is None else version
         return self._take(timeout_s, self._lanes, loaded, only="candidates")
@@ -179,7 +182,7 @@ class Scorer:
     def _take(
         self, timeout_s: float, lanes: int, loaded: int | None, only: Stage | None = None
     ) -> Work | None:
-        """Claim a ticket and read its points."""
+        """Claim a ticket and read its points: see `SelectionQueue.claim`."""
         ticket = self._queue.claim(self._slot, timeout_s, lanes, loaded, only)
         if ticket is None:
             return None
@@ -199,32 +202,32 @@ class Scorer:
         return Work(ticket, positions, indices, batch, claimed_at)
 
     def _finish(self, work: Work) -> bool:
-        """Score and push, once the weights are there; False if they are yet to come, or something
-        else came first. Dropped if nobody needs it any more."""
+        """Score and push a ticket once its weights are published. Returns whether the ticket is
+        finished: scored, or dropped because its window is closed."""
         try:
             loaded = self._load(work.ticket.version, CLAIM_WAIT_S)
             if self._second_stage and self.score_shortlist():
-                return False  # which may have loaded other weights
+                return False  # the shortlist may have loaded other weights: try again
             if loaded:
                 self._score(work)
             return loaded
         except SnapshotGoneError:
-            self.release()  # gone for good, or its writer hung in the middle: then it comes again
+            self.release()  # retired, or its writer stopped; if needed, the ticket is claimed again
             return True
 
     def _load(self, version: int, timeout_s: float) -> bool:
-        """Have the weights of ``version`` loaded, if scores need any."""
+        """Load the weights of ``version`` if scores need any; False after ``timeout_s``."""
         return not self._scoring.needs.forward or self._weights.load(version, timeout_s)
 
     def _score(self, work: Work) -> None:
-        """The forward; what follows is left to the pusher. On a GPU nothing here waits for it."""
+        """Start the forward and pass its output to the pusher. On a GPU, do not wait for it."""
         output = None
         if work.batch is not None:
             with self._metrics.busy("forward"), threads(self._config.scorer.threads):
                 output = self._replica(work.batch)
             self._metrics.scored_points.inc(len(work.indices))
         if work.ticket.version < 0:
-            # Scores without weights do not age: they are as old as their window.
+            # Scores that need no weights have no age: use the window as their version.
             version = self._weights.version
             version = work.ticket.window if version is None else version
             work = replace(work, ticket=replace(work.ticket, version=version))

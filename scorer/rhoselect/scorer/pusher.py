@@ -1,4 +1,5 @@
-"""From a forward's output to a push, in a thread of its own beside the next forward."""
+"""Computes the scores of a forward's output and pushes them, in a thread of its own, while the next
+forward runs."""
 
 from __future__ import annotations
 
@@ -28,17 +29,18 @@ class Pusher:
         self._pushed: Future[None] | None = None
 
     def submit(self, work: Work, output: ForwardOutput | None, state: State) -> None:
-        """Have a chunk pushed, once the one before is; raises what that one raised."""
+        """Push a chunk in the background, after waiting for the chunk before. Raises the error of
+        that chunk's push."""
         self.settle()
         self._pushed = self._pool.submit(self._push, work, output, state)
 
     def settle(self) -> None:
-        """Have the last push done, or raise what it raised."""
+        """Wait for the last push. Raises its error."""
         if self._pushed is not None:
             self._pushed.result()
 
     def close(self) -> None:
-        """End the thread, with what it was given done."""
+        """Finish the last push and end the thread. Raises its error."""
         self._pool.shutdown()
         self.settle()
 
@@ -55,13 +57,14 @@ class Pusher:
         scores: Scores,
         features: Features | None,
     ) -> ChunkScores:
-        """Reject non-finite scores, add the shortlist's noise, keep what can still be picked."""
+        """Reject non-finite scores, add Gumbel noise if a shortlist follows, and drop points that
+        cannot be among the best of their window."""
         selection, ticket = self._config.selection, work.ticket
         finite = np.isfinite(scores)
         if not finite.all():
             self._metrics.rejected_points.inc(int((~finite).sum()))
         rows = np.flatnonzero(finite)
-        if ticket.positions is None:  # not a shortlist, of which the pick may want all
+        if ticket.positions is None:  # of a shortlist, the pick may need all points
             k = self._config.k
             if k > 1 and selection.temperature > 0:
                 noise = gumbel(self._config.seed, ticket.window, work.indices)

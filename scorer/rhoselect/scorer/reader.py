@@ -1,4 +1,4 @@
-"""Tickets claimed and read ahead, in a thread of their own."""
+"""Claims tickets and reads their points ahead, in a thread of its own."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from rhoselect.types import Batch, Indices, Positions, Ticket
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """A ticket claimed at ``claimed_at`` (seconds of time.perf_counter) with its points read:
-    ``batch`` is None if no forward is needed."""
+    """A ticket claimed at ``claimed_at`` (seconds of time.perf_counter), with the ``positions`` [C]
+    and data-set ``indices`` [C] of its points. ``batch`` holds the points, or None if the method
+    needs no forward."""
 
     ticket: Ticket
     positions: Positions
@@ -27,12 +28,12 @@ class Work:
 
 
 class Reader:
-    """Holds up to ``depth`` results of ``take(timeout_s)``; ``fill`` asks for what is missing.
+    """Holds up to ``depth`` tickets, claimed and read by ``take(timeout_s)``.
 
-    It never claims by itself: whoever scores asks when it has pushed, so that claims and reads do
-    not compete with scoring at the moment when weights arrive. It reads with one CPU thread: each
-    thread that computes with several has a team of its own, and with more of them than cores OpenMP
-    lets even the forward's team sleep between any two operations.
+    It claims only when the caller calls ``fill`` or ``next``. The scorer does so after a push, so
+    that claims and reads do not compete with scoring when weights arrive. It reads with one CPU
+    thread: OpenMP creates a team of threads for each thread that computes with several, and if
+    there are more of them than cores, even the forward's team sleeps between two operations.
     """
 
     def __init__(self, take: Callable[[float], Work | None], depth: int, timeout_s: float) -> None:
@@ -58,13 +59,13 @@ class Reader:
             self._asked.append(self._pool.submit(self._take, self._timeout_s))
 
     def next(self) -> Work | None:
-        """Of the tickets held, the one whose weights come first; None if there was none to claim.
+        """The ticket with the lowest version among those held; None if there is none.
 
-        With a time to wait, the first claim in vain is an answer, as whoever scores asks again.
-        Without one all claims are heard out: another may have a ticket that all wait for.
+        With a ``timeout_s``, return None as soon as one claim times out: the caller calls again.
+        With ``timeout_s`` 0, wait for all claims, because any of them may have a ticket.
 
-        Never the oldest one just so: what a dead scorer held comes late, and the weights that
-        another ticket waits for may depend on it. It stays held until ``drop``.
+        The order of claims is not used: a ticket that a dead scorer held is claimed late, but the
+        weights of tickets claimed earlier may depend on it. The ticket is held until ``drop``.
         """
         self.fill()
         while self._asked and (self._asked[0].done() or not self._held):
@@ -78,11 +79,11 @@ class Reader:
         return min(self._held, key=lambda work: (work.ticket.version, work.ticket.window))
 
     def drop(self, work: Work) -> None:
-        """Hold a ticket no more."""
+        """Stop holding a ticket."""
         self._held.remove(work)
 
     def clear(self) -> bool:
-        """Drop all tickets; False if there were none."""
+        """Drop all tickets. Returns False if there were none."""
         for asked in self._asked:
             if not asked.cancel() and (work := asked.result()) is not None:
                 self._held.append(work)

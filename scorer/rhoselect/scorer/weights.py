@@ -1,4 +1,4 @@
-"""The weights that a scorer's replica holds, swapped while they arrive."""
+"""The weights in a scorer's replica, replaced piece by piece as a snapshot arrives."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from rhoselect.snapshots.base import Pieces
 
 
 class Weights:
-    """Loads snapshots into ``replica``. ``version``: what it holds, None before the first and while
-    one arrives. ``state`` was published with it."""
+    """Loads snapshots into ``replica``. ``version`` is the version it holds, or None before the
+    first and during a load. ``state`` was published with that version."""
 
     def __init__(self, replica: Replica, snapshots: SnapshotReader, metrics: Metrics) -> None:
         self._replica, self._snapshots, self._metrics = replica, snapshots, metrics
@@ -22,7 +22,8 @@ class Weights:
         self.state: State = {}
 
     def load(self, version: int, timeout_s: float) -> bool:
-        """Load ``version`` (-1: the newest); False if it does not come within ``timeout_s``."""
+        """Load ``version`` (-1: the newest). Returns False if it is not published within
+        ``timeout_s``. Raises SnapshotGoneError if it was retired."""
         if self.version == version:
             return True
         started, copied_s = time.perf_counter(), self._copied_s
@@ -32,7 +33,7 @@ class Weights:
                 if newest is None or newest == self.version:
                     return newest is not None
                 version = newest
-            before, self.version = self.version, None  # until all of it is here
+            before, self.version = self.version, None  # until the load is complete
             state = self._snapshots.load(version, self._copy, timeout_s)
         finally:
             waited_s = time.perf_counter() - started - (self._copied_s - copied_s)
@@ -44,7 +45,7 @@ class Weights:
         return True
 
     def _copy(self, pieces: Pieces) -> None:
-        """Copy the weights while they come; the wait for them and the copying are timed apart."""
+        """Copy the weights as they arrive. Measures waiting and copying separately."""
         started, fetched_s, fetched_bytes = time.perf_counter(), 0.0, 0
 
         def measured() -> Pieces:

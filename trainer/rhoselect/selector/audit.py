@@ -1,4 +1,4 @@
-"""Audits: what a choice with stale weights would have been worth, had the weights been fresh."""
+"""Audits: how good a selection with stale weights is, measured by scores from fresh weights."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from rhoselect.types import Scores
 
 @dataclass(frozen=True)
 class Audit:
-    """One window, scored with the weights of ``lag`` steps ago and with those of now.
+    """The result for one window, scored with the weights of ``lag`` steps ago and with the newest.
 
-    ``rank_agreement``: Spearman's rank correlation of the two scores. ``overlap``: share of the
-    fresh top n_b that the two-stage choice at this lag finds. ``captured``: the mean fresh score of
-    that choice above the window's mean, as a share of what the fresh top n_b have; 1 is as good as
-    fresh, 0 no better than a uniform batch.
+    ``rank_agreement``: Spearman's rank correlation of the two scores, -1 to 1. ``overlap``: share
+    of the fresh top n_b that the two-stage selection at this lag contains. ``captured``: mean fresh
+    score of that selection minus the window's mean, divided by the same difference for the fresh
+    top n_b; 1 is as good as fresh, 0 no better than a uniform batch.
     """
 
     lag: int
@@ -32,8 +32,8 @@ class Audit:
 
 
 class Auditor:
-    """Audits windows. It draws no random numbers and changes no weights: a run with audits selects
-    the points of a run without."""
+    """Audits windows. It draws no random numbers and changes no weights, so a run with audits
+    selects the same points as a run without."""
 
     def __init__(self, inputs: SelectionInputs, rescorer: Rescorer, metrics: Metrics) -> None:
         self._config, self._plan = inputs.config, inputs.plan
@@ -49,8 +49,8 @@ class Auditor:
             )
 
     def audit(self, step: int, version: int, state: State) -> Audit:
-        """Audit window ``step``, whose scorers have the weights of ``version``. A non-finite score
-        counts as the lowest."""
+        """Audit window ``step``, which is scored with the weights of ``version``. A non-finite
+        score counts as the lowest."""
         positions = self._plan.window(step)
         stale = _finite(self._rescorer.stale(positions, version))
         fresh = _finite(self._rescorer.fresh(positions, state)[0])
@@ -68,14 +68,14 @@ class Auditor:
 
 
 def spearman(one: Scores, other: Scores) -> float:
-    """Spearman's rank correlation of scores [N]; 0 where one side is all alike."""
+    """Spearman's rank correlation of scores [N]; 0 if all scores of one side are equal."""
     a, b = (ranks - ranks.mean() for ranks in (_ranks(one), _ranks(other)))
     spread = float(np.sqrt((a @ a) * (b @ b)))
     return float(a @ b) / spread if spread else 0.0
 
 
 def _ranks(scores: Scores) -> npt.NDArray[np.float64]:
-    """Ranks [N], ties at their mean."""
+    """Ranks [N]; equal scores get their mean rank."""
     _, places, counts = np.unique(scores, return_inverse=True, return_counts=True)
     ends = np.cumsum(counts)
     return np.asarray((ends - (counts - 1) / 2)[places], np.float64)

@@ -1,4 +1,4 @@
-"""A selector, or a session for a loop that is not ours, from a run's inputs."""
+"""Builds a selector, or a session for a user's own training loop, from a run's inputs."""
 
 from __future__ import annotations
 
@@ -54,21 +54,21 @@ def build_session(
     workers: int,
     first_step: int,
 ) -> Session:
-    """A session whose second stages are left to the scorers (see ``servable``)."""
+    """A session, in which the scorers compute the second stages (see ``servable``)."""
     closable = ClosableFence(fence)
     selector = build_selector(inputs, scorer, None, queue, snapshots, closable, workers)
     return Session(inputs, selector, closable, scorer.metrics, first_step)
 
 
 def servable(config: Config) -> Config:
-    """The configuration for a loop that is not ours: all second stages are left to the scorers,
-    which changes no result. Raises ConfigError for what only our own trainer does."""
+    """The configuration for a user's own loop: the scorers compute all second stages, which changes
+    no result. Raises ConfigError for settings that only `rhoctl train` supports."""
     selection = config.selection
     if selection.mode != "window" or config.trainer.publish_every > 1:
         raise ConfigError(
             f'selection: got mode "{selection.mode}" and trainer.publish_every'
             f" {config.trainer.publish_every}, allowed for a loop of your own"
-            ' mode "window" and 1'
+            ' mode "window" and trainer.publish_every 1; change these keys'
         )
     return config.model_copy(
         update={"selection": selection.model_copy(update={"rescore": "scorers"})}
@@ -76,9 +76,9 @@ def servable(config: Config) -> Config:
 
 
 def check_servable(inputs: RunInputs) -> None:
-    """Raise ConfigError for methods that need more of the learner than its weights and losses."""
+    """Raise ConfigError for methods that need more than the loop's weights and losses."""
     if inputs.scoring.needs.reference:
         raise ConfigError(
-            f"selection.function: got {inputs.config.selection.function!r}, whose second network"
-            " learns in our own trainer, allowed others for a loop of your own"
+            f"selection.function: got {inputs.config.selection.function!r}, which trains a second"
+            " network and needs 'rhoctl train', allowed other functions for a loop of your own"
         )

@@ -1,4 +1,4 @@
-"""Fences keep an old generation of a run from going on."""
+"""Fences stop an old generation of a run once a newer one has taken over."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from rhoselect.errors import FencedError
 
 
 class Fence(Protocol):
-    """Tells whether a newer generation took over; ``trainer.runfolder.RunFolder`` is one."""
+    """Checks whether a newer generation took over. ``trainer.runfolder.RunFolder`` is one."""
 
     def check_fence(self) -> None:
         """Raise FencedError if a newer generation has taken over."""
@@ -16,20 +16,20 @@ class Fence(Protocol):
 
 
 class NoFence:
-    """The fence of a loop in its own process, which no other generation can take over."""
+    """The fence of a loop in one process, which no other generation can take over."""
 
     def check_fence(self) -> None:
-        """Never raises."""
+        """Do nothing."""
 
 
 class ClosableFence:
-    """A fence that its own side can close, too: a call that waits behind it then ends."""
+    """A fence that its owner can also close, to end a call that waits in another thread."""
 
     def __init__(self, fence: Fence) -> None:
         self._fence, self.closed = fence, False
 
     def check_fence(self) -> None:
-        """Raise FencedError after a newer generation, or once closed."""
+        """Raise FencedError if a newer generation has taken over, or if closed."""
         if self.closed:
             raise FencedError("session: has ended")
         self._fence.check_fence()

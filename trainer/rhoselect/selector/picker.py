@@ -1,4 +1,4 @@
-"""From the best of a window to a batch: the second stage, then the method's pick."""
+"""Makes a batch from the best points of a window: the second stage, then the method's pick."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from rhoselect.types import Indices, Positions, TopK
 
 @dataclass(frozen=True)
 class PickedPoints:
-    """Data-set indices [n_b] in training order, the epochs [n_b] that they were candidates of,
-    their scores [n_b], and loss weights [n_b] float32 on the CPU, or None."""
+    """The points of a batch, in training order: data-set ``indices`` [n_b] int64; the ``epochs``
+    [n_b] int64 in which they were candidates; ``scores`` [n_b]; loss ``weights`` [n_b] float32 on
+    the CPU, or None."""
 
     indices: Indices
     epochs: Indices
@@ -29,10 +30,10 @@ class PickedPoints:
 
 
 class Picker:
-    """Turns what the queue gave for a window into the batch of a step.
+    """Makes the batch of a step from the points that the queue returned for its window.
 
-    ``rescorer`` re-scores shortlists here; None: the scorers do, through the queue. Both score in
-    chunks of ``selection.chunk``, with the same bits.
+    ``rescorer`` re-scores shortlists in this process; if it is None, the scorers re-score them
+    through the queue. Both score in chunks of ``selection.chunk``, with the same bits.
     """
 
     def __init__(self, inputs: SelectionInputs, source: Source, rescorer: Rescorer | None) -> None:
@@ -41,14 +42,14 @@ class Picker:
         self._by_scorers = inputs.config.scorers_rescore
 
     def wanted(self) -> int:
-        """How many points of a window to pop."""
+        """How many of the best points of a window the pick needs."""
         selection = self._config.selection
         if self._scoring.function.whole_window:
             return selection.n_B
         return self._config.k * selection.n_b
 
     def prepost(self, step: int) -> None:
-        """Have the shortlist of ``step`` posted before its weights are."""
+        """Open the shortlist of ``step`` before its weights are published, if scorers re-score."""
         if self._by_scorers and step < self._config.trainer.steps:
             self._source.prepost(step, self.wanted())
 
@@ -73,10 +74,10 @@ class Picker:
         return PickedPoints(refined.indices[rows], epochs, refined.scores[rows].tolist(), weights)
 
     def _refine(self, popped: TopK, step: int, state: State) -> TopK:
-        """The shortlist under the weights of now; points with non-finite scores are dropped."""
+        """Re-score the shortlist with the newest weights; drop points with non-finite scores."""
         if self._by_scorers:
             return self._source.rescore(step, step, popped.positions)
-        assert self._rescorer is not None, "given unless the scorers re-score"
+        assert self._rescorer is not None, "a rescorer is given unless the scorers re-score"
         scores, features = self._rescorer.fresh(popped.positions, state)
         rows = np.flatnonzero(np.isfinite(scores))
         rows = rows[order(popped.positions[rows], scores[rows])]
@@ -98,7 +99,7 @@ class Picker:
         return WindowError(
             f"window {window}: got {got} points with a finite score, needed n_b ="
             f" {self._config.selection.n_b}; {len(rejected)} were rejected, data-set indices"
-            f" {names}; look at these points, or at the irreducible losses"
+            f" {names}; check these points and the irreducible losses"
         )
 
     def _indices(self, positions: Positions) -> Indices:

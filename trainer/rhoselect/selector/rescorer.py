@@ -18,9 +18,9 @@ from rhoselect.types import Features, Positions, Scores
 
 
 class Rescorer:
-    """Scores any positions in chunks of ``selection.chunk``: the bits that the scorers would give.
+    """Scores any positions, in chunks of ``selection.chunk``, with the bits that scorers compute.
 
-    The newest weights are loaded when they are first asked for.
+    The newest weights are loaded when they are first needed.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Rescorer:
         self._has_newest = False
 
     def follow(self, tensors: Mapping[str, Tensor]) -> None:
-        """From now on ``tensors`` are the newest weights. They are read when they are used."""
+        """Take ``tensors`` as the newest weights. They are read later, when a score needs them."""
         self._newest, self._has_newest = tensors, False
 
     def fresh(self, positions: Positions, state: State) -> tuple[Scores, Features | None]:
@@ -52,13 +52,13 @@ class Rescorer:
         """Scores [N] of ``positions`` [N] under the snapshot ``version``. Raises WaitError if the
         store does not have it within queue.timeout_s."""
         with self._metrics.busy("audit"):
-            if not self._scoring.needs.forward:  # nothing is published, nothing can age
+            if not self._scoring.needs.forward:  # no weights are published or needed
                 return self._score(positions, {})[0]
             timeout_s, self._has_newest = self._config.queue.timeout_s, False
             state = self._snapshots.load(version, self._replica.load, timeout_s)
             if state is None:
                 raise WaitError(
-                    f"audit: snapshot {version} did not come within {timeout_s:g} s"
+                    f"audit: snapshot {version} was not available within {timeout_s:g} s"
                     " (queue.timeout_s); see logs/"
                 )
             return self._score(positions, state)[0]

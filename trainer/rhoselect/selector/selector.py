@@ -1,6 +1,6 @@
 """The selector: open windows → wait for scores → [re-score] → pick, and publish the weights.
 
-A loop asks for the batch of step t, trains on it, and gives back the weights of version t + 1::
+A loop requests the batch of step t, trains on it, and publishes the weights of version t + 1::
 
     selector.begin(0)
     selector.publish(0, weights)
@@ -9,8 +9,7 @@ A loop asks for the batch of step t, trains on it, and gives back the weights of
         ...                             # one optimizer step
         selector.publish(step + 1, weights)
 
-Weights are the only thing that goes back. The scorers of window t wait for the version that its
-tickets name, and ``publish`` unblocks them.
+The scorers of window t wait for the version that its tickets name; ``publish`` ends their wait.
 """
 
 from __future__ import annotations
@@ -50,9 +49,10 @@ class SelectedBatch:
 
 
 class Selector:
-    """One generation of a run. Calls come one at a time, in the order of the module's docstring.
+    """Selects the batches of one generation of a run. Not thread-safe, but for ``share``. Calls
+    follow the order of the module's docstring.
 
-    ``rescorer`` computes second stages and audits in this process; without one the scorers
+    ``rescorer`` computes second stages and audits in this process. Without one the scorers
     re-score, and there are no audits.
     """
 
@@ -78,8 +78,8 @@ class Selector:
         metrics.staleness_bound.set(inputs.config.staleness_bound)
 
     def begin(self, step: int, state: State | None = None, old: Iterable[Snapshot] = ()) -> None:
-        """Open the windows from ``step`` on. A resumed run has a ``state``, and at lag >= 1 the
-        ``old`` snapshots that open windows still use."""
+        """Open the windows from ``step`` on. A resumed run gives the ``state`` of its checkpoint
+        and, at lag >= 1, the ``old`` snapshots that open windows still use."""
         if state is not None:
             self.state = state
         for snapshot in old:
@@ -87,8 +87,8 @@ class Selector:
         self._source.open_from(step)
 
     def next(self, step: int) -> SelectedBatch:
-        """The batch of ``step``; waits for its scores. Raises WindowError if too few of its points
-        have finite scores, WaitError after queue.timeout_s."""
+        """Wait for the scores of window ``step`` and return its batch. Raises WindowError if fewer
+        than n_b of its points have finite scores, WaitError after queue.timeout_s."""
         self._close_before(step)
         if self._auditor is not None:
             self._auditor.audit_if_due(step, self._source.version(step), self.state)
@@ -101,14 +101,14 @@ class Selector:
         return SelectedBatch(step, scored.version, points, asked_at, waited_s)
 
     def report(self, labels: Tensor, losses: Tensor) -> None:
-        """The labels [n_b] of the last batch and its losses [n_b] in nats before its step, on the
-        CPU. Methods with a state (``needs_losses``) want them before the next weights."""
+        """Give the labels [n_b] of the last batch and its losses [n_b] in nats before its step, on
+        the CPU. If ``needs_losses`` is true, call this before the next ``publish``."""
         if self.needs_losses:
             self.state = self._function.next_state(self.state, labels, losses)
 
     def publish(self, version: int, tensors: Mapping[str, Tensor]) -> None:
-        """Give the weights after ``version`` steps. They are sent if a window will use them;
-        ``tensors`` must not change before the next batch is picked."""
+        """Publish the weights after ``version`` steps, if a window will use them. The caller must
+        not change ``tensors`` before ``next`` has returned the next batch."""
         if self._rescorer is not None:
             self._rescorer.follow(tensors)
         if self._open_window is not None:
@@ -130,11 +130,11 @@ class Selector:
         self._source.waited_s = seconds
 
     def share(self, workers: int) -> None:
-        """From now on there are ``workers`` scorers; from any thread."""
+        """Set the number of scorers; any thread may call this."""
         self._source.share(workers)
 
     def end(self) -> None:
-        """Finish what runs in the background."""
+        """Wait for the background work. Raises its errors."""
         self._source.end()
 
     def _send_if_used(self, version: int, tensors: Mapping[str, Tensor]) -> None:
@@ -157,7 +157,7 @@ class Selector:
         self._metrics.observe_publish(seconds, sum(like.nbytes for like in self.layout.values()))
 
     def _close_before(self, step: int) -> None:
-        """Close the window that became the step before ``step``."""
+        """Close the window of the step before ``step``, if it is still open."""
         if self._open_window is not None and self._open_window < step:
             self._source.close(self._open_window)
             self._open_window = None
@@ -171,7 +171,7 @@ class Selector:
         state = self._snapshots.load(version, keep, self._config.queue.timeout_s)
         if state is None:
             raise WaitError(
-                f"snapshot {version}: published, but the store does not give it back within"
+                f"snapshot {version}: published, but could not be loaded within"
                 f" {self._config.queue.timeout_s:g} s (queue.timeout_s); see logs/"
             )
         return Snapshot(version, tensors, state)

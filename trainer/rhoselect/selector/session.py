@@ -1,7 +1,7 @@
-"""A selector for a loop that is not ours: every call is checked and may be repeated.
+"""A selector for a user's own training loop: every call is checked and may be repeated.
 
-Per step t the loop gives the weights of version t, asks for the batch of step t, and trains. A
-repeated call has no second effect. Calls come one at a time.
+For each step t the loop publishes the weights of version t, requests the batch of step t, and
+trains. A repeated call has no second effect. Calls come one at a time.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from rhoselect.types import Layout
 
 
 class Session:
-    """One generation of a run, from ``first_step`` on. Calls raise FencedError once it is not the
-    newest, or after ``abandon``."""
+    """One generation of a run, from ``first_step`` on. Calls raise FencedError once a newer
+    generation exists, and after ``abandon``."""
 
     def __init__(
         self,
@@ -48,9 +48,10 @@ class Session:
         selector.begin(first_step)
 
     def publish(self, version: int, tensors: Mapping[str, Tensor]) -> None:
-        """Give the weights after ``version`` steps; a version given before is left as it is.
+        """Publish the weights after ``version`` steps. A version published before is ignored.
 
-        Raises UserError for a version out of turn, ModelError for tensors unlike ``layout``.
+        Raises UserError if another version is due, ModelError for tensors that do not match
+        ``layout``.
         """
         self._fence.check_fence()
         if not self.layout or version <= self._published:
@@ -69,22 +70,23 @@ class Session:
         self._published = version
 
     def next(self, step: int) -> SelectedBatch:
-        """The batch of ``step``: that of the last call, or the one after it. Waits for its scores.
+        """Wait for the scores of ``step`` and return its batch. ``step`` is that of the last call,
+        which returns the same batch, or the next one.
 
-        Raises UserError for a step out of turn, WindowError and WaitError.
+        Raises UserError for another step, WindowError and WaitError as `Selector.next`.
         """
         self._fence.check_fence()
         if self._batch is not None and step == self._batch.step:
             return self._batch
         if step != self._next or step >= self.config.trainer.steps:
             raise UserError(
-                f"step: got {step}, allowed {self._next} (or again the one before it) of"
+                f"step: got {step}, allowed {self._next}, or the step before it again, of"
                 f" {self.config.trainer.steps} steps"
             )
         if self.layout and self._published < step:
             raise UserError(
-                f"step {step}: asked for before its weights were published, allowed after"
-                f" version {step}"
+                f"step {step}: requested before its weights were published; publish version"
+                f" {step} first"
             )
         self._batch = self._selector.next(step)
         self._next = step + 1
@@ -92,7 +94,8 @@ class Session:
         return self._batch
 
     def report(self, step: int, losses: Tensor) -> None:
-        """The losses [n_b] of the last batch, in nats, before its step. Raises UserError."""
+        """Give the losses [n_b] of the last batch in nats, computed before its optimizer step.
+        Raises UserError for the losses of another batch, or for losses that are not finite."""
         self._fence.check_fence()
         if self._batch is None or step != self._batch.step:
             raise UserError(f"step: got the losses of {step}, allowed those of the last batch")
@@ -108,15 +111,15 @@ class Session:
         self.latest = replace(self.latest, loss=losses.mean().item())
 
     def abandon(self) -> None:
-        """From another thread: a call that waits ends with FencedError."""
+        """Make a call that waits end with FencedError; any thread may call this."""
         self._fence.closed = True
 
     def share(self, workers: int) -> None:
-        """From now on there are ``workers`` scorers; from any thread."""
+        """Set the number of scorers; any thread may call this."""
         self._selector.share(workers)
 
     def close(self) -> None:
-        """Finish what runs in the background. By now a newer session may have fenced it."""
+        """Wait for the background work. Ignore FencedError: a newer session may exist by now."""
         with suppress(FencedError):
             self._selector.end()
 
@@ -142,14 +145,14 @@ def check_first_step(config: Config, scoring: Scoring, classes: int, step: int) 
         raise UserError(f"step: got {step}, allowed 0 to {steps - 1}: trainer.steps is {steps}")
     if step and (config.selection.lag != 0 or scoring.function.initial_state(classes)):
         raise UserError(
-            f"step: got {step}, allowed 0 with selection.lag >= 1 or a method with a state, whose"
-            " past a resumed loop does not have"
+            f"step: got {step}, allowed 0 with selection.lag >= 1 or a method with a state: a"
+            " resumed loop does not have the old snapshots or the state that they need"
         )
 
 
 def check_tensors(tensors: Mapping[str, Tensor], layout: Layout) -> None:
-    """Raise ModelError unless ``tensors`` have the names and shapes of ``layout``; others may be
-    among them."""
+    """Raise ModelError unless ``tensors`` have the names and shapes of ``layout``. Additional
+    tensors are ignored."""
     wrong = [f"{name} is missing" for name in layout if name not in tensors]
     wrong += [
         f"{name} is {list(tensors[name].shape)} and not {list(like.shape)}"
@@ -159,5 +162,5 @@ def check_tensors(tensors: Mapping[str, Tensor], layout: Layout) -> None:
     if wrong:
         raise ModelError(
             f"model: {first_few(wrong)}; allowed the tensors of the configuration's"
-            " model.factory: build the loop's model by the same code"
+            " model.factory: build the loop's model with the same factory"
         )

@@ -1,4 +1,4 @@
-"""Where the candidates of a step come from."""
+"""The source of a step's candidates."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from rhoselect.types import Positions, TopK
 
 
 class Source(Protocol):
-    """``windows.Windows`` or ``stream.Stream``."""
+    """The queue as the selector uses it: ``windows.Windows`` or ``stream.Stream``."""
 
     waited_s: float
+    """Seconds that ``wait`` and ``rescore`` have taken since the run began."""
 
     def open_from(self, window: int) -> None:
-        """Have candidates scored from ``window`` on."""
+        """Let scorers begin with ``window`` and the windows ahead of it."""
         ...
 
     def open_ahead(self, window: int) -> None:
-        """Have one window more scored, now that ``window`` becomes a step."""
+        """Let scorers begin with one more window, while the trainer trains on ``window``."""
         ...
 
     def wait(self, window: int, k: int) -> TopK:
@@ -25,12 +26,12 @@ class Source(Protocol):
         ...
 
     def prepost(self, window: int, k: int) -> None:
-        """Post the best k of a window for ``rescore``, if they are known already: before the
-        weights for it are published, so that scorers find both."""
+        """Open the shortlist of a window, its best k points, if the window is already complete.
+        Called before the weights that re-score it are published, so that scorers claim first."""
         ...
 
     def rescore(self, window: int, version: int, positions: Positions) -> TopK:
-        """``positions`` [N] scored again with ``version``, by the scorers and this process."""
+        """Have ``positions`` [N] scored again with ``version``, by the scorers and this process."""
         ...
 
     def rejected(self, window: int) -> list[int]:
@@ -38,19 +39,19 @@ class Source(Protocol):
         ...
 
     def close(self, window: int) -> None:
-        """Forget a window that became a step."""
+        """Close a window after its step."""
         ...
 
     def end(self) -> None:
-        """Finish what runs in the background."""
+        """Wait for the background work. Raises its errors."""
         ...
 
     def share(self, workers: int) -> None:
-        """From now on there are ``workers`` scorers; from any thread."""
+        """Set the number of scorers; any thread may call this."""
         ...
 
     def version(self, window: int) -> int:
-        """The oldest weights that step ``window``, or one after it, may need."""
+        """The oldest version of the weights that step ``window`` or a later one may need."""
         ...
 
     def check_fence(self) -> None:

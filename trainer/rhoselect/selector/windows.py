@@ -1,12 +1,12 @@
-"""The windows of a run as its trainer sees them: opened ahead, waited for, closed.
+"""The trainer's side of the windows: it opens them ahead, waits for their scores, closes them.
 
-``wait`` is where the trainer waits. Scorers unblock it, who claim the window's tickets and push
-their scores once they have the snapshot that the tickets name; a trainer that would idle scores
-tickets of its own lane, too (``trainer.scores``). After a second without news it re-sends ``open``
-(a flushed queue starts over), and after the lease it hands out again what a dead scorer held. When
-nothing moves for a while the trainer scores whatever is left itself, and goes on so until a scorer
-shows life: a run reaches its end, and the same one, whatever becomes of its scorers. With no
-scorers it scores everything.
+The trainer waits in ``wait`` only. Scorers claim the window's tickets, load the snapshot that the
+tickets name and push scores; that ends the wait. With ``trainer.scores`` an idle trainer scores
+tickets of its own lane meanwhile. After `RESEND_S` without a result it repeats ``open`` (a flushed
+queue has lost its tickets), and after ``queue.lease_s`` it takes back the tickets of dead scorers.
+If no scores arrive for `STALL_S` it scores all remaining tickets itself, until a scorer pushes
+again. So a run always ends, with the same result, even if all its scorers die. Without scorers the
+trainer scores everything.
 """
 
 from __future__ import annotations
@@ -27,25 +27,23 @@ from rhoselect.scorer.loop import Scorer
 from rhoselect.selector.fence import Fence
 from rhoselect.types import Positions, QueueStats, TopK
 
-RESEND_S = 1.0
-LOOK_S = 1.0  # between looks at the queue for the metrics
-STALL_S = (
-    5.0  # without a score, before the trainer scores what is left; more where scorers are slow
-)
-STALL_GAPS = 3.0  # of the longest time that a scorer's chunk was waited for in this run
+RESEND_S = 1.0  # between repeated ``open`` calls
+LOOK_S = 1.0  # between reads of the queue's state for the metrics
+STALL_S = 5.0  # without new scores before the trainer scores the rest; longer with slow scorers
+STALL_GAPS = 3.0  # times the run's longest wait for a chunk of a scorer: see ``_stall_s``
 
 
 @dataclass
 class _Progress:
-    """Of one wait: when scores last came, how many chunks the queue then had accepted (-1: not
-    known yet), and how many this process scored that are not among them."""
+    """The state of one wait: ``moved``, when scores last arrived; ``accepted``, chunks accepted by
+    the queue then (-1: not known yet); ``own``, chunks scored here that are not among them."""
 
     moved: float
     accepted: int = -1
     own: int = 0
 
     def note(self, accepted: int) -> float:
-        """The seconds that a scorer's chunk was waited for, if one came; otherwise 0."""
+        """The seconds waited for a scorer's chunk, if one has arrived; otherwise 0."""
         gained, now, gap_s = accepted - self.accepted, time.monotonic(), 0.0
         if gained:
             if self.accepted >= 0 and gained > self.own:
@@ -55,8 +53,8 @@ class _Progress:
 
 
 class Windows:
-    """A ``source.Source`` over a queue of windows. ``scorer`` scores tickets in this process, with
-    the lane after those of the ``workers``."""
+    """A ``source.Source`` over a queue of windows. ``scorer`` scores tickets in this process; its
+    lane comes after those of the ``workers`` scorers."""
 
     def __init__(
         self,
@@ -75,7 +73,7 @@ class Windows:
         self.share(workers)
         self._lag = inputs.config.selection.lag
         self.waited_s = 0.0
-        # No step waits for a window to be opened or closed: both run in this thread.
+        # This thread opens and closes windows, so that no step waits for it.
         self._runner = ThreadPoolExecutor(1, "windows")
         self._background: deque[Future[None]] = deque()
         self._opening: dict[int, Future[None]] = {}
@@ -90,7 +88,7 @@ class Windows:
             self._open(each)
 
     def open_ahead(self, window: int) -> None:
-        """Open what is now ahead, while ``window`` becomes a step: a time when nothing waits."""
+        """Open the next window in the background, while the trainer trains on ``window``."""
         for each in range(self._opened_to, self._end_ahead(window)):
             self._opening[each] = self._runner.submit(self._open, each)
             self._background.append(self._opening[each])
@@ -103,12 +101,12 @@ class Windows:
         self._queue.open(window, self.version(window), self._plan.chunks)
 
     def version(self, window: int) -> int:
-        """The one version that may score ``window``."""
+        """The version that scores ``window``; no other is allowed."""
         every = self._config.trainer.publish_every
         return max(0, window - self._lag) // every * every
 
     def close(self, window: int) -> None:
-        """Forget a window that became a step."""
+        """Close a window in the background, after its step."""
         self._metrics.queue_oldest_version.set(self.version(window + 1))
         self._background.append(self._runner.submit(self._close, window))
 
@@ -125,7 +123,7 @@ class Windows:
         return stats
 
     def end(self) -> None:
-        """Have all windows closed that are to be."""
+        """Wait until all windows are closed. Raises the errors of the background thread."""
         wait(self._background)
         self._raise_from_background()
 
@@ -134,13 +132,13 @@ class Windows:
             self._background.popleft().result()
 
     def share(self, workers: int) -> None:
-        """From now on there are ``workers`` scorers; from any thread."""
+        """Set the number of scorers; any thread may call this."""
         self._scorer.share(workers, lanes(self._config, workers))
         self._lends = self._config.trainer.scores or workers == 0
 
     def check_fence(self) -> None:
-        """Raise FencedError if a newer generation has taken over. The queue is not asked: it checks
-        with each ``open`` and ``pop`` of a step."""
+        """Raise FencedError if a newer generation has taken over. This does not call the queue,
+        which checks at each ``open`` and ``pop`` anyway."""
         self._raise_from_background()
         self._fence.check_fence()
 
@@ -152,7 +150,7 @@ class Windows:
         """The best k candidates of a window. Raises WaitError if no scores come within
         queue.timeout_s."""
         if window in self._opening:
-            self._opening.pop(window).result()  # long done, but for steps that take no time
+            self._opening.pop(window).result()  # done, unless steps are very short
         popped = self._preposted.pop(window, None) or self._wait(
             window,
             lambda timeout_s: self._queue.pop(window, k, timeout_s),
@@ -167,14 +165,16 @@ class Windows:
         return popped
 
     def prepost(self, window: int, k: int) -> None:
-        """Post the shortlist of a window that is complete, before its weights are published."""
+        """Open the shortlist of ``window`` if the window is complete, before the weights that
+        re-score it are published."""
         popped = self._queue.pop(window, k, timeout_s=0)
         if popped is not None and len(popped.positions):
             self._preposted = {window: popped}
             self._post(window, window, popped.positions)
 
     def rescore(self, window: int, version: int, positions: Positions) -> TopK:
-        """``positions`` [N] of a window scored again, with ``version``, by all who score."""
+        """Have ``positions`` [N] of a window scored again with ``version``, by the scorers and by
+        this process."""
 
         def post() -> None:
             self._post(window, version, positions)
@@ -224,14 +224,14 @@ class Windows:
         return popped
 
     def _stall_s(self) -> float:
-        """How long nothing may move: no longer than a lease, after which tickets are handed out
-        again."""
+        """The seconds without new scores after which the trainer scores the rest. At most a lease,
+        after which tickets of dead scorers are taken back."""
         slow_s = min(STALL_GAPS * self._longest_gap_s, self._config.queue.lease_s)
         return max(STALL_S, slow_s)
 
     def _remind(self, window: int, started: float, moved: float, post: Callable[[], None]) -> None:
-        """Tell the queue again what is wanted since ``started``. Raises WaitError if there has been
-        no score since ``moved``, for more than queue.timeout_s."""
+        """Call ``post`` again and, a lease after ``started``, take back expired tickets. Raises
+        WaitError if no score has arrived since ``moved`` for more than queue.timeout_s."""
         self._fence.check_fence()
         post()
         now = time.monotonic()
@@ -245,5 +245,5 @@ class Windows:
 
 
 def lanes(config: Config, workers: int) -> int:
-    """Among how many the tickets of a window are shared out."""
+    """The number of lanes: how many processes share the tickets of a window."""
     return max(1, workers + config.trainer.scores) if workers else 1
