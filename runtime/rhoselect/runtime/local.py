@@ -41,7 +41,7 @@ class SerialRun:
         return self.trainer.look()
 
     def workers(self) -> list[Worker]:
-        """None."""
+        """There are no scorers."""
         return []
 
     def scale(self, workers: int) -> None:
@@ -61,7 +61,7 @@ class SerialRun:
 
 
 def run_serial(inputs: RunInputs, folder: RunFolder, watch: Watch) -> dict[str, Any]:
-    """Run to the end and return the summary. While the trainer would wait, it scores."""
+    """Run to the end and return the summary. The trainer scores all windows itself."""
     config = inputs.config
     keep_memory()
     snapshots, metrics, control = LocalStore(), Metrics(), TrainerControl()

@@ -1,4 +1,4 @@
-"""What a run asks of a machine: the same versions everywhere, and a folder of the user's own."""
+"""Checks of a machine: the same versions everywhere, and a folder that only the user can read."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from rhoselect.errors import ConfigError
 
 
 def versions() -> str:
-    """What has to be the same in every process of a run for its result to be."""
+    """The versions that must be equal in all processes of a run, because results depend on them."""
     return f"rhoselect {version('rhoselect')}, torch {torch.__version__}"
 
 
 def check_versions(who: str, expected: str) -> None:
-    """Raise ConfigError, naming ``who`` is here, unless this process has the run's versions."""
+    """Raise ConfigError, naming this process as ``who``, unless it has the run's versions."""
     if versions() != expected:
         raise ConfigError(
             f"{who}: has {versions()}, the run began with {expected}; allowed the same everywhere,"

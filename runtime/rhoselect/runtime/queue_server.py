@@ -1,4 +1,4 @@
-"""The embedded queue server: private to one process, on a Unix socket, gone with its owner."""
+"""The embedded queue server: private to one process, on a Unix socket, ended with its owner."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class EmbeddedServer:
     def revive(self) -> None:
         """Start the server again, empty, if it died: a run's queue holds nothing durable.
 
-        Whoever uses it waits meanwhile. In the main thread, as on entry.
+        Its clients retry meanwhile. Call this in the main thread, as on entry.
         """
         if self._process.poll() is None:
             return

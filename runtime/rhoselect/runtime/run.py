@@ -1,6 +1,7 @@
-"""A running run, as the process that started it sees and steers it.
+"""The interface through which the process that started a run observes and controls it.
 
-The same for one process and for a cluster: displays, signals and the Control service know neither.
+It is the same for a run in one process and on a cluster, so that displays, signals and the Control
+service work with both.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from rhoselect.types import QueueStats, TopK
 
 @dataclass(frozen=True)
 class Worker:
-    """A look at a scorer; ``scored_points`` by its present process."""
+    """The state of one scorer. ``scored_points`` counts those of its current process."""
 
     slot: int
     state: WorkerState
@@ -38,21 +39,21 @@ class Control(Protocol):
 
 
 class Run(Protocol):
-    """Thread-safe. Raises RunError for what cannot be had any more."""
+    """A run. Thread-safe. Methods raise RunError once the run's processes have ended."""
 
     @property
     def control(self) -> Control:
-        """Where requests to the trainer go."""
+        """Takes requests to the trainer."""
         ...
 
     @property
     def folder(self) -> RunFolder:
-        """Where it is, and its generation."""
+        """The run folder, with the run's generation."""
         ...
 
     @property
     def latest(self) -> Status:
-        """The status as last seen, without asking; after the end, too."""
+        """The last known status, without a call to the trainer. Stays available after the end."""
         ...
 
     @property
@@ -61,7 +62,7 @@ class Run(Protocol):
         ...
 
     def status(self) -> Status:
-        """The status of now."""
+        """Ask the trainer for its current status."""
         ...
 
     def workers(self) -> list[Worker]:
@@ -69,11 +70,12 @@ class Run(Protocol):
         ...
 
     def scale(self, workers: int) -> None:
-        """Have ``workers`` scorers from now on. Raises ConfigError where that cannot be."""
+        """Start or end scorers until there are ``workers``. Raises ConfigError if the run cannot
+        have that many."""
         ...
 
     def stats(self) -> QueueStats:
-        """A look at the queue."""
+        """The state of the queue."""
         ...
 
     def peek(self, k: int) -> TopK | None:
@@ -82,4 +84,5 @@ class Run(Protocol):
 
 
 Watch = Callable[[Run], AbstractContextManager[object]]
-"""What a runner enters once with its run, and leaves before it takes the run apart."""
+"""Makes a context manager for a run. It is entered once, before the run begins, and exited before
+the run's processes are ended."""

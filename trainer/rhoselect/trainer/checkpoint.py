@@ -27,7 +27,7 @@ from rhoselect.types import Snapshot
 
 @dataclass(frozen=True)
 class Progress:
-    """What a trainer knows besides tensors, after ``step`` steps."""
+    """A trainer's counters after ``step`` optimizer steps; times are in seconds."""
 
     step: int
     wall_seconds: float = 0.0
@@ -46,7 +46,7 @@ class Checkpoint:
 
 
 def save(folder: RunFolder, checkpoint: Checkpoint, keep: int) -> Path:
-    """Write a checkpoint and forget all but the newest ``keep``. Raises FencedError."""
+    """Write a checkpoint and delete all but the newest ``keep``. Raises FencedError."""
     tensors = {f"learner.{n}": t for n, t in checkpoint.learner.items()}
     tensors |= {f"state.{n}": t for n, t in checkpoint.state.items()}
     for snapshot in checkpoint.snapshots:
@@ -58,7 +58,7 @@ def save(folder: RunFolder, checkpoint: Checkpoint, keep: int) -> Path:
     progress = json.dumps(asdict(checkpoint.progress))
     metadata = {"progress": progress, "sha256": _sha256(progress, tensors)}
     put(folder, path, lambda beside: save_file(tensors, beside, metadata))
-    # Newer ones were passed over when this run was resumed: they are broken.
+    # Checkpoints after this one are broken: the resumed run could not load them.
     for old in [each for each in checkpoint_paths(folder.path) if each <= path][:-keep]:
         old.unlink(missing_ok=True)
     return path
@@ -72,9 +72,9 @@ def save_model(folder: RunFolder, model: nn.Module) -> None:
 
 
 def load_newest(folder: Path) -> Checkpoint | None:
-    """The newest checkpoint of a run that is whole, or None where there are none at all.
+    """The newest checkpoint of a run that can be loaded; None if the run has no checkpoints.
 
-    Logs a warning of each one that is passed over. Raises RunFolderError if all are broken.
+    Logs a warning for each broken one. Raises RunFolderError if all are broken.
     """
     broken: list[RunFolderError] = []
     for path in reversed(checkpoint_paths(folder)):

@@ -1,7 +1,7 @@
 """Requests to a running trainer: pause, resume, checkpoint, stop.
 
-The trainer polls after every step and does what was requested; it waits there while it is paused.
-A request comes from another thread and returns when the trainer has done it.
+The trainer polls after every step and handles the requests; while it is paused it waits there.
+Other threads make requests; a request returns when the trainer has handled it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ step. stop: end the run after this step, with a checkpoint."""
 
 @dataclass(frozen=True)
 class StopPoint:
-    """Where the trainer was when it did what was requested: steps completed, checkpoint made."""
+    """The steps completed when the trainer handled a request, and the checkpoint it saved."""
 
     step: int
     checkpoint: Path | None
@@ -74,8 +74,8 @@ class TrainerControl:
             return request.answer.result(timeout_s)
         except TimeoutError:
             raise WaitError(
-                f"the trainer is still within a step after {timeout_s:g} s; it does what was asked"
-                " at the step's end"
+                f"the trainer is still within a step after {timeout_s:g} s; it handles the request"
+                " at the end of the step"
             ) from None
 
     def poll(self, step: int, save: Callable[[], Path], check_fence: Callable[[], object]) -> bool:
@@ -91,12 +91,12 @@ class TrainerControl:
                     continue
                 if self._stopping or not self._paused:
                     return self._stopping
-                # Not without end: a signal that comes just before a wait is handled after it.
+                # A bounded wait: Python handles a signal that comes just before it only after it.
                 self._changed.wait(WAKE_S)
             check_fence()
 
     def close(self) -> None:
-        """The trainer polls no more."""
+        """End: the trainer does not poll again. Open requests raise RunError."""
         with self._changed:
             self._closed = True
             requests, self._requests = self._requests, []

@@ -30,7 +30,7 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate the weights that ``forward`` has loaded on the points of ``indices`` [N].
 
-    Classes without a point in the split do not count for the worst class.
+    The worst class is found among the classes that have points in the split.
     """
     correct, labels = np.empty(len(indices), bool), np.empty(len(indices), np.int64)
     loss_sum = 0.0

@@ -19,8 +19,8 @@ from rhoselect.types import REFERENCE, Batch
 
 @dataclass(frozen=True)
 class StepResult:
-    """One step on n_b points, on the device, so that nothing waits for it: mean ``loss`` [] in
-    nats; ``losses``, ``correct`` [n_b] before the step."""
+    """The result of one step on n_b points: mean ``loss`` [] in nats; ``losses`` [n_b] in nats and
+    ``correct`` [n_b] bool, before the step. All are on the device, which may still compute them."""
 
     loss: Tensor
     losses: Tensor
@@ -80,7 +80,7 @@ class Learner:
         return StepResult(loss.detach(), losses.detach(), correct)
 
     def losses(self, batch: Batch) -> Tensor:
-        """Training losses [C] of ``batch`` under the weights of now, without a step."""
+        """Training losses [C] of ``batch`` in nats under the current weights, without a step."""
         with torch.no_grad():
             return self._forward(batch)[1]
 
@@ -91,13 +91,13 @@ class Learner:
         return logits, F.cross_entropy(logits, batch.labels, reduction="none")
 
     def sum_of_weights(self) -> float:
-        """Finite only if every parameter is, of the reference, too."""
+        """The sum of all parameters, the reference's included: finite only if all of them are."""
         own = sum(p.detach().double().sum().item() for p in self.model.parameters())
         return own if self.reference is None else own + self.reference.sum_of_weights()
 
     @property
     def tensors(self) -> Mapping[str, Tensor]:
-        """Parameters and buffers by name: live, they change with every step."""
+        """Parameters and buffers by name: the live tensors, which every step changes."""
         own = self.model.state_dict()
         if self.reference is None:
             return own

@@ -1,7 +1,7 @@
 """The trainer's loop: next batch → step → publish → record.
 
-It waits for one thing, the scores of its window (``rhoselect.selector``), which scorers push once
-they have the weights that this loop published after its last step.
+It waits only for the scores of its window (``rhoselect.selector``). Scorers push them once they
+have loaded the weights that this loop published after the previous step.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from rhoselect.trainer.runfolder import RunFolder, writing
 
 
 class Trainer:
-    """One trainer generation. It knows no transport. ``evaluator`` is the replica whose accuracy is
+    """One trainer generation, over any transport. ``evaluator`` is the replica whose accuracy is
     recorded."""
 
     def __init__(
@@ -83,17 +83,17 @@ class Trainer:
         return self._progress(step)
 
     def look(self) -> Status:
-        """The status of now, from any thread."""
+        """The current status; any thread may call this."""
         counts = self.metrics.staleness_counts()
         return replace(self.status, paused=self._control.paused, staleness_counts=counts)
 
     def share(self, workers: int) -> None:
-        """From now on there are ``workers`` scorers; from any thread."""
+        """Set the number of scorers; any thread may call this."""
         self._selector.share(workers)
 
     def _stops(self, step: int) -> bool:
-        """Do what was requested of this trainer; whether the run is to end here. The run's clock
-        stands still meanwhile."""
+        """Handle the requests of `TrainerControl`. Returns whether the run ends here. The time that
+        this takes is not counted as run time."""
         came = time.monotonic()
         stops = self._control.poll(step, lambda: self._checkpoint(step), self._folder.check_fence)
         self._clock_start += time.monotonic() - came
@@ -125,8 +125,8 @@ class Trainer:
         return result
 
     def _check_finite(self, what: str, step: int, loss: float) -> None:
-        """Stop a run whose weights after ``step`` steps do not give a finite loss. A checkpoint is
-        known to be good once a step was taken from it."""
+        """Raise NonFiniteLossError if ``loss``, under the weights after ``step`` steps, is not
+        finite. The error names the newest checkpoint from which a step was taken."""
         if not math.isfinite(loss):
             good = checkpoints.newest_before(self._folder.path, step)
             raise NonFiniteLossError(
@@ -198,7 +198,7 @@ class Trainer:
         self.status = replace(self.status, accuracy=result.accuracy)
 
     def _restore(self) -> int:
-        """Take up the newest checkpoint; returns the steps completed."""
+        """Load the newest checkpoint, if there is one. Returns the steps completed."""
         found = checkpoints.load_newest(self._folder.path)
         if found is None:
             self._selector.begin(0)

@@ -1,9 +1,9 @@
-"""The run's logs: a row a step, a line an evaluation, and the summary at the end.
+"""The run's logs: one row per step, one line per evaluation, and the summary at the end.
 
-Rows are written in part files that end with each checkpoint and are cut back on resume, so that the
-logs always tell of exactly the steps that the weights have taken. A part is named by its end and by
-the generation of the trainer that wrote it. Where an older trainer, which did not know yet that
-another one had taken over, wrote the same steps again, the newer rows count.
+Rows are written to part files, one per checkpoint. On resume the parts after the checkpoint are
+deleted, so the logs hold exactly the steps that the weights have taken. A part's name holds the
+step at its end and the generation of the trainer that wrote it. An older trainer may write the same
+steps before it notices that it was replaced; the rows of the newer generation count.
 """
 
 from __future__ import annotations
@@ -48,9 +48,16 @@ ROW_GROUP = 1 << 14  # steps, of a run's one file in the end
 
 @dataclass(frozen=True)
 class StepRecord:
-    """One row of steps.parquet; the contract's columns in its order.
+    """One row of steps.parquet; the fields are its columns, in order.
 
-    ``wait_ms`` ends with the pick, ``step_ms`` with the weights published and the window closed.
+    ``step`` counts from 0; ``window``: the window selected from; ``indices`` [n_b]: data-set
+    indices in training order; ``scores`` [n_b]: their scores, as in the last stage; ``loss``: mean
+    training loss in nats, before the step; ``staleness``: age in steps of the weights that scored
+    the window; ``candidates``: points in the window (n_B); ``wait_ms``: milliseconds from the
+    request for the batch until its points were picked; ``step_ms``: milliseconds from the same
+    moment until the new weights were published and the window was closed; ``corrupted_share``:
+    share of points with a wrong label, 0 to 1 (None: clean labels are not known);
+    ``correct_share``: share of points classified correctly before the step, 0 to 1.
     """
 
     step: int
@@ -67,7 +74,7 @@ class StepRecord:
 
 
 class Records:
-    """The logs of one run folder, from ``step`` on: whatever an earlier life wrote later is cut.
+    """The logs of one run folder, from ``step`` on. Deletes what was logged for later steps.
 
     Every write raises FencedError once a newer trainer owns the folder.
     """

@@ -39,7 +39,7 @@ from rhoselect.trainer.runfolder import RunFolder
 
 POLL_S = 0.2
 TOKEN = secrets.token_hex(32)  # for all clusters of this process: Ray remembers it
-TRAINER_CALLS = 8  # at once: its run, and whoever asks something of it
+TRAINER_CALLS = 8  # concurrent calls: ``run``, and requests for its status or control
 
 
 def run_cluster(inputs: RunInputs, folder: RunFolder, workers: int, watch: Watch) -> dict[str, Any]:
@@ -99,8 +99,8 @@ def _run_actors(
 def scorers(
     config: Config, folder: RunFolder, endpoints: Endpoints, workers: int, how: str
 ) -> Iterator[Fleet]:
-    """Scorer actors, ``workers`` at first, until the block ends; what they leave in the queue goes
-    with them. ``how`` a run goes on is for the message when one fails."""
+    """Scorer actors, ``workers`` at first, until the block ends, which also deletes the queue.
+    ``how`` is the command that continues the run, for the message when a scorer fails."""
     queue = endpoints.queue(config, folder, timeout_s=STOP_S)
 
     def forget(slot: int) -> None:
@@ -175,8 +175,8 @@ def ray_session(address: str, workers: int) -> Iterator[None]:
 
 @contextmanager
 def _own_token() -> Iterator[None]:
-    """Have who belongs to a cluster of ours show a token that nobody else can know, unless there is
-    one: the token that Ray makes, ~/.ray/auth_token, may be open to others on this machine."""
+    """Protect a cluster started here with a secret token, unless RAY_AUTH_TOKEN is set: other users
+    of this machine may be able to read the token that Ray makes, ~/.ray/auth_token."""
     if "RAY_AUTH_TOKEN" in os.environ:
         yield
         return

@@ -1,8 +1,8 @@
-"""The scorers of a run on Ray: how many there are, what becomes of them, more or fewer of them.
+"""The scorers of a run on Ray: starts and ends them, and watches their state.
 
-A scorer that dies is started again by Ray, in its slot. The fleet asks each one once a second how
-it is, and tells it by the way among how many it is: lanes of the queue are shares, so a scorer that
-learns of another number late costs time, never correctness.
+Ray restarts a scorer that dies, in its slot. Once a second the fleet asks each scorer for its state
+and tells it the number of scorers, from which it computes its lane of the queue. A scorer that
+learns of a new number late costs time, never correctness.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ from rhoselect.trainer.runfolder import RunFolder
 
 LOOK_S = 1.0
 SILENT_S = 3 * LOOK_S
-STOP_S = 5.0  # for scorers to end by themselves: Ray reports killed ones as failures
+STOP_S = 5.0  # for scorers to end by themselves, because Ray reports killed ones as failures
 
 
 @dataclass
 class _Scorer:
-    """``run`` is Ray's promise of its end, ``asked`` of its answer to the last look."""
+    """``run`` and ``asked`` are Ray's references to the results of the actor's ``run`` and of its
+    last ``look``."""
 
     actor: Any
     run: Any
@@ -46,10 +47,10 @@ class _Scorer:
 
 
 class Fleet:
-    """Thread-safe. ``start(slot, workers)`` makes a scorer's actor, one of so many.
+    """Thread-safe. ``start(slot, workers)`` makes the actor of one of ``workers`` scorers.
 
-    ``forget(slot)`` is told of each slot that was given up; ``folder`` and ``how`` a run goes on
-    are for messages.
+    ``forget(slot)`` is called for each slot that was given up. Messages name ``folder`` and
+    ``how``, the command that continues the run.
     """
 
     def __init__(
@@ -66,27 +67,28 @@ class Fleet:
         self._looked = -math.inf
 
     def scale(self, workers: int) -> None:
-        """Have ``workers`` scorers: the highest slots go first, and finish what they are at."""
+        """Start or end scorers until there are ``workers``. The highest slots end first, after
+        their current ticket."""
         with self._lock:
             gone, self._scorers = self._scorers[workers:], self._scorers[:workers]
             for slot in range(len(self._scorers), workers):
                 actor = self._start(slot, workers)
                 self._scorers.append(_Scorer(actor, actor.run.remote(), actor.look.remote(workers)))
-            self._looked = -math.inf  # all are to be told
-        # Takes seconds, in which others look at the fleet.
+            self._looked = -math.inf  # tell all scorers the new number
+        # Without the lock: this takes seconds, and other threads use the fleet meanwhile.
         self._end(gone)
         for slot in range(workers, workers + len(gone)):
             self._forget(slot)
 
     def runs(self) -> list[Any]:
-        """What to wait on beside the trainer, for ``check``."""
+        """Ray's references to the scorers' ``run`` calls, to wait on and to pass to ``check``."""
         with self._lock:
             return [scorer.run for scorer in self._scorers]
 
     def check(self, ended: Sequence[Any]) -> None:
-        """Raise what a scorer failed with; ``ended`` of ``runs``.
+        """Raise the error of a scorer that failed. ``ended`` are those of ``runs`` that have ended.
 
-        Those given up meanwhile are none of anybody's business.
+        Scorers that were given up meanwhile are ignored.
         """
         runs = self.runs()
         for run in ended:
@@ -99,7 +101,7 @@ class Fleet:
                 raise failure(error, who, self._folder, self._how) from None
 
     def look(self) -> None:
-        """Take note of answers and ask again, once a second: to be called more often."""
+        """Once a second, read the scorers' answers and ask them again. Call it more often."""
         with self._lock:
             if time.monotonic() < self._looked + LOOK_S or not self._scorers:
                 return
@@ -153,7 +155,7 @@ class Fleet:
 
 
 def failure(error: RayError, who: str, folder: RunFolder, how: str) -> RhoError:
-    """What an actor's error is to a user, who may go on with the command ``how``."""
+    """The error to show to a user for an actor's error; ``how`` is the command to continue with."""
     if isinstance(error, RayTaskError):
         if isinstance(error.cause, RhoError):
             return error.cause

@@ -1,4 +1,4 @@
-"""A run of Ray actors as its driver sees and steers it."""
+"""A run of Ray actors, as its driver observes and controls it."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ class ClusterRun:
         self.control, self.latest = RemoteControl(trainer), Status(0)
 
     def refresh(self) -> None:
-        """Have the latest status. Ray's own errors come through."""
-        # It is just starting, or very busy, or a connection broke.
+        """Update ``latest`` if the trainer answers. Raises Ray's errors once it has died."""
+        # No answer: the trainer is starting, or is busy, or a connection broke.
         with suppress(GetTimeoutError, ActorUnavailableError):
             self.latest = ray.get(self._trainer.status.remote(), timeout=REPLY_S)
 
     def close(self) -> None:
-        """Ask nobody any more."""
+        """Close the connection to the queue."""
         self._queue.disconnect()
 
     def status(self) -> Status:
@@ -90,7 +90,8 @@ class ClusterRun:
 
 
 def _answer(promise: Any, timeout_s: float) -> Any:
-    """What the trainer answers. Raises its RhoError, WaitError, or RunError if it is gone."""
+    """The trainer's answer. Raises its RhoError, WaitError if it does not answer, RunError if it
+    has died."""
     try:
         return ray.get(promise, timeout=timeout_s + REPLY_S)
     except GetTimeoutError:
