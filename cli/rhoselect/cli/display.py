@@ -1,4 +1,4 @@
-"""A running command on the terminal: one live line; plain lines now and then elsewhere."""
+"""A run on the terminal: one live line, or a plain line every few seconds if it is no terminal."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PLAIN_EVERY_S = 10.0
 
 
 class Shown(Protocol):
-    """What a display looks at."""
+    """What a display shows: a run."""
 
     @property
     def latest(self) -> Status:
@@ -33,7 +33,7 @@ Show = Callable[[Shown], None]
 
 @contextmanager
 def display(console: Console, name: str, steps: int) -> Iterator[Show]:
-    """Show a run of ``steps`` steps meanwhile, once the yielded function is given it."""
+    """Show a run of ``steps`` steps within the block; call the yielded function with the run."""
     runs: list[Shown] = []
 
     def latest() -> Status:

@@ -1,4 +1,4 @@
-"""What a run needs of its machine and cluster, each tried for real, with how to mend it."""
+"""What a run needs from its machine and cluster: each is really tried, and how to mend it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MENDS_CLOCK = "synchronise it (timedatectl set-ntp true, or install chrony)"
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at: ``warning`` costs something, with ``broken`` runs fail."""
+    """One check. With ``warning`` runs work but lose something, with ``broken`` they fail."""
 
     name: str
     state: Literal["ok", "warning", "broken"]
@@ -38,7 +38,7 @@ class Finding:
 
 
 def examine(config: Config, folder: Path) -> Iterator[Finding]:
-    """All findings, each as soon as it is known; run folders will be made in ``folder``."""
+    """All findings, each as soon as it is known. ``folder`` is where run folders will be made."""
     yield _clock(folder)
     yield _disk("disk", folder, DISK_BYTES, "checkpoints and logs go there; free some space")
     yield _shared_memory()
@@ -49,7 +49,7 @@ def examine(config: Config, folder: Path) -> Iterator[Finding]:
 
 
 def _clock(folder: Path) -> Finding:
-    """The machine's clock, and that of the file system, which may be another machine's."""
+    """The clock of this machine, and that of the file system, which may be on another machine."""
     now = time.time()
     if now < OLDEST_CLOCK_S:
         return Finding("clock", "broken", f"it says {time.ctime(now)}", MENDS_CLOCK)
@@ -61,7 +61,9 @@ def _clock(folder: Path) -> Finding:
         return Finding("clock", "broken", f"no file in {folder}: {error.strerror}", mend)
     if abs(skew_s) > SKEW_S:
         found = f"files in {folder} are dated {skew_s:+.1f} s from this machine's time"
-        return Finding("clock", "warning", found, f"the file server's or ours: {MENDS_CLOCK}")
+        return Finding(
+            "clock", "warning", found, f"the file server's clock or this one: {MENDS_CLOCK}"
+        )
     return Finding("clock", "ok", time.strftime("%Y-%m-%d %H:%M:%S %Z"))
 
 
@@ -130,7 +132,7 @@ def _ray(config: Config) -> Iterator[Finding]:
 
 
 def _nodes(ray: Any, address: str) -> Iterator[Finding]:
-    """A task on every node of the cluster, which tells its clock."""
+    """Run a task on every node of the cluster that returns the time of its clock."""
     nodes = [node for node in ray.nodes() if node["Alive"]]
     skews = []
     for node in nodes:
@@ -160,7 +162,7 @@ def _nodes(ray: Any, address: str) -> Iterator[Finding]:
 
 
 def _now() -> float:
-    """Seconds since the epoch, by the clock of whoever runs this."""
+    """Seconds since the epoch, by the clock of the machine that runs this."""
     return time.time()
 
 
@@ -174,7 +176,7 @@ def _prometheus() -> Finding:
             [binary, "--version"], capture_output=True, text=True, timeout=10.0, check=True
         )
     except (OSError, subprocess.SubprocessError) as error:
-        mend = "only to keep metrics: install it anew"
+        mend = "only to keep metrics: install it again"
         return Finding("Prometheus", "warning", f"{binary} does not start: {error}", mend)
     return Finding("Prometheus", "ok", (ran.stdout + ran.stderr).splitlines()[0])
 

@@ -32,13 +32,13 @@ COMMANDS = {
     "doctor": "doctor:doctor",
     "queue": "queue:app",
 }
-"""Where each command is, below ``commands``."""
+"""The module below ``commands`` and the attribute of each command."""
 
 
 def commands(arguments: list[str]) -> typer.Typer:
-    """The command that the first argument names; all commands where it names none.
+    """The command that the first argument names; all commands if it names none.
 
-    Whoever asks for a run's status need not wait seconds until torch is imported.
+    Only that command is imported: importing torch takes seconds, and most commands do not need it.
     """
     app = typer.Typer(add_completion=False, rich_markup_mode=None, callback=_rhoctl)
     for name in [arguments[0]] if arguments[0] in COMMANDS else COMMANDS:
@@ -57,7 +57,7 @@ def _rhoctl() -> None:
 
 def main() -> None:
     """Entry point: runs a command and turns errors into one line and an exit code."""
-    sys.path.insert(0, os.getcwd())  # import paths in configurations may name files right here
+    sys.path.insert(0, os.getcwd())  # configurations may name modules in this folder
     sys.exit(run(sys.argv[1:]))
 
 

@@ -1,5 +1,5 @@
-"""What an experiment leaves behind: table, numbers, figure; and the page that sets all of them
-beside the paper's figures."""
+"""The results of an experiment (table, numbers, figure), and the page that compares those of all
+experiments with the paper's figures."""
 
 from __future__ import annotations
 

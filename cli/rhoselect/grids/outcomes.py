@@ -1,4 +1,4 @@
-"""What one finished run of a grid tells: its curve, and the properties of its selected points."""
+"""A finished run of a grid: its curve, and the properties of the points it selected."""
 
 from __future__ import annotations
 

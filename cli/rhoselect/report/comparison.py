@@ -1,4 +1,4 @@
-"""Runs side by side: who reaches the baseline's best accuracy, after what, and how much sooner."""
+"""Runs compared: which reach the baseline's best accuracy, at what cost, and how much sooner."""
 
 from __future__ import annotations
 

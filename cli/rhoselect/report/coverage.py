@@ -1,4 +1,4 @@
-"""What a run's selection took of its train split, and what it left."""
+"""Which points of its train split a run selected, and which it never selected."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ class Coverage:
 
 
 def coverage_of(path: Path, run: Run) -> Coverage:
-    """Read the run's data set and say what was selected. Raises UserError if it is not to be had,
-    or is not the one that the run began with."""
+    """Read the run's data set and say what was selected of it. Raises UserError if the data cannot
+    be read or are not those that the run began with."""
     inputs = reopen(path)
     train, chosen = inputs.train, run.selected
     past = history(inputs.plan, run.summary["steps"], chosen)

@@ -1,4 +1,4 @@
-"""Every point of a finished run's train split, in a table: what to look at, what to leave out."""
+"""A table of every point of a finished run's train split, for finding points to clean or drop."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from rhoselect.types import Indices, Layout
 
 BLOCK_ROWS = 1 << 16
 SURE = 0.9
-"""The probability of its label from which on a point has nothing to teach."""
+"""From this probability of its label on, a model has learnt a point."""
 Array = npt.NDArray[Any]
 
 
@@ -112,7 +112,7 @@ def _redundant(il: Array, losses: Array, selected: Array) -> Array:
 
 
 def _count(flags: Array) -> int:
-    """How many are true; what is masked is not known to be."""
+    """How many are true; a masked flag does not count."""
     return int(np.ma.filled(flags, False).sum())
 
 
@@ -150,7 +150,7 @@ def _last_weights(path: Path, steps: int, layout: Layout) -> Iterator[tuple[str,
 
 
 def _irreducible_losses(inputs: RunInputs) -> npt.NDArray[np.float32] | None:
-    """Those of il.table, whether the method used them or not; None without a table."""
+    """The irreducible losses of il.table, also if the method does not use them; None without it."""
     config, dataset = inputs.config, inputs.dataset
     if inputs.scoring.il is not None:
         return inputs.scoring.il.values

@@ -20,13 +20,13 @@ Ints = npt.NDArray[np.int64]
 
 
 def reopen(path: Path, device: str = "cpu") -> RunInputs:
-    """The checked inputs of a run, to be computed with on ``device``. Raises UserError if they are
-    not to be had any more, or are not those that the run began with."""
+    """The checked inputs of a run, for computing on ``device``. Raises UserError if they cannot be
+    read any more or are not those that the run began with."""
     here = [f"{part}.device={device}" for part in ("scorer", "trainer")]
     inputs = open_inputs(stored_config(path, here))
     if (path / "inputs_sha256").read_text() != inputs.sha256:
         raise RunFolderError(
-            f"run folder {path}: its data, irreducible losses or first weights are other ones now;"
+            f"run folder {path}: its data, irreducible losses or first weights have changed since;"
             " allowed the contents of data.path, il.table and model.weights that it began with;"
             " restore them"
         )

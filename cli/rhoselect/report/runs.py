@@ -25,7 +25,7 @@ class Selected:
     """The S = sum of the batches' points in training order: ``indices`` [S], ``step`` [S] int64.
 
     ``corrupted`` and ``correct`` [T] are shares of each of the T batches, NaN where not known: of
-    points whose label was changed by noise, and of points that the weights of before the step
+    points whose label was changed by noise, and of points that the weights before the step
     classified correctly.
     """
 

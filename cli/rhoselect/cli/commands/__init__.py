@@ -1,3 +1,14 @@
 """The subcommands of ``rhoctl``, a module each."""
 
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
 MOST_WORKERS = 10_000  # `queue.base.HELPERS`, which takes seconds to import
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a key (repeatable)."),
+]
+"""Keys that override those of the configuration file."""

@@ -13,7 +13,7 @@ from rhoselect.data import ArrowDataset, Encoding, Manifest, Pairs, open_arrow
 from rhoselect.errors import ConfigError
 from rhoselect.importers import KINDS, import_dataset
 
-app = typer.Typer(rich_markup_mode=None, help="Import and look at data sets.")
+app = typer.Typer(rich_markup_mode=None, help="Import and show data sets.")
 
 
 @app.command("import")
@@ -22,32 +22,36 @@ def import_(
     src: Annotated[str, typer.Argument(help="Source; 'auto' finds fashion-mnist by itself.")],
     dst: Annotated[Path, typer.Argument(help="Folder to make.")],
     label_noise: Annotated[
-        float, typer.Option(help="Share of train and holdout labels set to another class.")
+        float,
+        typer.Option(help="Share of the labels of train and holdout that become another class."),
     ] = 0.0,
     noise_seed: Annotated[int, typer.Option(help="Seed of noise, holdout and mix.")] = 0,
     noise_pairs: Annotated[
         str,
         typer.Option(
-            help="Noise between confusable classes alone: FROM:TO,…, or 'auto' for those known of"
-            " the kind."
+            help="Noise only between confusable classes: FROM:TO,…, or 'auto' for the classes known"
+            " of the kind."
         ),
     ] = "",
     holdout: Annotated[
         float, typer.Option(help="Share of train moved to a holdout split, for 'il fit'.")
     ] = 0.0,
     holdout_noise: Annotated[
-        float | None, typer.Option(help="Label noise of the holdout, if another; 0: clean.")
+        float | None,
+        typer.Option(help="Label noise of the holdout, if it differs from train; 0: clean."),
     ] = None,
     relevance: Annotated[
         str | None,
-        typer.Option(help="K:SHARE keeps K random classes in full, that share of each other."),
+        typer.Option(help="K:SHARE keeps K random classes in full, and SHARE of each other class."),
     ] = None,
     relevance_splits: Annotated[
-        str, typer.Option(help="Splits that --relevance is for.")
+        str, typer.Option(help="Splits to which --relevance applies.")
     ] = "train,holdout,test",
     ambiguous: Annotated[
         float,
-        typer.Option(help="Means of two points appended to train and holdout, as a share of them."),
+        typer.Option(
+            help="Append so many means of two points to train and holdout, as a share of each."
+        ),
     ] = 0.0,
     duplicates: Annotated[
         str, typer.Option(help="K: each point of train K times; K:SHARE: a share of them.")
@@ -58,17 +62,20 @@ def import_(
     encoding: Annotated[
         str | None,
         typer.Option(
-            help="Store images as 'jpeg' or 'png' files, decoded when read; sources that are such"
-            " files already keep their bytes."
+            help="Store images as 'jpeg' or 'png' files, which are decoded when read; files of that"
+            " kind keep their bytes."
         ),
     ] = None,
     resize: Annotated[
-        int | None, typer.Option(help="Pixels a side that image files are squeezed to.")
+        int | None, typer.Option(help="Resize image files to squares of so many pixels a side.")
     ] = None,
     tokens: Annotated[int, typer.Option(help="Token ids a text, cut or padded with 0.")] = 64,
     vocabulary: Annotated[int, typer.Option(help="Words are hashed to ids below this.")] = 8192,
     columns: Annotated[
-        str | None, typer.Option(help="INPUTS,LABEL columns of hugging-face, if not the usual.")
+        str | None,
+        typer.Option(
+            help="INPUTS,LABEL columns of a hugging-face data set, if not the usual ones."
+        ),
     ] = None,
 ) -> None:
     """Turn a source into a folder of Arrow shards with a manifest. Kinds: docs/data.md.

@@ -13,21 +13,19 @@ from rich.console import Console
 from rich.text import Text
 
 from rhoselect import config as configuration
+from rhoselect.cli.commands import Sets
 from rhoselect.cli.doctor import Finding, examine
 
 COLOURS = {"ok": "green", "warning": "yellow", "broken": "red"}
 
 
 def doctor(
-    config: Annotated[Path | None, typer.Argument(help="TOML file of a run to come.")] = None,
-    sets: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="As in train (repeatable)."),
-    ] = None,
-    runs: Annotated[Path, typer.Option(help="Where run folders will be.")] = Path("runs"),
+    config: Annotated[Path | None, typer.Argument(help="TOML file of a run that you plan.")] = None,
+    sets: Sets = None,
+    runs: Annotated[Path, typer.Option(help="Folder in which runs will be made.")] = Path("runs"),
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Try what runs need here: clock, disk, GPUs, queue server, Ray, Prometheus; how to mend each.
+    """Check what runs need: clock, disk, GPUs, queue server, Ray, Prometheus; how to mend each.
 
     Exit code 1 if something is broken.
 
@@ -39,14 +37,14 @@ def doctor(
     """
     nowhere = [] if config is not None else ['data.path=""']  # a configuration must name data
     found = examine(configuration.load(config, [*nowhere, *(sets or [])]), runs)
-    findings = list(found) if as_json else list(_told(found))
+    findings = list(found) if as_json else list(_printed(found))
     broken = any(finding.state == "broken" for finding in findings)
     if as_json:
         print(json.dumps({"ok": not broken, "findings": [asdict(f) for f in findings]}))
     raise typer.Exit(int(broken))
 
 
-def _told(findings: Iterator[Finding]) -> Iterator[Finding]:
+def _printed(findings: Iterator[Finding]) -> Iterator[Finding]:
     console = Console(highlight=False, soft_wrap=True)
     for finding in findings:
         state = Text(f"{finding.state:8}", COLOURS[finding.state])

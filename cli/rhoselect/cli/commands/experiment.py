@@ -16,10 +16,12 @@ from rhoselect.grids.recipes import Recipes
 from rhoselect.inputs import RunInputs
 from rhoselect.trainer.runfolder import RunFolder
 
-app = typer.Typer(rich_markup_mode=None, help="Grids of runs: the paper's tables and figures.")
+app = typer.Typer(
+    rich_markup_mode=None, help="Grids of runs, such as the paper's tables and figures."
+)
 SPECS = Path("benchmarks/paper")
 RUNS = Path("runs/paper")
-Specs = Annotated[Path, typer.Option(help="Folder of experiments.")]
+Specs = Annotated[Path, typer.Option(help="Folder of experiments, a .toml file each.")]
 
 
 @app.command("list")
@@ -42,7 +44,9 @@ def run(
     name: Annotated[str, typer.Argument(help="An experiment's name, or a .toml file.")],
     data: Annotated[
         str | None,
-        typer.Option(metavar="[KIND=]SRC", help="Import from here instead, as in 'data import'."),
+        typer.Option(
+            metavar="[KIND=]SRC", help="Import the data from here instead, as in 'data import'."
+        ),
     ] = None,
     seeds: Annotated[
         str | None, typer.Option(help="Seeds such as 0,1,2, instead of the file's.")
@@ -53,8 +57,8 @@ def run(
     ] = None,
     workers: Annotated[int, typer.Option(min=0, max=MOST_WORKERS, help="As in train.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder of data, tables and runs.")] = RUNS,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the runs in --out.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check all, run nothing.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the runs in --out.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check only, run nothing.")] = False,
     specs: Specs = SPECS,
 ) -> None:
     """Run an experiment's grid, then make its table (table.md, results.json) and figure.png.
@@ -98,7 +102,7 @@ def run(
 
 @app.command()
 def report(
-    runs: Annotated[Path, typer.Option(help="The --out of the experiments.")] = RUNS,
+    runs: Annotated[Path, typer.Option(help="The --out of 'experiment run'.")] = RUNS,
     out: Annotated[Path, typer.Option(help="Page to write.")] = Path("docs/results/paper.md"),
     specs: Specs = SPECS,
 ) -> None:

@@ -19,7 +19,7 @@ def export(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
     out: Annotated[Path, typer.Option(help="Parquet file to write.")],
     device: Annotated[
-        str, typer.Option(help="For the losses under the last weights: auto, cpu, cuda or cuda:N.")
+        str, typer.Option(help="Device that computes the losses: auto, cpu, cuda or cuda:N.")
     ] = "auto",
 ) -> None:
     """Write every point of the train split with its losses, how often it was a candidate and was
@@ -35,12 +35,12 @@ def export(
     console = Console(highlight=False, markup=False, soft_wrap=True)
     console.print(
         f"{out}: {counts.points} points, {counts.suspected} suspected noisy,"
-        f" {counts.redundant} redundant{_of_known(counts)}"
+        f" {counts.redundant} redundant{_right_suspicions(counts)}"
     )
 
 
-def _of_known(counts: Counts) -> str:
-    """How the suspicion does where the truth is known."""
+def _right_suspicions(counts: Counts) -> str:
+    """How many suspicions are right, if clean labels are known."""
     if not counts.clean_known:
         return ""
     return f"; by the clean labels {counts.corrupted} are noisy, {counts.caught} of them suspected"

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from rhoselect.cli.commands import Sets
 from rhoselect.cli.fit_display import fit_display
 from rhoselect.compute import keep_memory
 from rhoselect.data.il_table import write_table
@@ -27,7 +28,7 @@ app = typer.Typer(rich_markup_mode=None, help="Irreducible losses.")
 
 @app.callback()
 def group() -> None:
-    """Irreducible losses: what a model of holdout data cannot explain."""
+    """Irreducible losses: the losses of a model that never learnt from the points."""
 
 
 @app.command()
@@ -37,25 +38,22 @@ def fit(
     ],
     out: Annotated[Path, typer.Option(help="Parquet file to write.")],
     model: Annotated[str, typer.Option(help="Model factory.")] = "rhoselect.models:small_cnn",
-    sets: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="As in train (repeatable)."),
-    ] = None,
+    sets: Sets = None,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the points to learn from.")] = 3,
     patience: Annotated[
-        int, typer.Option(min=0, help="Stop after so many passes that did not help; 0: never.")
+        int, typer.Option(min=0, help="Stop after so many passes without a lower loss; 0: never.")
     ] = 0,
     batch: Annotated[int, typer.Option(min=1, help="Points a step.")] = 128,
     split: Annotated[str, typer.Option(help="Split to learn from.")] = "holdout",
     overlap: Annotated[
-        str, typer.Option(help="'allow' to learn from points of the train split.")
+        str, typer.Option(help="'allow' a --split with points of the train split.")
     ] = "forbid",
     folds: Annotated[
         int | None,
-        typer.Option(min=2, help="Cross-fit so many models on the train split, without a holdout."),
+        typer.Option(min=2, help="Cross-fit so many models on the train split; needs no holdout."),
     ] = None,
     reference: Annotated[
-        str | None, typer.Option(help="Factory of a ready model, which is not trained.")
+        str | None, typer.Option(help="Factory of a ready model; it is not trained.")
     ] = None,
     weights: Annotated[
         Path | None, typer.Option(help="Safetensors file with the weights of --reference.")

@@ -14,6 +14,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from rhoselect import config as configuration
+from rhoselect.cli.commands import Sets
 from rhoselect.config import resolve
 from rhoselect.inputs import open_inputs
 from rhoselect.planning import model
@@ -41,12 +42,12 @@ def plan(
     config: Annotated[Path, typer.Argument(help="TOML file of the run.")],
     devices: Annotated[
         int | None,
-        typer.Option(min=1, help=f"Devices to share out; 1 to {MOST_DEVICES} if not given."),
+        typer.Option(
+            min=1,
+            help=f"Devices to divide between training and scoring [default: 1 to {MOST_DEVICES}].",
+        ),
     ] = None,
-    sets: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a key (repeatable)."),
-    ] = None,
+    sets: Sets = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Measure for a minute whether RHO-LOSS will pay, and with how many workers.
@@ -68,7 +69,7 @@ def plan(
         console.print(json.dumps({"verdict": nothing}) if as_json else nothing)
         return
     shown = Console(stderr=True)
-    # Not into a file: an error is one line there.
+    # Only on a terminal: in a log file an error shall stay one line.
     with Progress(console=shown, transient=True, disable=not shown.is_terminal) as progress:
         task = progress.add_task("measuring", total=STAGES)
         stages = itertools.count()

@@ -56,7 +56,7 @@ def report(
 
 
 def _coverage(path: Path, run: Run) -> Coverage | str:
-    """What the run selected or, where its data are not to be had any more, why that is unknown."""
+    """What the run selected; if its data can no longer be read, why that is unknown."""
     try:
         return coverage_of(path, run)
     except UserError as error:

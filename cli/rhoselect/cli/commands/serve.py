@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 
 from rhoselect import config as configuration
-from rhoselect.cli.commands import MOST_WORKERS
+from rhoselect.cli.commands import MOST_WORKERS, Sets
 from rhoselect.cli.display import Show, display
 from rhoselect.cli.run import check_servers
 from rhoselect.compute import keep_memory
@@ -36,15 +36,15 @@ from rhoselect.service.server import Host
 from rhoselect.service.sessions import MakeBackends, in_process, sessions
 from rhoselect.trainer.runfolder import RunFolder, check_absent, check_inputs, check_resume
 
-TEND_S = 0.5
+POLL_S = 0.5
 
 
 @dataclass(frozen=True)
 class Served:
-    """A running service: where it is, and what its main thread has to call again and again."""
+    """A running service: its address, and what its main thread has to call every ``POLL_S``."""
 
     address: str
-    tends: Sequence[Callable[[], None]]
+    polls: Sequence[Callable[[], None]]
 
 
 def serve(
@@ -52,14 +52,11 @@ def serve(
     workers: Annotated[
         int, typer.Option(min=0, max=MOST_WORKERS, help="Scorer actors; 0: this process.")
     ] = 0,
-    sets: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a key (repeatable)."),
-    ] = None,
+    sets: Sets = None,
     run_dir: Annotated[Path | None, typer.Option(help="Folder of the run to make.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Serve --run-dir again.")] = False,
 ) -> None:
-    """Select for a training loop of your own, which uses rhoselect.client, until interrupted.
+    """Select for your own training loop, which uses rhoselect.client, until interrupted.
 
     The same points as 'rhoctl train' selects, for any --workers. See docs/service.md.
 
@@ -98,7 +95,7 @@ def serve(
             markup=False,
             soft_wrap=True,
         )
-        _until_interrupted(served.tends)
+        _until_interrupted(served.polls)
 
 
 def _settings(path: Path, config: Path | None, sets: list[str], resume: bool) -> Config:
@@ -119,7 +116,7 @@ def serving(
     with ExitStack() as stack:
         run = ServedRun(path, workers)
         backends: MakeBackends = partial(in_process, config)
-        tends = [run.poll]
+        polls = [run.poll]
         if workers:
             from rhoselect.runtime.ray.cluster import ray_session
             from rhoselect.service.ray_backend import on_ray
@@ -129,7 +126,7 @@ def serving(
                 log = path / "logs" / "queue-server.log"
                 server = stack.enter_context(EmbeddedServer(log))
                 url = server.url
-                tends.append(server.revive)
+                polls.append(server.revive)
             stack.enter_context(ray_session(config.cluster.address, workers))
             backends = partial(on_ray, config, url=url)
         selection, control = Selection(sessions(inputs, run, backends)), Control(run, inputs)
@@ -140,14 +137,14 @@ def serving(
         )
         stack.enter_context(control.found(host, config.service.token_file))
         show(run)
-        yield Served(host.address, tends)
+        yield Served(host.address, polls)
 
 
-def _until_interrupted(tends: Sequence[Callable[[], None]]) -> None:
-    """Wait for SIGINT or SIGTERM, which then have no other effect; call ``tends`` meanwhile."""
+def _until_interrupted(polls: Sequence[Callable[[], None]]) -> None:
+    """Call ``polls`` every ``POLL_S`` until SIGINT or SIGTERM, which then have no other effect."""
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    while not stop.wait(TEND_S):
-        for tend in tends:
-            tend()
+    while not stop.wait(POLL_S):
+        for poll in polls:
+            poll()

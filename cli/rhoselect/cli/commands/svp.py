@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from rhoselect.cli.commands import Sets
 from rhoselect.cli.fit_display import fit_display
 from rhoselect.compute import keep_memory
 from rhoselect.errors import ConfigError
@@ -19,7 +20,7 @@ app = typer.Typer(rich_markup_mode=None, help="Core-sets by a proxy model.")
 
 @app.callback()
 def group() -> None:
-    """Selection via proxy: keep, once, the points that a small model is least sure of."""
+    """Selection via proxy: keep only the points that a small model is least sure of."""
 
 
 @app.command()
@@ -29,14 +30,11 @@ def fit(
     ],
     out: Annotated[Path, typer.Option(help="File to write.")],
     model: Annotated[str, typer.Option(help="Model factory.")] = "rhoselect.models:small_cnn",
-    sets: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="As in train (repeatable)."),
-    ] = None,
+    sets: Sets = None,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the train split.")] = 5,
     batch: Annotated[int, typer.Option(min=1, help="Points a step.")] = 64,
 ) -> None:
-    """Train a small model on the train split and note its predictive entropy on each point.
+    """Train a small model on the train split and write its predictive entropy on each point.
 
     A run with selection.function "svp" keeps the share svp.keep of greatest entropy.
 

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from rhoselect import config as configuration
-from rhoselect.cli.commands import MOST_WORKERS
+from rhoselect.cli.commands import MOST_WORKERS, Sets
 from rhoselect.cli.run import check_servers, execute
 from rhoselect.config import resolve
 from rhoselect.errors import ConfigError
@@ -30,13 +30,10 @@ def train(
     workers: Annotated[
         int, typer.Option(min=0, max=MOST_WORKERS, help="Scorer actors; 0: one process.")
     ] = 0,
-    sets: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a key (repeatable)."),
-    ] = None,
+    sets: Sets = None,
     run_dir: Annotated[Path | None, typer.Option(help="Folder of the run to make.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on in --run-dir.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check all, run nothing.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a run in --run-dir.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check only, run nothing.")] = False,
 ) -> None:
     """Train a model on the candidates most worth learning.
 
