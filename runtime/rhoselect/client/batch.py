@@ -1,4 +1,4 @@
-"""The batch that a loop trains on, and what makes one of a data set's items."""
+"""The batch that a loop trains on, and how it is made from a data set's items."""
 
 from __future__ import annotations
 

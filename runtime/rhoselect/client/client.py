@@ -23,7 +23,7 @@ WAIT_S = 600.0
 
 
 class Backend(Protocol):
-    """Where batches come from: this process, or a service."""
+    """The source of batches: this process, or a service."""
 
     steps: int
     layout: Layout
@@ -42,7 +42,7 @@ class Backend(Protocol):
         ...
 
     def close(self) -> None:
-        """Free what selection holds."""
+        """End the session and free its resources."""
         ...
 
 
@@ -96,12 +96,12 @@ class SelectionClient:
     it the cross-entropy of (inputs, label) pairs, and ``irreducible_losses`` [N] those of its N
     points. Items must depend on their index alone, and may be read in another thread.
 
-    ``step`` is the first step of a loop that resumes; ``model`` then has the weights after so many.
+    ``step`` is the first step of a loop that resumes; ``model`` then has the weights after ``step``
+    optimizer steps.
 
-    The constructor raises UserError for whatever will not work: configuration, data, losses, a
-    model with other tensors than the configuration's, a token that is refused; ServiceError if
-    there is no service. Later calls raise RunError, with FencedError for a loop whose place another
-    client took.
+    The constructor raises UserError for a configuration, data, losses, a model or a token that
+    cannot be used; ServiceError if the service cannot be reached. Later calls raise RunError, among
+    them FencedError once another client has opened a session of the run.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class SelectionClient:
             raise
 
     def __iter__(self) -> Iterator[SelectionBatch]:
-        """The batches of the steps that are left. Raises UserError if ``step`` was left out."""
+        """The batches of the remaining steps. Raises UserError unless the loop calls ``step``."""
         while self._step < self._backend.steps:
             if self._given:
                 raise UserError(
@@ -150,10 +150,11 @@ class SelectionClient:
         self.close()
 
     def step(self, model: nn.Module, losses: Tensor | None = None) -> None:
-        """Tell that ``model`` has taken its step on the batch: scoring of the next one begins.
+        """Report that ``model`` has taken its optimizer step on the batch, so that scoring of the
+        next one begins.
 
-        ``losses`` [n_b] of the batch before the step are needed by some methods (REDUCR), and shown
-        by the service.
+        ``losses`` [n_b]: the losses of the batch in nats, before the step. Some methods (REDUCR)
+        need them; the service shows their mean.
         """
         if not self._given:
             raise UserError("selection.step: called without a batch, allowed once after each")
@@ -171,7 +172,7 @@ class SelectionClient:
             self._publish(model)
 
     def close(self) -> None:
-        """End; done by itself after the last batch. May be called again."""
+        """End the session. The iterator calls this after the last batch. It may be repeated."""
         self._backend.close()
 
     def _publish(self, model: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""Batches selected in the loop's own process, from a configuration's data set or from its own."""
+"""Selection in the loop's own process, from the configuration's data set or from the user's own."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Local:
         self._session.publish(version, tensors)
 
     def next(self, step: int, device: torch.device) -> SelectionBatch:
-        """Score the window of a step, here and now. The loop's random numbers stay as they are."""
+        """Score the window of a step and return its batch. Torch's random state is kept."""
         forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
         with repeatable(device), forked:
             picked = self._session.next(step).points
@@ -57,7 +57,7 @@ class Local:
         self._session.report(step, losses.float().cpu())
 
     def close(self) -> None:
-        """Nothing is left but memory."""
+        """End the session."""
         self._session.close()
 
     def _read(

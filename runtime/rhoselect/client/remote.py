@@ -1,4 +1,5 @@
-"""Batches from a service. Calls that found it away are repeated: none has an effect twice."""
+"""Batches from a service. Calls that could not reach it are repeated; a repeated call has no second
+effect."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ from rhoselect.service.channel import open_channel
 from rhoselect.service.errors import status_to_errors
 from rhoselect.service.security import Security
 
-OPEN_S = 60.0  # the session before may have scorers to stop
+OPEN_S = 60.0  # long, because the service may first have to stop the scorers of the last session
 AGAIN_S = (0.1, 0.5, 2.0, 5.0)
 _T = TypeVar("_T")
 
@@ -71,7 +72,7 @@ class Remote:
         self._again(lambda: self._stub.PublishSnapshot(messages(), timeout=self._timeout_s))
 
     def next(self, step: int, device: torch.device) -> SelectionBatch:
-        """The batch of a step, whose inputs the service sends if there is no copy here."""
+        """The batch of a step. The service sends the inputs if the loop has no copy of the data."""
         tensors = self._again(lambda: self._ask(step))
         indices = tensors["indices"]
         inputs, labels = tensors.get("inputs"), tensors["labels"]
@@ -96,7 +97,7 @@ class Remote:
         self._again(lambda: self._stub.Report(request))
 
     def close(self) -> None:
-        """End the session, if the service is still there to hear of it."""
+        """End the session. Ignore errors: the service may have ended."""
         if self._open:
             self._open = False
             try:

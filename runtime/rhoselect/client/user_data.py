@@ -1,4 +1,4 @@
-"""A loop's own points and losses in the places of a data set's and of the cross-entropy."""
+"""The user's own data set and losses, in place of an imported data set and of cross-entropy."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ class UserPoints(SplitPoints):
         return np.asarray(labels, np.int64)
 
     def clean_labels(self, indices: Indices) -> npt.NDArray[np.int64] | None:
-        """None: nobody knows."""
+        """None: the true labels are not known."""
         return None
 
 
 class UserReplica(Replica):
-    """A replica whose losses the loop's own function computes: its output has nothing else."""
+    """A replica that computes losses with the user's function. Its output has losses only."""
 
     def __init__(
         self,

@@ -42,7 +42,7 @@ def chunks(blob: bytes | bytearray) -> Iterator[bytes]:
 class Arriving:
     """A blob that comes in chunks; ``most_bytes`` bounds what a header may announce.
 
-    Raises UserError for whatever is not what the header said, as soon as that is known.
+    Raises UserError as soon as the data do not match the header.
     """
 
     def __init__(self, head: pb.BlobHeader, most_bytes: int | None = None) -> None:
@@ -64,11 +64,11 @@ class Arriving:
         self._data += chunk
 
     def forget(self) -> None:
-        """Let go of what has come."""
+        """Drop the data received so far."""
         self._data = bytearray()
 
     def tensors(self) -> dict[str, Tensor]:
-        """What it held, once all of it is here; it is forgotten."""
+        """The tensors of the complete blob, which is then dropped. Raises UserError."""
         data, self._data = self._data, bytearray()
         if len(data) != self._head.size_bytes:
             raise UserError(

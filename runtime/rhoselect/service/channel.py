@@ -1,4 +1,4 @@
-"""The client's end: a channel that sends the token and gives every call a deadline."""
+"""The client's channel: it sends the token and gives every call a deadline."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from rhoselect.service.server import MESSAGE_BYTES
 
 DEADLINE_S = 30.0
 FILE_NAME = "control.json"
-"""In the folder of a running run: the address of its services, and what they ask for."""
+"""File in the folder of a running run, with the address of its services and how to authenticate."""
 
 
 def pid_namespace() -> str | None:
-    """Among which processes a pid is told, where Linux tells it."""
+    """The name of this process's pid namespace on Linux, else None."""
     try:
         return os.readlink("/proc/self/ns/pid")
     except OSError:

@@ -1,4 +1,4 @@
-"""The other end of a run's services: a run found by its folder or by an address."""
+"""Clients' connection to a run's services, found by the run folder or by an address."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from rhoselect.service.errors import status_to_errors
 from rhoselect.service.security import Security
 from rhoselect.trainer.control import REQUEST_S
 
-DEADLINE_S = REQUEST_S + 10.0  # the service gives up first, and says why
+DEADLINE_S = REQUEST_S + 10.0  # longer than the service waits, so that its error arrives
 
 
 @dataclass(frozen=True)
 class Target:
-    """Whom to ask: ``run`` is a run folder or an address, the rest what its service asks for."""
+    """The service to call: ``run`` is a run folder or an address; the rest are credentials."""
 
     run: str
     token_file: Path | None = None
@@ -59,8 +59,8 @@ def control_of(target: Target) -> Iterator[ControlStub]:
 
 @contextmanager
 def channel_of(target: Target) -> Iterator[grpc.Channel]:
-    """The way to a running run's services. Raises RunFolderError for a folder whose run is not
-    going on, ConfigError for what cannot be its address, and what the services raise."""
+    """A channel to a running run's services. Raises RunFolderError if no run is running in the
+    folder, ConfigError if ``target.run`` is no folder and no address, and the service's errors."""
     folder = Path(target.run)
     if not folder.is_dir():
         if ":" not in target.run:
@@ -80,7 +80,7 @@ def channel_of(target: Target) -> Iterator[grpc.Channel]:
 
 
 def statuses(stub: ControlStub, interval_s: float) -> Iterator[pb.RunStatus]:
-    """Looks at a run every ``interval_s`` seconds until it ends."""
+    """The status of a run every ``interval_s`` seconds until it ends."""
     request = pb.WatchRequest(interval_s=interval_s)
     while True:
         try:
@@ -122,8 +122,8 @@ def _entry(folder: Path) -> Entry:
 
 
 def _is_left(entry: Entry, path: Path) -> bool:
-    """Whether the process that wrote an entry is known to be no more: who has its port then must
-    not see the token. With TLS nobody can pose as the service, nor at a socket of the user's."""
+    """Whether the process that wrote an entry is known to have ended. If so, another process may
+    have its port and must not receive the token. TLS and a Unix socket prevent that already."""
     here = pid_namespace()
     if here is None or entry.pid_namespace != here:
         return False  # another machine or container, whose processes we do not see
@@ -136,7 +136,7 @@ def _is_left(entry: Entry, path: Path) -> bool:
 
 
 def _check_own(channel: grpc.Channel, entry: Entry, folder: Path) -> None:
-    """Raise RunFolderError if the run of this folder is not who answers."""
+    """Raise RunFolderError if another run than this folder's answers."""
     stub = ControlStub(channel)  # type: ignore[no-untyped-call]
     try:
         with status_to_errors(entry.address):

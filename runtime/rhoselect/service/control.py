@@ -1,7 +1,7 @@
-"""The Control service of a running run: its operator sees and steers it (control.proto).
+"""The Control service, through which an operator observes and controls a run (control.proto).
 
-Served by the process that started the run, which writes its address into RUN/control.json: beside
-the Snapshots service, or, where a loop elsewhere takes the steps, beside the Selection service.
+The process that started the run serves it and writes its address into RUN/control.json. The same
+server has the Snapshots service or, for a user's own loop, the Selection service.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ MOST_POINTS = 10_000
 
 @contextmanager
 def controlled(run: Run, inputs: RunInputs) -> Iterator[None]:
-    """Serve the control of ``run`` meanwhile. Raises ConfigError where that cannot be."""
+    """Serve the control of ``run`` within the block. Raises ConfigError if it cannot be served."""
     config = inputs.config.service
     security, token_file = Security.of_server(config), config.token_file
     if security.token is None:
@@ -67,7 +67,7 @@ def _with_token(security: Security, folder: RunFolder) -> tuple[Security, str]:
 
 
 class Control(control_pb2_grpc.ControlServicer):
-    """See control.proto for what each call promises. Whatever may wait does so in a thread."""
+    """See control.proto for the contract of each call. Calls that may wait run in a thread."""
 
     def __init__(self, run: Run, inputs: RunInputs) -> None:
         self._run, self._inputs = run, inputs
@@ -80,8 +80,9 @@ class Control(control_pb2_grpc.ControlServicer):
 
     @contextmanager
     def found(self, host: Host, token_file: str | None) -> Iterator[None]:
-        """Have operators find ``host`` by the run folder meanwhile; then whoever watches is told
-        that the run is over. ``token_file`` has what they must show. Raises StorageError."""
+        """Write ``host``'s address into the run folder for the block, so that operators find it.
+        At its end, end all Watch calls. ``token_file`` holds the token that operators must send.
+        Raises StorageError."""
         folder = self._run.folder
         path = folder.path / FILE_NAME
         entry = {

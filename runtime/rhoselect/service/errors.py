@@ -1,4 +1,4 @@
-"""Errors on the wire: an exception of ours becomes a rich status, and that the exception again.
+"""Errors on the wire: the server turns an exception into a rich status, the client turns it back.
 
 The status is google.rpc.Status with an ErrorInfo whose domain is ``rhoselect`` and whose reason is
 the exception's name in capitals, as CONFIG_ERROR. The message is the exception's one line.
@@ -48,7 +48,7 @@ CODES: dict[type[RhoError], grpc.StatusCode] = {
 
 @asynccontextmanager
 async def errors_to_status(context: grpc.aio.ServicerContext) -> AsyncIterator[None]:
-    """Around a server's answer: ends the call with the status of whatever RhoError comes out."""
+    """Wrap a server's handler: a RhoError ends the call with its status."""
     try:
         yield
     except RhoError as error:
@@ -57,7 +57,7 @@ async def errors_to_status(context: grpc.aio.ServicerContext) -> AsyncIterator[N
 
 @contextmanager
 def status_to_errors(who: str) -> Iterator[None]:
-    """Around a client's call to the service ``who``: raises what the server raised."""
+    """Wrap a client's call to the service ``who``: raises the exception that the server raised."""
     try:
         yield
     except grpc.RpcError as error:

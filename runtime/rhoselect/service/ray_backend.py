@@ -1,4 +1,4 @@
-"""The other end of a session's queue and snapshots on Ray: scorer actors for each generation."""
+"""The backends of a session on Ray: a queue, snapshots and scorer actors for each generation."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def on_ray(config: Config, folder: RunFolder, workers: int, url: str) -> Iterato
 
 
 class _Guard:
-    """The fence of a generation whose scorers are all well."""
+    """A fence that also raises the error of a scorer that failed."""
 
     def __init__(self, folder: RunFolder, fleet: Fleet) -> None:
         self._folder, self._fleet = folder, fleet
 
     def check_fence(self) -> None:
-        """Raise FencedError after a newer generation, or what a scorer failed with."""
+        """Raise FencedError if a newer generation took over, or the error of a failed scorer."""
         self._folder.check_fence()
         ended, _ = ray.wait(self._fleet.runs(), timeout=0)
         self._fleet.check(ended)

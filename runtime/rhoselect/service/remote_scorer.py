@@ -1,4 +1,4 @@
-"""A scorer outside a run's cluster: it attaches to the run, scores, and leaves when it ends."""
+"""A scorer outside a run's cluster: it attaches to the run and scores until the run ends."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ from rhoselect.service.errors import status_to_errors
 from rhoselect.snapshots.grpc import GrpcStore
 
 PLACES = {"data.path", "il.table", "il.weights", "svp.table", "model.weights"}
-"""Files that may be elsewhere here: their contents are compared with the run's."""
+"""Keys of files whose paths may differ on this machine. Their contents must equal the run's."""
 
 FILES = ("password_file", "tls_ca", "tls_cert", "tls_key")
-"""Of [queue], as --set says here, or the environment: never those that the run names."""
+"""Keys of [queue] that come from --set or the environment here, never from the run."""
 
-BEAT_S = 2.0  # between looks whether the run still goes on, and among how many it is shared
-MISSED = 3  # looks without an answer, after which it is taken to have ended
+BEAT_S = 2.0  # between calls that ask whether the run is running, and for the number of lanes
+MISSED = 3  # calls without an answer, after which the run is taken to have ended
 
 
 def attach(
     channel: grpc.Channel, who: str, overrides: Iterable[str]
 ) -> tuple[pb.AttachResponse, RunInputs]:
-    """What the run that the service ``who`` belongs to says, and its inputs as they are here.
+    """Attach to the run of the service ``who``. Returns its answer, and its inputs on this machine.
 
-    ``overrides`` tell what is elsewhere here, as data.path=DIR. Raises ConfigError for keys that
-    would change scores and for other inputs than the run's, ServiceError if there is no such
-    service.
+    ``overrides`` give the paths of files on this machine, as data.path=DIR. Raises ConfigError for
+    keys that would change scores and for inputs that differ from the run's, ServiceError if the
+    service cannot be reached.
     """
     with status_to_errors(who):
         attached = _stub(channel).Attach(pb.AttachRequest())
@@ -81,7 +81,7 @@ def score(
             scorer.run(stop)
         except (ServiceError, FencedError) as error:
             logging.warning("leaving: %s", error)
-    with suppress(RunError):  # what it holds, others may have at once
+    with suppress(RunError):  # let other scorers claim its tickets at once
         scorer.release()
     queue.disconnect()
     return metrics.points_scored()
@@ -92,15 +92,15 @@ def _stub(channel: grpc.Channel) -> SnapshotsStub:
 
 
 def _own(attached: pb.AttachResponse, overrides: Iterable[str]) -> Config:
-    """The run's configuration as it is to be here. Raises ConfigError."""
+    """The run's configuration with the paths of this machine. Raises ConfigError."""
     theirs = configuration.from_json(attached.config_json)
     base = theirs.model_dump()
     base["queue"] |= dict.fromkeys(FILES)
     ours = configuration.apply(base, overrides)
     if changed := set(theirs.changed_keys(ours)) - PLACES:
         raise ConfigError(
-            f"--set: got {first_few(sorted(changed))}, which scores depend on, allowed where things"
-            f" are here: {', '.join(sorted(PLACES))}, queue.url and so on"
+            f"--set: got {first_few(sorted(changed))}, which scores depend on, allowed paths and"
+            f" addresses on this machine: {', '.join(sorted(PLACES))}, queue.url and so on"
         )
     return ours
 
@@ -109,7 +109,7 @@ def _own(attached: pb.AttachResponse, overrides: Iterable[str]) -> Config:
 def _beating(
     stub: SnapshotsStub, attached: pb.AttachResponse, scorer: Scorer, stop: threading.Event
 ) -> Iterator[None]:
-    """Meanwhile look whether the run goes on; ``stop`` is set when it does not."""
+    """Ask regularly, within the block, whether the run is running; set ``stop`` when it is not."""
 
     def beat() -> None:
         now, missed = attached, 0

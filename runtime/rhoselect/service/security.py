@@ -107,8 +107,8 @@ def check_address(address: str, security: Security) -> None:
 
 
 def check_called(address: str, security: Security) -> None:
-    """Raise ConfigError unless ``address`` may be called: loopback, or with TLS. A token must not
-    go over a network in plain text, nor is anybody there to be believed without a certificate."""
+    """Raise ConfigError unless ``address`` may be called: loopback, or with TLS. Without TLS a
+    network would carry the token in plain text, and the service could not prove its identity."""
     if not is_here(address) and not security.tls:
         raise ConfigError(
             f"service: got {address!r}, which is another machine, without TLS; give the CA that"

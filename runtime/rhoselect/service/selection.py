@@ -31,7 +31,7 @@ _T = TypeVar("_T")
 
 Opened = tuple[pb.OpenRunResponse, Session]
 Open = Callable[[int], AbstractContextManager[Opened]]
-"""Makes the session from a step on, and what it stands on, until the block ends."""
+"""Opens a session that begins with the given step, with its backends, until the block ends."""
 
 
 class Selection(selection_pb2_grpc.SelectionServicer):
@@ -53,7 +53,7 @@ class Selection(selection_pb2_grpc.SelectionServicer):
         async with errors_to_status(context), self._changing:
             held = _Held(self._open(request.step))
             try:
-                answer = await held.begin()  # which fences the session before
+                answer = await held.begin()  # this fences the session before
             except BaseException as error:  # its caller may have left, while it goes on opening
                 await held.end()
                 if not isinstance(error, UserError):
@@ -153,13 +153,14 @@ class _Held:
         return answer
 
     async def run(self, call: Callable[..., _T], *arguments: Any) -> _T:
-        """``call`` in the session's thread, after those before it, even if its caller leaves."""
+        """Run ``call`` in the session's thread, after earlier calls, even if the client leaves."""
         done = asyncio.get_running_loop().run_in_executor(self._pool, call, *arguments)
         return await asyncio.shield(done)
 
     @contextmanager
     def expecting(self, arriving: blobs.Arriving) -> Iterator[None]:
-        """Keep this one alone of all that arrive: a loop sends one, and another after a break."""
+        """Keep only this snapshot. If the client's connection broke, an older one may still be
+        arriving; its data are dropped."""
         if self._arriving is not None:
             self._arriving.forget()
         self._arriving = arriving
@@ -170,7 +171,7 @@ class _Held:
                 self._arriving = None
 
     def check_expected(self, arriving: blobs.Arriving) -> None:
-        """Raise UserError for one whose place another took."""
+        """Raise UserError if another snapshot has begun to arrive since."""
         if self._arriving is not arriving:
             raise UserError("snapshot: another one began to arrive, allowed one at a time")
 

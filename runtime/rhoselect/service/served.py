@@ -1,4 +1,4 @@
-"""A run whose steps a loop elsewhere takes, as its operator sees and steers it."""
+"""A run for a user's own training loop, as its operator observes and controls it."""
 
 from __future__ import annotations
 
@@ -57,18 +57,18 @@ class _Open:
 
 
 class NoControl:
-    """The control of a served run: the loop that takes its steps is not ours to ask."""
+    """The control of a served run: the user's loop trains, so nothing can be requested of it."""
 
     def request(self, action: Action, timeout_s: float = REQUEST_S) -> StopPoint:
         """Raises ConfigError."""
         raise ConfigError(
-            f"{action}: got a served run, whose steps a loop of its own takes; allowed status,"
-            " watch, scale and queue peek; ask that loop, or end the service with Ctrl-C"
+            f"{action}: got a served run, in which your own loop trains; allowed status,"
+            " watch, scale and queue peek; stop that loop, or end the service with Ctrl-C"
         )
 
 
 class ServedRun:
-    """A ``runtime.run.Run`` of ``count`` scorers: of the session that is open, if one is."""
+    """A ``runtime.run.Run`` of ``count`` scorers. It shows the open session, if there is one."""
 
     stores = None
 
@@ -76,14 +76,14 @@ class ServedRun:
         self.folder, self.count = RunFolder.newest(path), count
         self.control = NoControl()
         self.changing = threading.Lock()
-        """Held by whoever opens a session or changes ``count``."""
+        """Hold this lock to open a session or to change ``count``."""
         self._in_process = count == 0
         self._open: _Open | None = None
         self._last = Status(0)
 
     @contextmanager
     def watching(self, folder: RunFolder, session: Session, backends: Backends) -> Iterator[None]:
-        """Look at this session until the block ends, or a newer one is there."""
+        """Show this session until the block ends or a newer session is opened."""
         self.folder, self._open = folder, _Open(session, backends)
         try:
             yield
@@ -93,7 +93,7 @@ class ServedRun:
                 self._open = None
 
     def poll(self) -> None:
-        """See how the scorers are: to be called every second or more often."""
+        """Update the scorers' state. Call this every second or more often."""
         if (now := self._open) and now.backends.scorers is not None:
             now.backends.scorers.look()
 
@@ -112,7 +112,7 @@ class ServedRun:
         return [] if scorers is None else scorers.workers()
 
     def scale(self, workers: int) -> None:
-        """See `Run.scale`; later sessions, too, have so many."""
+        """See `Run.scale`. Later sessions also have ``workers`` scorers."""
         if not 0 <= workers <= HELPERS:
             raise ConfigError(f"workers: got {workers}, allowed 0 to {HELPERS}")
         if self._in_process:

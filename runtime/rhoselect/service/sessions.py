@@ -21,19 +21,19 @@ from rhoselect.snapshots.local import LocalStore
 from rhoselect.trainer.runfolder import RunFolder
 
 MakeBackends = Callable[[RunFolder, int], AbstractContextManager[Backends]]
-"""Makes what a generation with so many scorers stands on."""
+"""Makes the queue, snapshots and scorers of a generation: (folder, number of scorers)."""
 
 
 @contextmanager
 def in_process(config: Config, folder: RunFolder, workers: int) -> Iterator[Backends]:
-    """Without other scorers than this process."""
-    assert workers == 0, "nobody else scores here"
+    """Backends in this process, which does all the scoring."""
+    assert workers == 0, "only this process scores"
     queue = MemoryQueue(config.queue.lease_s)
     yield Backends(queue, LocalStore(), folder, status_queue=queue)
 
 
 def sessions(inputs: RunInputs, run: ServedRun, make_backends: MakeBackends) -> Open:
-    """What opens sessions in the folder of ``run``, which then looks at them."""
+    """A function that opens sessions in the folder of ``run`` and shows them in its status."""
     config, metrics = inputs.config, Metrics()
     metrics.serve(config.metrics, run.folder.path, "trainer")
 

@@ -30,12 +30,15 @@ from rhoselect.snapshots.codec import encode
 from rhoselect.snapshots.grpc import LONGEST_WAIT_S
 
 NAME = pb.DESCRIPTOR.services_by_name["Snapshots"].full_name
-MOST_WAITING = 256  # calls at once; more wait for a thread
+MOST_WAITING = 256  # concurrent calls; further calls wait for a thread
 _T = TypeVar("_T")
 
 
 class Snapshots(snapshots_pb2_grpc.SnapshotsServicer):
-    """What ``run`` publishes. A version is packed once, however many ask for it."""
+    """Serves the snapshots of ``run``. A version is packed once for all clients.
+
+    It gives each helper (a scorer that attaches) a slot number: see `rhoselect.queue.base.HELPERS`.
+    """
 
     def __init__(self, run: Run, inputs: RunInputs) -> None:
         self._run, self._inputs, folder = run, inputs, run.folder
@@ -91,13 +94,13 @@ class Snapshots(snapshots_pb2_grpc.SnapshotsServicer):
             return pb.NewestResponse(version=newest)
 
     def close(self) -> None:
-        """Let go of the readers, once nobody is served any more."""
+        """Close the readers. Call this after the server has stopped."""
         self._threads.shutdown()
         while self._idle:
             self._idle.pop().close()
 
     def _check_open(self) -> None:
-        """Raise ConfigError for a run that nobody outside can take part in."""
+        """Raise ConfigError if scorers on other machines cannot reach the run's queue."""
         if self._inputs.config.queue.url == "embedded" or self._run.stores is None:
             raise ConfigError(
                 "this run has no queue that a scorer outside its machine can reach; allowed a run"
@@ -115,7 +118,7 @@ class Snapshots(snapshots_pb2_grpc.SnapshotsServicer):
             raise UserError(f"timeout_seconds: got {timeout_s:g}, allowed 0 to {LONGEST_WAIT_S:g}")
 
     async def _with_store(self, look: Callable[[SnapshotReader], _T]) -> _T:
-        """``look`` at a reader of the snapshots, in a thread."""
+        """Call ``look`` with a reader of the snapshots, in a thread."""
 
         def call() -> _T:
             try:
@@ -131,7 +134,8 @@ class Snapshots(snapshots_pb2_grpc.SnapshotsServicer):
         return await asyncio.get_running_loop().run_in_executor(self._threads, call)
 
     def _pack(self, version: int, timeout_s: float, store: SnapshotReader) -> bytearray | None:
-        """A version, once it is there: many wait at once, one copies it."""
+        """The bytes of a version, once it is published; None after ``timeout_s``. Many calls wait
+        at the same time; the first one packs the version."""
         weights: dict[str, Tensor] = {}
 
         def keep(pieces: Pieces) -> None:

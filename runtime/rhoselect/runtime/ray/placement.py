@@ -1,8 +1,8 @@
-"""Where the actors of a run go on a Ray cluster, and what to say when one has no place there.
+"""The placement of a run's actors on a Ray cluster, and the error if an actor has no place there.
 
-An actor takes the CPUs of its threads, a GPU where it computes on one, and what ``[cluster]`` says
-beside. Custom resources (``ray start --resources``) keep the trainer apart from the scorers: give
-each kind of node a resource of its own. Scorers are spread over the nodes that fit.
+An actor takes one CPU per thread, a GPU if it computes on one, and the resources in ``[cluster]``.
+Custom resources (``ray start --resources``) keep the trainer apart from the scorers: give each kind
+of node a resource of its own. Scorers are spread over the nodes that fit.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from rhoselect.runtime.machine import check_versions
 Resources = dict[str, float]
 _ray = cast(Any, ray)  # its own types do not know these
 
-TELL_S = 5.0  # a wait for a place that lasts longer is told
+TELL_S = 5.0  # wait for a place after which a message is printed
 
 
 def trainer_options(config: Config) -> dict[str, Any]:
@@ -50,27 +50,27 @@ def _options(resources: Resources, strategy: str) -> dict[str, Any]:
 def _trainer_resources(config: Config) -> Resources:
     if config.cluster.address == "local":
         return {"CPU": 1}
-    return _own(config.trainer.threads, config.trainer.device) | config.cluster.trainer
+    return _own_resources(config.trainer.threads, config.trainer.device) | config.cluster.trainer
 
 
 def _scorer_resources(config: Config) -> Resources:
     if config.cluster.address == "local":
         return {"CPU": 0}  # any number of them, on however few cores and GPUs
-    return _own(config.scorer.threads, config.scorer.device) | config.cluster.scorer
+    return _own_resources(config.scorer.threads, config.scorer.device) | config.cluster.scorer
 
 
-def _own(threads: int, device: str) -> Resources:
-    """What an actor takes of its node by itself, by Ray's names."""
+def _own_resources(threads: int, device: str) -> Resources:
+    """The resources that an actor takes by default, by Ray's names."""
     gpus = {"GPU": 1.0} if device.startswith("cuda") else {}
     return {"CPU": float(threads), **gpus}
 
 
 def wait_for_actors(config: Config, actors: Mapping[str, Any]) -> None:
-    """Return when every actor has started; ``actors`` maps names to handles.
+    """Wait until every actor has started; ``actors`` maps names to handles.
 
-    Ray itself would wait for ever. After some seconds says on stderr what is missing. Raises
-    ConfigError after ``cluster.start_s``, RunError if an actor cannot start where it has its place.
-    A cluster of one's own has room for all.
+    After `TELL_S` it prints the missing resources on stderr. Raises ConfigError after
+    ``cluster.start_s`` (Ray would wait without limit), RunError if an actor fails to start on its
+    node. On a "local" cluster it returns at once: there is room for all actors.
     """
     if config.cluster.address == "local":
         return
@@ -102,7 +102,7 @@ def wait_for_actors(config: Config, actors: Mapping[str, Any]) -> None:
 
 
 def _shortage(config: Config, names: list[str], actors: int) -> str:
-    """Who does not run, what each kind of actor asks for, what the cluster has of it."""
+    """A message: the actors without a place, the resources they need, and those that are free."""
     asked = {"trainer": _trainer_resources(config), "scorer": _scorer_resources(config)}
     kinds = sorted({resource for each in asked.values() for resource in each})
     free, total = _ray.available_resources(), _ray.cluster_resources()
