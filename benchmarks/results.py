@@ -7,6 +7,7 @@ python benchmarks/results.py
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -50,6 +51,7 @@ TABLES: dict[str, tuple[str, ...]] = {
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     parts = []
     for name, columns in TABLES.items():
         files = sorted(FOLDER.glob(f"{name}.json")) + sorted(FOLDER.glob(f"{name}_*.json"))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from rhoselect.queue import SelectionQueue, StreamQueue
+from rhoselect.queue import SelectionQueue, StreamBounds, StreamQueue
 from rhoselect.queue.memory import MemoryQueue
 from rhoselect.queue.memory_stream import MemoryStream
 from rhoselect.queue.redis import RedisQueue, RedisStream
@@ -70,7 +70,7 @@ class Backend:
         bounds = (chunks, capacity, ahead, max_age)
         if self.url is None:
             return MemoryStream(*bounds)
-        stream = RedisStream(self.url, f"run-{next(_runs)}", 1, *bounds, 600.0, 20.0)
+        stream = RedisStream(self.url, f"run-{next(_runs)}", 1, StreamBounds(*bounds), 600.0, 20.0)
         self._made.append(stream)
         return stream
 

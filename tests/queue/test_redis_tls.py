@@ -21,6 +21,7 @@ from queue_helpers import chunk_scores, fill
 
 from rhoselect.config import QueueConfig
 from rhoselect.errors import ConfigError, QueueConfigError, RunError
+from rhoselect.queue import StreamBounds
 from rhoselect.queue.redis import RedisQueue, RedisStream, check_server, ping
 from rhoselect.runtime.queue_address import queue_url
 from rhoselect.types import Ticket
@@ -168,7 +169,7 @@ def work(url: str) -> None:
     queue.close(5)
     queue.destroy()
     queue.disconnect()
-    stream = RedisStream(url, "run", 2, 1, 2, 2, 1, 600.0, 5.0)
+    stream = RedisStream(url, "run", 2, StreamBounds(1, 2, 2, 1), 600.0, 5.0)
     stream.advance(0)
     ticket = stream.claim(0, 1.0)
     assert ticket is not None and stream.take(1, 0.2) is None

@@ -9,6 +9,7 @@ import pytest
 import redis
 from queue_helpers import chunk_scores, until
 
+from rhoselect.queue import StreamBounds
 from rhoselect.queue.redis import RedisStream, link
 from rhoselect.types import Ticket
 
@@ -18,7 +19,7 @@ def stream(
     server_url: str, admin: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[RedisStream]:
     monkeypatch.setattr(link, "SLICE_S", 60.0)  # no one looks again by itself
-    made = RedisStream(server_url, "run", 1, 2, 50, 2, 3, 600.0, 200.0)
+    made = RedisStream(server_url, "run", 1, StreamBounds(2, 50, 2, 3), 600.0, 200.0)
     yield made
     made.disconnect()
 

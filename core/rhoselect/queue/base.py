@@ -10,6 +10,7 @@ for the ``push`` that completes its window.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from rhoselect.types import ChunkScores, Positions, QueueStats, Stage, Ticket, TopK
@@ -126,6 +127,17 @@ def slices(positions: Positions, chunk: int) -> list[Positions]:
     """``positions`` [N] in slices of ``chunk``, one per ticket; the last one may be shorter."""
     assert len(positions), "a shortlist without points would never be claimed"
     return [positions[start : start + chunk] for start in range(0, len(positions), chunk)]
+
+
+@dataclass(frozen=True)
+class StreamBounds:
+    """``chunks`` a window; ``capacity`` in points; scorers may be ``ahead`` windows of the trainer;
+    scores are dropped once their weights are ``max_age`` steps old."""
+
+    chunks: int
+    capacity: int
+    ahead: int
+    max_age: int
 
 
 @runtime_checkable

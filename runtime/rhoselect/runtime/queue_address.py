@@ -10,6 +10,7 @@ from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
 from rhoselect.config import Config, QueueConfig
 from rhoselect.errors import ConfigError
+from rhoselect.queue import StreamBounds
 from rhoselect.queue.redis import server_name
 from rhoselect.queue.redis.backend import RedisQueue
 from rhoselect.queue.redis.stream import RedisStream
@@ -30,10 +31,9 @@ def open_queue(
             url,
             run_id,
             generation,
-            chunks=selection.n_B // selection.chunk,
-            capacity=config.capacity,
-            ahead=stream.ahead,
-            max_age=stream.max_age,
+            StreamBounds(
+                selection.n_B // selection.chunk, config.capacity, stream.ahead, stream.max_age
+            ),
             expiry_s=EXPIRY_S,
             timeout_s=timeout_s,
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rhoselect.queue.base import StreamBounds
 from rhoselect.queue.redis.keys import StreamKeys
 from rhoselect.queue.redis.link import Args, Link
 from rhoselect.queue.redis.packing import pack_aged_points, unpack_aged, unpack_scores
@@ -19,9 +20,8 @@ _SCRIPTS = ("fence", "stream_advance", "stream_claim", "stream_push", "stream_ta
 class RedisStream:
     """A `StreamQueue` on the server at ``url``, for one run and one trainer generation.
 
-    ``chunks`` a window, ``capacity`` in points, ``ahead`` in windows, ``max_age`` in steps. Keys
-    vanish ``expiry_s`` after the last `advance`, which makes up for it. A server that is silent or
-    away for ``timeout_s`` is lost: any call then raises WaitError, which names the server.
+    Keys vanish ``expiry_s`` after the last `advance`, which makes them anew. A server that is
+    silent or away for ``timeout_s`` is lost: any call then raises WaitError, which names it.
     """
 
     def __init__(
@@ -29,19 +29,14 @@ class RedisStream:
         url: str,
         run_id: str,
         generation: int,
-        chunks: int,
-        capacity: int,
-        ahead: int,
-        max_age: int,
+        bounds: StreamBounds,
         expiry_s: float,
         timeout_s: float,
     ) -> None:
         self._link = Link(url, timeout_s, _SCRIPTS)
         self._keys = StreamKeys(run_id, generation)
-        self._chunks = chunks
-        self._capacity = capacity
-        self._ahead = ahead
-        self._max_age = max_age
+        self._chunks, self._capacity = bounds.chunks, bounds.capacity
+        self._ahead, self._max_age = bounds.ahead, bounds.max_age
         self._expiry_ms = max(1, round(expiry_s * 1000))
 
     def advance(self, step: int) -> None:
