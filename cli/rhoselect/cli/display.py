@@ -24,7 +24,7 @@ class Shown(Protocol):
 
     @property
     def latest(self) -> Status:
-        """The status as last seen."""
+        """The last known status."""
         ...
 
 
@@ -82,7 +82,7 @@ def _plain_lines(
 ) -> Iterator[None]:
     stop = threading.Event()
 
-    def speak() -> None:
+    def print_lines() -> None:
         started = time.monotonic()
         while not stop.wait(PLAIN_EVERY_S):
             now = status()
@@ -90,10 +90,10 @@ def _plain_lines(
             line = f"{name}: step {now.step}/{steps}  {facts(now)}  {elapsed_s:.0f} s"
             console.print(line, soft_wrap=True, highlight=False, markup=False)
 
-    speaker = threading.Thread(target=speak, daemon=True)
-    speaker.start()
+    printer = threading.Thread(target=print_lines, daemon=True)
+    printer.start()
     try:
         yield
     finally:
         stop.set()
-        speaker.join()
+        printer.join()

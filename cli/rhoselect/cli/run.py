@@ -1,4 +1,4 @@
-"""A run as the commands start it: with a display, with signals that stop it, with its services."""
+"""Runs a run for the commands: with a display, signal handling and its gRPC services."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ def execute(
         with controlled(run, inputs):
             yield
 
-    say = partial(console.print, highlight=False, soft_wrap=True)
+    print_line = partial(console.print, highlight=False, soft_wrap=True)
     config = inputs.config
     with (
         announced(config.metrics, folder.path),
-        stopping(say) as stopped_by_signal,
+        stopping(print_line) as stopped_by_signal,
         display(console, title, config.trainer.steps) as show,
     ):
         if workers == 0:

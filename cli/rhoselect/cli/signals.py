@@ -19,8 +19,8 @@ NUMBERS = (signal.SIGINT, signal.SIGTERM)
 class Stopper:
     """Stops a run at the first signal, and ends this process at the second one."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say = say
+    def __init__(self, print_line: Callable[[str], None]) -> None:
+        self._print_line = print_line
         self._run: Run | None = None
         self.signal: int | None = None
         """The first signal that came."""
@@ -43,21 +43,23 @@ class Stopper:
     def _stop(self) -> None:
         assert self.signal is not None
         name = signal.Signals(self.signal).name
-        self._say(f"{name}: stopping after this step; send it again to end this process at once")
+        self._print_line(
+            f"{name}: stopping after this step; send it again to end this process at once"
+        )
         if self._run is not None:
             with suppress(RhoError):  # the run has ended, or a second signal ends this process
                 self._run.control.request("stop", REQUEST_S)
 
 
 @contextmanager
-def stopping(say: Callable[[str], None]) -> Iterator[Callable[[Run], None]]:
+def stopping(print_line: Callable[[str], None]) -> Iterator[Callable[[Run], None]]:
     """Stop a run at the first signal within the block; end this process at the second one.
 
     Call the yielded function with the run once it exists; a signal that came before stops it then.
     The ``RunStopped`` that leaves the block has the exit code 128 + the signal's number. Outside
     the main thread, which alone can handle signals, nothing happens.
     """
-    stopper = Stopper(say)
+    stopper = Stopper(print_line)
     if threading.current_thread() is not threading.main_thread():
         yield stopper.stop_at_signal
         return

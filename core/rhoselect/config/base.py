@@ -1,4 +1,4 @@
-"""What every section of the configuration has in common."""
+"""The base class of all sections of the configuration."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _representable(cls, value: object) -> object:
-        """TOML and Python know strings and numbers that the calls below them do not."""
+        """Refuse strings and integers that system calls and Arrow cannot represent."""
         if isinstance(value, str) and "\0" in value:
             raise PydanticCustomError("nul", "a string without a NUL character is allowed")
         if isinstance(value, int) and not -(2**63) <= value < 2**63:

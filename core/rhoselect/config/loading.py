@@ -1,4 +1,4 @@
-"""From TOML, overrides and JSON to a checked configuration; errors in one line."""
+"""Makes a checked configuration from TOML, overrides or JSON. Errors are one line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rhoselect.config.removed import refuse_removed
 from rhoselect.config.tree import Config
 from rhoselect.errors import ConfigError
 
-SHOWN = 100  # characters of a value that an error repeats
+SHOWN = 100  # most characters of a value that an error message shows
 
 
 def load(path: Path | None, overrides: Iterable[str] = ()) -> Config:
@@ -57,7 +57,7 @@ def parse(tree: Mapping[str, Any]) -> Config:
 
 
 def from_json(text: str) -> Config:
-    """The configuration back from ``model_dump_json`` (crossing a process)."""
+    """The configuration from the text of ``model_dump_json``, for other processes."""
     return parse(json.loads(text))
 
 
@@ -90,7 +90,7 @@ def _one_line(error: ValidationError) -> str:
         return f"{name}: missing; set it in the file or with --set {name}.…"
     if first["type"] == "model_type":
         return f"{name}: got {_shown(first['input'])}, allowed a section, as in [{name}]"
-    if "args" in first["loc"][:-1]:  # each kind of value that an argument may be had its say
+    if "args" in first["loc"][:-1]:  # pydantic reports one error per allowed type
         name = ".".join(str(part) for part in first["loc"][:-1])
         return (
             f"{name}: got {_shown(first['input'])}, allowed a boolean, a finite number or a string"

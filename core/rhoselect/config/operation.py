@@ -1,4 +1,4 @@
-"""The sections that no result depends on: where and how a run goes on."""
+"""The sections that no result depends on: servers, cluster, metrics, service."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class SnapshotConfig(Section):
 
 
 class ClusterConfig(Section):
-    """The Ray cluster (unused at --workers 0), and what an actor takes of a node of it (unused on
-    a 'local' one, which has room for all)."""
+    """The Ray cluster (unused at --workers 0), and the resources that an actor takes on its node
+    (unused on a 'local' cluster, which has room for all actors)."""
 
     address: str = Field("local", description="'local' starts one here; else a cluster's address")
     trainer: dict[str, Amount] = Field(
@@ -51,12 +51,12 @@ class ClusterConfig(Section):
         default_factory=dict, description="resources that each scorer takes, likewise"
     )
     start_s: float = Field(
-        120.0, gt=0, description="longest wait for a place for every actor; raise it to autoscale"
+        120.0, gt=0, description="seconds to wait until every actor has a place; raise to autoscale"
     )
 
 
 class MetricsConfig(Section):
-    """The Prometheus endpoints, one a process."""
+    """The Prometheus endpoints, one per process."""
 
     port: int = Field(
         0, ge=-1, le=65535, description="the trainer's port; 0 picks a free one; -1 is off"
@@ -85,7 +85,7 @@ class ServiceConfig(Section):
     tls_cert: str | None = Field(None, description="PEM file of the server's certificate chain")
     tls_key: str | None = Field(None, description="PEM file of its private key")
     tls_client_ca: str | None = Field(
-        None, description="PEM file of who signs callers' certificates, which are then required"
+        None, description="PEM file of the CA that signs callers' certificates; then required"
     )
 
     @model_validator(mode="after")

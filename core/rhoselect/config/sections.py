@@ -1,4 +1,4 @@
-"""The sections that a result depends on, but for a few keys (see ``tree.FREE``)."""
+"""The sections that results depend on, except for the keys in ``tree.FREE``."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Scalar = bool | int | float | str
 
 
 def cache_home() -> Path:
-    """Where what can be made again is kept, if ``data.cache_dir`` does not say."""
+    """The folder for files that can be made again, if ``data.cache_dir`` is not set."""
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(base).expanduser() / "rhoselect"
 
 
 class DataConfig(Section):
-    """Where the points are: a folder made by ``rhoctl data import``, here or in an object store, or
-    a torch Dataset; and in which order they become candidates."""
+    """The data set: a folder made by ``rhoctl data import``, on disk or in an object store, or a
+    torch Dataset; and the order in which its points become candidates."""
 
     path: str | None = Field(
         None,
@@ -35,17 +35,18 @@ class DataConfig(Section):
     )
     args: dict[str, Scalar] = Field(default_factory=dict, description="keywords for dataset")
     order: Literal["shuffled", "streamed"] = Field(
-        "shuffled", description="of candidates: all points shuffled, or groups of shards in turn"
+        "shuffled",
+        description="order of candidates: all points shuffled, or groups of shards in turn",
     )
     stream_blocks: int = Field(8, ge=1, description="shards shuffled together in order 'streamed'")
     cache_dir: str | None = Field(
         None, description="folder for fetched shards and mapped tables; ~/.cache/rhoselect if unset"
     )
     cache_bytes: int = Field(
-        32 << 30, ge=1, description="bound of the fetched shards, which a node's processes share"
+        32 << 30, ge=1, description="most bytes of fetched shards; a node's processes share them"
     )
     timeout_s: float = Field(
-        120.0, gt=0, description="longest wait for a store that sends nothing before failing"
+        120.0, gt=0, description="seconds without data from the store after which a run fails"
     )
 
     @property
@@ -107,14 +108,14 @@ class IlConfig(Section):
     )
     weights: str | None = Field(
         None,
-        description="safetensors file of 'rhoctl il fit --weights-out'; needed by functions that"
-        " evaluate the IL model anew, as 'updated_reducible_loss'",
+        description="safetensors file made by 'rhoctl il fit --weights-out'; needed by functions"
+        " that evaluate the IL model during the run, such as 'updated_reducible_loss'",
     )
     update_lr_factor: float = Field(
         0.01,
         ge=0,
-        description="such an IL model learns from each batch, too, at this share of the learning"
-        " rate; 0: never",
+        description="the IL model of il.weights also trains on each batch, with the learning rate"
+        " times this factor; 0: it does not train",
     )
 
 
@@ -145,13 +146,14 @@ class SelectionConfig(Section):
     )
     rescore: Literal["trainer", "scorers"] = Field(
         "trainer",
-        description="who re-scores a shortlist: the trainer alone, or the scorers with it; the"
-        " result is the same",
+        description="who re-scores a shortlist: the trainer alone, or the scorers and the trainer;"
+        " the result is the same",
     )
     shortlist: int = Field(
         0,
         ge=0,
-        description="k: re-score the best k n_b afresh; 0: 1 if scores are fresh, else 5",
+        description="k: re-score the best k n_b points with the newest weights; 0: 1 if scores are"
+        " fresh, else 5",
     )
     temperature: float = Field(
         1.0, ge=0, description="Gumbel noise on stale scores when shortlist > 1"
@@ -189,12 +191,13 @@ class ScorerConfig(Section):
         " else fp32",
     )
     channels_last: bool = Field(
-        False, description="faster convolutions, whose last bits differ from the plain layout's"
+        False,
+        description="store images and convolutions by pixel: faster, with different last bits",
     )
     fold_batchnorm: bool = Field(
         False,
-        description="convolutions that do the BatchNorm behind them by the way (selection.bn ="
-        " 'running'): faster, with other last bits",
+        description="merge each BatchNorm into the convolution before it; needs selection.bn ="
+        " 'running': faster, with different last bits",
     )
     threads: int = Field(1, ge=1, le=1024, description="CPU threads of one scorer")
     prefetch: int = Field(
@@ -214,7 +217,7 @@ class TrainerConfig(Section):
     clip_norm: float = Field(0.0, ge=0, description="gradient norm limit; 0 is off")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="autocast of training")
     threads: int = Field(1, ge=1, le=1024, description="CPU threads of the trainer")
-    scores: bool = Field(True, description="score chunks, too, while waiting for the scorers")
+    scores: bool = Field(True, description="the trainer scores chunks while it waits for scores")
     device: str = Field("auto", description="'auto', 'cpu', 'cuda' or 'cuda:N'")
     publish_every: int = Field(1, ge=1, description="steps between snapshots")
     eval_every: int = Field(50, ge=1, description="steps between evaluations on the test split")
@@ -236,7 +239,7 @@ class StreamConfig(Section):
 
 
 def _secret_in(uri: str) -> str | None:
-    """What in a URI looks like a secret, by its place or its name; never the secret itself."""
+    """The part of a URI that looks like a secret, described without showing the secret; or None."""
     parts = urlsplit(uri)
     if parts.password is not None or (parts.username is not None and parts.scheme == "s3"):
         return "a user and password before '@'"

@@ -1,4 +1,4 @@
-"""The whole configuration, what its keys mean together, and what two of them differ in."""
+"""The whole configuration, values derived from several keys, and the comparison of two of them."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Config(Section):
         if self.k == 1:
             raise ValueError(
                 'selection.shortlist: got 1, allowed 2 or more with selection.mode = "stream":'
-                " scores of mixed ages have to be taken afresh"
+                " scores of mixed ages have to be re-scored"
             )
         if self.capacity < wanted:
             raise ValueError(
@@ -97,8 +97,8 @@ class Config(Section):
 
     @property
     def k(self) -> int:
-        """Shortlist factor of windows scored with stale weights: without a choice 1 where there
-        are none, else 5."""
+        """Shortlist factor: the best k n_b points of a window are re-scored. If
+        selection.shortlist is 0: 1 (no second stage) if scores are always fresh, else 5."""
         selection = self.selection
         fresh = selection.lag == 0 and self.trainer.publish_every == 1
         fresh = fresh and selection.mode == "window"
@@ -106,15 +106,15 @@ class Config(Section):
 
     @property
     def staleness_bound(self) -> int:
-        """Steps that the weights behind a score are old at most, when a point is consumed."""
+        """The greatest age, in steps, of the weights that scored a point, when it is selected."""
         if self.selection.mode == "stream":
             return self.stream.max_age
         return self.selection.lag + self.trainer.publish_every - 1
 
     @property
     def scorers_rescore(self) -> bool:
-        """Whether shortlists go through the queue, to be re-scored with the newest weights by the
-        scorers, too. With rare snapshots the trainer alone has those weights."""
+        """Whether the scorers also re-score shortlists, through the queue. They can do so only if
+        every version is published; otherwise only the trainer has the newest weights."""
         selection = self.selection
         newest = selection.mode == "window" and self.trainer.publish_every == 1
         return selection.rescore == "scorers" and self.k > 1 and newest
@@ -125,23 +125,22 @@ class Config(Section):
         return self.selection.mode == "window"
 
     def to_toml(self) -> str:
-        """The resolved configuration as TOML, every key present that has a value."""
+        """The configuration as TOML, with every key that has a value."""
         import tomlkit  # rhoctl writes configurations, a loop of the user's own does not
 
         return tomlkit.dumps(self.model_dump(exclude_none=True))
 
     def changed_keys(self, other: Config) -> list[str]:
-        """Dotted names of the keys in which ``other`` would give another result.
+        """Dotted names of the keys that differ in ``other`` and that results depend on.
 
-        Where servers are, who scores, how often things are shown and how long waits last may change
-        on resume.
+        The keys in `FREE` (servers, timeouts, which processes score) may change on resume.
         """
         mine, theirs = (_flat(config.model_dump(exclude=FREE)) for config in (self, other))
         return sorted(n for n in mine.keys() | theirs.keys() if mine.get(n) != theirs.get(n))
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Dotted names to values in JSON, which tells true, 1 and 1.0 apart."""
+    """Dotted names mapped to values in JSON, in which true, 1 and 1.0 differ."""
     flat: dict[str, str] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):

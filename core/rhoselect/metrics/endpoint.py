@@ -1,4 +1,4 @@
-"""Where metrics are served, and the files by which Prometheus finds them.
+"""Serves the metrics of a process, and writes the files by which Prometheus finds them.
 
 Every process of a run writes one file for Prometheus' file service discovery into the run folder,
 ``logs/metrics/<worker>.json``, and, if ``metrics.discovery_dir`` is set, the same under a name of
@@ -66,14 +66,14 @@ def announce(config: MetricsConfig, run: Path, role: str, worker: str, address: 
     text = json.dumps([{"targets": [address], "labels": labels}])
     for path in _files(config, run, worker):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as beside:  # Prometheus may read at any time
+        with replacing(path) as beside:  # atomically: Prometheus may read at any time
             beside.write_text(text)
 
 
 @contextmanager
 def announced(config: MetricsConfig, run: Path) -> Iterator[None]:
-    """Remove what ``announce`` wrote for any process of ``run`` when it ends in order, also if it
-    is stopped. After a failure it stays, so that Prometheus sees that something is down."""
+    """Remove the files of all processes of ``run`` when the block ends normally or the run is
+    stopped. After a failure they stay, so that Prometheus shows the processes as down."""
     try:
         yield
     except (KeyboardInterrupt, RunStopped):
@@ -83,7 +83,7 @@ def announced(config: MetricsConfig, run: Path) -> Iterator[None]:
 
 
 def withdraw(config: MetricsConfig, run: Path, worker: str = "*") -> None:
-    """Remove what ``announce`` wrote for a worker (for all): it is not expected to answer."""
+    """Remove the files that ``announce`` wrote for ``worker`` ("*": for all processes)."""
     for pattern in _files(config, run, worker):
         for path in pattern.parent.glob(pattern.name):
             path.unlink(missing_ok=True)
@@ -103,7 +103,7 @@ def _seen_as(host: str) -> str:
         return host
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            probe.connect(("192.0.2.1", 9))  # sends nothing: which address would packets go from?
-        except OSError:  # no network but this machine
+            probe.connect(("192.0.2.1", 9))  # sends nothing; chooses the local address
+        except OSError:  # this machine has no network
             return LOOPBACK
         return str(probe.getsockname()[0])

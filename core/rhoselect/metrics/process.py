@@ -1,4 +1,4 @@
-"""The metrics of one process: what it counts while it works, and how it serves them."""
+"""The metrics of one process: counting and serving."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from rhoselect.types import QueueStats
 
 
 class Metrics(Series):
-    """All series of a process. They cost next to nothing while nothing serves them."""
+    """All series of a process."""
 
     def observe_step(self, steps: int, seconds: float, staleness: int, n_b: int, n_B: int) -> None:
-        """Count one step: ``steps`` are completed now, it took ``seconds`` with its waits."""
+        """Count one step. ``steps`` are completed now; the step took ``seconds``, waits included;
+        its n_b points were scored with weights ``staleness`` steps old."""
         self.staleness.observe(staleness, n_b)
         self.last_staleness.set(staleness)
         self.step_seconds.observe(seconds)
@@ -34,15 +35,15 @@ class Metrics(Series):
         self.publish_bytes.inc(size_bytes)
 
     def observe_load(self, fetch_s: float, swap_s: float, size_bytes: int) -> None:
-        """Count a loaded snapshot: the seconds that its bytes were waited for, and those of the
-        copying, which are the work."""
+        """Count a loaded snapshot: ``fetch_s`` seconds of waiting for its bytes, ``swap_s`` seconds
+        of copying them into the replica."""
         self.busy_seconds.labels("load").inc(swap_s)
         self.fetch_seconds.observe(fetch_s)
         self.swap_seconds.observe(swap_s)
         self.fetch_bytes.inc(size_bytes)
 
     def observe_queue(self, stats: QueueStats) -> None:
-        """Note what the queue holds."""
+        """Set the gauges of the queue."""
         self.queue_points.set(stats.points)
         self.queue_tickets.labels("waiting").set(stats.waiting)
         self.queue_tickets.labels("leased").set(stats.leased)
@@ -52,7 +53,7 @@ class Metrics(Series):
     def observe_audit(
         self, lag: int, rank_agreement: float, topk_overlap: float, captured: float
     ) -> None:
-        """Note what an audit found about a lag; lags are few."""
+        """Set the results of an audit of ``lag``."""
         values = (rank_agreement, topk_overlap, captured)
         for gauge, value in zip(self.audits.values(), values, strict=True):
             gauge.labels(str(lag)).set(value)
@@ -71,7 +72,7 @@ class Metrics(Series):
     def observe_workers(
         self, states: Mapping[int, WorkerState], restarts: Mapping[int, int]
     ) -> None:
-        """Note, by slot, what its scorer does, and how often it was started again so far."""
+        """Set the state and the number of restarts of the scorer in each slot."""
         self.workers.set(states, restarts)
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""Irreducible-loss tables of points that are given, by a model that is given."""
+"""Makes irreducible-loss tables for given points with a given model."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class Fitter:
         return IlTable(train.start, values, metadata)
 
     def reference(self, train: SplitPoints) -> IlTable:
-        """The table of the model as it is, whatever it learnt from."""
+        """The table of the model without training it."""
         network, replica = self.model.network, self.model.replica
         started = time.monotonic()
         with threads(self.settings.threads):

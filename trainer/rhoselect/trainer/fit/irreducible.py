@@ -1,7 +1,7 @@
-"""Irreducible losses (Appendix B): what a model that never saw a point cannot tell of its label.
+"""Irreducible losses (Appendix B): the loss of each point under a model that was not trained on it.
 
-Three ways to such models: trained on a holdout split; cross-fitted, K models each trained on the
-train split without a fold of it, which it then scores; or a ready one, which is not trained here.
+There are three kinds of models: one trained on a holdout split; K cross-fitted models, each trained
+on the train split without one fold, which it then scores; a ready model, which is not trained here.
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ def score_reference(config: Config) -> tuple[IlTable, nn.Module]:
     """The irreducible losses of the train split under the model of ``config`` as it is, with its
     weights from ``config.model.weights`` if that is set; and that model.
 
-    What the model learnt from is not known here: it is for the caller to know that it never saw the
-    train split. Raises NonFiniteLossError, and UserError for what cannot be used.
+    The caller must make sure that the model was not trained on the train split: this function
+    cannot check it. Raises NonFiniteLossError, and UserError for what cannot be used.
     """
     dataset = open_data(config.data)
     model = SmallModel.build(config, dataset)

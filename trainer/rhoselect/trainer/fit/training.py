@@ -1,4 +1,4 @@
-"""What all fits share: the small model, how long it is trained, and the loop over its epochs."""
+"""Code shared by all fits: the small model, its options, and the loop over its epochs."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class FitOptions:
 
 
 class FitProgress:
-    """Is told how a fit goes on. These methods do nothing; a subclass shows what it is told."""
+    """Receives the progress of a fit. These methods do nothing; a subclass displays it."""
 
     def begin(self, models: int, epochs: int, steps: int) -> None:
         """``models`` models are trained in turn, each for ``epochs`` epochs of ``steps`` steps."""
@@ -124,7 +124,7 @@ def check_batch(batch: int, points: int, where: str) -> None:
 def new_learner(
     model: nn.Module, learn: Subset, settings: TrainerConfig, options: FitOptions, seed: int
 ) -> Learner:
-    """What trains ``model`` in place on ``learn``, with a schedule over all epochs."""
+    """A learner that trains ``model`` in place on ``learn``, with a schedule over all epochs."""
     steps = options.epochs * learn.steps(options.batch)
     return Learner(model, settings.model_copy(update={"steps": steps}), seed, CPU)
 
