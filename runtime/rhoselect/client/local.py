@@ -71,7 +71,7 @@ class Local:
 
 def local_backend(config: Path | str | Mapping[str, Any], step: int) -> Local:
     """Selection as ``rhoctl train --workers 0`` does it. Raises UserError."""
-    settings = servable(resolve(_loaded(config, [])))
+    settings = servable(resolve(_load_config(config, [])))
     inputs = open_inputs(settings)
     check_servable(inputs)
     check_first_step(settings, inputs.scoring, inputs.classes, step)
@@ -88,7 +88,7 @@ def user_data_backend(
     step: int,
 ) -> Local:
     """Selection from a data set of the loop's own, by its own losses. Raises UserError."""
-    settings = servable(resolve(_loaded(config, ["data.dataset=given:data"])))
+    settings = servable(resolve(_load_config(config, ["data.dataset=given:data"])))
     plan = open_plan(settings, points)
     scoring = user_scoring(settings, losses, points, irreducible_losses)
     check_first_step(settings, scoring, 0, step)
@@ -106,7 +106,7 @@ def _local(inputs: SelectionInputs, replica: Replica, step: int) -> Local:
     return Local(build_session(inputs, scorer, queue, snapshots, NoFence(), 0, step))
 
 
-def _loaded(config: Path | str | Mapping[str, Any], more: list[str]) -> Config:
+def _load_config(config: Path | str | Mapping[str, Any], more: list[str]) -> Config:
     if isinstance(config, Mapping):
         tree = {key: dict(v) if isinstance(v, Mapping) else v for key, v in config.items()}
         return configuration.apply(tree, more)

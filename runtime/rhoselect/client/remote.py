@@ -52,7 +52,7 @@ class Remote:
             self.steps: int = run.steps
             self.layout = blobs.from_specs(run.layout)
             self.needs_losses: bool = run.needs_losses
-            self._data = _own_copy(data, join, run)
+            self._data = _open_copy(data, join, run)
         except BaseException:
             self.close()
             raise
@@ -128,7 +128,7 @@ class Remote:
             return call()
 
 
-def _own_copy(data: Any, join: Collate, run: pb.OpenRunResponse) -> Any:
+def _open_copy(data: Any, join: Collate, run: pb.OpenRunResponse) -> Any:
     """The loop's copy of the points: a split, a map-style data set, or None. Raises DataError."""
     if data is None:
         return None

@@ -48,7 +48,7 @@ def attach(
     with status_to_errors(who):
         attached = _stub(channel).Attach(pb.AttachRequest())
     check_versions("this machine", attached.versions)
-    inputs = open_inputs(_own(attached, overrides))
+    inputs = open_inputs(_local_config(attached, overrides))
     if inputs.sha256 != attached.inputs_sha256:
         raise ConfigError(
             "data.path, il.table: hold other data or irreducible losses than the run's; allowed"
@@ -91,7 +91,7 @@ def _stub(channel: grpc.Channel) -> SnapshotsStub:
     return SnapshotsStub(channel)  # type: ignore[no-untyped-call]
 
 
-def _own(attached: pb.AttachResponse, overrides: Iterable[str]) -> Config:
+def _local_config(attached: pb.AttachResponse, overrides: Iterable[str]) -> Config:
     """The run's configuration with the paths of this machine. Raises ConfigError."""
     theirs = configuration.from_json(attached.config_json)
     base = theirs.model_dump()

@@ -72,7 +72,7 @@ class Selection(selection_pb2_grpc.SelectionServicer):
             if first is None or first.WhichOneof("part") != "header":
                 raise UserError("snapshot: got no header, allowed one as the first message")
             head = first.header
-            held = self._of(head.session)
+            held = self._held_for(head.session)
             arriving = blobs.Arriving(head.blob, blobs.most_bytes(held.session.layout))
             with held.expecting(arriving):
                 async for request in requests:
@@ -85,7 +85,7 @@ class Selection(selection_pb2_grpc.SelectionServicer):
         self, request: pb.NextBatchRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[pb.NextBatchResponse]:
         async with errors_to_status(context):
-            held = self._of(request.session)
+            held = self._held_for(request.session)
             header, blob = await held.run(_next, held.session, request.step, request.with_inputs)
             yield pb.NextBatchResponse(header=header)
             for chunk in blobs.chunks(blob):
@@ -95,7 +95,7 @@ class Selection(selection_pb2_grpc.SelectionServicer):
         self, request: pb.ReportRequest, context: grpc.aio.ServicerContext
     ) -> pb.ReportResponse:
         async with errors_to_status(context):
-            held = self._of(request.session)
+            held = self._held_for(request.session)
             losses = torch.tensor(request.losses, dtype=torch.float32)
             await held.run(held.session.report, request.step, losses)
         return pb.ReportResponse()
@@ -119,7 +119,7 @@ class Selection(selection_pb2_grpc.SelectionServicer):
         if before is not None:
             await before.end()
 
-    def _of(self, session: pb.Session) -> _Held:
+    def _held_for(self, session: pb.Session) -> _Held:
         if self._held is None or self._held.name != session:
             raise FencedError(
                 f"session {session.generation}: has ended, or a newer one took its place; allowed"

@@ -30,8 +30,8 @@ from rhoselect.selector.fence import Fence, NoFence
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A run folder as seen by one trainer generation. ``queue`` tells of newer ones, too: a network
-    file system may show their files late."""
+    """A run folder as seen by one trainer generation. ``queue`` is a second fence: a network
+    file system may show the file of a newer generation late."""
 
     path: Path
     run_id: str
@@ -40,8 +40,9 @@ class RunFolder:
 
     @staticmethod
     def create(path: Path, config: Config, inputs_sha256: str = "") -> RunFolder:
-        """Make a new run folder; ``inputs_sha256`` tells on resume whether it has the same points
-        and irreducible losses. Raises RunFolderError if ``path`` exists or cannot be made."""
+        """Make a new run folder. A resume compares ``inputs_sha256`` to make sure that points and
+        irreducible losses are the same. Raises RunFolderError if ``path`` exists or cannot be made.
+        """
         check_absent(path)
         beside = path.with_name(f".{path.name}.{os.getpid()}")
         try:
@@ -56,26 +57,26 @@ class RunFolder:
             raise RunFolderError(
                 f"run folder {path}: cannot be made: {error.strerror}; choose another --run-dir"
             ) from None
-        return RunFolder._own(path)
+        return RunFolder._take_over(path)
 
     @staticmethod
     def resume(path: Path) -> RunFolder:
-        """Own an existing run folder as its next generation; ``check_resume`` comes first."""
-        folder = RunFolder._own(path)
+        """Take over an existing run folder as its next generation. Call ``check_resume`` first."""
+        folder = RunFolder._take_over(path)
         for half_written in (*path.glob("checkpoints/.step-*"), *path.glob("steps/.part-*")):
-            # A newer owner than this one may be here by now, and writing.
+            # Keep the files of a newer generation, which may be writing by now.
             if int(half_written.suffix[1:]) < folder.generation:
                 half_written.unlink(missing_ok=True)
         return folder
 
     @staticmethod
     def newest(path: Path) -> RunFolder:
-        """An existing run folder as its present owner has it."""
+        """An existing run folder, with its newest generation."""
         generation = max((int(p.name) for p in (path / "generations").iterdir()), default=0)
         return RunFolder(path, (path / "run_id").read_text(), generation)
 
     @staticmethod
-    def _own(path: Path) -> RunFolder:
+    def _take_over(path: Path) -> RunFolder:
         newest = RunFolder.newest(path)
         generation = newest.generation + 1
         while True:
@@ -158,8 +159,8 @@ def put(folder: RunFolder, path: Path, write: Callable[[Path], object]) -> None:
 
 @contextmanager
 def writing(folder: RunFolder) -> Iterator[None]:
-    """Raise StorageError where a run folder cannot be written within the block, or FencedError if
-    that is because a newer trainer has tidied up."""
+    """Turn errors of writes to a run folder into StorageError, or into FencedError if a newer
+    trainer owns the folder and has removed files."""
     try:
         yield
     except (OSError, SafetensorError) as error:
