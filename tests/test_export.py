@@ -177,7 +177,7 @@ def test_what_cannot_be_exported_is_refused_and_leaves_nothing(
     )
     refused("--device: got 'moon', allowed auto", run, "--out", out, "--device", "moon")
     (run / "inputs_sha256").write_text("another")
-    refused("its data, irreducible losses or first weights are other", run, "--out", out)
+    refused("its data, irreducible losses or first weights have changed", run, "--out", out)
     shutil.copy(mixed_run / "inputs_sha256", run)
     (run / "checkpoints" / f"step-{STEPS:09d}.safetensors").unlink()
     refused(f"the checkpoint of its last step, {STEPS}, is missing", run, "--out", out)
