@@ -5,7 +5,7 @@
 # make test-smoke      import, 20 steps and a served loop on each Python and on the oldest torch
 # make test-all        all of these
 # make cluster-package what `ray up` copies to the machines of a cluster (docs/deploy.md)
-# make check    lint, format, types, floors, generated code
+# make check    lint, format, types, floors, bounds of size, generated code
 # make docs     the reference of the Python interface, from the docstrings, in build/reference
 # make protos   the code generated from protos/ anew
 # make format  mend what the linter and the formatter can
@@ -77,6 +77,7 @@ check: $(VENV) protos
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python scripts/check_sizes.py
 
 docs: $(VENV)
 	rm -rf build/reference
