@@ -33,7 +33,7 @@ SERVERS = REDIS_SERVER="$$(scripts/servers.sh)" PROMETHEUS="$$(scripts/servers.s
 REFERENCE := rhoselect.config rhoselect.data rhoselect.models rhoselect.plan rhoselect.importers \
 	rhoselect.selection rhoselect.queue rhoselect.snapshots rhoselect.types rhoselect.errors \
 	rhoselect.metrics rhoselect.models.replica rhoselect.inputs rhoselect.scorer.loop rhoselect.trainer.learner \
-	rhoselect.trainer.loop rhoselect.trainer.build
+	rhoselect.trainer.loop rhoselect.trainer.build rhoselect.trainer.fit
 
 DATA := data/fashion-mnist
 IL := data/fashion-mnist-il.parquet

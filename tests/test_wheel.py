@@ -32,6 +32,10 @@ def test_the_wheel_works_outside_the_checkout(tiny_config: Path, tmp_path: Path)
     rhoctl = home / "bin" / "rhoctl"
     shown = subprocess.run([rhoctl, "--help"], capture_output=True, text=True, cwd=tmp_path)
     assert "train" in shown.stdout
+    listed = [rhoctl, "experiment", "list"]
+    refused = subprocess.run(listed, capture_output=True, text=True, cwd=tmp_path)
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert "--specs benchmarks/paper: no such folder" in refused.stderr
     where = [home / "bin" / "python", "-c", "import rhoselect.plan as p; print(p.__file__)"]
     found = subprocess.run(where, capture_output=True, text=True, cwd=tmp_path, check=True)
     assert found.stdout.startswith(str(home)), "the wheel's code, not the checkout's"
