@@ -1,7 +1,10 @@
-"""What a run says when its snapshot store does not give back what was published."""
+"""What a run says when its snapshot store does not give back what was published; what a scorer
+holds goes back."""
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +15,9 @@ from rhoselect import config as configuration
 from rhoselect.errors import WaitError
 from rhoselect.inputs import open_inputs
 from rhoselect.metrics import Metrics
+from rhoselect.queue.base import HELPERS
 from rhoselect.queue.memory import MemoryQueue
+from rhoselect.scorer.build import build_scorer
 from rhoselect.snapshots.base import Pieces
 from rhoselect.snapshots.local import LocalStore
 from rhoselect.trainer.build import build_trainer
@@ -45,3 +50,21 @@ def test_a_snapshot_that_does_not_come_back_is_named(
     trainer = build_trainer(inputs, folder, MemoryQueue(60), Silent(), Metrics(), workers=0)
     with pytest.raises(WaitError, match=message):
         trainer.run()
+
+
+def test_a_scorer_gives_back_what_it_claimed_in_an_older_slot(tiny_config: Path) -> None:
+    """When it leaves a run that was scaled meanwhile; then nobody waits for its leases."""
+    inputs = open_inputs(configuration.load(tiny_config))
+    queue, stop = MemoryQueue(lease_s=600), threading.Event()
+    scorer = build_scorer(inputs, HELPERS, 2, queue, LocalStore(), Metrics())
+    queue.open(0, 0, 4)
+    thread = threading.Thread(target=scorer.run, args=(stop,))
+    thread.start()
+    deadline = time.monotonic() + 20
+    while queue.stats().leased < 2:  # read ahead of their weights, which do not come
+        assert time.monotonic() < deadline
+    scorer.share(HELPERS + 1, 3)
+    stop.set()
+    thread.join()
+    scorer.release()
+    assert (queue.stats().leased, queue.stats().waiting) == (0, 4)

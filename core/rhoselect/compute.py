@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import os
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 
 import numpy as np
@@ -80,7 +82,10 @@ def keep_memory() -> None:
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """Run the block with ``count`` CPU threads, because results depend on their number."""
+    """Run the block with ``count`` CPU threads, because results depend on their number.
+
+    torch keeps the number for each thread: only the calling one computes with it.
+    """
     before = torch.get_num_threads()
     if before != count:
         torch.set_num_threads(count)
@@ -89,6 +94,25 @@ def threads(count: int) -> Iterator[None]:
     finally:
         if before != count:
             torch.set_num_threads(before)
+
+
+def single_threaded_pool(name: str) -> ThreadPoolExecutor:
+    """One thread that computes with one CPU thread: itself.
+
+    torch gives a thread, when it first computes, the number that any thread set last. So this one
+    has its own number before it sets it, and a helper thread sets the caller's number once more,
+    for the later threads of the user's process.
+    """
+    others = torch.get_num_threads()
+
+    def begin() -> None:
+        torch.get_num_threads()
+        torch.set_num_threads(1)
+        again = threading.Thread(target=torch.set_num_threads, args=(others,))
+        again.start()
+        again.join()
+
+    return ThreadPoolExecutor(1, name, begin)
 
 
 def seed_step(seed: int, step: int, device: torch.device) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from dataclasses import replace
 
 from rhoselect.compute import repeatable, threads
@@ -45,7 +46,8 @@ class Scorer:
         slot: int,
         lanes: int,
     ) -> None:
-        self.share(slot, lanes)
+        self._slot, self._lanes = slot, lanes
+        self._old_slots: deque[int] = deque()
         config = self._config = inputs.config
         self._plan, self._points = inputs.plan, inputs.train
         self._scoring, self._replica = inputs.scoring, replica
@@ -94,10 +96,14 @@ class Scorer:
     def share(self, slot: int, lanes: int) -> None:
         """Change the slot and the number of lanes; any thread may call this. Lanes are hints:
         tickets claimed with the old numbers stay valid."""
+        if slot != self._slot:
+            self._old_slots.append(self._slot)
         self._slot, self._lanes = slot, lanes
 
     def release(self) -> None:
-        """Give back all tickets leased to this slot."""
+        """Give back all tickets leased to this slot or to the slots before it."""
+        while self._old_slots:
+            self._queue.reap(self._old_slots.popleft())
         self._queue.reap(self._slot)
 
     def score_one(self) -> bool:

@@ -3,11 +3,11 @@ forward runs."""
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 
 import numpy as np
-import torch
 
+from rhoselect.compute import single_threaded_pool
 from rhoselect.inputs import SelectionInputs
 from rhoselect.metrics import Metrics
 from rhoselect.queue import SelectionQueue, StreamQueue
@@ -25,7 +25,7 @@ class Pusher:
     ) -> None:
         self._config, self._scoring = inputs.config, inputs.scoring
         self._queue, self._metrics = queue, metrics
-        self._pool = ThreadPoolExecutor(1, "pusher", torch.set_num_threads, (1,))
+        self._pool = single_threaded_pool("pusher")
         self._pushed: Future[None] | None = None
 
     def submit(self, work: Work, output: ForwardOutput | None, state: State) -> None:

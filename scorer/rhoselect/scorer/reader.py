@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-import torch
-
+from rhoselect.compute import single_threaded_pool
 from rhoselect.types import Batch, Indices, Positions, Ticket
 
 
@@ -38,7 +37,7 @@ class Reader:
 
     def __init__(self, take: Callable[[float], Work | None], depth: int, timeout_s: float) -> None:
         self._take, self._depth, self._timeout_s = take, depth, timeout_s
-        self._pool = ThreadPoolExecutor(1, "reader", torch.set_num_threads, (1,))
+        self._pool = single_threaded_pool("reader")
         self._asked: deque[Future[Work | None]] = deque()
         self._held: list[Work] = []
 

@@ -1,0 +1,96 @@
+"""Settings of torch are those of a block or of a thread: the user's process keeps its own."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import threaded
+from rhoselect.compute import repeatable, single_threaded_pool, threads
+from rhoselect.models import mlp
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("before", [(False, False, True), (True, True, False), (True, False, True)])
+def test_cuda_kernels_repeat_within_the_block_alone(
+    monkeypatch: pytest.MonkeyPatch, before: tuple[bool, bool, bool], fails: bool
+) -> None:
+    """This touches no GPU. The user's own model may need a kernel that has no such form."""
+
+    def now() -> tuple[bool, bool, bool]:
+        enabled = torch.are_deterministic_algorithms_enabled()
+        warns = torch.is_deterministic_algorithms_warn_only_enabled()
+        return enabled, warns, torch.backends.cudnn.benchmark
+
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", before[2])
+    torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+    try:
+        with suppress(ZeroDivisionError), repeatable(torch.device("cuda")):
+            assert now() == (True, False, False)
+            1 / (not fails)
+        assert now() == before
+        with repeatable(torch.device("cpu")):
+            assert now() == before
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_a_number_of_threads_is_that_of_a_block_in_one_thread() -> None:
+    torch.set_num_threads(3)
+    with ThreadPoolExecutor(1) as other:
+        assert other.submit(torch.get_num_threads).result() == 3
+        with threads(2):
+            assert torch.get_num_threads() == 2
+            assert other.submit(torch.get_num_threads).result() == 3
+        assert torch.get_num_threads() == 3
+
+
+def test_a_pool_that_computes_alone_leaves_later_threads_as_they_would_be() -> None:
+    torch.set_num_threads(3)
+    with single_threaded_pool("alone") as alone:
+        assert alone.submit(torch.get_num_threads).result() == 1
+        with ThreadPoolExecutor(1) as later:
+            assert later.submit(torch.get_num_threads).result() == 3
+        assert alone.submit(torch.get_num_threads).result() == 1
+    assert torch.get_num_threads() == 3
+
+
+COUNTED: set[tuple[int, int]] = set()
+"""How many points a forward had, and how many threads."""
+
+
+class Counting(nn.Module):
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        COUNTED.add((len(inputs), torch.get_num_threads()))
+        output: Tensor = self.network(inputs)
+        return output
+
+
+def counting(*, input_shape: tuple[int, ...], classes: int) -> nn.Module:
+    """A model factory."""
+    return Counting(mlp(input_shape=input_shape, classes=classes, width=8))
+
+
+@pytest.mark.parametrize(("scoring", "training"), [(2, 1), (1, 2)])
+def test_each_forward_has_the_threads_that_are_configured(
+    tiny_config: Path, tmp_path: Path, scoring: int, training: int
+) -> None:
+    """Of scorers, of a trainer that scores and re-scores, of its steps, of its evaluations."""
+    two_stages = ["selection.lag=1", "selection.shortlist=2"]
+    model = ["model.factory=test_compute:counting", "model.args={}", *two_stages]
+    numbers = [f"scorer.threads={scoring}", f"trainer.threads={training}"]
+    torch.set_num_threads(training)  # for what counts the FLOPs of a step
+    for workers in (0, 2):
+        COUNTED.clear()
+        threaded.run(tiny_config, tmp_path / f"{workers}", workers, [*model, *numbers])
+        assert COUNTED - {(2, 1), (2, 2)} == {(8, training), (16, scoring), (100, training)}
