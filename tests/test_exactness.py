@@ -131,7 +131,7 @@ def test_any_number_of_workers_in_threads(
 
 def test_any_number_of_workers_with_two_threads_each(tiny_config: Path, tmp_path: Path) -> None:
     """Bits depend on the number of threads, so it is the same whoever computes."""
-    numbers = ["scorer.threads=2", "trainer.threads=2", "trainer.steps=4"]
+    numbers = ["scorer.threads=2", "trainer.threads=2", "trainer.steps=3"]
     sets = [*settings("resnet", "fp32", 1), *numbers]
     alone = train(tiny_config, tmp_path / "0", sets, workers=0)
     shared, _ = threaded.run(tiny_config, tmp_path / "2", 2, sets)
