@@ -56,13 +56,19 @@ class Run:
         reach(self.path, step, self._over.is_set)
 
     def kill(self, actor: str, sign: signal.Signals = signal.SIGKILL) -> None:
-        """Send a signal to an actor's newest process."""
+        """Send a signal to an actor's newest process, once there is one."""
+        look(lambda: bool(starts(self.path, actor)), self._over.is_set)
         os.kill(starts(self.path, actor)[-1], sign)
 
 
 def reach(run: Path, step: int, over: Callable[[], bool]) -> None:
+    look(lambda: newest_step(run) >= step, over)
+
+
+def look(happened: Callable[[], bool], over: Callable[[], bool]) -> None:
+    """Look again and again until something happened in a run that must not end before."""
     deadline = time.monotonic() + DEADLINE_S
-    while newest_step(run) < step:
+    while not happened():
         assert not over(), "ended early"
         assert time.monotonic() < deadline, "never happened"
         time.sleep(0.01)
@@ -79,7 +85,8 @@ def newest_step(run: Path) -> int:
 def starts(run: Path, actor: str) -> list[int]:
     """Process numbers that an actor has had, from its log."""
     log = run / "logs" / f"{actor}.log"
-    return [int(n) for n in re.findall(r"process (\d+) starts", log.read_text())]
+    text = log.read_text() if log.exists() else ""
+    return [int(n) for n in re.findall(r"process (\d+) starts", text)]
 
 
 @pytest.fixture(scope="module")
