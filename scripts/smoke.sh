@@ -18,7 +18,7 @@ smoke() {
     fi
     [ -x "$dir/bin/python" ] || scripts/venv.sh "$python" "$dir"
     local pip=("$dir/bin/python" -m pip --disable-pip-version-check install --quiet)
-    if ! "${pip[@]}" "${index[@]}" "$torch" || ! "${pip[@]}" "$torch" .; then
+    if ! "${pip[@]}" "${index[@]}" "$torch" || ! "${pip[@]}" "$torch" ".[all]"; then
         echo "smoke: $python, $torch: skipped, pip cannot install it here"
         return
     fi
