@@ -37,7 +37,7 @@ class Silent(LocalStore):
     ("more", "message"),
     [
         ([], r"snapshot 9: published, .*within 7 s \(queue\.timeout_s\)"),
-        (["selection.audit_every=3"], r"audit: snapshot 2 did not come within 7 s"),
+        (["selection.audit_every=3"], r"audit: snapshot 2 was not available within 7 s"),
     ],
 )
 def test_a_snapshot_that_does_not_come_back_is_named(
