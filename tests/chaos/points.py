@@ -18,17 +18,16 @@ from typing import Any
 
 from torch import nn
 
-from rhoselect import models
+from rhoselect import files, models
 from rhoselect.scorer.pusher import Pusher
 from rhoselect.snapshots.shm import SharedMemoryStore
-from rhoselect.trainer import runfolder
 from rhoselect.trainer.learner import Learner
 
 POINTS: dict[str, tuple[Any, str, str]] = {
     "between claim and push": (Pusher, "submit", ""),
     "in mid-publish": (SharedMemoryStore, "_advance", ""),
     "between pop and step": (Learner, "update", ""),
-    "before a checkpoint's rename": (runfolder, "fsync", ".step-"),
+    "before a checkpoint's rename": (files, "flush", ".step-"),
 }
 """Before a call of this function of this owner, whose first argument has this in its text."""
 
