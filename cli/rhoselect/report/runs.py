@@ -141,6 +141,8 @@ def _read(path: Path, summary: dict[str, Any]) -> Run:
 
 def smoothed(values: Floats) -> Floats:
     """Means [E] of three neighbours (two at the ends) of ``values`` [E]."""
+    if not len(values):  # which np.convolve refuses
+        return values
     kernel = np.ones(3)
     total = np.convolve(values, kernel)[1:-1]  # also of fewer than three
     counts = np.convolve(np.ones(len(values)), kernel)[1:-1]
