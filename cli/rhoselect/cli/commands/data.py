@@ -50,7 +50,7 @@ def import_(
     ambiguous: Annotated[
         float,
         typer.Option(
-            help="Append so many means of two points to train and holdout, as a share of each."
+            help="Append means of two points to train and holdout; their number is this share of each."
         ),
     ] = 0.0,
     duplicates: Annotated[
@@ -67,7 +67,7 @@ def import_(
         ),
     ] = None,
     resize: Annotated[
-        int | None, typer.Option(help="Resize image files to squares of so many pixels a side.")
+        int | None, typer.Option(help="Resize image files to squares with this many pixels a side.")
     ] = None,
     tokens: Annotated[int, typer.Option(help="Token ids a text, cut or padded with 0.")] = 64,
     vocabulary: Annotated[int, typer.Option(help="Words are hashed to ids below this.")] = 8192,
