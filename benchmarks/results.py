@@ -40,6 +40,10 @@ TABLES: dict[str, tuple[str, ...]] = {
     "snapshots": (
         *("megabytes", "readers", "dtype", "publish_to_loaded_ms", "memcpy_ms", "ratio"),
     ),
+    "stragglers": (
+        *("scenario", "mode", "reached", "seconds", "steps_to_target", "step_ms", "longest_ms"),
+        *("staleness", "final", "keys"),
+    ),
     "plan": ("model", "workers", "predicted_ms", "measured_ms", "error"),
     "scale": (
         *("points", "plan_us_per_window", "streamed_plan_us_per_window", "il_us_per_window"),

@@ -1,8 +1,8 @@
-"""The case for mode "stream": scorers in trouble, and weights that take longer than a step.
+"""What slow and frozen scorers cost, and weights that take longer than a step.
 
-Seconds until RHO-LOSS has the best accuracy of the same seed's uniform run, at lag 0, at lag 1 (two
-stages) and in mode "stream": 16 scorers on emulated devices (straggling.py), where a step of
-training takes 100 ms and a window's forwards, dealt out evenly, take 5 ms.
+Seconds until RHO-LOSS has the best accuracy of the same seed's uniform run, at lag 0 and at lag 1
+(two stages): 16 scorers on emulated devices (straggling.py), where a step of training takes 100 ms
+and a window's forwards, dealt out evenly, take 5 ms.
 
 stragglers    four scorers are 5 times slower, a fifth is stopped for 2 of every 6 seconds
 slow weights  snapshots are with the scorers 150 ms after their publication began
@@ -57,7 +57,6 @@ SCENARIOS = {
     "slow weights": Scenario(delay_s=0.15),
 }
 LAG_1: Keys = {"selection.lag": 1, "selection.chunk": 10, "scorer.prefetch": 8}
-STREAM: Keys = {"selection.mode": "stream", "scorer.prefetch": 1}
 # With small chunks the trainer has a lane of its own, and then takes what a stopped scorer held;
 # scorers need room for that beside the tickets that they hold of later windows (scorer.prefetch).
 TRIALS: dict[str, list[Keys]] = {
@@ -70,11 +69,6 @@ TRIALS: dict[str, list[Keys]] = {
         {"selection.lag": 1, "selection.shortlist": 5, "selection.rescore": "trainer"},
         {**LAG_1, "selection.shortlist": 3, "selection.rescore": "trainer"},
         {**LAG_1, "selection.shortlist": 5, "selection.rescore": "scorers"},
-    ],
-    "stream": [
-        {**STREAM, "selection.shortlist": 5, "stream.ahead": 4, "stream.max_age": 16},
-        {**STREAM, "selection.shortlist": 5, "stream.ahead": 1, "stream.max_age": 4},
-        {**STREAM, "selection.shortlist": 3, "stream.ahead": 2, "stream.max_age": 4},
     ],
 }
 MEDIANS = ("seconds", "steps_to_target", "step_ms", "longest_ms", "wait_ms", "staleness", "final")
@@ -162,7 +156,7 @@ class Benchmark:
 
     def write(self, summaries: Sequence[Row] = ()) -> None:
         """All that is known so far."""
-        done = {"about": self._about, "targets": self._targets, "runs": self.rows}
+        done = {"emulated": True, "about": self._about, "targets": self._targets, "runs": self.rows}
         write(self._path, {**done, "rows": summaries})
 
 

@@ -37,11 +37,10 @@ from rhoselect.compute import keep_memory
 from rhoselect.config import Config
 from rhoselect.inputs import open_inputs
 from rhoselect.metrics import Metrics
-from rhoselect.queue.redis import RedisQueue, RedisStream
+from rhoselect.queue.redis import RedisQueue
 from rhoselect.runtime.queue_address import open_queue
 from rhoselect.runtime.queue_server import EmbeddedServer
 from rhoselect.scorer.build import build_scorer
-from rhoselect.selector.windows import lanes
 from rhoselect.snapshots.base import Pieces, State
 from rhoselect.snapshots.shm import SharedMemoryStore
 from rhoselect.trainer.build import build_trainer
@@ -112,11 +111,6 @@ class LateStore(SharedMemoryStore):
                 return None
         return super().load(version, into, max(0.0, deadline - time.monotonic()))
 
-    def newest(self, timeout_s: float) -> int | None:
-        deadline = time.monotonic() + timeout_s
-        super().newest(timeout_s)
-        return self._newest_here() if self._comes(0, deadline) else None
-
     def _comes(self, version: int, deadline: float) -> bool:
         """Wait until a published snapshot is here; False if it is not before ``deadline``."""
         here = self._published[version] + self._delay_s
@@ -141,7 +135,7 @@ class Setup:
     scenario: Scenario
     ready: Barrier
 
-    def queue(self) -> RedisQueue | RedisStream:
+    def queue(self) -> RedisQueue:
         folder = self.folder
         return open_queue(self.config, self.queue_url, folder.run_id, folder.generation)
 
@@ -200,7 +194,7 @@ def _score(setup: Setup, slot: int) -> None:
     _begin()
     _slower[0] = setup.scenario.times if slot < setup.scenario.slow else 1.0
     inputs = open_inputs(setup.config)
-    share = lanes(inputs.config, SCORERS)
+    share = inputs.config.lanes(SCORERS)
     queue, snapshots = setup.queue(), setup.snapshots(writer=False)
     scorer = build_scorer(inputs, slot, share, queue, snapshots, Metrics("scorer"))
     setup.ready.wait(START_S)

@@ -11,8 +11,8 @@ emulated  Real learning, with a step's duration as measured on the emulated devi
           benchmarks/scaling.py): the points selected are bit for bit the same for any number of
           workers, so the curve of one process is the curve of all. Irreducible losses are priced at
           their FLOPs, spread over all devices.
-live      The emulated device itself, as what stream selects depends on timing: 16 scorers
-          and a trainer learn for real, each step at least as long as declared.
+live      The emulated device itself: 16 scorers and a trainer learn for real, each step at least
+          as long as declared.
 equal     17 emulated devices: uniform data-parallel on k of them (batch 32 k) against RHO-LOSS that
           trains on k (n_b = 32 k) and scores with all; the best of three learning rates (on the
           first seed) for either, no communication charged to either.
@@ -167,7 +167,6 @@ def best_lr(case: Case, learn: Callable[..., Curve]) -> tuple[float, dict[int, C
 
 LIVE: dict[str, dict[str, Any]] = {
     "lag 0": {},
-    "stream": {"selection__mode": "stream"},
 }
 
 

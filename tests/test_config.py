@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +68,8 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "selection.n_B": st.sampled_from([64, 96, 128]),
     "selection.chunk": st.sampled_from([1, 2, 16, 32]),
     "selection.lag": st.integers(0, 2**63 - 1),
-    "selection.mode": st.just("window"),  # another one forbids much: below
     "selection.audit_every": st.integers(0, 2**63 - 1),
     "selection.rescore": st.sampled_from(["trainer", "scorers"]),
-    "stream.ahead": counts,
-    "stream.max_age": counts,
-    "stream.capacity": st.integers(0, 2**63 - 1),
     "selection.shortlist": st.integers(0, 2),
     "selection.temperature": not_negative,
     "selection.bn": st.sampled_from(["running", "batch"]),
@@ -150,7 +145,7 @@ def test_these_tests_know_every_key() -> None:
     together = {"service.tls_cert", "service.tls_key", "service.tls_client_ca"}
     assert names(Config) == VALUES.keys() | {"data.path"} | together
     changes = {re.sub(r"args\..*", "args", name) for name in CHANGES}
-    apart = {"data.order", "selection.mode"}  # each with a test of its own
+    apart = {"data.order"}  # with a test of its own
     assert changes == VALUES.keys() - apart
 
 
@@ -203,9 +198,6 @@ CHANGES: dict[str, tuple[Any, Any]] = {
     "selection.lag": (0, 1),
     "selection.audit_every": (0, 10),
     "selection.rescore": ("trainer", "scorers"),
-    "stream.ahead": (4, 5),
-    "stream.max_age": (16, 8),
-    "stream.capacity": (0, 1000),
     "selection.shortlist": (0, 2),
     "selection.temperature": (1.0, 0.5),
     "selection.bn": ("running", "batch"),
@@ -293,18 +285,10 @@ def test_keys_that_come_or_go_are_named() -> None:
     assert config(before).changed_keys(config(after)) == changed
 
 
-def test_a_mode_that_is_not_exact_is_a_change_and_says_so() -> None:
-    exact, stream = (
-        config({"data.path": "d"} | other) for other in ({}, {"selection.mode": "stream"})
-    )
-    assert exact.exact
-    assert not stream.exact
-    assert exact.changed_keys(stream) == ["selection.mode"]
-    assert parse(tomllib.loads(stream.to_toml())) == stream
-
-
 REMOVED = {
     "selection.max_lag: removed in 0.2; .*selection.lag": {"selection.max_lag": 2},
+    "selection.mode: removed in 0.2; .*selection.lag = 1": {"selection.mode": "stream"},
+    "stream: removed in 0.2; delete the section": {"stream.ahead": 2},
     "selection.agreement: removed in 0.2; .*audit_every": {"selection.agreement": 0.9},
     "selection.lag: got 'auto', removed in 0.2; set a number": {"selection.lag": "auto"},
     "selection.rescore: got 'auto', removed in 0.2; .*trainer": {"selection.rescore": "auto"},
@@ -315,23 +299,6 @@ REMOVED = {
 def test_what_was_removed_is_refused_with_its_successor(message: str) -> None:
     with pytest.raises(ConfigError, match=f"^{message}"):
         config({"data.path": "d"} | REMOVED[message])
-
-
-IMPOSSIBLE: dict[str, dict[str, Any]] = {
-    'selection.mode: got "stream" with': {"selection.mode": "stream", "selection.lag": 1},
-    'selection.mode: got "stream" with .* 3': {
-        "selection.mode": "stream",
-        "trainer.publish_every": 3,
-    },
-    "selection.shortlist: got 1": {"selection.mode": "stream", "selection.shortlist": 1},
-    "stream.capacity: got 159": {"selection.mode": "stream", "stream.capacity": 159},
-}
-
-
-@pytest.mark.parametrize("message", IMPOSSIBLE)
-def test_modes_that_could_not_work_are_refused(message: str) -> None:
-    with pytest.raises(ConfigError, match=f"^{message}.*allowed"):
-        config({"data.path": "d"} | IMPOSSIBLE[message])
 
 
 def test_the_order_of_arguments_is_no_change() -> None:

@@ -279,21 +279,17 @@ def test_no_wake_up_is_lost_however_reads_and_publishes_cross(ends: Ends) -> Non
 def test_one_publish_wakes_every_waiting_reader(ends: Ends) -> None:
     with ThreadPoolExecutor(4) as threads:
         futures = [threads.submit(read, ends.reader(), ends.first, LONG_S) for _ in range(4)]
-        newest = threads.submit(ends.reader().newest, LONG_S)
-        assert are_waiting(*futures, newest)
+        assert are_waiting(*futures)
         content(ends.first).publish(ends.writer, ends.first)
         assert all(f.result(SOON_S) == content(ends.first).picture for f in futures)
-        assert newest.result(SOON_S) == ends.first
 
 
 def test_what_is_not_published_in_time_is_none(ends: Ends) -> None:
     reader = ends.reader()
     assert read(reader, ends.first, 0) is None
-    assert reader.newest(0) is None
-    for wait_for_it in (lambda: read(reader, ends.first, 0.4), lambda: reader.newest(0.4)):
-        started = time.monotonic()
-        assert wait_for_it() is None
-        assert 0.4 <= time.monotonic() - started < LONG_S / 2
+    started = time.monotonic()
+    assert read(reader, ends.first, 0.4) is None
+    assert 0.4 <= time.monotonic() - started < LONG_S / 2
     assert ends.elsewhere(ends.first, 0).result(LONG_S) is None
 
 
@@ -311,18 +307,6 @@ def test_a_reader_gets_exactly_the_version_it_names(ends: Ends) -> None:
         assert read(reader, version, LONG_S) == content(version).picture
     assert read(reader, ends.first + 4, 0) is None
     assert read(reader, ends.first + 6, 0) is None
-
-
-def test_newest_follows_the_writer(ends: Ends) -> None:
-    reader = ends.reader()
-    for version in (ends.first, ends.first + 1, ends.first + 7):
-        content(version).publish(ends.writer, version)
-        assert read(reader, version, LONG_S) is not None
-        assert reader.newest(LONG_S) == version
-    ends.writer.retire(ends.first + 8)
-    while reader.newest(0) is not None:  # through Ray a retirement takes its time
-        continue
-    assert reader.newest(0) is None
 
 
 def test_a_retired_snapshot_is_gone_and_says_so(ends: Ends) -> None:
@@ -377,7 +361,6 @@ def test_shm_keeps_what_the_plain_store_keeps(calls: list[tuple[str, int]]) -> N
             except SnapshotGoneError:
                 found.append("gone")
         assert found[0] == found[1]
-    assert plain.newest(0) == writer.newest(0)
     writer.close()
 
 
@@ -403,10 +386,10 @@ def test_shm_folder_is_private_and_goes_with_its_writer(shm_folder: Path) -> Non
     reader.close()
     assert {path.suffix for path in shm_folder.iterdir()} == {"", ".safetensors"}
     other = SharedMemoryStore(shm_folder, writer=False)
-    assert other.newest(0) == 1
+    assert read(other, 1, 0) is not None
     writer.close()
     assert not shm_folder.exists()
-    assert read(other, 1, 0) is None and other.newest(0) is None
+    assert read(other, 1, 0) is None
     other.close()
 
 
@@ -581,7 +564,7 @@ def test_shm_half_a_snapshot_of_a_killed_writer_is_not_loaded(
         if load is not None:
             with pytest.raises(SnapshotGoneError, match="snapshot 1"):
                 load.result(SOON_S)
-    assert read(reader, 1, 0) is None and reader.newest(0) is None  # it is mapped by now
+    assert read(reader, 1, 0) is None  # it is mapped by now
     busy = time.thread_time()
     assert read(reader, 1, 1.0) is None
     assert time.thread_time() - busy < 0.2

@@ -11,41 +11,30 @@ from rhoselect import config as configuration
 from rhoselect.inputs import open_inputs
 from rhoselect.metrics import Metrics
 from rhoselect.queue.memory import MemoryQueue
-from rhoselect.queue.memory_stream import MemoryStream
 from rhoselect.scorer.build import build_scorer
-from rhoselect.selector.windows import lanes
 from rhoselect.snapshots.local import LocalStore
 from rhoselect.trainer.build import build_trainer, run_trainer
 from rhoselect.trainer.runfolder import RunFolder
-from rhoselect.types import ChunkScores, Ticket
-
-
-class CountedStream(MemoryStream):
-    """A rolling queue that notes how full it ever was."""
-
-    most = 0
-
-    def push(self, ticket: Ticket, scores: ChunkScores) -> bool:
-        counted = super().push(ticket, scores)
-        self.most = max(self.most, self.stats().points)
-        return counted
 
 
 def run(
-    config: Path, folder: Path, workers: int, sets: list[str]
-) -> tuple[dict[str, Any], MemoryQueue | CountedStream]:
-    """Train with ``workers`` scorers in threads; whatever one of them raises is raised here."""
+    config: Path,
+    folder: Path,
+    workers: int,
+    sets: list[str],
+    lease_s: float = 600,
+    frozen: int = 0,
+) -> tuple[dict[str, Any], MemoryQueue]:
+    """Train with ``workers`` scorers in threads, and raise what one of them raises. The first
+    ``frozen`` scorers claim a ticket each and do nothing more."""
     inputs = open_inputs(configuration.load(config, sets))
     resolved, snapshots = inputs.config, LocalStore()
-    queue: MemoryQueue | CountedStream = MemoryQueue(lease_s=600)
-    if resolved.selection.mode == "stream":
-        stream = resolved.stream
-        queue = CountedStream(inputs.plan.chunks, resolved.capacity, stream.ahead, stream.max_age)
+    queue = MemoryQueue(lease_s)
     run_folder = RunFolder.create(folder, resolved)
     trainer = build_trainer(inputs, run_folder, queue, snapshots, Metrics(), workers)
-    share, stop, failures = lanes(resolved, workers), threading.Event(), []
+    share, stop, failures = resolved.lanes(workers), threading.Event(), []
 
-    def guarded(score: Callable[[threading.Event], None]) -> None:
+    def guarded(score: Callable[[threading.Event], object]) -> None:
         try:
             score(stop)
         except BaseException as error:
@@ -54,7 +43,9 @@ def run(
     scorers = [
         build_scorer(inputs, slot, share, queue, snapshots, Metrics()) for slot in range(workers)
     ]
-    threads = [threading.Thread(target=guarded, args=(scorer.run,)) for scorer in scorers]
+    works = [each.run for each in scorers]
+    works[:frozen] = [lambda _, slot=slot: queue.claim(slot, 60.0, share) for slot in range(frozen)]
+    threads = [threading.Thread(target=guarded, args=(work,)) for work in works]
     for thread in threads:
         thread.start()
     try:

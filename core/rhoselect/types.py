@@ -42,8 +42,7 @@ class Ticket:
     """One unit of scoring work: score chunk ``chunk`` of ``window`` with the weights ``version``.
 
     ``positions`` [C] are set for a chunk of a shortlist. They are None for a chunk of the
-    candidates, whose positions follow from the plan. Version -1 means the newest published weights
-    (mode "stream").
+    candidates, whose positions follow from the plan.
     """
 
     window: int

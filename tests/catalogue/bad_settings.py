@@ -197,22 +197,6 @@ SETTINGS = [
         "selection.n_B=416",
     ),
     setting(
-        "keys together",
-        "a queue that holds no whole window",
-        r"stream\.capacity: got 40 points, allowed at least selection\.n_B = 64 with",
-        "selection.function=divbs",
-        "model.args={width = 32}",
-        "selection.mode=stream",
-        "stream.capacity=40",
-    ),
-    setting(
-        "keys together",
-        "stream with a lag",
-        r"selection\.mode: got .stream. with selection\.lag = 1",
-        "selection.mode=stream",
-        "selection.lag=1",
-    ),
-    setting(
         "removed keys",
         "a key of 0.1",
         r"selection\.max_lag: removed in 0\.2; delete the key and set selection\.lag",
@@ -225,11 +209,10 @@ SETTINGS = [
         "selection.lag=auto",
     ),
     setting(
-        "keys together",
-        "stream without a second stage",
-        r"selection\.shortlist: got 1, allowed 2 or more",
+        "removed keys",
+        "a mode of 0.1",
+        r"selection\.mode: removed in 0\.2; delete the key and the section \[stream\]",
         "selection.mode=stream",
-        "selection.shortlist=1",
     ),
     setting(
         "keys together",

@@ -8,10 +8,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from rhoselect.queue import SelectionQueue, StreamBounds, StreamQueue
+from rhoselect.queue import SelectionQueue
 from rhoselect.queue.memory import MemoryQueue
-from rhoselect.queue.memory_stream import MemoryStream
-from rhoselect.queue.redis import RedisQueue, RedisStream
+from rhoselect.queue.redis import RedisQueue
 from rhoselect.types import ChunkScores, Ticket
 
 
@@ -57,7 +56,7 @@ class Backend:
     def __init__(self, url: str | None = None) -> None:
         self.url = url
         self._now = 0.0
-        self._made: list[RedisQueue | RedisStream] = []
+        self._made: list[RedisQueue] = []
 
     def new(self, lease_s: float = 60.0) -> SelectionQueue:
         if self.url is None:
@@ -65,14 +64,6 @@ class Backend:
         queue = RedisQueue(self.url, f"run-{next(_runs)}", 1, lease_s, 600.0, 20.0)
         self._made.append(queue)
         return queue
-
-    def stream(self, chunks: int, capacity: int, ahead: int, max_age: int) -> StreamQueue:
-        bounds = (chunks, capacity, ahead, max_age)
-        if self.url is None:
-            return MemoryStream(*bounds)
-        stream = RedisStream(self.url, f"run-{next(_runs)}", 1, StreamBounds(*bounds), 600.0, 20.0)
-        self._made.append(stream)
-        return stream
 
     def age(self, seconds: float) -> None:
         self._now += seconds

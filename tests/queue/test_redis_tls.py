@@ -21,8 +21,7 @@ from queue_helpers import chunk_scores, fill
 
 from rhoselect.config import QueueConfig
 from rhoselect.errors import ConfigError, QueueConfigError, RunError
-from rhoselect.queue import StreamBounds
-from rhoselect.queue.redis import RedisQueue, RedisStream, check_server, ping
+from rhoselect.queue.redis import RedisQueue, check_server, ping
 from rhoselect.runtime.queue_address import queue_url
 from rhoselect.types import Ticket
 from servers import PASSWORD, free_port, redis_server
@@ -151,7 +150,7 @@ def refusal(url: str) -> str:
 
 
 def work(url: str) -> None:
-    """Every call that a run makes, of both queues."""
+    """Every call that a run makes."""
     check_server(url)
     queue = RedisQueue(url, "run", 1, 0.001, 600.0, 5.0)
     queue.open(0, 0, 2)
@@ -163,24 +162,13 @@ def work(url: str) -> None:
     best = queue.pop(0, 1, 1.0)
     assert best is not None and best.features is not None
     queue.open_shortlist(0, 0, best.positions, 1)
+    assert queue.claim(0, 0, only="candidates") is None
     assert queue.claim(0, 1.0) is not None and queue.pop(1, 1, 0.2) is None
     fill(queue, 5, 5, [chunk_scores({9: 1.0})])
     assert queue.stats().windows > 0
     queue.close(5)
     queue.destroy()
     queue.disconnect()
-    stream = RedisStream(url, "run", 2, StreamBounds(1, 2, 2, 1), 600.0, 5.0)
-    stream.advance(0)
-    ticket = stream.claim(0, 1.0)
-    assert ticket is not None and stream.take(1, 0.2) is None
-    for version in range(3):
-        stream.push(
-            Ticket(0, 0, version), chunk_scores({version * 3 + place: 1.0 for place in range(3)})
-        )
-    assert stream.take(1, 1.0) is not None and stream.stats().points > 0
-    stream.advance(9)
-    stream.destroy()
-    stream.disconnect()
 
 
 def test_the_rights_of_the_docs_are_what_a_run_uses(tls: TlsServer, password_file: Path) -> None:

@@ -82,7 +82,7 @@ def test_strangers_and_wrong_inputs_are_refused(
         with open_channel(entry["address"], Security()) as channel:
             store = GrpcStore(channel, session.run_id, session.generation)
             with pytest.raises(ServiceError, match="UNAUTHENTICATED"):
-                store.newest(timeout_s=0)
+                store.load(0, lambda pieces: None, timeout_s=0)
         made("resume", run)
 
 

@@ -50,11 +50,7 @@ class History:
 
 
 def history(plan: Plan, steps: int, points: Selected) -> History:
-    """The history of a run of ``steps`` steps.
-
-    Candidates are computed from the plan. In mode "stream", where scorers may be some windows ahead
-    of it, they are those of the plan's first windows, and whatever was selected besides.
-    """
+    """The history of a run of ``steps`` steps; its candidates are computed from the plan."""
     seen = np.zeros(plan.n, np.int64)
     windows = max(1, AT_ONCE // plan.n_B)
     for first in range(0, steps, windows):
@@ -65,4 +61,4 @@ def history(plan: Plan, steps: int, points: Selected) -> History:
     selected = np.bincount(ranks, minlength=plan.n)
     last_step = np.full(plan.n, NEVER, np.int64)
     np.maximum.at(last_step, ranks, points.step)
-    return History(np.maximum(seen, selected), selected, last_step)
+    return History(seen, selected, last_step)

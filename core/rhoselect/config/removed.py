@@ -9,6 +9,9 @@ from rhoselect.errors import ConfigError
 
 REMOVED_KEYS = {
     "selection.max_lag": "delete the key and set selection.lag to a number",
+    "selection.mode": "delete the key and the section [stream]; selection.lag = 1 overlaps scoring"
+    " and training, and every run is exact now",
+    "stream": "delete the section; selection.lag = 1 overlaps scoring and training",
     "selection.agreement": "delete the key; selection.audit_every measures the cost of a lag",
 }
 REMOVED_VALUES = {

@@ -135,9 +135,6 @@ class SelectionConfig(Section):
     n_b: int = Field(32, ge=1, description="points trained on per step")
     n_B: int = Field(320, ge=1, description="candidates drawn per step")
     chunk: int = Field(32, ge=1, description="candidates scored at once; divides n_B")
-    mode: Literal["window", "stream"] = Field(
-        "window", description="'stream': scorers never wait for weights; not exact, see [stream]"
-    )
     lag: int = Field(
         0, ge=0, description="age in steps of the weights that score; 0 is Algorithm 1"
     )
@@ -228,14 +225,6 @@ class TrainerConfig(Section):
         default_factory=lambda: [0.8, 0.85, 0.86, 0.87, 0.88, 0.89, 0.9],
         description="test accuracies whose first step goes into summary.json",
     )
-
-
-class StreamConfig(Section):
-    """The rolling queue of mode "stream" (unused in mode "window")."""
-
-    ahead: int = Field(4, ge=1, description="windows that scorers may be ahead of the trainer")
-    max_age: int = Field(16, ge=1, description="steps after which the weights of a score are old")
-    capacity: int = Field(0, ge=0, description="points held at most, the lowest go; 0: ahead x n_B")
 
 
 def _secret_in(uri: str) -> str | None:

@@ -23,7 +23,6 @@ from rhoselect.config.sections import (
     ModelConfig,
     ScorerConfig,
     SelectionConfig,
-    StreamConfig,
     SvpConfig,
     TrainerConfig,
 )
@@ -52,7 +51,6 @@ class Config(Section):
     il: IlConfig = IlConfig()
     svp: SvpConfig = SvpConfig()
     selection: SelectionConfig = SelectionConfig()
-    stream: StreamConfig = StreamConfig()
     scorer: ScorerConfig = ScorerConfig()
     trainer: TrainerConfig = TrainerConfig()
     queue: QueueConfig = QueueConfig()
@@ -62,38 +60,14 @@ class Config(Section):
     service: ServiceConfig = ServiceConfig()
 
     @model_validator(mode="after")
-    def _modes(self) -> Self:
+    def _folding(self) -> Self:
         selection = self.selection
         if self.scorer.fold_batchnorm and selection.bn != "running":
             raise ValueError(
                 f"scorer.fold_batchnorm: got true with selection.bn = {selection.bn!r}, allowed"
                 ' with "running": the statistics of a chunk are not known before it is scored'
             )
-        if selection.mode == "window":
-            return self
-        if selection.lag != 0 or self.trainer.publish_every > 1:
-            raise ValueError(
-                f'selection.mode: got "stream" with selection.lag = {selection.lag} and'
-                f" trainer.publish_every = {self.trainer.publish_every}, allowed lag 0 and 1:"
-                " scorers take the newest weights; the bound of their age is stream.max_age"
-            )
-        wanted = self.k * selection.n_b
-        if self.k == 1:
-            raise ValueError(
-                'selection.shortlist: got 1, allowed 2 or more with selection.mode = "stream":'
-                " scores of mixed ages have to be re-scored"
-            )
-        if self.capacity < wanted:
-            raise ValueError(
-                f"stream.capacity: got {self.capacity} points, allowed at least shortlist x n_b ="
-                f" {wanted}, or no step could ever start"
-            )
         return self
-
-    @property
-    def capacity(self) -> int:
-        """Points that the rolling queue holds at most."""
-        return self.stream.capacity or self.stream.ahead * self.selection.n_B
 
     @property
     def k(self) -> int:
@@ -101,14 +75,11 @@ class Config(Section):
         selection.shortlist is 0: 1 (no second stage) if scores are always fresh, else 5."""
         selection = self.selection
         fresh = selection.lag == 0 and self.trainer.publish_every == 1
-        fresh = fresh and selection.mode == "window"
         return selection.shortlist or (1 if fresh else min(5, selection.n_B // selection.n_b))
 
     @property
     def staleness_bound(self) -> int:
         """The greatest age, in steps, of the weights that scored a point, when it is selected."""
-        if self.selection.mode == "stream":
-            return self.stream.max_age
         return self.selection.lag + self.trainer.publish_every - 1
 
     @property
@@ -116,13 +87,13 @@ class Config(Section):
         """Whether the scorers also re-score shortlists, through the queue. They can do so only if
         every version is published; otherwise only the trainer has the newest weights."""
         selection = self.selection
-        newest = selection.mode == "window" and self.trainer.publish_every == 1
-        return selection.rescore == "scorers" and self.k > 1 and newest
+        every = self.trainer.publish_every == 1
+        return selection.rescore == "scorers" and self.k > 1 and every
 
-    @property
-    def exact(self) -> bool:
-        """Whether the result is the same for any number of workers."""
-        return self.selection.mode == "window"
+    def lanes(self, workers: int) -> int:
+        """How many processes share the tickets of a window: the scorers, and the trainer if it
+        scores."""
+        return max(1, workers + self.trainer.scores) if workers else 1
 
     def to_toml(self) -> str:
         """The configuration as TOML, with every key that has a value."""

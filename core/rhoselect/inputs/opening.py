@@ -19,7 +19,7 @@ from rhoselect.inputs.reference import open_reference
 from rhoselect.inputs.run_inputs import RunInputs
 from rhoselect.models.build import check_output
 from rhoselect.plan import open_plan
-from rhoselect.selection import ScoreFunction, Scoring, get_function
+from rhoselect.selection import Scoring, get_function
 from rhoselect.selection.coreset import CoreSet, read_core_set
 
 
@@ -36,7 +36,6 @@ def open_inputs(config: Config) -> RunInputs:
     train, test = train_points(config, dataset), dataset.split("test")
     plan = open_plan(config, train)
     function = get_function(config.selection.function)
-    _check_capacity(config, function)
     table = _open_table(config, dataset) if function.needs.il else None
     core_set = _open_core_set(config, dataset) if function.needs.core_set else None
     reference = open_reference(config, dataset) if function.needs.reference else None
@@ -48,16 +47,6 @@ def open_inputs(config: Config) -> RunInputs:
     check_output(config.model.factory, inputs.new_model(), sample.inputs, inputs.classes)
     check_scores(inputs, sample)
     return inputs
-
-
-def _check_capacity(config: Config, function: ScoreFunction) -> None:
-    selection = config.selection
-    if function.whole_window and selection.mode == "stream" and config.capacity < selection.n_B:
-        raise ConfigError(
-            f"stream.capacity: got {config.capacity} points, allowed at least selection.n_B ="
-            f" {selection.n_B} with selection.function {selection.function!r}, which picks from"
-            " that many"
-        )
 
 
 def _open_table(config: Config, dataset: Dataset) -> IlTable:

@@ -1,5 +1,5 @@
 """The queues: windows of scored candidates, or one rolling set of them. Contracts in ``base``."""
 
-from rhoselect.queue.base import SelectionQueue, StreamBounds, StreamQueue
+from rhoselect.queue.base import SelectionQueue
 
-__all__ = ["SelectionQueue", "StreamBounds", "StreamQueue"]
+__all__ = ["SelectionQueue"]

@@ -1,4 +1,4 @@
-"""The contracts of the queues, for every backend. One test suite per contract checks all of them.
+"""The contract of a queue, for every backend. One test suite checks all of them.
 
 A queue is soft state: losing all of it costs time, never correctness. The trainer opens windows,
 scorers claim tickets and push scores, the trainer reads the best points of a complete window and
@@ -10,8 +10,7 @@ for the ``push`` that completes its window.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 from rhoselect.types import ChunkScores, Positions, QueueStats, Stage, Ticket, TopK
 
@@ -127,81 +126,3 @@ def slices(positions: Positions, chunk: int) -> list[Positions]:
     """``positions`` [N] in slices of ``chunk``, one per ticket; the last one may be shorter."""
     assert len(positions), "a shortlist without points would never be claimed"
     return [positions[start : start + chunk] for start in range(0, len(positions), chunk)]
-
-
-@dataclass(frozen=True)
-class StreamBounds:
-    """``chunks`` a window; ``capacity`` in points; scorers may be ``ahead`` windows of the trainer;
-    scores are dropped once their weights are ``max_age`` steps old."""
-
-    chunks: int
-    capacity: int
-    ahead: int
-    max_age: int
-
-
-@runtime_checkable
-class StreamQueue(Protocol):
-    """One rolling set of scored points (mode "stream"). Thread-safe. Waits end at ``timeout_s``.
-
-    Built with ``chunks`` a window, a ``capacity`` in points, ``ahead`` (windows that scorers may
-    be ahead of the trainer) and ``max_age`` (steps). Delivery is at most once: a chunk whose scorer
-    died is a few candidates that this epoch does without.
-
-    Who waits for whom: ``claim`` waits for ``advance`` (backpressure), ``take`` for ``push``.
-    """
-
-    def advance(self, step: int) -> None:
-        """Tell that ``step`` optimizer steps are done. Idempotent; the waiting trainer re-sends it.
-
-        Tickets of the windows below step + ahead may be claimed. A queue that is new, or was lost,
-        starts with the chunks of window ``step``. Points scored with a version below
-        step - max_age go.
-        """
-        ...
-
-    def claim(
-        self,
-        worker: int,
-        timeout_s: float,
-        lanes: int = 1,
-        loaded: int | None = None,
-        only: Stage | None = None,
-    ) -> Ticket | None:
-        """The next chunk of the plan, version -1 (the scorer takes the newest weights).
-
-        Who asks, with what weights, and how many they are makes no difference here.
-        """
-        ...
-
-    def push(self, ticket: Ticket, scores: ChunkScores) -> bool:
-        """Add points scored with ``ticket.version``; False if that is too old by now.
-
-        False as well before the first `advance`, when nobody can tell. Beyond the capacity the
-        lowest points go (of equal ones, the higher positions). Features are not kept.
-        """
-        ...
-
-    def take(self, k: int, timeout_s: float) -> TopK | None:
-        """Remove and return the k >= 1 best points; None if there were not k within ``timeout_s``.
-
-        Order: score descending, then position ascending. ``TopK.version`` is the oldest one among
-        them, ``TopK.window`` -1.
-        """
-        ...
-
-    def peek(self, k: int) -> TopK | None:
-        """As ``take``, but of what there is, and nothing is removed; None if there is nothing."""
-        ...
-
-    def reap(self, worker: int | None = None) -> int:
-        """Nothing is leased: 0."""
-        ...
-
-    def stats(self) -> QueueStats:
-        """A look at the queue: points, oldest version, and ``waiting``, tickets free to claim."""
-        ...
-
-    def destroy(self) -> None:
-        """Delete everything that this run and generation holds."""
-        ...

@@ -37,10 +37,6 @@ class SnapshotReader(Protocol):
         """
         ...
 
-    def newest(self, timeout_s: float) -> int | None:
-        """The newest version that can be loaded; None if there is none within ``timeout_s``."""
-        ...
-
     def close(self) -> None:
         """Release the resources of this end. Closing the writer's end deletes the snapshots."""
         ...

@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
 
 import grpc
 from torch import Tensor
@@ -24,7 +23,6 @@ from rhoselect.snapshots.codec import Decoded, decode
 LONGEST_WAIT_S = 5.0  # longest wait of one call, so that a server that ends need not wait longer
 ANSWER_S = 30.0  # longest duration of a call, beyond its wait
 TRIES = 3  # failed calls in one load after which it fails
-_T = TypeVar("_T")
 
 
 class GrpcStore:
@@ -42,7 +40,7 @@ class GrpcStore:
         self, version: int, into: Callable[[Pieces], None], timeout_s: float
     ) -> dict[str, Tensor] | None:
         """See `SnapshotReader.load`."""
-        decoded = self._ask_until(lambda wait_s: self._fetch(version, wait_s), timeout_s)
+        decoded = self._fetch_until(version, timeout_s)
         if decoded is None:
             return None
         found, weights, state = decoded
@@ -50,10 +48,6 @@ class GrpcStore:
             raise RunError(f"snapshot {version}: the service sent {found}")
         into(iter(weights.items()))
         return {name: tensor.clone() for name, tensor in state.items()}
-
-    def newest(self, timeout_s: float) -> int | None:
-        """See `SnapshotReader.newest`."""
-        return self._ask_until(self._newest, timeout_s)
 
     def _fetch(self, version: int, wait_s: float) -> Decoded | None:
         """The snapshot; None if it is not published within ``wait_s``. Raises ServiceError if it
@@ -71,20 +65,14 @@ class GrpcStore:
         except RunError as error:
             raise ServiceError(str(error)) from None
 
-    def _newest(self, wait_s: float) -> int | None:
-        request = snapshots_pb2.NewestRequest(session=self._session, timeout_seconds=wait_s)
-        with _translated("newest snapshot"):
-            answer = self._stub.Newest(request, timeout=wait_s + ANSWER_S)
-        return answer.version if answer.HasField("version") else None
-
-    def _ask_until(self, ask: Callable[[float], _T | None], timeout_s: float) -> _T | None:
-        """Repeat ``ask(wait_s)`` until it answers; None after ``timeout_s``. Raises ServiceError
-        after `TRIES` failed calls."""
+    def _fetch_until(self, version: int, timeout_s: float) -> Decoded | None:
+        """Fetch again until the snapshot comes; None after ``timeout_s``. Raises ServiceError after
+        `TRIES` failed calls."""
         deadline, broken = time.monotonic() + timeout_s, 0
         while True:
             left_s = max(0.0, deadline - time.monotonic())
             try:
-                found = ask(min(left_s, LONGEST_WAIT_S))
+                found = self._fetch(version, min(left_s, LONGEST_WAIT_S))
             except ServiceError:
                 broken += 1
                 if broken == TRIES:

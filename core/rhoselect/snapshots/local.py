@@ -51,12 +51,6 @@ class LocalStore:
         into(iter(weights.items()))
         return dict(state)
 
-    def newest(self, timeout_s: float) -> int | None:
-        """See `SnapshotReader.newest`."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._kept, timeout_s)
-            return max(self._kept, default=None)
-
     def retire(self, below: int) -> None:
         """See `SnapshotStore.retire`."""
         with self._changed:

@@ -47,11 +47,6 @@ class Board:
         await self._until(lambda: version in self._kept or version < self._below, timeout_s)
         return GONE if version < self._below else self._kept.get(version)
 
-    async def newest(self, timeout_s: float) -> int | None:
-        """The newest version, None if there is none within ``timeout_s``."""
-        await self._until(lambda: bool(self._kept), timeout_s)
-        return max(self._kept, default=None)
-
     async def retire(self, below: int) -> None:
         """Forget the versions below ``below``."""
         async with self._changed:
@@ -124,11 +119,6 @@ class RayStore:
 
         into(fetched())
         return state
-
-    def newest(self, timeout_s: float) -> int | None:
-        """See `SnapshotReader.newest`."""
-        newest: int | None = _answer(self._board.newest.remote(timeout_s), timeout_s)
-        return newest
 
     def retire(self, below: int) -> None:
         """See `SnapshotStore.retire`."""

@@ -123,10 +123,6 @@ class SharedMemoryStore:
         self._ready(index, version)
         return state
 
-    def newest(self, timeout_s: float) -> int | None:
-        """See `SnapshotReader.newest`."""
-        return self._wait(self._find_newest, timeout_s)
-
     def retire(self, below: int) -> None:
         """See `SnapshotStore.retire`."""
         # Readers that wait for a retired version are not woken: they check again after RECHECK_S.
@@ -191,13 +187,6 @@ class SharedMemoryStore:
         except FileNotFoundError:  # the writer has not started, or has closed the store
             return None
         return None
-
-    def _find_newest(self) -> int | None:
-        try:
-            control = self._open()
-        except FileNotFoundError:
-            return None
-        return control.newest if control.newest >= control.oldest else None
 
     def _wait(self, look: Callable[[], int | None], timeout_s: float) -> int | None:
         """Call ``look`` after every notification until it finds something, and return that; None

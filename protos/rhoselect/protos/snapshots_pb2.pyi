@@ -43,17 +43,3 @@ class LoadResponse(_message.Message):
     CHUNK_FIELD_NUMBER: _ClassVar[int]
     chunk: bytes
     def __init__(self, chunk: _Optional[bytes] = ...) -> None: ...
-
-class NewestRequest(_message.Message):
-    __slots__ = ("session", "timeout_seconds")
-    SESSION_FIELD_NUMBER: _ClassVar[int]
-    TIMEOUT_SECONDS_FIELD_NUMBER: _ClassVar[int]
-    session: _selection_pb2.Session
-    timeout_seconds: float
-    def __init__(self, session: _Optional[_Union[_selection_pb2.Session, _Mapping]] = ..., timeout_seconds: _Optional[float] = ...) -> None: ...
-
-class NewestResponse(_message.Message):
-    __slots__ = ("version",)
-    VERSION_FIELD_NUMBER: _ClassVar[int]
-    version: int
-    def __init__(self, version: _Optional[int] = ...) -> None: ...

@@ -49,11 +49,6 @@ class SnapshotsStub:
                 request_serializer=rhoselect_dot_protos_dot_snapshots__pb2.LoadRequest.SerializeToString,
                 response_deserializer=rhoselect_dot_protos_dot_snapshots__pb2.LoadResponse.FromString,
                 _registered_method=True)
-        self.Newest = channel.unary_unary(
-                '/rhoselect.v1.Snapshots/Newest',
-                request_serializer=rhoselect_dot_protos_dot_snapshots__pb2.NewestRequest.SerializeToString,
-                response_deserializer=rhoselect_dot_protos_dot_snapshots__pb2.NewestResponse.FromString,
-                _registered_method=True)
 
 
 class SnapshotsServicer:
@@ -80,13 +75,6 @@ class SnapshotsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def Newest(self, request, context):
-        """Newest waits for a snapshot, and tells the version of the newest one.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
 
 def add_SnapshotsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -99,11 +87,6 @@ def add_SnapshotsServicer_to_server(servicer, server):
                     servicer.Load,
                     request_deserializer=rhoselect_dot_protos_dot_snapshots__pb2.LoadRequest.FromString,
                     response_serializer=rhoselect_dot_protos_dot_snapshots__pb2.LoadResponse.SerializeToString,
-            ),
-            'Newest': grpc.unary_unary_rpc_method_handler(
-                    servicer.Newest,
-                    request_deserializer=rhoselect_dot_protos_dot_snapshots__pb2.NewestRequest.FromString,
-                    response_serializer=rhoselect_dot_protos_dot_snapshots__pb2.NewestResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -165,33 +148,6 @@ class Snapshots:
             '/rhoselect.v1.Snapshots/Load',
             rhoselect_dot_protos_dot_snapshots__pb2.LoadRequest.SerializeToString,
             rhoselect_dot_protos_dot_snapshots__pb2.LoadResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def Newest(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/rhoselect.v1.Snapshots/Newest',
-            rhoselect_dot_protos_dot_snapshots__pb2.NewestRequest.SerializeToString,
-            rhoselect_dot_protos_dot_snapshots__pb2.NewestResponse.FromString,
             options,
             channel_credentials,
             insecure,

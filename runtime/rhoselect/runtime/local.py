@@ -10,7 +10,6 @@ from rhoselect.errors import ConfigError
 from rhoselect.inputs import RunInputs
 from rhoselect.metrics import Metrics
 from rhoselect.queue.memory import MemoryQueue
-from rhoselect.queue.memory_stream import MemoryStream
 from rhoselect.runtime.run import Watch, Worker
 from rhoselect.snapshots.local import LocalStore
 from rhoselect.status import Status
@@ -28,7 +27,7 @@ class SerialRun:
     folder: RunFolder
     control: TrainerControl
     trainer: Trainer
-    queue: MemoryQueue | MemoryStream
+    queue: MemoryQueue
     stores: None = None
 
     @property
@@ -66,10 +65,7 @@ def run_serial(inputs: RunInputs, folder: RunFolder, watch: Watch) -> dict[str, 
     keep_memory()
     snapshots, metrics, control = LocalStore(), Metrics(), TrainerControl()
     metrics.serve(config.metrics, folder.path, "trainer")
-    queue: MemoryQueue | MemoryStream = MemoryQueue(config.queue.lease_s)
-    if config.selection.mode == "stream":
-        stream, chunks = config.stream, inputs.plan.chunks
-        queue = MemoryStream(chunks, config.capacity, stream.ahead, stream.max_age)
+    queue = MemoryQueue(config.queue.lease_s)
     trainer = build_trainer(inputs, folder, queue, snapshots, metrics, workers=0, control=control)
     with watch(SerialRun(folder, control, trainer, queue)):
         return run_trainer(inputs, folder, trainer, workers=0)

@@ -10,10 +10,8 @@ from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
 from rhoselect.config import Config, QueueConfig
 from rhoselect.errors import ConfigError
-from rhoselect.queue import StreamBounds
 from rhoselect.queue.redis import server_name
 from rhoselect.queue.redis.backend import RedisQueue
-from rhoselect.queue.redis.stream import RedisStream
 
 PASSWORD_VARIABLE = "RHOSELECT_QUEUE_PASSWORD"
 REACH_S = 5.0
@@ -22,21 +20,9 @@ EXPIRY_S = 24 * 3600.0  # what an abandoned run leaves on a shared server is gon
 
 def open_queue(
     config: Config, url: str, run_id: str, generation: int, timeout_s: float | None = None
-) -> RedisQueue | RedisStream:
+) -> RedisQueue:
     """A run's queue on the server at ``url``; ``timeout_s`` instead of queue.timeout_s."""
     timeout_s = timeout_s or config.queue.timeout_s
-    selection, stream = config.selection, config.stream
-    if selection.mode == "stream":
-        return RedisStream(
-            url,
-            run_id,
-            generation,
-            StreamBounds(
-                selection.n_B // selection.chunk, config.capacity, stream.ahead, stream.max_age
-            ),
-            expiry_s=EXPIRY_S,
-            timeout_s=timeout_s,
-        )
     return RedisQueue(
         url,
         run_id,

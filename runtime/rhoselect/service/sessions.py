@@ -13,7 +13,6 @@ from rhoselect.queue.memory import MemoryQueue
 from rhoselect.scorer.build import build_scorer
 from rhoselect.selector.build import build_session
 from rhoselect.selector.session import check_first_step
-from rhoselect.selector.windows import lanes
 from rhoselect.service.blobs import to_specs
 from rhoselect.service.selection import Open, Opened
 from rhoselect.service.served import Backends, ServedRun
@@ -46,7 +45,7 @@ def sessions(inputs: RunInputs, run: ServedRun, make_backends: MakeBackends) -> 
                 backends = stack.enter_context(make_backends(folder, count))
                 stack.callback(backends.snapshots.close)
                 queue, snapshots = backends.queue, backends.snapshots
-                share = lanes(config, count)
+                share = config.lanes(count)
                 scorer = build_scorer(inputs, count, share, queue, snapshots, metrics)
                 session = build_session(
                     inputs, scorer, queue, snapshots, backends.fence, count, step

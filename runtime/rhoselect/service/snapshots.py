@@ -20,7 +20,6 @@ from rhoselect.protos import snapshots_pb2 as pb
 from rhoselect.queue.base import HELPERS
 from rhoselect.runtime.machine import versions
 from rhoselect.runtime.run import Run
-from rhoselect.selector.windows import lanes
 from rhoselect.service import blobs
 from rhoselect.service.errors import errors_to_status
 from rhoselect.service.server import Service
@@ -63,7 +62,7 @@ class Snapshots(snapshots_pb2_grpc.SnapshotsServicer):
             self._check_open()
             if request.HasField("slot") and request.slot < HELPERS:
                 raise UserError(f"slot: got {request.slot}, allowed the one that Attach gave")
-            shares = lanes(config, len(await asyncio.to_thread(self._run.workers)))
+            shares = config.lanes(len(await asyncio.to_thread(self._run.workers)))
             known = request.HasField("slot")
             helper = request.slot // HELPERS - 1 if known else next(self._helpers)
             return pb.AttachResponse(
@@ -84,14 +83,6 @@ class Snapshots(snapshots_pb2_grpc.SnapshotsServicer):
             packed = await self._with_store(look)
             for chunk in blobs.chunks(packed or b""):
                 yield pb.LoadResponse(chunk=chunk)
-
-    async def Newest(
-        self, request: pb.NewestRequest, context: grpc.aio.ServicerContext
-    ) -> pb.NewestResponse:
-        async with errors_to_status(context):
-            self._check(request.session, request.timeout_seconds)
-            newest = await self._with_store(lambda store: store.newest(request.timeout_seconds))
-            return pb.NewestResponse(version=newest)
 
     def close(self) -> None:
         """Close the readers. Call this after the server has stopped."""

@@ -7,7 +7,7 @@ import torch
 from rhoselect.compute import resolve_device
 from rhoselect.inputs import RunInputs
 from rhoselect.metrics import Metrics
-from rhoselect.queue import SelectionQueue, StreamQueue
+from rhoselect.queue import SelectionQueue
 from rhoselect.scorer.loop import Scorer
 from rhoselect.snapshots import SnapshotReader
 
@@ -16,7 +16,7 @@ def build_scorer(
     inputs: RunInputs,
     slot: int,
     lanes: int,
-    queue: SelectionQueue | StreamQueue,
+    queue: SelectionQueue,
     snapshots: SnapshotReader,
     metrics: Metrics,
 ) -> Scorer:

@@ -11,14 +11,13 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from dataclasses import replace
 
 from rhoselect.compute import repeatable, threads
 from rhoselect.errors import SnapshotGoneError
 from rhoselect.inputs import SelectionInputs
 from rhoselect.metrics import Metrics
 from rhoselect.models.replica import Replica
-from rhoselect.queue import SelectionQueue, StreamQueue
+from rhoselect.queue import SelectionQueue
 from rhoselect.scorer.pusher import Pusher
 from rhoselect.scorer.reader import Reader, Work
 from rhoselect.scorer.weights import Weights
@@ -40,7 +39,7 @@ class Scorer:
         self,
         inputs: SelectionInputs,
         replica: Replica,
-        queue: SelectionQueue | StreamQueue,
+        queue: SelectionQueue,
         snapshots: SnapshotReader,
         metrics: Metrics,
         slot: int,
@@ -232,9 +231,4 @@ class Scorer:
             with self._metrics.busy("forward"), threads(self._config.scorer.threads):
                 output = self._replica(work.batch)
             self._metrics.scored_points.inc(len(work.indices))
-        if work.ticket.version < 0:
-            # Scores that need no weights have no age: use the window as their version.
-            version = self._weights.version
-            version = work.ticket.window if version is None else version
-            work = replace(work, ticket=replace(work.ticket, version=version))
         self._pusher.submit(work, output, self._weights.state)

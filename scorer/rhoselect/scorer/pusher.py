@@ -10,7 +10,7 @@ import numpy as np
 from rhoselect.compute import single_threaded_pool
 from rhoselect.inputs import SelectionInputs
 from rhoselect.metrics import Metrics
-from rhoselect.queue import SelectionQueue, StreamQueue
+from rhoselect.queue import SelectionQueue
 from rhoselect.scorer.reader import Work
 from rhoselect.selection.interface import State
 from rhoselect.selection.scoring import gumbel, order
@@ -20,9 +20,7 @@ from rhoselect.types import ChunkScores, Features, ForwardOutput, Scores
 class Pusher:
     """Scores and pushes one chunk at a time, in the order of ``submit``."""
 
-    def __init__(
-        self, inputs: SelectionInputs, queue: SelectionQueue | StreamQueue, metrics: Metrics
-    ) -> None:
+    def __init__(self, inputs: SelectionInputs, queue: SelectionQueue, metrics: Metrics) -> None:
         self._config, self._scoring = inputs.config, inputs.scoring
         self._queue, self._metrics = queue, metrics
         self._pool = single_threaded_pool("pusher")

@@ -22,17 +22,12 @@ class Weights:
         self.state: State = {}
 
     def load(self, version: int, timeout_s: float) -> bool:
-        """Load ``version`` (-1: the newest). Returns False if it is not published within
+        """Load ``version``. Returns False if it is not published within
         ``timeout_s``. Raises SnapshotGoneError if it was retired."""
         if self.version == version:
             return True
         started, copied_s = time.perf_counter(), self._copied_s
         try:
-            if version < 0:
-                newest = self._snapshots.newest(timeout_s)
-                if newest is None or newest == self.version:
-                    return newest is not None
-                version = newest
             before, self.version = self.version, None  # until the load is complete
             state = self._snapshots.load(version, self._copy, timeout_s)
         finally:

@@ -6,14 +6,12 @@ from rhoselect.config import Config
 from rhoselect.errors import ConfigError
 from rhoselect.inputs import RunInputs, SelectionInputs
 from rhoselect.models.replica import Replica
-from rhoselect.queue import SelectionQueue, StreamQueue
+from rhoselect.queue import SelectionQueue
 from rhoselect.scorer.loop import Scorer
 from rhoselect.selector.fence import ClosableFence, Fence
 from rhoselect.selector.rescorer import Rescorer
 from rhoselect.selector.selector import Selector
 from rhoselect.selector.session import Session
-from rhoselect.selector.source import Source
-from rhoselect.selector.stream import Stream
 from rhoselect.selector.windows import Windows
 from rhoselect.snapshots import SnapshotStore
 
@@ -28,7 +26,7 @@ def build_selector(
     inputs: SelectionInputs,
     scorer: Scorer,
     replica: Replica | None,
-    queue: SelectionQueue | StreamQueue,
+    queue: SelectionQueue,
     snapshots: SnapshotStore,
     fence: Fence,
     workers: int,
@@ -36,13 +34,9 @@ def build_selector(
     """A selector for a run with ``workers`` scorers. ``scorer`` scores in this process, ``replica``
     re-scores here (see ``rescores_here``)."""
     metrics = scorer.metrics
-    source: Source
-    if isinstance(queue, StreamQueue):
-        source = Stream(inputs, queue, scorer, fence, metrics, workers)
-    else:
-        source = Windows(inputs, queue, scorer, fence, metrics, workers)
+    windows = Windows(inputs, queue, scorer, fence, metrics, workers)
     rescorer = None if replica is None else Rescorer(inputs, replica, snapshots, metrics)
-    return Selector(inputs, scorer.layout, source, rescorer, snapshots, metrics)
+    return Selector(inputs, scorer.layout, windows, rescorer, snapshots, metrics)
 
 
 def build_session(
@@ -63,16 +57,13 @@ def build_session(
 def servable(config: Config) -> Config:
     """The configuration for a user's own loop: the scorers compute all second stages, which changes
     no result. Raises ConfigError for settings that only `rhoctl train` supports."""
-    selection = config.selection
-    if selection.mode != "window" or config.trainer.publish_every > 1:
+    if config.trainer.publish_every > 1:
         raise ConfigError(
-            f'selection: got mode "{selection.mode}" and trainer.publish_every'
-            f" {config.trainer.publish_every}, allowed for a loop of your own"
-            ' mode "window" and trainer.publish_every 1; change these keys'
+            f"trainer.publish_every: got {config.trainer.publish_every}, allowed 1 for a loop of"
+            " your own; change the key"
         )
-    return config.model_copy(
-        update={"selection": selection.model_copy(update={"rescore": "scorers"})}
-    )
+    selection = config.selection.model_copy(update={"rescore": "scorers"})
+    return config.model_copy(update={"selection": selection})
 
 
 def check_servable(inputs: RunInputs) -> None:

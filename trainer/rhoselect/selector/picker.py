@@ -13,7 +13,7 @@ from rhoselect.selection import Shortlist
 from rhoselect.selection.interface import State
 from rhoselect.selection.scoring import order
 from rhoselect.selector.rescorer import Rescorer
-from rhoselect.selector.source import Source
+from rhoselect.selector.windows import Windows
 from rhoselect.types import Indices, Positions, TopK
 
 
@@ -36,9 +36,11 @@ class Picker:
     through the queue. Both score in chunks of ``selection.chunk``, with the same bits.
     """
 
-    def __init__(self, inputs: SelectionInputs, source: Source, rescorer: Rescorer | None) -> None:
+    def __init__(
+        self, inputs: SelectionInputs, windows: Windows, rescorer: Rescorer | None
+    ) -> None:
         self._config, self._plan, self._scoring = inputs.config, inputs.plan, inputs.scoring
-        self._source, self._rescorer = source, rescorer
+        self._windows, self._rescorer = windows, rescorer
         self._by_scorers = inputs.config.scorers_rescore
 
     def wanted(self) -> int:
@@ -51,7 +53,7 @@ class Picker:
     def prepost(self, step: int) -> None:
         """Open the shortlist of ``step`` before its weights are published, if scorers re-score."""
         if self._by_scorers and step < self._config.trainer.steps:
-            self._source.prepost(step, self.wanted())
+            self._windows.prepost(step, self.wanted())
 
     def pick(self, popped: TopK, step: int, state: State) -> PickedPoints:
         """The batch of step ``step``. Raises WindowError if fewer than n_b points have finite
@@ -76,7 +78,7 @@ class Picker:
     def _refine(self, popped: TopK, step: int, state: State) -> TopK:
         """Re-score the shortlist with the newest weights; drop points with non-finite scores."""
         if self._by_scorers:
-            return self._source.rescore(step, step, popped.positions)
+            return self._windows.rescore(step, step, popped.positions)
         assert self._rescorer is not None, "a rescorer is given unless the scorers re-score"
         scores, features = self._rescorer.fresh(popped.positions, state)
         rows = np.flatnonzero(np.isfinite(scores))
@@ -93,7 +95,7 @@ class Picker:
         return Shortlist(self._indices(popped.positions), popped.scores, popped.features)
 
     def _too_few(self, window: int, got: int, dropped: Indices) -> WindowError:
-        at_workers = self._indices(np.array(self._source.rejected(window), np.uint64))
+        at_workers = self._indices(np.array(self._windows.rejected(window), np.uint64))
         rejected = np.union1d(at_workers, dropped)
         names = rejected[:10].tolist()
         return WindowError(

@@ -27,7 +27,7 @@ from rhoselect.selection.interface import State
 from rhoselect.selector.audit import Auditor
 from rhoselect.selector.picker import PickedPoints, Picker
 from rhoselect.selector.rescorer import Rescorer
-from rhoselect.selector.source import Source
+from rhoselect.selector.windows import Windows
 from rhoselect.snapshots import SnapshotStore
 from rhoselect.snapshots.base import Pieces
 from rhoselect.types import Layout, Snapshot
@@ -60,16 +60,16 @@ class Selector:
         self,
         inputs: SelectionInputs,
         layout: Layout,
-        source: Source,
+        windows: Windows,
         rescorer: Rescorer | None,
         snapshots: SnapshotStore,
         metrics: Metrics,
     ) -> None:
         self._config, self._function = inputs.config, inputs.scoring.function
         self.layout: Layout = layout if inputs.scoring.needs.forward else {}
-        self._source, self._rescorer = source, rescorer
+        self._windows, self._rescorer = windows, rescorer
         self._snapshots, self._metrics = snapshots, metrics
-        self._picker = Picker(inputs, source, rescorer)
+        self._picker = Picker(inputs, windows, rescorer)
         self._auditor = None if rescorer is None else Auditor(inputs, rescorer, metrics)
         self._published: set[int] = set()
         self._open_window: int | None = None
@@ -84,19 +84,19 @@ class Selector:
             self.state = state
         for snapshot in old:
             self._send(snapshot.version, snapshot.tensors, snapshot.state)
-        self._source.open_from(step)
+        self._windows.open_from(step)
 
     def next(self, step: int) -> SelectedBatch:
         """Wait for the scores of window ``step`` and return its batch. Raises WindowError if fewer
         than n_b of its points have finite scores, WaitError after queue.timeout_s."""
         self._close_before(step)
         if self._auditor is not None:
-            self._auditor.audit_if_due(step, self._source.version(step), self.state)
+            self._auditor.audit_if_due(step, self._windows.version(step), self.state)
         asked_at = time.perf_counter()
-        scored = self._source.wait(step, self._picker.wanted())
+        scored = self._windows.wait(step, self._picker.wanted())
         points = self._picker.pick(scored, step, self.state)
         waited_s = time.perf_counter() - asked_at
-        self._source.open_ahead(step)
+        self._windows.open_ahead(step)
         self._open_window = step
         return SelectedBatch(step, scored.version, points, asked_at, waited_s)
 
@@ -123,28 +123,28 @@ class Selector:
     @property
     def waited_s(self) -> float:
         """Seconds waited for scores since the run began."""
-        return self._source.waited_s
+        return self._windows.waited_s
 
     @waited_s.setter
     def waited_s(self, seconds: float) -> None:
-        self._source.waited_s = seconds
+        self._windows.waited_s = seconds
 
     def share(self, workers: int) -> None:
         """Set the number of scorers; any thread may call this."""
-        self._source.share(workers)
+        self._windows.share(workers)
 
     def end(self) -> None:
         """Wait for the background work. Raises its errors."""
-        self._source.end()
+        self._windows.end()
 
     def _send_if_used(self, version: int, tensors: Mapping[str, Tensor]) -> None:
         trainer = self._config.trainer
         if not self.layout or version >= trainer.steps:
             return
         if version % trainer.publish_every == 0 and version not in self._published:
-            self._source.check_fence()
+            self._windows.check_fence()
             self._send(version, tensors, self.state)
-        oldest = self._source.version(version)
+        oldest = self._windows.version(version)
         self._published = {each for each in self._published if each >= oldest}
         self._snapshots.retire(oldest)
 
@@ -159,7 +159,7 @@ class Selector:
     def _close_before(self, step: int) -> None:
         """Close the window of the step before ``step``, if it is still open."""
         if self._open_window is not None and self._open_window < step:
-            self._source.close(self._open_window)
+            self._windows.close(self._open_window)
             self._open_window = None
 
     def _copy(self, version: int) -> Snapshot:

@@ -3,8 +3,9 @@
 The trainer waits in ``wait`` only. Scorers claim the window's tickets, load the snapshot that the
 tickets name and push scores; that ends the wait. With ``trainer.scores`` an idle trainer scores
 tickets of its own lane meanwhile. After `RESEND_S` without a result it repeats ``open`` (a flushed
-queue has lost its tickets), and after ``queue.lease_s`` it takes back the tickets of dead scorers.
-If no scores arrive for `STALL_S` it scores all remaining tickets itself, until a scorer pushes
+queue has lost its tickets). After ``queue.lease_s`` it takes back the tickets of dead or frozen
+scorers and scores as many itself: the other scorers may hold as many tickets of later windows as
+they can. If no scores arrive for `STALL_S` it scores all remaining tickets, until a scorer pushes
 again. So a run always ends, with the same result, even if all its scorers die. Without scorers the
 trainer scores everything.
 """
@@ -18,7 +19,6 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
-from rhoselect.config import Config
 from rhoselect.errors import RunError, WaitError
 from rhoselect.inputs import SelectionInputs
 from rhoselect.metrics import Metrics
@@ -53,8 +53,9 @@ class _Progress:
 
 
 class Windows:
-    """A ``source.Source`` over a queue of windows. ``scorer`` scores tickets in this process; its
-    lane comes after those of the ``workers`` scorers."""
+    """The windows of one generation of a run. ``scorer`` scores tickets in this process; its lane
+    comes after those of the ``workers`` scorers. ``waited_s``: seconds that ``wait`` and
+    ``rescore`` have taken since the run began."""
 
     def __init__(
         self,
@@ -133,7 +134,7 @@ class Windows:
 
     def share(self, workers: int) -> None:
         """Set the number of scorers; any thread may call this."""
-        self._scorer.share(workers, lanes(self._config, workers))
+        self._scorer.share(workers, self._config.lanes(workers))
         self._lends = self._config.trainer.scores or workers == 0
 
     def check_fence(self) -> None:
@@ -200,21 +201,23 @@ class Windows:
     ) -> TopK:
         self._raise_from_background()
         started, scored_s = time.monotonic(), 0.0
-        progress, all_mine, popped = _Progress(started), True, None
+        progress, all_mine, reclaimed, popped = _Progress(started), True, 0, None
         while popped is None:
             asked = time.monotonic()
-            mine = self._scorer.score_one() if self._alone else self._lends and score()
+            any_lane = self._alone or reclaimed
+            mine = self._scorer.score_one() if any_lane else self._lends and score()
             if mine:
                 scored_s += time.monotonic() - asked
                 progress.own += 1
+                reclaimed = max(0, reclaimed - 1)
                 continue
-            popped = pop(RESEND_S)
+            popped = pop(min(RESEND_S, self._config.queue.lease_s))
             if popped is not None:
                 break
             all_mine = False
             gap_s = progress.note(self._look().accepted)
             self._longest_gap_s = max(self._longest_gap_s, gap_s)
-            self._remind(window, started, progress.moved, post)
+            reclaimed = self._remind(window, started, progress.moved, post)
             if not self._alone and time.monotonic() - progress.moved > self._stall_s():
                 self._alone = all_mine = True
         self._alone = self._alone and all_mine
@@ -229,21 +232,18 @@ class Windows:
         slow_s = min(STALL_GAPS * self._longest_gap_s, self._config.queue.lease_s)
         return max(STALL_S, slow_s)
 
-    def _remind(self, window: int, started: float, moved: float, post: Callable[[], None]) -> None:
-        """Call ``post`` again and, a lease after ``started``, take back expired tickets. Raises
-        WaitError if no score has arrived since ``moved`` for more than queue.timeout_s."""
+    def _remind(self, window: int, started: float, moved: float, post: Callable[[], None]) -> int:
+        """Call ``post`` again and, a lease after ``started``, take back expired tickets; returns
+        how many. Raises WaitError if no score came since ``moved`` for queue.timeout_s."""
         self._fence.check_fence()
         post()
         now = time.monotonic()
-        if now - started > self._config.queue.lease_s:
-            self._metrics.reclaimed.inc(self._queue.reap())
+        expired = now - started > self._config.queue.lease_s
+        reclaimed = self._queue.reap() if expired else 0
+        self._metrics.reclaimed.inc(reclaimed)
         if now - moved > self._config.queue.timeout_s:
             raise WaitError(
                 f"step {window}: no scores for {now - moved:.0f} s (queue.timeout_s); queue:"
                 f" {self._queue.stats()}; see logs/ for the scorers"
             )
-
-
-def lanes(config: Config, workers: int) -> int:
-    """The number of lanes: how many processes share the tickets of a window."""
-    return max(1, workers + config.trainer.scores) if workers else 1
+        return reclaimed

@@ -10,10 +10,9 @@ from rhoselect.compute import resolve_device
 from rhoselect.errors import RunStopped
 from rhoselect.inputs import RunInputs
 from rhoselect.metrics import Metrics
-from rhoselect.queue import SelectionQueue, StreamQueue
+from rhoselect.queue import SelectionQueue
 from rhoselect.scorer.build import build_scorer
 from rhoselect.selector.build import build_selector, rescores_here
-from rhoselect.selector.windows import lanes
 from rhoselect.snapshots import SnapshotStore
 from rhoselect.trainer.checkpoint import save_model
 from rhoselect.trainer.control import TrainerControl
@@ -36,7 +35,7 @@ def new_learner(inputs: RunInputs, device: torch.device) -> Learner:
 def build_trainer(
     inputs: RunInputs,
     folder: RunFolder,
-    queue: SelectionQueue | StreamQueue,
+    queue: SelectionQueue,
     snapshots: SnapshotStore,
     metrics: Metrics,
     workers: int,
@@ -48,7 +47,7 @@ def build_trainer(
     """
     config = inputs.config
     device = resolve_device(config.trainer.device, "trainer.device")
-    share = lanes(config, workers)
+    share = config.lanes(workers)
     scorer = build_scorer(inputs, workers, share, queue, snapshots, metrics)
     replica = inputs.new_replica(device) if rescores_here(config) else None
     selector = build_selector(inputs, scorer, replica, queue, snapshots, folder, workers)

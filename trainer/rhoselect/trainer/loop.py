@@ -147,7 +147,7 @@ class Trainer:
             indices=points.indices,
             scores=points.scores,
             loss=loss,
-            staleness=max(0, step - selected.version),  # a stream's windows may be ahead
+            staleness=step - selected.version,
             candidates=n_B,
             wait_ms=1e3 * selected.waited_s,
             step_ms=1e3 * (time.perf_counter() - selected.asked_at),

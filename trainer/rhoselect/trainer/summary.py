@@ -50,7 +50,6 @@ def summarise(
         "mean_staleness_steps": float(staleness.mean()),
         "weights_sha256": records.weights_sha256(learner.model),
         "selected_sha256": records.selected_sha256(records.read_selected(folder.path)),
-        "exact": config.exact,
         "flops": {**flops, "proxy": proxy.flops if proxy else 0},
         "seed": config.seed,
     }

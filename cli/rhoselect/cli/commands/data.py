@@ -49,9 +49,7 @@ def import_(
     ] = "train,holdout,test",
     ambiguous: Annotated[
         float,
-        typer.Option(
-            help="Append means of two points to train and holdout; their number is this share of each."
-        ),
+        typer.Option(help="Append means of two points to train and holdout, this share of each."),
     ] = 0.0,
     duplicates: Annotated[
         str, typer.Option(help="K: each point of train K times; K:SHARE: a share of them.")

@@ -41,7 +41,10 @@ def fit(
     sets: Sets = None,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the points to learn from.")] = 3,
     patience: Annotated[
-        int, typer.Option(min=0, help="Passes without a lower loss before the fit stops; 0: never stop early.")
+        int,
+        typer.Option(
+            min=0, help="Passes without a lower loss before the fit stops; 0: never stop early."
+        ),
     ] = 0,
     batch: Annotated[int, typer.Option(min=1, help="Points a step.")] = 128,
     split: Annotated[str, typer.Option(help="Split to learn from.")] = "holdout",
@@ -50,7 +53,9 @@ def fit(
     ] = "forbid",
     folds: Annotated[
         int | None,
-        typer.Option(min=2, help="Number of models cross-fitted on the train split; needs no holdout."),
+        typer.Option(
+            min=2, help="Number of models cross-fitted on the train split; needs no holdout."
+        ),
     ] = None,
     reference: Annotated[
         str | None, typer.Option(help="Factory of a ready model; it is not trained.")

@@ -2,6 +2,5 @@
 
 from rhoselect.queue.redis.backend import RedisQueue
 from rhoselect.queue.redis.server import check_server, ping, server_name
-from rhoselect.queue.redis.stream import RedisStream
 
-__all__ = ["RedisQueue", "RedisStream", "check_server", "ping", "server_name"]
+__all__ = ["RedisQueue", "check_server", "ping", "server_name"]

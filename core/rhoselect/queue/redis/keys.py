@@ -2,7 +2,7 @@
 
 All names of a run share a hash tag, so they live in one slot of a cluster. All but one also begin
 with the trainer's generation, so that two trainers of a run never share a key. Every key expires;
-`open` (of a stream: `advance`), which a waiting trainer repeats, renews them.
+`open`, which a waiting trainer repeats, renews them.
 
     newest      string  the newest generation that has opened a window; shared by all generations
 
@@ -24,12 +24,6 @@ and for each open stage:
     scores      zset    point -> score; members: see ``packing``
     rejected    set     points with a NaN or infinite score
     features    hash    point -> float32 little-endian row, if the selector wants features
-
-A rolling queue (mode "stream") has, beside counters, notify and ready:
-
-    progress    hash    step: steps done; next: chunks claimed; wanted: points waited for
-    scores      zset    point -> score; members: see ``packing``
-    ages        zset    the same members -> version that they were scored with
 """
 
 from __future__ import annotations
@@ -97,17 +91,3 @@ class Keys(Names):
                 for part in ("done", "scores", "rejected", "features")
             )
         )
-
-
-class StreamKeys(Names):
-    """The keys of a rolling queue."""
-
-    def __init__(self, run_id: str, generation: int) -> None:
-        super().__init__(run_id, generation)
-        self.progress = self.name("progress")
-        self.scores = self.name("scores")
-        self.ages = self.name("ages")
-
-    def all(self) -> list[str]:
-        """Every key."""
-        return [self.progress, self.scores, self.ages, self.counters, self.notify, self.ready]

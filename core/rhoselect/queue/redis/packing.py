@@ -14,7 +14,6 @@ from rhoselect.types import Positions, Scores
 
 _ALL_ONES = np.uint64(2**64 - 1)
 _POINT = np.dtype([("score", "<f8"), ("member", ">u8")])
-_AGED = np.dtype([("score", "<f8"), ("member", ">u8"), ("version", ">u8")])
 
 
 def pack_positions(positions: Positions) -> bytes:
@@ -38,18 +37,3 @@ def pack_points(positions: Positions, scores: Scores) -> bytes:
 def unpack_scores(text: bytes) -> Scores:
     """The scores [C] in ``text``: decimal numbers separated by blanks."""
     return np.array([float(number) for number in text.split()], np.float64)
-
-
-def pack_aged_points(positions: Positions, scores: Scores, version: int) -> bytes:
-    """C times (score, member, version), 24 bytes each, of points scored with ``version``."""
-    points = np.empty(len(positions), _AGED)
-    points["score"] = scores + 0.0
-    points["member"] = _ALL_ONES - positions
-    points["version"] = version
-    return points.tobytes()
-
-
-def unpack_aged(packed: bytes) -> tuple[Positions, Positions]:
-    """The positions [C] and versions [C] of members with a version, one after another."""
-    members = np.frombuffer(packed, [("member", ">u8"), ("version", ">u8")])
-    return _ALL_ONES - members["member"].astype(np.uint64), members["version"].astype(np.uint64)

@@ -14,12 +14,11 @@ from rhoselect.compute import keep_memory
 from rhoselect.config import Config
 from rhoselect.inputs import RunInputs, open_inputs
 from rhoselect.metrics import Metrics
-from rhoselect.queue.redis import RedisQueue, RedisStream
+from rhoselect.queue.redis import RedisQueue
 from rhoselect.runtime.queue_address import open_queue
 from rhoselect.runtime.ray import placement
 from rhoselect.scorer.build import build_scorer
 from rhoselect.scorer.loop import Scorer
-from rhoselect.selector.windows import lanes
 from rhoselect.snapshots import SnapshotStore
 from rhoselect.snapshots.ray import RayStore
 from rhoselect.snapshots.shm import SharedMemoryStore
@@ -42,9 +41,7 @@ class Endpoints:
     folder: Path
     versions: str
 
-    def queue(
-        self, config: Config, run: RunFolder, timeout_s: float | None = None
-    ) -> RedisQueue | RedisStream:
+    def queue(self, config: Config, run: RunFolder, timeout_s: float | None = None) -> RedisQueue:
         """The run's queue; ``timeout_s`` instead of queue.timeout_s."""
         return open_queue(config, self.queue_url, run.run_id, run.generation, timeout_s)
 
@@ -80,7 +77,7 @@ class ScorerActor:
         metrics.serve(config.metrics, self._run.path, str(self._slot))
         queue = self._endpoints.queue(config, self._run)
         snapshots = self._endpoints.snapshots(writer=False)
-        share = lanes(config, self._workers)
+        share = config.lanes(self._workers)
         inputs = _inputs(config, self._run)
         self._scorer = build_scorer(inputs, self._slot, share, queue, snapshots, metrics)
         logging.info("scorer %d of process %d is ready", self._slot, os.getpid())
@@ -91,7 +88,7 @@ class ScorerActor:
         """The process and the points it has scored; it is one of ``workers`` from now on."""
         self._workers = workers
         if self._scorer is not None:
-            self._scorer.share(self._slot, lanes(self._config, workers))
+            self._scorer.share(self._slot, self._config.lanes(workers))
         return os.getpid(), self._metrics.points_scored()
 
     def stop(self) -> None:

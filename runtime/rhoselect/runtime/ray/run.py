@@ -12,7 +12,7 @@ from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError, Ray
 
 from rhoselect.errors import ConfigError, RhoError, RunError, WaitError
 from rhoselect.queue.base import HELPERS
-from rhoselect.queue.redis import RedisQueue, RedisStream
+from rhoselect.queue.redis import RedisQueue
 from rhoselect.runtime.ray.fleet import Fleet
 from rhoselect.runtime.run import Worker
 from rhoselect.snapshots import SnapshotReader
@@ -44,7 +44,7 @@ class ClusterRun:
         folder: RunFolder,
         trainer: Any,
         fleet: Fleet,
-        queue: RedisQueue | RedisStream,
+        queue: RedisQueue,
         stores: Callable[[], SnapshotReader],
     ) -> None:
         self.folder = folder
