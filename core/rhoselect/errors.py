@@ -1,4 +1,4 @@
-"""The exceptions of rhoselect, drawn.
+"""The exceptions of rhoselect, and the parts of their messages that have to be kept short.
 
     RhoError
     ├── UserError (ValueError)      bad input: exit code 2, one line: what, got, allowed, what to do
@@ -19,7 +19,34 @@
         └── WaitError               a wait passed its deadline: names what never came
 
 Broken invariants of our own are ``assert``; they are bugs, not errors of this tree.
+
+Sources can have thousands of names, and other libraries write long texts. A message of ours is read
+in one look: it lists names with ``listed`` and quotes others with ``shortened``.
 """
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+MOST_LISTED = 10
+MOST_CHARACTERS = 120
+"""Of one listed name."""
+MOST_QUOTED = 500
+"""Characters of a text that is not ours."""
+
+
+def listed(names: Iterable[object], most: int = MOST_LISTED, between: str = ", ") -> str:
+    """The first ``most`` names and how many more there are; "none" if there are none."""
+    everything = [str(name) for name in names]
+    shown = [shortened(name, MOST_CHARACTERS) for name in everything[:most]]
+    more = f" (and {len(everything) - most} more)" if len(everything) > most else ""
+    return f"{between.join(shown) or 'none'}{more}"
+
+
+def shortened(text: str, most: int = MOST_QUOTED) -> str:
+    """The text in one line of at most ``most`` characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else f"{line[: most - 1]}…"
 
 
 class RhoError(Exception):

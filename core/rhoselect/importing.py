@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-from rhoselect.errors import ConfigError
+from rhoselect.errors import ConfigError, shortened
 
 
 def load_object(path: str, key: str) -> Callable[..., Any]:
@@ -39,5 +39,5 @@ def load_object(path: str, key: str) -> Callable[..., Any]:
 
 
 def one_line(error: BaseException) -> str:
-    """Type and message of an exception, on one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())
+    """Type and message of an exception, on one line that is not long."""
+    return shortened(f"{type(error).__name__}: {error}")

@@ -9,7 +9,7 @@ from importlib import import_module
 import typer
 from rich.console import Console
 
-from rhoselect.errors import RhoError, RunStopped
+from rhoselect.errors import RhoError, RunStopped, shortened
 
 COMMANDS = {
     "data": "data:app",
@@ -33,6 +33,7 @@ COMMANDS = {
     "queue": "queue:app",
 }
 """The module below ``commands`` and the attribute of each command."""
+MOST_PRINTED = 2000  # characters of an error, in case a message lists what others wrote
 
 
 def commands(arguments: list[str]) -> typer.Typer:
@@ -72,7 +73,7 @@ def run(arguments: list[str]) -> int:
         Console(soft_wrap=True, highlight=False, markup=False).print(str(stopped))
         return stopped.exit_code
     except RhoError as error:
-        stderr.print(f"rhoctl: {' '.join(str(error).split())}")
+        stderr.print(f"rhoctl: {shortened(str(error), MOST_PRINTED)}")
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         stderr.print("rhoctl: interrupted; a run goes on from its last checkpoint with --resume")
@@ -87,7 +88,7 @@ def run(arguments: list[str]) -> int:
     except Exception as error:
         if not hasattr(error, "format_message"):
             raise
-        usage = " ".join(error.format_message().split()).rstrip(".")
+        usage = shortened(error.format_message()).rstrip(".")
         stderr.print(f"rhoctl: {usage}; see 'rhoctl --help'")
         return 2
     return code if isinstance(code, int) else 0

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from rhoselect.errors import ConfigError
+from rhoselect.errors import ConfigError, listed
 from rhoselect.grids.spec import Arm, Group, Scalar, Spec
 
 
@@ -40,7 +40,7 @@ def find(name: str, folder: Path) -> Path:
     ]
     if len(found) != 1:
         raise ConfigError(
-            f"experiment: got {name!r}, allowed a .toml file or one of {', '.join(everything)}"
+            f"experiment: got {name!r}, allowed a .toml file or one of {listed(everything)}"
         )
     return folder / f"{found[0]}.toml"
 

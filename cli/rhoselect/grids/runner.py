@@ -9,7 +9,7 @@ from rich.console import Console
 
 from rhoselect import config as configuration
 from rhoselect.config import Config, resolve
-from rhoselect.errors import ConfigError, RunFolderError
+from rhoselect.errors import ConfigError, RunFolderError, listed
 from rhoselect.grids.grid import Cell
 from rhoselect.grids.recipes import Recipes, assignments
 from rhoselect.importing import load_object
@@ -120,6 +120,6 @@ def _check_same(path: Path, config: Config) -> None:
     changed = resolve(stored_config(path)).changed_keys(config)
     if changed:
         raise RunFolderError(
-            f"run folder {path}: made with another configuration ({', '.join(changed)}); allowed"
+            f"run folder {path}: made with another configuration ({listed(changed)}); allowed"
             " the same; remove it or choose another --out"
         )

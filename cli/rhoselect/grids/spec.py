@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from rhoselect.config import Section
+from rhoselect.errors import listed
 
 Scalar = bool | int | float | str
 Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
@@ -143,7 +144,7 @@ class Spec(Section):
         groups, arms = [g.name for g in self.group], [a.name for a in self.arm]
         for what, names in (("group", groups), ("arm", arms)):
             if len(set(names)) < len(names):
-                raise ValueError(f"{what}: got {', '.join(names)}, allowed each name once")
+                raise ValueError(f"{what}: got {listed(names)}, allowed each name once")
         places: list[Group | Arm] = [*self.group, *self.arm]
         for place in places:
             _known(f"{place.name}: data", place.data, self.data)
@@ -163,4 +164,4 @@ class Spec(Section):
 
 def _known(where: str, name: str | None, allowed: Sequence[str] | dict[str, Any]) -> None:
     if name is not None and name not in allowed:
-        raise ValueError(f"{where}: got {name!r}, allowed {', '.join(allowed) or 'none'}")
+        raise ValueError(f"{where}: got {name!r}, allowed {listed(allowed)}")

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from rhoselect.errors import DataError
+from rhoselect.errors import DataError, listed
 from rhoselect.types import Batch, Indices
 
 Labels = npt.NDArray[np.int64]
@@ -107,5 +107,5 @@ def span_of(name: str, splits: Mapping[str, Span]) -> Span:
     """[start, stop) of a split. Raises DataError for an unknown name."""
     if name not in splits:
         advice = "; make one with `data import --holdout FRACTION`" if name == "holdout" else ""
-        raise DataError(f"split: got {name!r}, allowed one of {', '.join(splits)}{advice}")
+        raise DataError(f"split: got {name!r}, allowed one of {listed(splits)}{advice}")
     return splits[name]

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from rhoselect.data.base import Labels
 from rhoselect.data.manifest import Array, Inputs, Manifest, Shard
-from rhoselect.errors import DataError
+from rhoselect.errors import DataError, listed, shortened
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ def open_shard(path: Path, name: str, shard: Shard, manifest: Manifest, start: i
     try:
         reader = pa.ipc.open_file(pa.memory_map(str(path)))
         if reader.schema != manifest.arrow_schema():
-            got = ", ".join(f"{field.name}: {field.type}" for field in reader.schema)
-            allowed = ", ".join(f"{field.name}: {field.type}" for field in manifest.arrow_schema())
+            got = listed(f"{field.name}: {field.type}" for field in reader.schema)
+            allowed = listed(f"{field.name}: {field.type}" for field in manifest.arrow_schema())
             raise broken(name, f"columns {got}", allowed)
         batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
         for batch in batches:
@@ -65,7 +65,7 @@ def open_shard(path: Path, name: str, shard: Shard, manifest: Manifest, start: i
     except FileNotFoundError:
         raise
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise broken(name, f"not an Arrow file ({' '.join(str(error).split())})", "one") from None
+        raise broken(name, f"not an Arrow file ({shortened(str(error))})", "one") from None
     if (rows := sum(batch.num_rows for batch in batches)) != shard.rows:
         raise broken(name, f"{rows} rows", f"{shard.rows}")
     blocks = list(_blocks(name, batches, manifest.inputs, start))

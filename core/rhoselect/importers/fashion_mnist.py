@@ -16,7 +16,7 @@ from functools import partial
 from http.client import HTTPException
 from pathlib import Path
 
-from rhoselect.errors import DataError
+from rhoselect.errors import DataError, shortened
 from rhoselect.importers.columns import Splits
 from rhoselect.importers.idx import find_idx, read_bytes, read_idx_folder
 
@@ -129,4 +129,4 @@ def _reason(error: Exception) -> str:
     if isinstance(error, subprocess.CalledProcessError):
         lines = str(error.stderr).strip().splitlines()
         return lines[-1] if lines else f"{error.cmd[0]} failed"
-    return " ".join(str(error).split())
+    return shortened(str(error))

@@ -13,7 +13,7 @@ from rhoselect.compute import resolve_device
 from rhoselect.config import Config, resolve
 from rhoselect.data import Dataset, open_data, train_points
 from rhoselect.data.il_table import IlTable, read_table
-from rhoselect.errors import ConfigError, DataError
+from rhoselect.errors import ConfigError, DataError, listed
 from rhoselect.inputs.checks import check_scores
 from rhoselect.inputs.reference import open_reference
 from rhoselect.inputs.run_inputs import RunInputs
@@ -30,7 +30,7 @@ def open_inputs(config: Config) -> RunInputs:
     for split in ("train", "test"):
         if split not in dataset.splits:
             raise DataError(
-                f"data: split {split!r} is missing, got {', '.join(dataset.splits)}; a run trains"
+                f"data: split {split!r} is missing, got {listed(dataset.splits)}; a run trains"
                 " on 'train' and evaluates on 'test'"
             )
     train, test = train_points(config, dataset), dataset.split("test")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from rhoselect.errors import ModelError
+from rhoselect.errors import ModelError, listed
 from rhoselect.importing import one_line
 
 
@@ -36,7 +36,7 @@ def load_weights(
     ]
     if differences:
         raise ModelError(
-            f"{key} {path}: {first_few(differences)}; allowed the model's own"
+            f"{key} {path}: {listed(differences, 3, '; ')}; allowed the model's own"
             " names and shapes; model.weights_head = false leaves out the last layer"
         )
     with torch.no_grad():
@@ -76,12 +76,6 @@ def separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         name: t.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, t in tensors.items()
     }
-
-
-def first_few(differences: Sequence[str]) -> str:
-    """The first three in a line, and how many more there are."""
-    more = f" (and {len(differences) - 3} more)" if len(differences) > 3 else ""
-    return f"{'; '.join(differences[:3])}{more}"
 
 
 def last_layer(model: nn.Module) -> str:

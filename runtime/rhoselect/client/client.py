@@ -15,7 +15,7 @@ from torch.utils.data import default_collate
 from rhoselect.client.batch import Collate, SelectionBatch
 from rhoselect.client.local import local_backend, user_data_backend
 from rhoselect.client.user_data import Losses, UserPoints
-from rhoselect.errors import ConfigError, UserError
+from rhoselect.errors import ConfigError, UserError, listed
 from rhoselect.selector.session import check_tensors
 from rhoselect.types import Layout
 
@@ -197,7 +197,7 @@ def _checked(options: ClientOptions) -> _Options:
     unknown = [name for name in options if name not in known]
     if unknown:
         raise ConfigError(
-            f"SelectionClient: got {', '.join(unknown)}, allowed model, address, config, local,"
+            f"SelectionClient: got {listed(unknown)}, allowed model, address, config, local,"
             f" data, step, {', '.join(known)}"
         )
     return _Options(**options)

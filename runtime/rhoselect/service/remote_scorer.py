@@ -12,10 +12,9 @@ import grpc
 from rhoselect import config as configuration
 from rhoselect.compute import keep_memory
 from rhoselect.config import Config
-from rhoselect.errors import ConfigError, FencedError, RhoError, RunError, ServiceError
+from rhoselect.errors import ConfigError, FencedError, RhoError, RunError, ServiceError, listed
 from rhoselect.inputs import RunInputs, open_inputs
 from rhoselect.metrics import Metrics
-from rhoselect.models.weights import first_few
 from rhoselect.protos import snapshots_pb2 as pb
 from rhoselect.protos.snapshots_pb2_grpc import SnapshotsStub
 from rhoselect.queue.redis import check_server
@@ -99,7 +98,7 @@ def _local_config(attached: pb.AttachResponse, overrides: Iterable[str]) -> Conf
     ours = configuration.apply(base, overrides)
     if changed := set(theirs.changed_keys(ours)) - PLACES:
         raise ConfigError(
-            f"--set: got {first_few(sorted(changed))}, which scores depend on, allowed paths and"
+            f"--set: got {listed(sorted(changed), 3)}, which scores depend on, allowed paths and"
             f" addresses on this machine: {', '.join(sorted(PLACES))}, queue.url and so on"
         )
     return ours

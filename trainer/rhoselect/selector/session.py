@@ -15,10 +15,9 @@ import torch
 from torch import Tensor
 
 from rhoselect.config import Config
-from rhoselect.errors import FencedError, ModelError, UserError
+from rhoselect.errors import FencedError, ModelError, UserError, listed
 from rhoselect.inputs import SelectionInputs
 from rhoselect.metrics import Metrics
-from rhoselect.models.weights import first_few
 from rhoselect.selection import Scoring
 from rhoselect.selector.fence import ClosableFence
 from rhoselect.selector.selector import SelectedBatch, Selector
@@ -161,6 +160,6 @@ def check_tensors(tensors: Mapping[str, Tensor], layout: Layout) -> None:
     ]
     if wrong:
         raise ModelError(
-            f"model: {first_few(wrong)}; allowed the tensors of the configuration's"
+            f"model: {listed(wrong, 3, '; ')}; allowed the tensors of the configuration's"
             " model.factory: build the loop's model with the same factory"
         )

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rhoselect.errors import RunFolderError
+from rhoselect.importing import one_line
 from rhoselect.models.weights import separate
 from rhoselect.trainer.runfolder import RunFolder, put
 from rhoselect.types import Snapshot
@@ -103,7 +104,7 @@ def load(path: Path) -> Checkpoint:
         progress = TypeAdapter(Progress).validate_json(metadata["progress"])
         return _split_by_kind(progress, tensors)
     except (SafetensorError, OSError, KeyError, ValueError) as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        reason = one_line(error)
         raise RunFolderError(
             f"checkpoint {path}: cannot be read ({reason}); remove it to resume from the one before"
         ) from None

@@ -23,7 +23,14 @@ from safetensors import SafetensorError
 
 from rhoselect import config as configuration
 from rhoselect.config import Config, resolve
-from rhoselect.errors import ConfigError, FencedError, RunFolderError, StorageError
+from rhoselect.errors import (
+    ConfigError,
+    FencedError,
+    RunFolderError,
+    StorageError,
+    listed,
+    shortened,
+)
 from rhoselect.files import replacing
 from rhoselect.selector.fence import Fence, NoFence
 
@@ -131,7 +138,7 @@ def check_resume(path: Path, given: Path | None, overrides: Iterable[str]) -> Co
     changed = stored.changed_keys(config)
     if changed:
         raise RunFolderError(
-            f"run folder {path}: --resume with a changed configuration: {', '.join(changed)};"
+            f"run folder {path}: --resume with a changed configuration: {listed(changed)};"
             " allowed the values in its config.toml"
         )
     return config
@@ -165,7 +172,7 @@ def writing(folder: RunFolder) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:
         folder.check_fence()
-        reason, path = " ".join(str(error).split()), folder.path
+        reason, path = shortened(str(error)), folder.path
         raise StorageError(
             f"run folder {path}: cannot be written ({reason}); what its checkpoints hold is safe;"
             f" make room, then: rhoctl train --resume --run-dir {path}"

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from rhoselect.errors import ConfigError, UserError
+from rhoselect.errors import ConfigError, UserError, shortened
 from rhoselect.report.comparison import WIDTH, comparison, table
 from rhoselect.report.coverage import Coverage, coverage_of
 from rhoselect.report.origin import origin
@@ -60,4 +60,4 @@ def _coverage(path: Path, run: Run) -> Coverage | str:
     try:
         return coverage_of(path, run)
     except UserError as error:
-        return " ".join(str(error).split())
+        return shortened(str(error))

@@ -18,7 +18,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoPermissionError
 from redis.retry import Retry
 
-from rhoselect.errors import FencedError, QueueConfigError, RunError, WaitError
+from rhoselect.errors import FencedError, QueueConfigError, RunError, WaitError, shortened
 
 OLDEST = (6, 2)
 OPTIONS = {"db", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile"}
@@ -187,4 +187,4 @@ def _remedy(error: Exception, name: str) -> str:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    return shortened(str(error))

@@ -17,7 +17,7 @@ import ray
 from ray.exceptions import RayActorError
 
 from rhoselect.config import Config
-from rhoselect.errors import ConfigError, QueueConfigError, RunError
+from rhoselect.errors import ConfigError, QueueConfigError, RunError, listed
 from rhoselect.queue.redis import check_server
 from rhoselect.runtime.machine import check_versions
 
@@ -109,7 +109,7 @@ def _shortage(config: Config, names: list[str], actors: int) -> str:
     has = ", ".join(f"{kind} {free.get(kind, 0):g} of {total.get(kind, 0):g}" for kind in kinds)
     asks = "; ".join(f"a {who} asks for {_listed(each)}" for who, each in asked.items())
     return (
-        f"{len(names)} of {actors} actors do not run ({', '.join(names)}); {asks}; free in the"
+        f"{len(names)} of {actors} actors do not run ({listed(names)}); {asks}; free in the"
         f" cluster: {has}"
     )
 
