@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from operator import index
@@ -14,7 +15,8 @@ import torch
 from torch import Tensor
 
 from rhoselect.data.base import Labels, Span, SplitPoints, span_of
-from rhoselect.errors import ConfigError, DataError
+from rhoselect.data.repeatable import same
+from rhoselect.errors import ConfigError, DataError, listed
 from rhoselect.importing import load_object, one_line
 from rhoselect.types import Batch, Indices
 
@@ -28,7 +30,7 @@ class TorchDataset:
     Each must give a map-style data set of (input, label): a tensor or array of float32 or int64,
     alike in shape, and an integer. holdout is absent if the factory raises ValueError or KeyError
     for it. An item must depend on its index alone: the same point is scored and then trained on, by
-    different processes.
+    different processes. The points of the fingerprint are read twice to see that.
 
     ``classes`` is the train data set's attribute of that name (a number, or a sequence of names);
     without one, all its items are read once for the greatest label + 1.
@@ -71,7 +73,14 @@ class TorchDataset:
             return named
         if isinstance(named, Sequence):
             return len(named)
-        return 1 + max(_item(self.path, train, place)[1] for place in range(len(train)))
+        labels = {_item(self.path, train, place)[1] for place in range(len(train))}
+        count = 1 + max(labels)
+        if len(labels) < count:
+            logging.warning(
+                "data.dataset %r: %d of %d classes have no point in train, whose labels are %s",
+                *(self.path, count - len(labels), count, listed(sorted(labels))),
+            )
+        return count
 
     def _fingerprint(self, header: str) -> str:
         total = hashlib.sha256(header.encode())
@@ -79,10 +88,22 @@ class TorchDataset:
         for point in np.linspace(0, points - 1, min(HASHED_POINTS, points)).astype(int).tolist():
             for name, (start, stop) in self.splits.items():
                 if start <= point < stop:
-                    value, label = _item(self.path, self._parts[name], point - start)
+                    value, label = self._repeated(name, point - start)
                     total.update(value.cpu().contiguous().numpy().tobytes())
                     total.update(label.to_bytes(8, "little", signed=True))
         return total.hexdigest()
+
+    def _repeated(self, name: str, place: int) -> tuple[Tensor, int]:
+        """An item that is read twice. Raises DataError if it differs."""
+        item, again = (_item(self.path, self._parts[name], place) for _ in range(2))
+        if not same(item, again):
+            raise _refused(
+                self.path,
+                f"another item {place} of {name} when it was read again",
+                "items that depend on their index alone; leave random augmentation out, or import"
+                " the data and use [augment]",
+            )
+        return item
 
 
 class TorchPoints(SplitPoints):

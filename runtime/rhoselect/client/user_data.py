@@ -15,6 +15,7 @@ from rhoselect.client.batch import Collate, SelectionBatch, collate
 from rhoselect.config import Config
 from rhoselect.data import SplitPoints
 from rhoselect.data.il_table import IlMetadata, IlTable
+from rhoselect.data.repeatable import same
 from rhoselect.errors import ConfigError, DataError, IrreducibleLossError, ModelError
 from rhoselect.importing import one_line
 from rhoselect.models.replica import Numerics, Replica
@@ -26,6 +27,7 @@ Losses = Callable[[nn.Module, SelectionBatch], Any]
 
 BY_LOSS_ALONE = ("reducible_loss", "loss", "irreducible_loss", "uniform")
 CPU = torch.device("cpu")
+READ_TWICE = 8  # items at even distances: a flip by chance escapes one of them half of the time
 
 
 class UserPoints(SplitPoints):
@@ -43,6 +45,17 @@ class UserPoints(SplitPoints):
         self._items, self._join = data, join
         _, labels = self.items(self.first(2), CPU)
         self.paired = labels is not None
+        self._check_repeatable()
+
+    def _check_repeatable(self) -> None:
+        """Raises DataError if one of a few items differs when it is read again."""
+        for place in np.linspace(0, len(self) - 1, min(READ_TWICE, len(self))).astype(int).tolist():
+            if not same(self._items[place], self._items[place]):
+                raise DataError(
+                    f"data: got another item {place} when it was read again, allowed items that"
+                    " depend on their index alone: a point is scored and then trained on; augment"
+                    " the selected batch instead"
+                )
 
     def items(self, indices: Indices, device: torch.device) -> tuple[Any, Tensor | None]:
         """Inputs and labels, if there are any, of ``indices`` [C]. Raises DataError."""
