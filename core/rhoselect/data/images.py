@@ -22,6 +22,12 @@ MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 CHANNELS = {mode: channels for channels, mode in MODES.items()}
 
 
+def pixels_of(picture: Image.Image) -> Images:
+    """The pixels [C, H, W] of a picture of one of ``MODES``."""
+    pixels = np.asarray(picture)
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
 def decode(
     content: bytes | memoryview, encoding: Encoding, shape: Sequence[int] | None, where: str
 ) -> Images:
@@ -35,8 +41,7 @@ def decode(
             width, height = picture.size
             got = (CHANNELS.get(picture.mode, picture.mode), height, width)
             if isinstance(got[0], int) and (shape is None or got == tuple(shape)):
-                pixels = np.asarray(picture)
-                return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+                return pixels_of(picture)
     except Exception as error:  # broken bytes break decoders in many ways
         raise DataError(
             f"{where}: got bytes that are no whole {encoding} image ({one_line(error)}), allowed"

@@ -105,7 +105,7 @@ class Manifest(Part):
     ``mean`` and ``std`` hold one number a channel, of the train split's images scaled to [0, 1].
     What ``Recipe`` put in: ``holdout_noise`` is the holdout's label noise if it differs,
     ``relevant_classes`` are those kept in full, ``ambiguous`` says where in the data set those
-    points of a split are.
+    points of a split are. ``notes`` say what the import left out or changed, a line each.
     """
 
     format: Literal[1] = 1
@@ -126,6 +126,7 @@ class Manifest(Part):
     duplicates: Duplicates | None = None
     vocabulary: Size | None = None
     source: str
+    notes: tuple[str, ...] = ()
 
     @property
     def rows(self) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 from rhoselect.data.base import Labels
 from rhoselect.data.images import decode
 from rhoselect.data.manifest import DTYPES, Array, Encoding, Inputs, Kind
-from rhoselect.errors import DataError
+from rhoselect.errors import DataError, listed
 from rhoselect.importers.images import encode
 
 STEP_ROWS = 4096
@@ -65,8 +65,7 @@ def _names(splits: Splits) -> list[str]:
     missing = sorted({"train", "test"} - splits.keys())
     if unknown or missing:
         raise DataError(
-            f"splits: got {', '.join(splits) or 'none'}, allowed train, test and, if you like,"
-            " holdout"
+            f"splits: got {listed(splits)}, allowed train, test and, if you like, holdout"
         )
     return [name for name in ORDER if name in splits]
 
@@ -106,20 +105,7 @@ def _labels(name: str, labels: Array) -> Labels:
         raise DataError(
             f"{name}: got labels {list(labels.shape)} {labels.dtype}, allowed integers [R]"
         )
-    labels = labels.astype(np.int64)
-    if (low := int(labels.min())) < 0:
-        raise DataError(f"{name}: got label {low}, allowed 0 and up; number the classes from 0")
-    return labels
-
-
-def class_count(parts: Mapping[str, Columns], classes: int | None) -> int:
-    """Classes: as given, or the greatest label + 1. Raises DataError for a label beyond."""
-    greatest = max(int(part.labels.max()) for part in parts.values())
-    if classes is not None and greatest >= classes:
-        raise DataError(
-            f"labels: got {greatest}, allowed 0 to {classes - 1} with {classes} classes"
-        )
-    return greatest + 1 if classes is None else classes
+    return labels.astype(np.int64)
 
 
 def encoded(parts: Mapping[str, Columns], encoding: Encoding | None) -> dict[str, Columns]:

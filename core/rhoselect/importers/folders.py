@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from rhoselect.data.manifest import Array
-from rhoselect.errors import DataError
-from rhoselect.importers.source import Found, Options, image_inputs, match_splits
+from rhoselect.errors import DataError, listed, shortened
+from rhoselect.importers.leftovers import Seen
+from rhoselect.importers.source import Found, Options, image_inputs, match_splits, unread_splits
 
 ENDINGS = {".png", ".jpg", ".jpeg"}
+OUTSIDE = "files beside the folders of classes, skipped"
+NESTED = "pictures in folders below those of classes, skipped"
+EMPTY = "folders of classes without a picture"
 CINIC_CLASSES = 10
 CLOTHING_CLASSES = 14
 CLOTHING_LABELS = [str(label) for label in range(CLOTHING_CLASSES)]
@@ -26,36 +30,88 @@ CLOTHING_SPLITS = {
 def read_image_folder(folder: Path, options: Options, classes: int | None = None) -> Found:
     """Images of SPLIT/CLASS/*.png, .jpg, .jpeg; classes are numbered by name.
 
-    Raises DataError for other counts than ``classes``, and for a class that train does not have.
+    Raises DataError for other counts than ``classes``, for a class of train without an image, and
+    for a class that train does not have.
     """
     if not folder.is_dir():
         raise DataError(f"source {folder}: no such folder; allowed one of train/CLASS/*.png and so")
-    found = match_splits((p.name for p in folder.iterdir() if p.is_dir()), f"source {folder}")
-    names = sorted(path.name for path in (folder / found["train"]).iterdir() if path.is_dir())
+    seen = Seen()
+    there = [path.name for path in seen.entries(folder) if path.is_dir()]
+    found = match_splits(there, f"source {folder}")
+    pictures = {ours: _pictures(folder / theirs, seen) for ours, theirs in found.items()}
+    names = list(pictures["train"])
     if classes is not None and len(names) != classes:
         raise DataError(
             f"source {folder / found['train']}: got {len(names)} folders of classes, allowed"
             f" {classes}"
         )
-    splits = {ours: _split(folder / theirs, names, options) for ours, theirs in found.items()}
-    return Found("image", splits, len(names))
+    if empty := [name for name, paths in pictures["train"].items() if not paths]:
+        raise DataError(
+            f"source {folder / found['train']}: got no images in {listed(empty)}, allowed .png,"
+            " .jpg or .jpeg files directly in each class's folder; convert pictures of other kinds,"
+            " and move folders away that are no classes"
+        )
+    splits = {
+        ours: _split(folder / found[ours], inner, names, options, seen)
+        for ours, inner in pictures.items()
+    }
+    notes = [*unread_splits(there, found), *_order_note(names), *seen.notes()]
+    return Found("image", splits, len(names), notes=notes)
 
 
-def _split(folder: Path, names: Sequence[str], options: Options) -> tuple[Array, Array]:
-    paths, labels = [], []
-    for inner in sorted(path for path in folder.iterdir() if path.is_dir()):
-        if inner.name not in names:
-            raise DataError(f"source {inner}: got a class that train has no folder of")
-        images = sorted(p for p in inner.iterdir() if p.suffix.lower() in ENDINGS and p.is_file())
-        paths += images
-        labels += [names.index(inner.name)] * len(images)
+def _pictures(folder: Path, seen: Seen) -> dict[str, list[Path]]:
+    """{class: its images} of a split, both by name. What is passed over is counted."""
+    found: dict[str, list[Path]] = {}
+    for inner in seen.entries(folder):
+        if not inner.is_dir():
+            seen.counts[OUTSIDE] += 1
+            continue
+        found[inner.name] = []
+        for path in seen.entries(inner):
+            if path.is_dir():
+                seen.counts[NESTED] += sum(map(_is_picture, path.rglob("*")))
+            elif _is_picture(path):
+                found[inner.name].append(path)
+            else:
+                seen.skip(path.name)
+        seen.counts[EMPTY] += not found[inner.name]
+    return found
+
+
+def _is_picture(path: Path) -> bool:
+    """Whether it is an image file by name, or a link: one that leads nowhere is an image that is
+    missing."""
+    return path.suffix.lower() in ENDINGS and (path.is_file() or path.is_symlink())
+
+
+def _split(
+    folder: Path,
+    pictures: Mapping[str, Sequence[Path]],
+    names: Sequence[str],
+    options: Options,
+    seen: Seen,
+) -> tuple[Array, Array]:
+    if unknown := [name for name in pictures if name not in names]:
+        raise DataError(f"source {folder / unknown[0]}: got a class that train has no folder of")
+    paths = [path for inner in pictures.values() for path in inner]
     if not paths:
         raise DataError(f"source {folder}: got no images, allowed CLASS/*.png, .jpg or .jpeg")
-    return _images(paths, options), np.array(labels, np.int64)
+    labels = [names.index(name) for name, inner in pictures.items() for _ in inner]
+    return _images(paths, options, seen), np.array(labels, np.int64)
 
 
-def _images(paths: Sequence[Path], options: Options) -> Array:
-    return image_inputs(((str(path), _content(path)) for path in paths), options)
+def _order_note(names: Sequence[str]) -> list[str]:
+    """A note on folders that are named by numbers, if their classes get other ones."""
+    if not all(name.isdecimal() for name in names):
+        return []
+    moved = [f"{name} is class {place}" for place, name in enumerate(names) if int(name) != place]
+    if not moved:
+        return []
+    return [f"classes are numbered in the order of names as texts: {listed(moved)}"]
+
+
+def _images(paths: Sequence[Path], options: Options, seen: Seen) -> Array:
+    return image_inputs(((str(path), _content(path)) for path in paths), options, seen)
 
 
 def _content(path: Path) -> bytes:
@@ -71,18 +127,19 @@ def read_clothing1m(folder: Path, options: Options) -> Found:
     Lines of a ``…_kv.txt`` are "key label", those of a ``…_key_list.txt`` keys; a key is an
     image's path under ``folder``. Raises DataError for keys without a label, and for keys outside.
     """
-    splits = {}
+    splits, seen = {}, Seen()
     for split, (labels_file, lists) in CLOTHING_SPLITS.items():
         labels = _labels(folder / labels_file)
         keys = [key for name in lists for key in _lines(folder / name)]
         if missing := [key for key in keys if key not in labels]:
             raise DataError(
-                f"{folder / lists[0]}: got key {missing[0]!r}, which {labels_file} has no label of"
+                f"{folder / lists[0]}: got key {shortened(missing[0])!r}, which {labels_file} has"
+                " no label of"
             )
         paths = [_inside(folder, key) for key in keys]
-        inputs = _images(paths, options)
+        inputs = _images(paths, options, seen)
         splits[split] = inputs, np.array([labels[key] for key in keys], np.int64)
-    return Found("image", splits, CLOTHING_CLASSES)
+    return Found("image", splits, CLOTHING_CLASSES, notes=seen.notes())
 
 
 def _lines(path: Path) -> list[str]:
@@ -112,5 +169,7 @@ def _labels(path: Path) -> dict[str, int]:
 def _inside(folder: Path, key: str) -> Path:
     path = folder / key
     if not path.resolve().is_relative_to(folder.resolve()):
-        raise DataError(f"source {folder}: got key {key!r}, allowed paths inside the folder")
+        raise DataError(
+            f"source {folder}: got key {shortened(key)!r}, allowed paths inside the folder"
+        )
     return path

@@ -14,9 +14,11 @@ from typing import Any
 import pyarrow as pa
 
 from rhoselect.data.manifest import Array, Kind
-from rhoselect.errors import DataError
-from rhoselect.importers.source import Found, Options, image_inputs, match_splits
-from rhoselect.importers.tables import kind_of, shaped, table_columns
+from rhoselect.errors import DataError, listed, shortened
+from rhoselect.importers.arrays import kind_of, shaped
+from rhoselect.importers.leftovers import Seen
+from rhoselect.importers.source import Found, Options, image_inputs, match_splits, unread_splits
+from rhoselect.importers.tables import table_columns
 from rhoselect.importers.text import tokenize
 
 INPUTS = ("image", "img", "inputs", "pixel_values", "input_ids", "text", "sentence")
@@ -33,7 +35,8 @@ def read_hugging_face(folder: Path, options: Options) -> Found:
     names = _json(folder / "dataset_dict.json").get("splits")
     if not isinstance(names, list) or not names or not all(map(_is_name, names)):
         raise DataError(
-            f"{where}: got splits {names!r}, allowed a DatasetDict's list of names, such as train"
+            f"{where}: got splits {shortened(repr(names))}, allowed a DatasetDict's list of names,"
+            " such as train"
         )
     tables = {name: _table(folder / name) for name in names}
     inputs, label = options.columns or _columns(where, next(iter(tables.values())))
@@ -44,15 +47,20 @@ def read_hugging_face(folder: Path, options: Options) -> Found:
             labelled[name] = table
     found = match_splits(labelled, where)
     splits: dict[str, tuple[Array, Array]] = {}
-    text = False
+    text, seen = False, Seen()
     for ours, theirs in found.items():
         table = labelled[theirs].select([inputs, label]).rename_columns(["inputs", "label"])
         text = pa.types.is_string(table.schema.field("inputs").type)
-        splits[ours] = _split(f"{where}, {theirs}", table, options)
+        splits[ours] = _split(f"{where}, {theirs}", table, options, seen)
     kind: Kind = "tokens" if text else kind_of(splits["train"][0])
-    shapes = {name: (shaped(x, kind), y) for name, (x, y) in splits.items()}
+    shapes = {
+        name: (shaped(f"{where}, {name}", x, kind, options.shape), y)
+        for name, (x, y) in splits.items()
+    }
     classes = _classes(folder / found["train"], label)
-    return Found(kind, shapes, classes, options.vocabulary if text else None)
+    vocabulary = options.vocabulary if text else None
+    notes = [*unread_splits(names, found), *seen.notes()]
+    return Found(kind, shapes, classes, vocabulary, notes=notes)
 
 
 def _is_name(name: object) -> bool:
@@ -60,7 +68,7 @@ def _is_name(name: object) -> bool:
     return isinstance(name, str) and name.replace("-", "_").isidentifier()
 
 
-def _split(where: str, table: pa.Table, options: Options) -> tuple[Array, Array]:
+def _split(where: str, table: pa.Table, options: Options, seen: Seen) -> tuple[Array, Array]:
     column, labels = table.column("inputs"), table.column("label").to_numpy()
     if pa.types.is_string(column.type):
         return tokenize(column.to_pylist(), options), labels
@@ -71,14 +79,14 @@ def _split(where: str, table: pa.Table, options: Options) -> tuple[Array, Array]
         if not isinstance(value.get("bytes"), bytes):
             raise DataError(f"{where}: row {row}: got no bytes of an image; embed them, then save")
         files.append((f"{where}: row {row}", value["bytes"]))
-    return image_inputs(files, options), labels
+    return image_inputs(files, options, seen), labels
 
 
 def _check(where: str, table: pa.Table, columns: Sequence[str]) -> None:
     for name in columns:
         if name not in table.column_names:
             raise DataError(
-                f"{where}: got columns {', '.join(table.column_names)}, but {name!r} is missing;"
+                f"{where}: got columns {listed(table.column_names)}, but {name!r} is missing;"
                 " give --columns INPUTS,LABEL"
             )
         if table.column(name).null_count:
@@ -94,7 +102,7 @@ def _columns(where: str, table: pa.Table) -> tuple[str, str]:
     labels = [name for name in LABELS if name in table.column_names]
     if not inputs or not labels:
         raise DataError(
-            f"{where}: got columns {', '.join(table.column_names)}, none of them inputs and label"
+            f"{where}: got columns {listed(table.column_names)}, none of them inputs and label"
             " by name; give --columns INPUTS,LABEL"
         )
     return inputs[0], labels[0]
@@ -109,8 +117,9 @@ def _table(folder: Path) -> pa.Table:
         table.validate(full=True)  # offsets, which would be followed out of the file
         return table
     except (KeyError, TypeError, OSError, pa.ArrowException) as error:
-        text = " ".join(str(error).split())
-        raise DataError(f"source {folder}: not a split on disk: {text}; save it again") from None
+        raise DataError(
+            f"source {folder}: not a split on disk: {shortened(str(error))}; save it again"
+        ) from None
 
 
 def _classes(folder: Path, label: str) -> int | None:

@@ -11,8 +11,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from rhoselect.data.arrow import ArrowDataset
 from rhoselect.data.manifest import Encoding, Pairs
-from rhoselect.errors import DataError
+from rhoselect.errors import DataError, listed
 from rhoselect.importers.ambiguous_mnist import read_ambiguous_mnist
+from rhoselect.importers.arrays import read_npz
 from rhoselect.importers.cifar import read_cifar
 from rhoselect.importers.fashion_mnist import read_fashion_mnist
 from rhoselect.importers.folders import CINIC_CLASSES, read_clothing1m, read_image_folder
@@ -21,7 +22,7 @@ from rhoselect.importers.idx import read_idx_folder, read_qmnist
 from rhoselect.importers.images import bombs_refused
 from rhoselect.importers.recipe import Recipe
 from rhoselect.importers.source import Found, Options
-from rhoselect.importers.tables import read_npz, read_parquet
+from rhoselect.importers.tables import read_parquet
 from rhoselect.importers.text import read_cola, read_sst2
 from rhoselect.importers.webdataset import read_webdataset
 from rhoselect.importers.writer import check_destination, write_dataset
@@ -46,12 +47,13 @@ READERS: Mapping[str, Callable[[Path, Options], Found]] = {
     "sst-2": read_sst2,
     "hugging-face": read_hugging_face,
     "webdataset": read_webdataset,
-    "numpy": lambda path, _: Found(*read_npz(path)),
+    "numpy": read_npz,
     "parquet": lambda path, o: Found(*read_parquet(path, o.shape, o.encoding is not None)),
 }
 KINDS = tuple(READERS)
 READING = frozenset(field.name for field in fields(Options))
 MIXING = frozenset(field.name for field in fields(Recipe))
+OF_ARRAYS = ("hugging-face", "numpy", "parquet")
 OF_FILES = ("cinic-10", "image-folder", "clothing-1m", "hugging-face", "webdataset")
 CIFAR_PAIRS: Pairs = ((9, 1), (2, 0), (4, 7), (3, 5), (5, 3))
 MNIST_PAIRS: Pairs = ((7, 1), (2, 7), (5, 6), (6, 5), (3, 8))
@@ -92,8 +94,7 @@ def import_dataset(
     options = Options(shape, encoding, resize, tokens, vocabulary, columns)
     check_destination(Path(dst))
     _check(kind, options)
-    recipe["noise_pairs"] = _known_pairs(kind) if noise_pairs == "auto" else noise_pairs
-    Recipe(**recipe).check()
+    recipe = _checked_recipe(kind, recipe | {"noise_pairs": noise_pairs})
     with bombs_refused():
         found = READERS[kind](Path(src), options)
         write_dataset(
@@ -105,6 +106,7 @@ def import_dataset(
             shard_rows=shard_rows,
             encoding=encoding,
             vocabulary=found.vocabulary,
+            notes=found.notes,
             **recipe,
         )
     return ArrowDataset.open(dst)
@@ -117,7 +119,7 @@ def check_options(kind: str, options: Mapping[str, Any]) -> dict[str, Any]:
     unknown = set(options) - READING - MIXING
     if unknown:
         allowed = ", ".join(sorted(READING | MIXING))
-        raise DataError(f"options: got {', '.join(sorted(unknown))}, allowed {allowed}")
+        raise DataError(f"options: got {listed(sorted(unknown))}, allowed {allowed}")
     given = dict(options)
     if given.get("noise_pairs") == "auto":
         given["noise_pairs"] = _known_pairs(kind)
@@ -131,6 +133,14 @@ def check_options(kind: str, options: Mapping[str, Any]) -> dict[str, Any]:
     _check(kind, reading)
     mixing.check()
     return {**vars(reading), **vars(mixing)}
+
+
+def _checked_recipe(kind: str, recipe: dict[str, Any]) -> dict[str, Any]:
+    """The recipe with the kind's known pairs for "auto". Raises DataError."""
+    if recipe["noise_pairs"] == "auto":
+        recipe["noise_pairs"] = _known_pairs(kind)
+    Recipe(**recipe).check()
+    return recipe
 
 
 def _known_pairs(kind: str) -> Pairs:
@@ -149,8 +159,9 @@ def _check(kind: str, options: Options) -> None:
         allowed = ", ".join(get_args(Encoding))
         raise DataError(f"encoding: got {options.encoding!r}, allowed one of {allowed}")
     shape = options.shape
-    if shape is not None and (kind != "parquet" or not shape or min(shape) < 1):
-        raise DataError(f"shape: got {shape} for {kind}, allowed sizes from 1, for parquet only")
+    if shape is not None and (kind not in OF_ARRAYS or not shape or min(shape) < 1):
+        allowed = ", ".join(OF_ARRAYS)
+        raise DataError(f"shape: got {shape} for {kind}, allowed sizes from 1, for {allowed}")
     if options.resize is not None and (kind not in OF_FILES or options.resize < 1):
         allowed = ", ".join(OF_FILES)
         raise DataError(

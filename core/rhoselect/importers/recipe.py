@@ -1,8 +1,8 @@
 """The options of ``write_dataset`` for label noise, a holdout, and a mix of points.
 
 Each option draws from a random stream of its own, seeded by ``noise_seed``, so that one option does
-not change what another one draws. They are applied in this order: noise, holdout, relevance,
-ambiguous points, duplicates.
+not change what another one draws. They are applied in this order: labels mapped, noise, holdout,
+relevance, ambiguous points, duplicates.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rhoselect.data.manifest import Pairs
-from rhoselect.errors import DataError
+from rhoselect.errors import DataError, listed
 from rhoselect.importers.columns import ORDER, Columns
 
 NOISE, HOLDOUT, RELEVANCE, AMBIGUOUS = range(4)
@@ -22,6 +22,9 @@ Parts = Mapping[str, Columns]
 @dataclass(frozen=True)
 class Recipe:
     """Options of ``write_dataset``.
+
+    ``map_labels``: the labels that occur are numbered anew, from 0 in their order, and no other
+    class is left.
 
     ``label_noise`` = P: each label of train and holdout becomes, independently with probability P,
     one of the *other* classes, uniformly; with ``noise_pairs`` ((from, to), …) a label ``from``
@@ -43,6 +46,7 @@ class Recipe:
     ``duplicates`` = K: a ``duplicate_share`` of the points of train is there K times in all.
     """
 
+    map_labels: bool = False
     label_noise: float = 0.0
     noise_seed: int = 0
     noise_pairs: Pairs = ()
@@ -94,6 +98,6 @@ class Recipe:
             a == b or min(a, b) < 0 for a, b in self.noise_pairs
         ):
             raise DataError(
-                f"noise pairs: got {list(self.noise_pairs)}, allowed (from, to) of two classes,"
+                f"noise pairs: got {listed(self.noise_pairs)}, allowed (from, to) of two classes,"
                 " each class at most once as the first"
             )

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from rhoselect.data.manifest import Array, Encoding, Kind
-from rhoselect.errors import DataError
+from rhoselect.errors import DataError, listed
 from rhoselect.importers.columns import Splits
-from rhoselect.importers.images import decode_rgb, encode
+from rhoselect.importers.images import decode_rgb, encode, kept
+from rhoselect.importers.leftovers import Seen
 
 ALIASES = {
     "train": ("train",),
@@ -24,9 +25,10 @@ ALIASES = {
 class Options:
     """How a source is read.
 
-    ``shape``: of one input, for Parquet's flat ones. ``encoding``: images stay, or become, files.
-    ``resize``: images become squares of that many pixels a side. ``tokens``: ids a text;
-    ``vocabulary``: bound of the ids. ``columns``: (inputs, label) of a Hugging Face data set.
+    ``shape``: of one input, for flat ones and where the place of the channels is not clear.
+    ``encoding``: images stay, or become, files. ``resize``: images become squares of that many
+    pixels a side. ``tokens``: ids a text; ``vocabulary``: bound of the ids. ``columns``: (inputs,
+    label) of a Hugging Face data set.
     """
 
     shape: Sequence[int] | None = None
@@ -39,43 +41,55 @@ class Options:
 
 @dataclass(frozen=True)
 class Found:
-    """What a source holds; the last three where its reader knows them."""
+    """What a source holds; ``classes`` to ``source`` where its reader knows them. ``notes`` say
+    what it left out or changed, a line each."""
 
     kind: Kind
     splits: Splits
     classes: int | None = None
     vocabulary: int | None = None
     source: str | None = None
+    notes: Sequence[str] = ()
 
 
 def match_splits(names: Iterable[str], where: str) -> dict[str, str]:
     """{our split: the source's name of it}; without a test split, the validation split is it."""
     there = list(names)
-    found = {ours: name for ours, aliases in ALIASES.items() for name in aliases if name in there}
+    found = {}
+    for ours, aliases in ALIASES.items():
+        if present := [name for name in aliases if name in there]:
+            found[ours] = present[0]
     if "test" not in found and "holdout" in found:
         found["test"] = found.pop("holdout")
     for split in ("train", "test"):
         if split not in found:
             raise DataError(
-                f"{where}: got splits {', '.join(sorted(there)) or 'none'}, but {split!r} is"
+                f"{where}: got splits {listed(sorted(there))}, but {split!r} is"
                 f" missing; allowed train, test and, if you like, {'/'.join(ALIASES['holdout'])}"
             )
     return found
 
 
-def image_inputs(files: Iterable[tuple[str, bytes]], options: Options) -> Array:
+def unread_splits(there: Iterable[str], found: Mapping[str, str]) -> list[str]:
+    """A note on the splits of a source that ``match_splits`` did not take, if there are any."""
+    left = sorted(set(there) - set(found.values()))
+    return [f"splits that are not read: {listed(left)}"] if left else []
+
+
+def image_inputs(files: Iterable[tuple[str, bytes]], options: Options, seen: Seen) -> Array:
     """Images [R, 3, H, W] uint8 of (name, content of a JPEG or PNG file); grey ones become RGB.
 
-    With an ``encoding`` an object array [R] of bytes: as they are, or made anew if resized. Raises
-    DataError, which begins with the name, for what is no image or is of another size than others.
+    With an ``encoding`` an object array [R] of bytes: as ``kept`` says, or made anew if resized.
+    Raises DataError, which begins with the name, for what is no image or is of another size than
+    others.
     """
     images: list[Array] = []
     blobs: list[bytes] = []
     for name, content in files:
         if options.encoding is not None and options.resize is None:
-            blobs.append(content)  # which the writer checks
+            blobs.append(kept(content, options.encoding, name, seen.counts))
             continue
-        image = decode_rgb(content, options.resize, name)
+        image = decode_rgb(content, options.resize, name, seen.counts)
         if options.encoding is not None:
             blobs.append(encode(image, options.encoding))
             continue

@@ -1,8 +1,8 @@
 """WebDataset tars: files of one sample are neighbours and share their name up to the first dot.
 
 A sample is an image (.jpg, .jpeg, .png) and a label (.cls, a decimal number); other files are
-passed over. Nothing is unpacked to disk, so no name in a tar can reach a file; links and devices
-are refused, and so is whatever would be read at once beyond a size.
+counted and passed over. Nothing is unpacked to disk, so no name in a tar can reach a file; links
+and devices are refused, and so is whatever would be read at once beyond a size.
 """
 
 from __future__ import annotations
@@ -19,8 +19,16 @@ from typing import IO, cast
 import numpy as np
 
 from rhoselect.data.manifest import Array
-from rhoselect.errors import DataError
-from rhoselect.importers.source import ALIASES, Found, Options, image_inputs, match_splits
+from rhoselect.errors import DataError, listed, shortened
+from rhoselect.importers.leftovers import Seen
+from rhoselect.importers.source import (
+    ALIASES,
+    Found,
+    Options,
+    image_inputs,
+    match_splits,
+    unread_splits,
+)
 from rhoselect.importers.unpacking import UNZIPPED_BYTES
 from rhoselect.importing import one_line
 
@@ -34,6 +42,10 @@ UNREADABLE = (
     *(ValueError, OverflowError, RecursionError),  # numbers and nesting that headers make up
 )
 GZIP = b"\x1f\x8b"
+OF_A_SAMPLE = (
+    "the files of a sample are neighbours and share their name up to its first dot, so a key has no"
+    " dot: rename them, and sort the tar by name"
+)
 
 
 class _Bounded:
@@ -66,37 +78,56 @@ def read_webdataset(folder: Path, options: Options) -> Found:
     """The samples of SPLIT-….tar or SPLIT/….tar, in the order of the tars' names."""
     if not folder.is_dir():
         raise DataError(f"source {folder}: no such folder; allowed one of train-000000.tar and so")
-    shards = defaultdict(list)
+    shards, seen = defaultdict(list), Seen()
     names = {alias for aliases in ALIASES.values() for alias in aliases}
-    for path in sorted([*folder.glob("*.tar"), *folder.glob("*/*.tar")]):
+    for path in _tars(folder, seen):
         split = path.parent.name if path.parent != folder else path.stem.split("-")[0]
         if split not in names:
             raise DataError(f"source {path}: got a tar of split {split!r}, allowed train-….tar")
         shards[split].append(path)
     found = match_splits(shards, f"source {folder}")
-    return Found("image", {ours: _split(shards[s], options) for ours, s in found.items()})
+    splits = {ours: _split(shards[theirs], options, seen) for ours, theirs in found.items()}
+    return Found("image", splits, notes=[*unread_splits(shards, found), *seen.notes()])
 
 
-def _split(paths: Sequence[Path], options: Options) -> tuple[Array, Array]:
+def _tars(folder: Path, seen: Seen) -> list[Path]:
+    """The tars in a folder and in the folders in it. Other files are counted."""
+    inside = seen.entries(folder)
+    files = [path for path in inside if not path.is_dir()]
+    files += [path for inner in inside if inner.is_dir() for path in seen.entries(inner)]
+    for path in files:
+        if path.suffix != ".tar":
+            seen.skip(path.name)
+    return sorted(path for path in files if path.suffix == ".tar")
+
+
+def _split(paths: Sequence[Path], options: Options, seen: Seen) -> tuple[Array, Array]:
     labels: list[int] = []
 
     def files() -> Iterator[tuple[str, bytes]]:
         for path in paths:
-            for name, image, label in _samples(path):
+            for name, image, label in _samples(path, seen):
                 labels.append(label)
                 yield f"{path}: {name}", image
 
-    return image_inputs(files(), options), np.array(labels, np.int64)
+    return image_inputs(files(), options, seen), np.array(labels, np.int64)
 
 
-def _samples(path: Path) -> Iterator[tuple[str, bytes, int]]:
+def _samples(path: Path, seen: Seen) -> Iterator[tuple[str, bytes, int]]:
     """(key, bytes of the image, label) of each sample in a tar."""
     key, parts = None, {}
-    for name, content in _files(path):
+    for name, content in _files(path, seen):
         stem, ending = _named(name)
         if key is not None and stem != key:
             yield _sample(path, key, parts)
             parts = {}
+        if ending in parts:
+            raise DataError(
+                f"{path}: sample {shortened(stem)!r}: got two files .{shortened(ending)}, allowed"
+                f" one; {OF_A_SAMPLE}"
+            )
+        if ending not in NEEDED:
+            seen.skip(name)
         key = stem
         parts[ending] = content
     if key is not None:
@@ -115,8 +146,9 @@ def _sample(path: Path, key: str, parts: dict[str, bytes]) -> tuple[str, bytes, 
     label = parts.get(LABEL, b"").strip()
     if len(images) != 1 or not label.isdigit() or len(label) > LABEL_DIGITS:
         raise DataError(
-            f"{path}: sample {key!r}: got files {', '.join(sorted(parts))} and label"
-            f" {label[:20]!r}, allowed one of {', '.join(IMAGES)} and a number in .cls"
+            f"{path}: sample {shortened(key)!r}: got files {listed(sorted(parts))} and label"
+            f" {label[:20]!r}, allowed one of {', '.join(IMAGES)} and a number in .cls;"
+            f" {OF_A_SAMPLE}"
         )
     return key, parts[images[0]], int(label)
 
@@ -131,16 +163,16 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
         yield cast("IO[bytes]", bounded)  # all of it that tarfile uses
 
 
-def _files(path: Path) -> Iterator[tuple[str, bytes]]:
-    """(name, content) of the regular files of a tar, gzipped or not."""
+def _files(path: Path, seen: Seen) -> Iterator[tuple[str, bytes]]:
+    """(name, content) of the regular files of a tar, gzipped or not, without leftovers."""
     try:
         with _opened(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
-                if member.isdir():
+                if member.isdir() or seen.is_leftover(member.name):
                     continue
                 if not member.isreg() or member.size > FILE_BYTES:
                     raise DataError(
-                        f"{path}: {member.name!r}: got {member.size} bytes of type"
+                        f"{path}: {shortened(member.name)!r}: got {member.size} bytes of type"
                         f" {member.type!r}, allowed regular files of at most {FILE_BYTES}"
                     )
                 content = tar.extractfile(member)

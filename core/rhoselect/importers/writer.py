@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,12 @@ from rhoselect.importers.columns import (
     Columns,
     Splits,
     checked_columns,
-    class_count,
     encoded,
     images,
     input_shape,
 )
-from rhoselect.importers.mix import apply_recipe
+from rhoselect.importers.labels import class_count, gap_notes, without_gaps
+from rhoselect.importers.mix import Mixed, apply_recipe
 from rhoselect.importers.recipe import Recipe
 
 SHARD_BYTES = 256 << 20
@@ -46,35 +46,43 @@ def write_dataset(
     shard_rows: int | None = None,
     encoding: Encoding | None = None,
     vocabulary: int | None = None,
+    notes: Sequence[str] = (),
     **recipe: Any,
 ) -> Manifest:
     """Write {split: (inputs [R, ...], labels [R])} with splits train, [holdout,] test.
 
     ``classes`` defaults to the greatest label + 1. ``encoding`` stores images as JPEG or PNG files:
     images [R, C, H, W] are encoded, an object array [R] of bytes is stored as it is. ``vocabulary``
-    bounds the token ids. The other options are the fields of ``Recipe``. Raises DataError for
-    anything that it cannot use, and then leaves nothing behind.
+    bounds the token ids; ``notes`` go to the manifest. The other options are the fields of
+    ``Recipe``. Raises DataError for anything that it cannot use, and then leaves nothing behind.
     """
     folder, chosen = Path(dst), Recipe(**recipe)
     check_destination(folder)
     chosen.check()
-    columns = checked_columns(kind, splits, encoding)
+    columns, mapped = checked_columns(kind, splits, encoding), list[str]()
+    if chosen.map_labels:
+        (columns, mapped), classes = without_gaps(columns), None
     count = class_count(columns, classes)
+    notes = (*notes, *mapped, *gap_notes(columns["train"].labels, count))
     result = apply_recipe(columns, count, chosen)
     parts = encoded(result.parts, encoding)
     manifest = _describe(kind, encoding, parts, count)
-    origin = {
-        "label_noise": chosen.label_noise,
-        "noise_seed": chosen.noise_seed,
-        "noise_pairs": chosen.noise_pairs,
-        "holdout_noise": chosen.holdout_noise,
+    origin = {"vocabulary": vocabulary, "source": source, "notes": notes}
+    manifest = manifest.model_copy(update=origin | _mix(chosen, result, manifest.splits))
+    return _write(folder, manifest, parts, shard_rows)
+
+
+def _mix(recipe: Recipe, result: Mixed, splits: Mapping[str, Span]) -> dict[str, Any]:
+    """What the manifest says of a recipe and of what came of it."""
+    return {
+        "label_noise": recipe.label_noise,
+        "noise_seed": recipe.noise_seed,
+        "noise_pairs": recipe.noise_pairs,
+        "holdout_noise": recipe.holdout_noise,
         "relevant_classes": result.relevant_classes,
-        "ambiguous": _global_spans(result.ambiguous, manifest.splits),
+        "ambiguous": _global_spans(result.ambiguous, splits),
         "duplicates": result.duplicates,
-        "vocabulary": vocabulary,
-        "source": source,
     }
-    return _write(folder, manifest.model_copy(update=origin), parts, shard_rows)
 
 
 def check_destination(folder: Path) -> None:

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from rhoselect import config as configuration
 from rhoselect.data import ArrowDataset, Encoding, Manifest, Pairs, open_arrow
-from rhoselect.errors import ConfigError
+from rhoselect.errors import ConfigError, listed
 from rhoselect.importers import KINDS, import_dataset
 
 app = typer.Typer(rich_markup_mode=None, help="Import and show data sets.")
@@ -21,6 +21,10 @@ def import_(
     kind: Annotated[str, typer.Argument(help=f"One of {', '.join(KINDS)}.")],
     src: Annotated[str, typer.Argument(help="Source; 'auto' finds fashion-mnist by itself.")],
     dst: Annotated[Path, typer.Argument(help="Folder to make.")],
+    map_labels: Annotated[
+        bool,
+        typer.Option("--map-labels", help="Number the labels that occur anew, from 0."),
+    ] = False,
     label_noise: Annotated[
         float,
         typer.Option(help="Share of the labels of train and holdout that become another class."),
@@ -55,7 +59,11 @@ def import_(
         str, typer.Option(help="K: each point of train K times; K:SHARE: a share of them.")
     ] = "1",
     shape: Annotated[
-        str | None, typer.Option(help="Image shape C,H,W of parquet's binary inputs.")
+        str | None,
+        typer.Option(
+            help="Shape C,H,W of one input: of flat ones in tables and arrays, and where the"
+            " channels could be first or last."
+        ),
     ] = None,
     encoding: Annotated[
         str | None,
@@ -92,6 +100,7 @@ def import_(
         kind,
         src,
         dst,
+        map_labels=map_labels,
         label_noise=label_noise,
         noise_seed=noise_seed,
         noise_pairs=_pairs(noise_pairs),
@@ -147,14 +156,14 @@ def _show(dataset: ArrowDataset, path: str) -> None:
         "fingerprint": dataset.fingerprint,
     }
     console = Console(highlight=False, markup=False, soft_wrap=True)
-    for name, value in lines.items():
+    for name, value in [*lines.items(), *(("note", note) for note in manifest.notes)]:
         console.print(f"{name:12} {value}")
 
 
 def _noise(manifest: Manifest) -> str:
     parts = [f"{manifest.label_noise}"]
     if manifest.noise_pairs:
-        parts.append("between " + ", ".join(f"{a} to {b}" for a, b in manifest.noise_pairs))
+        parts.append("between " + listed(f"{a} to {b}" for a, b in manifest.noise_pairs))
     if manifest.holdout_noise is not None:
         parts.append(f"holdout {manifest.holdout_noise}")
     return ", ".join(parts) + f" (seed {manifest.noise_seed})"
@@ -163,7 +172,7 @@ def _noise(manifest: Manifest) -> str:
 def _mix(manifest: Manifest) -> str:
     parts = []
     if manifest.relevant_classes is not None:
-        parts.append(f"classes {', '.join(map(str, manifest.relevant_classes))} in full")
+        parts.append(f"classes {listed(manifest.relevant_classes)} in full")
     for split, (start, stop) in manifest.ambiguous.items():
         parts.append(f"{stop - start} ambiguous points in {split}")
     if (copies := manifest.duplicates) is not None:
