@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from rhoselect.data import ArrowDataset
 from rhoselect.errors import UserError
 
 CPU = torch.device("cpu")
@@ -29,6 +30,23 @@ def image_splits(seed: int = 0, sizes: tuple[int, int] = (50, 20)) -> dict[str, 
 def idx_bytes(array: np.ndarray) -> bytes:
     """The published layout: two zero bytes, type 8, dimensions, big-endian sizes, the bytes."""
     return struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes()
+
+
+def raw_inputs(dataset: ArrowDataset, split: str = "train") -> np.ndarray:
+    """Inputs of a split as they were before normalisation."""
+    points, m = dataset.split(split), dataset.manifest
+    inputs: np.ndarray = points.read(points.indices, CPU).inputs.numpy()
+    if m.inputs.kind == "image":
+        mean, std = (np.reshape(values, (-1, 1, 1)) for values in (m.mean, m.std))
+        inputs = np.round((inputs * std + mean) * 255)
+    return inputs
+
+
+def labels(dataset: ArrowDataset, split: str = "train") -> list[int]:
+    """Labels of a split."""
+    points = dataset.split(split)
+    found: list[int] = points.labels(points.indices).tolist()
+    return found
 
 
 @contextlib.contextmanager

@@ -16,29 +16,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from data_helpers import CPU, entries, idx_bytes, refused
+from data_helpers import CPU, entries, idx_bytes, labels, raw_inputs, refused
 from PIL import Image
 
-from rhoselect.data import ArrowDataset
 from rhoselect.errors import DataError
 from rhoselect.importers import ambiguous_mnist, import_dataset, webdataset
 
 RANDOM = np.random.default_rng(0)
 COLOUR = RANDOM.integers(0, 256, (12, 3, 5, 4), np.uint8)
-
-
-def raw_inputs(dataset: ArrowDataset, split: str = "train") -> np.ndarray:
-    """Images of a split [N, C, H, W] as they were before normalisation."""
-    points, m = dataset.split(split), dataset.manifest
-    mean, std = (np.reshape(v, (-1, 1, 1)) for v in (m.mean, m.std))
-    inputs = points.read(points.indices, CPU).inputs.numpy()
-    return np.round((inputs * std + mean) * 255).astype(np.uint8)
-
-
-def labels(dataset: ArrowDataset, split: str = "train") -> list[int]:
-    points = dataset.split(split)
-    found: list[int] = points.labels(points.indices).tolist()
-    return found
 
 
 def picture(image: np.ndarray, encoding: str = "png") -> bytes:
@@ -596,6 +581,9 @@ def test_bad_webdatasets_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
         (good[1:2], "got files cls and label b'0"),
         ([good[0], ("photos/0000.cls", b"cat")], "label b'cat', allowed"),
         ([good[0], ("photos/0000.jpg", b""), good[1]], "allowed one of jpg, jpeg, png"),
+        ([good[0], good[1], good[0]], "sample 'photos/0000': got two files .png, allowed one"),
+        ([good[0], good[3], good[1], good[4]], "files of a sample are neighbours .*sort the tar"),
+        ([("a.0.png", b""), ("a.0.cls", b"")], "got files 0.cls, 0.png .*so a key has no dot"),
     ):
         tar(source / "train-0.tar", members)
         with refused(pattern, DataError):

@@ -15,11 +15,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from data_helpers import CPU, entries, idx_bytes, refused
+from data_helpers import entries, idx_bytes, raw_inputs, refused
 
 from rhoselect.data import ArrowDataset
 from rhoselect.errors import DataError
 from rhoselect.importers import fashion_mnist, import_dataset
+from support import made
 
 RANDOM = np.random.default_rng(0)
 IMAGES = RANDOM.integers(0, 256, (12, 5, 4), np.uint8)
@@ -30,18 +31,6 @@ FILES = {
     "t10k-images-idx3-ubyte": IMAGES[:6],
     "t10k-labels-idx1-ubyte": LABELS[:6],
 }
-
-
-def raw_inputs(dataset: ArrowDataset, split: str = "train") -> np.ndarray:
-    """Inputs of a split as they were before normalisation."""
-    points = dataset.split(split)
-    inputs: np.ndarray = points.read(points.indices, CPU).inputs.numpy()
-    if dataset.manifest.inputs.kind == "image":
-        mean, std = (
-            np.reshape(v, (-1, 1, 1)) for v in (dataset.manifest.mean, dataset.manifest.std)
-        )
-        inputs = np.round((inputs * std + mean) * 255)
-    return inputs
 
 
 @pytest.fixture(params=["", ".gz"])
@@ -130,6 +119,54 @@ def test_numpy(tmp_path: Path, x: np.ndarray, kind: str, expected: np.ndarray) -
     assert np.array_equal(raw_inputs(dataset, "holdout"), expected[:4])
 
 
+@pytest.mark.parametrize(
+    ("stored", "shape", "order"),
+    [
+        ((28, 20, 1), None, (2, 0, 1)),
+        ((28, 20, 4), None, (2, 0, 1)),
+        ((28, 20, 2), None, (2, 0, 1)),
+        ((3, 28, 4), None, (0, 1, 2)),
+        ((3, 28, 28), (3, 28, 28), (0, 1, 2)),
+        ((28, 28, 3), (28, 28, 3), (2, 0, 1)),
+        ((3, 8, 3), (3, 8, 3), (0, 1, 2)),
+        ((3, 8, 3), (3, 3, 8), (2, 0, 1)),
+        ((10, 8, 9), (10, 8, 9), (0, 1, 2)),
+        ((10, 8, 9), (9, 10, 8), (2, 0, 1)),
+    ],
+)
+def test_channels_first_and_last(tmp_path: Path, stored: Any, shape: Any, order: Any) -> None:
+    """``order``: where the axes [C, H, W] are in what is stored."""
+    x = RANDOM.integers(0, 256, (4, *stored), np.uint8)
+    source = npz(tmp_path, x, LABELS[:4])
+    dataset = import_dataset("numpy", source, tmp_path / "set", shape=shape)
+    expected = x.transpose(0, *(1 + axis for axis in order))
+    assert dataset.input_shape == expected.shape[1:]
+    assert np.array_equal(raw_inputs(dataset), expected)
+
+
+def test_flat_inputs_get_a_shape(tmp_path: Path) -> None:
+    flat = npz(tmp_path, IMAGES.reshape(12, 20))
+    made("data", "import", "numpy", flat, tmp_path / "bytes", "--shape", "1,5,4")
+    assert np.array_equal(raw_inputs(ArrowDataset.open(tmp_path / "bytes")), IMAGES[:, None])
+    with refused("x_train: got 20 values an input, allowed 24 by --shape 1,6,4", DataError):
+        import_dataset("numpy", flat, tmp_path / "set", shape=(1, 6, 4))
+    with refused(r"x_train: got inputs \[5, 4\], --shape says \[1, 6, 4\]", DataError):
+        import_dataset("numpy", npz(tmp_path, IMAGES), tmp_path / "set", shape=(1, 6, 4))
+
+
+def test_floats_with_channels_last_are_told(tmp_path: Path) -> None:
+    x = RANDOM.random((12, 28, 20, 3)).astype(np.float32)
+    source = npz(tmp_path, x)
+    dataset = import_dataset("numpy", source, tmp_path / "as-it-is")
+    assert np.array_equal(raw_inputs(dataset), x)
+    assert "[28, 20, 3] are stored as they are; " in dataset.manifest.notes[0]
+    assert "--shape 3,28,20" in dataset.manifest.notes[0]
+    moved = import_dataset("numpy", source, tmp_path / "moved", shape=(3, 28, 20))
+    assert np.array_equal(raw_inputs(moved), x.transpose(0, 3, 1, 2)) and not moved.manifest.notes
+    kept = import_dataset("numpy", source, tmp_path / "kept", shape=(28, 20, 3))
+    assert kept.fingerprint == dataset.fingerprint and not kept.manifest.notes
+
+
 def test_numpy_without_holdout_takes_a_fraction(tmp_path: Path) -> None:
     source = npz(tmp_path, IMAGES)
     dataset = import_dataset("numpy", source, tmp_path / "set", holdout=0.25, label_noise=0.5)
@@ -149,8 +186,10 @@ NAN = np.where(IMAGES[:, 0] == IMAGES[2, 0], np.nan, 1.0)
         ({"x": np.full((12, 2), 1e300)}, "NaN or infinite"),
         ({"x": IMAGES, "y": LABELS.astype(int) - 1}, "label -1"),
         ({"x": IMAGES, "y": LABELS.astype(np.uint64) + 2**63}, "label -"),
-        ({"x": IMAGES[:, 0]}, r"\[12, 4\] uint8"),
-        ({"x": IMAGES.astype(int)}, r"\[12, 5, 4\] int64"),
+        ({"x": IMAGES[:, 0]}, "x_train: got bytes without a shape; give --shape"),
+        ({"x": IMAGES.astype(int)}, r"\[12, 5, 4\] int64, allowed token ids \[N, T\], or images"),
+        ({"x": np.zeros((12, 3, 9, 3), np.uint8)}, r"3 channels of 9 x 3 or 3 channels of 3 x 9"),
+        ({"x": np.zeros((12, 5, 6, 7), np.uint8)}, r"give --shape 5,6,7 or --shape 7,5,6"),
         ({"x": IMAGES.astype(str)}, "type <U"),
         ({"x": IMAGES, "x_test": IMAGES / 1}, "test: got inputs"),
         ({"x": np.uint8(3)}, "single value"),

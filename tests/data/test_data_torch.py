@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from data_helpers import CPU, refused
+from PIL import Image
 from torch.utils.data import Dataset as TorchData
 from torch.utils.data import IterableDataset
 
 from rhoselect.config import DataConfig
 from rhoselect.data import open_data
+from rhoselect.data.repeatable import same
 from rhoselect.errors import ConfigError, DataError
 from rhoselect.importing import load_object
 
@@ -46,6 +49,14 @@ class Squares(TorchData[Any]):
                 return value
             case "scalar":
                 value = value[0]
+            case "flip":
+                value = value if torch.rand(()) < 0.5 else value.flip(0)
+            case "nan":
+                value = value * float("nan")
+            case "random label":
+                label = int(torch.randint(7, ()))
+            case "gap":
+                label = (1, 11, 21)[place % 3]
             case "array":
                 return value.numpy().astype(np.int64), np.int64(label)
         return value, label
@@ -136,6 +147,56 @@ def test_the_fingerprint_follows_path_arguments_lengths_and_content() -> None:
 def test_bad_items_are_refused_at_open(broken: str, pattern: str) -> None:
     with refused(pattern, DataError):
         opened("squares", broken=broken)
+
+
+@pytest.mark.parametrize("broken", ["flip", "random label"])
+def test_random_items_are_refused_at_open(broken: str) -> None:
+    with refused(r"got another item \d+ of \w+ when it was read again, allowed", DataError):
+        opened("squares", broken=broken)
+
+
+def test_items_of_nan_are_the_same(caplog: pytest.LogCaptureFixture) -> None:
+    assert opened("squares", broken="nan").classes == 7
+    assert not caplog.messages
+
+
+def test_gaps_between_labels_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    assert opened("squares", broken="gap").classes == 22
+    assert "19 of 22 classes have no point in train, whose labels are 1, 11, 21" in caplog.text
+
+
+def picture(value: int) -> Any:
+    return Image.new("L", (2, 2), value)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (1, 2),
+        (1, True),
+        ("a", b"a"),
+        (None, 0),
+        (torch.zeros(2), torch.zeros(3)),
+        (torch.zeros(2), torch.zeros(2, dtype=torch.int64)),
+        (torch.zeros(2), torch.ones(2)),
+        (torch.tensor([1.0], dtype=torch.bfloat16), torch.tensor([2.0], dtype=torch.bfloat16)),
+        (np.zeros(2), np.ones(2)),
+        (np.array(["a", 1], object), np.array(["a", 2], object)),
+        (picture(1), picture(2)),
+        ({"x": 1}, {"y": 1}),
+        ({"x": [torch.zeros(1), (1, 2)]}, {"x": [torch.zeros(1), (1, 3)]}),
+        ([1], [1, 1]),
+    ],
+)
+def test_what_differs_and_what_is_the_same(one: Any, other: Any) -> None:
+    assert same(one, copy.deepcopy(one)) and same(other, copy.deepcopy(other))
+    assert not same(one, other) and not same(other, one)
+
+
+def test_nan_and_objects_of_other_types_are_the_same() -> None:
+    assert same(
+        [float("nan"), np.full(2, np.nan), object()], [float("nan"), np.full(2, np.nan), object()]
+    )
 
 
 @pytest.mark.parametrize(("broken", "pattern"), [("beyond", "label 99"), ("shape", r"input \[1\]")])

@@ -15,7 +15,7 @@ from service_helpers import Cutting, hashes, inputs, service, train
 from torch import Tensor, nn
 
 from rhoselect.client import SelectionBatch, SelectionClient
-from rhoselect.errors import FencedError, ServiceError, UserError
+from rhoselect.errors import DataError, FencedError, ServiceError, UserError
 from rhoselect.plan import Plan
 from support import CLASSES, made, patches
 
@@ -167,6 +167,28 @@ def test_pairs_of_one_s_own_need_no_losses(dataset_dir: Path) -> None:
     batch = next(iter(SelectionClient(model, local=True, config=config, data=data)))
     assert torch.equal(batch.labels, torch.from_numpy(labels)[batch.indices])
     assert torch.equal(batch.inputs, data.tensors[0][batch.indices])
+
+
+class Flipped(Dicts):
+    """Augmented at random, as for a DataLoader."""
+
+    def __getitem__(self, place: int) -> Any:
+        item = super().__getitem__(place)
+        flip = bool(torch.rand(()) < 0.5)
+        return {**item, "views": [x.flip(-1) if flip else x for x in item["views"]]}
+
+
+def test_random_items_are_refused() -> None:
+    """A point would be scored on one view and trained on another."""
+    with pytest.raises(DataError, match=r"data: got another item \d+ when it was read again"):
+        SelectionClient(
+            nn.Linear(256, CLASSES),
+            local=True,
+            config=OWN,
+            data=Flipped(),
+            losses=two_views,
+            irreducible_losses=torch.rand(400),
+        )
 
 
 def test_random_numbers_of_the_loop_are_its_own(tiny_config: Path) -> None:

@@ -73,7 +73,7 @@ def _inputs(where: str, inputs: Array, kind: Kind, shape: Sequence[int] | None) 
             f"{where}: got integers {list(inputs.shape)} {inputs.dtype}, allowed token ids [N, T],"
             " or images as uint8 from 0 to 255; scale and convert them"
         )
-    if shape is not None and inputs.ndim == 2:
+    if inputs.ndim == 2 and (shape is not None or kind == "image"):
         inputs = reshaped(where, inputs, shape)
     made = shaped(where, inputs, kind, shape)
     if kind == "float" and made.ndim == 4 and shape is not None:
