@@ -20,6 +20,19 @@ def not_a_module(**_: Any) -> Any:
     return lambda inputs: inputs
 
 
+class Noisy(torch.utils.data.Dataset[tuple[Tensor, int]]):
+    """Points with noise that is drawn at every read, as of a random augmentation."""
+
+    def __init__(self, split: str) -> None:
+        self.split = split
+
+    def __len__(self) -> int:
+        return 20
+
+    def __getitem__(self, place: int) -> tuple[Tensor, int]:
+        return torch.rand(4), place % 2
+
+
 class Linear(nn.Module):
     """Logits [C, classes + extra]."""
 

@@ -7,12 +7,14 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from bad_pictures import PICTURES
 from bad_settings import SETTINGS
 
 from cases import Case, Place
 from support import DEADLINE_S, rhoctl, start
 
-CASES = SETTINGS
+CASES = SETTINGS + PICTURES
+MOST_CHARACTERS = 1500  # of a message: read in one look, however many names a source has
 IN_A_PROCESS = {"not TOML", "unknown key", "option"}
 
 
@@ -34,6 +36,7 @@ def one_line(case: Case, code: int, out: str, err: str) -> None:
     assert code == case.code, (out, err)
     assert err.startswith("rhoctl: ") and err.count("\n") == 1, err
     assert "Traceback" not in out + err
+    assert len(err) < MOST_CHARACTERS
     assert re.search(case.pattern, err), err
 
 
