@@ -269,6 +269,12 @@ def test_every_trainer_gets_a_generation_of_its_own(folder: RunFolder) -> None:
             run.check_fence()
 
 
+def test_files_of_file_systems_are_no_generations(folder: RunFolder) -> None:
+    for name in (".DS_Store", "._1", ".nfs00000000012ab"):
+        (folder.path / "generations" / name).touch()
+    assert RunFolder.resume(folder.path).generation == folder.generation + 1
+
+
 def test_what_a_crash_left_beyond_the_checkpoint_is_cut_back(folder: RunFolder) -> None:
     """The steps after the checkpoint are taken again; their first records must not stay."""
     records = Records(folder, 0)

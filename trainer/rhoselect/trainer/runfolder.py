@@ -79,7 +79,9 @@ class RunFolder:
     @staticmethod
     def newest(path: Path) -> RunFolder:
         """An existing run folder, with its newest generation."""
-        generation = max((int(p.name) for p in (path / "generations").iterdir()), default=0)
+        names = (entry.name for entry in (path / "generations").iterdir())
+        # A file browser or a network file system leaves files of its own there.
+        generation = max((int(name) for name in names if name.isdecimal()), default=0)
         return RunFolder(path, (path / "run_id").read_text(), generation)
 
     @staticmethod
