@@ -155,7 +155,7 @@ PICTURES = [
     many("folders", r"got splits name-0000.* \(and 590 more\), but 'train'", many_folders),
     many("empty classes", r"no images in name-0000.* \(and 590 more\)", many_empty_classes),
     many("a key of 5000 letters", r"got key 'x+…', which", many_labels),
-    many("arguments", r"unexpected extra arguments", lambda p: [*imported(p, "idx"), *MANY]),
+    many("arguments", r"unexpected extra argument", lambda p: [*imported(p, "idx"), *MANY]),
     setting(
         "torch data set",
         "random items",
