@@ -476,10 +476,10 @@ def test_bad_hugging_face_is_refused(tmp_path: Path) -> None:
     with refused("dataset_dict.json: missing .*save_to_disk", DataError):
         import_dataset("hugging-face", tmp_path / "empty", tmp_path / "set")
     paths = pa.table({"image": [{"bytes": None, "path": "a.png"}] * 2, "label": [0, 1]})
-    words = pa.table({"text": ["a", "b"], "label": ["x", "y"]})
+    dates = pa.table({"text": ["a", "b"], "label": pa.array([0, 1], pa.date32())})
     for name, table, pattern in (
         ("paths", paths, "row 0: got no bytes of an image; embed them"),
-        ("words", words, "labels of type string, allowed integers"),
+        ("dates", dates, r"labels of type date32\[day\], allowed integers"),
     ):
         source = hugging_face(tmp_path / name, {"train": table, "test": table})
         with refused(pattern, DataError):

@@ -248,8 +248,8 @@ def test_the_command_shows_what_it_put_in(idx_source: Path, tmp_path: Path) -> N
         ("--noise-pairs", "auto", "none are known of idx, but of fashion-mnist"),
         ("--relevance", "2", "--relevance: got '2', allowed K:SHARE"),
         ("--duplicates", "many", "--duplicates: got 'many', allowed K"),
-        ("--columns", "img", "--columns: got 'img', allowed INPUTS,LABEL"),
-        ("--columns", "a,b", "columns: got .* for idx, allowed for hugging-face only"),
+        ("--columns", ",b", "--columns: got ',b', allowed INPUTS,LABEL"),
+        ("--columns", "a,b", "columns: got a, b for idx, allowed names for hugging-face, parquet"),
         ("--resize", "8", "resize: got 8 for idx, allowed 1 or more, for cinic-10"),
     ],
 )

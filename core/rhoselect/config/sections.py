@@ -31,7 +31,10 @@ class DataConfig(Section):
         " whose credentials come from the environment",
     )
     dataset: str | None = Field(
-        None, description="'module:factory' of a map-style torch Dataset, called with split=…"
+        None,
+        description="'module:factory' of torch data sets: factory(split=…, **args) is called with"
+        " train, holdout and test, gives a map-style Dataset of (input, label) pairs, and raises"
+        " KeyError for a holdout that it does not have",
     )
     args: dict[str, Scalar] = Field(default_factory=dict, description="keywords for dataset")
     order: Literal["shuffled", "streamed"] = Field(

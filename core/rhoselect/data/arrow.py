@@ -32,6 +32,7 @@ class ArrowDataset:
         self.manifest = manifest = shards.manifest
         self.fingerprint = manifest.fingerprint
         self.classes = manifest.classes
+        self.class_names = manifest.class_names
         self.input_shape: tuple[int, ...] = manifest.inputs.shape
         self.splits: Mapping[str, Span] = manifest.splits
 

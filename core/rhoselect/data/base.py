@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -88,12 +88,15 @@ class SplitPoints(ABC):
 
 
 class Dataset(Protocol):
-    """A data set. ``input_shape`` is that of one input as the model gets it."""
+    """A data set. ``class_names`` are those of its classes, if they have names; ``input_shape`` is
+    that of one input as the model gets it."""
 
     @property
     def fingerprint(self) -> str: ...
     @property
     def classes(self) -> int: ...
+    @property
+    def class_names(self) -> Sequence[str] | None: ...
     @property
     def input_shape(self) -> tuple[int, ...]: ...
     @property

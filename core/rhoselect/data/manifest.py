@@ -105,7 +105,8 @@ class Manifest(Part):
     ``mean`` and ``std`` hold one number a channel, of the train split's images scaled to [0, 1].
     What ``Recipe`` put in: ``holdout_noise`` is the holdout's label noise if it differs,
     ``relevant_classes`` are those kept in full, ``ambiguous`` says where in the data set those
-    points of a split are. ``notes`` say what the import left out or changed, a line each.
+    points of a split are. ``columns`` are those of a table (inputs, …, label). ``notes`` say what
+    the import left out or changed, a line each.
     """
 
     format: Literal[1] = 1
@@ -126,6 +127,8 @@ class Manifest(Part):
     duplicates: Duplicates | None = None
     vocabulary: Size | None = None
     source: str
+    class_names: tuple[str, ...] | None = None
+    columns: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -167,6 +170,11 @@ def parse_manifest(content: bytes, path: str) -> Manifest:
         ) from None
     _check_splits(path, manifest)
     _check_duplicates(path, manifest)
+    if (names := manifest.class_names) is not None and len(names) != manifest.classes:
+        raise DataError(
+            f"{path}: class_names: got {len(names)} names, allowed {manifest.classes}, one a class;"
+            " import the data again"
+        )
     if manifest.inputs.size > MOST_ELEMENTS:
         raise DataError(
             f"{path}: inputs.shape: got {manifest.inputs.size} elements, allowed {MOST_ELEMENTS};"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -53,16 +53,18 @@ class Columns:
         )
 
 
-def checked_columns(kind: Kind, splits: Splits, encoding: Encoding | None) -> dict[str, Columns]:
+def checked_columns(
+    kind: Kind, splits: Splits, encoding: Encoding | None, needed: Sequence[str]
+) -> dict[str, Columns]:
     """The splits in the order of rows on disk. Raises DataError for what ``kind`` cannot hold."""
     if encoding is not None and kind != "image":
         raise DataError(f"encoding {encoding}: got inputs of kind {kind}, allowed images")
-    return {name: _columns(kind, name, *splits[name]) for name in _names(splits)}
+    return {name: _columns(kind, name, *splits[name]) for name in _names(splits, needed)}
 
 
-def _names(splits: Splits) -> list[str]:
+def _names(splits: Splits, needed: Sequence[str]) -> list[str]:
     unknown = sorted(splits.keys() - set(ORDER))
-    missing = sorted({"train", "test"} - splits.keys())
+    missing = sorted(set(needed) - splits.keys())
     if unknown or missing:
         raise DataError(
             f"splits: got {listed(splits)}, allowed train, test and, if you like, holdout"

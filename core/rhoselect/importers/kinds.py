@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
@@ -15,14 +15,15 @@ from rhoselect.errors import DataError, listed
 from rhoselect.importers.ambiguous_mnist import read_ambiguous_mnist
 from rhoselect.importers.arrays import read_npz
 from rhoselect.importers.cifar import read_cifar
+from rhoselect.importers.delimited import read_csv, read_tsv
 from rhoselect.importers.fashion_mnist import read_fashion_mnist
 from rhoselect.importers.folders import CINIC_CLASSES, read_clothing1m, read_image_folder
 from rhoselect.importers.hugging_face import read_hugging_face
 from rhoselect.importers.idx import read_idx_folder, read_qmnist
 from rhoselect.importers.images import bombs_refused
+from rhoselect.importers.parquet import read_parquet
 from rhoselect.importers.recipe import Recipe
 from rhoselect.importers.source import Found, Options
-from rhoselect.importers.tables import read_parquet
 from rhoselect.importers.text import read_cola, read_sst2
 from rhoselect.importers.webdataset import read_webdataset
 from rhoselect.importers.writer import check_destination, write_dataset
@@ -48,13 +49,18 @@ READERS: Mapping[str, Callable[[Path, Options], Found]] = {
     "hugging-face": read_hugging_face,
     "webdataset": read_webdataset,
     "numpy": read_npz,
-    "parquet": lambda path, o: Found(*read_parquet(path, o.shape, o.encoding is not None)),
+    "parquet": read_parquet,
+    "csv": read_csv,
+    "tsv": read_tsv,
 }
 KINDS = tuple(READERS)
 READING = frozenset(field.name for field in fields(Options))
 MIXING = frozenset(field.name for field in fields(Recipe))
-OF_ARRAYS = ("hugging-face", "numpy", "parquet")
-OF_FILES = ("cinic-10", "image-folder", "clothing-1m", "hugging-face", "webdataset")
+TABLES = ("hugging-face", "parquet", "csv", "tsv")
+SHAPED = (*TABLES, "numpy")
+OF_FILES = ("cinic-10", "image-folder", "clothing-1m", "hugging-face", "webdataset", "parquet")
+ENDINGS = {".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".npz": "numpy"}
+"""The kind of a file with this ending."""
 CIFAR_PAIRS: Pairs = ((9, 1), (2, 0), (4, 7), (3, 5), (5, 3))
 MNIST_PAIRS: Pairs = ((7, 1), (2, 7), (5, 6), (6, 5), (3, 8))
 CONFUSABLE: Mapping[str, Pairs] = {
@@ -78,25 +84,21 @@ def import_dataset(
     classes: int | None = None,
     shard_rows: int | None = None,
     noise_pairs: Pairs | str = (),
-    shape: Sequence[int] | None = None,
-    encoding: Encoding | None = None,
-    resize: int | None = None,
-    tokens: int = Options.tokens,
-    vocabulary: int = Options.vocabulary,
-    columns: tuple[str, str] | None = None,
-    **recipe: Any,
+    **options: Any,
 ) -> ArrowDataset:
     """Read ``src`` as ``kind`` (one of KINDS), write it to the folder ``dst``, and open that.
 
-    ``shape`` to ``columns`` are those of ``Options``, all others of ``write_dataset``;
-    ``noise_pairs="auto"`` takes the kind's known pairs. Raises DataError, and then leaves nothing.
+    ``options`` are those of ``Options`` and ``Recipe``; ``noise_pairs="auto"`` takes the kind's
+    known pairs. Raises DataError, and then leaves nothing.
     """
-    options = Options(shape, encoding, resize, tokens, vocabulary, columns)
+    reading = Options(**{name: options[name] for name in READING & set(options)})
+    recipe = {name: value for name, value in options.items() if name not in READING - MIXING}
     check_destination(Path(dst))
-    _check(kind, options)
+    _check(kind, reading)
+    _check_ending(kind, Path(src))
     recipe = _checked_recipe(kind, recipe | {"noise_pairs": noise_pairs})
     with bombs_refused():
-        found = READERS[kind](Path(src), options)
+        found = READERS[kind](Path(src), reading)
         write_dataset(
             dst,
             found.kind,
@@ -104,9 +106,11 @@ def import_dataset(
             found.classes if classes is None else classes,
             source=found.source or f"{kind} {Path(src).name}",
             shard_rows=shard_rows,
-            encoding=encoding,
+            encoding=reading.encoding,
             vocabulary=found.vocabulary,
             notes=found.notes,
+            class_names=found.class_names,
+            columns=found.columns,
             **recipe,
         )
     return ArrowDataset.open(dst)
@@ -159,18 +163,31 @@ def _check(kind: str, options: Options) -> None:
         allowed = ", ".join(get_args(Encoding))
         raise DataError(f"encoding: got {options.encoding!r}, allowed one of {allowed}")
     shape = options.shape
-    if shape is not None and (kind not in OF_ARRAYS or not shape or min(shape) < 1):
-        allowed = ", ".join(OF_ARRAYS)
+    tables = ", ".join(TABLES)
+    if shape is not None and (kind not in SHAPED or not shape or min(shape) < 1):
+        allowed = ", ".join(SHAPED)
         raise DataError(f"shape: got {shape} for {kind}, allowed sizes from 1, for {allowed}")
     if options.resize is not None and (kind not in OF_FILES or options.resize < 1):
         allowed = ", ".join(OF_FILES)
         raise DataError(
             f"resize: got {options.resize} for {kind}, allowed 1 or more, for {allowed}"
         )
-    if options.columns is not None and kind != "hugging-face":
-        raise DataError(f"columns: got {options.columns} for {kind}, allowed for hugging-face only")
+    if options.columns is not None and (kind not in TABLES or not all(options.columns)):
+        raise DataError(
+            f"columns: got {listed(options.columns)} for {kind}, allowed names for {tables}"
+        )
     if options.tokens < 1 or options.vocabulary < 2:
         raise DataError(
             f"tokens, vocabulary: got {options.tokens}, {options.vocabulary}, allowed 1 or more, 2"
             " or more"
+        )
+
+
+def _check_ending(kind: str, src: Path) -> None:
+    """Raises DataError for a file whose ending is that of another kind."""
+    theirs = ENDINGS.get(src.suffix.lower(), kind)
+    if theirs != kind and (kind, theirs) != ("csv", "tsv"):
+        raise DataError(
+            f"source {src}: got a {src.suffix} file for {kind}; give its kind: rhoctl data import"
+            f" {theirs} {src} DST"
         )

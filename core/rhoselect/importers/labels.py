@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -25,8 +25,15 @@ def without_gaps(parts: Mapping[str, Columns]) -> tuple[dict[str, Columns], list
     return made, [f"labels {listed(values)} are numbered 0 to {len(values) - 1}"]
 
 
-def class_count(parts: Mapping[str, Columns], classes: int | None) -> int:
-    """Classes: as given, or the greatest label + 1. Raises DataError for a label outside."""
+def class_count(
+    parts: Mapping[str, Columns], classes: int | None, names: Sequence[str] | None = None
+) -> int:
+    """Classes: as given, as many as ``names``, or the greatest label + 1. Raises DataError for a
+    label below 0 or beyond, and for other names than ``classes``."""
+    if classes is None and names is not None:
+        classes = len(names)
+    if names is not None and len(names) != classes:
+        raise DataError(f"class names: got {len(names)}, allowed {classes}, one a class")
     least = {name: int(part.labels.min()) for name, part in parts.items()}
     for name, low in least.items():
         if low < 0:
@@ -40,6 +47,14 @@ def class_count(parts: Mapping[str, Columns], classes: int | None) -> int:
             f"labels: got {greatest}, allowed 0 to {classes - 1} with {classes} classes"
         )
     return greatest + 1 if classes is None else classes
+
+
+def occurring_names(parts: Mapping[str, Columns], names: Sequence[str] | None) -> list[str]:
+    """The names of the labels that occur, in their order: the numbers that they were, if they have
+    no names."""
+    values = np.unique(np.concatenate([part.labels for part in parts.values()])).tolist()
+    known = {} if names is None else dict(enumerate(names))
+    return [known.get(value, str(value)) for value in values]
 
 
 def gap_notes(train: Labels, classes: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""A recipe applied: noise and holdout, then relevance, ambiguous points and duplicates."""
+"""A recipe applied: test, noise and holdout, then relevance, ambiguous points and duplicates."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rhoselect.data.base import Labels, Span
 from rhoselect.data.manifest import Array, Duplicates
 from rhoselect.errors import DataError
 from rhoselect.importers.columns import Columns
-from rhoselect.importers.noise import noisy_with_holdout
+from rhoselect.importers.noise import noisy_with_holdout, with_test
 from rhoselect.importers.recipe import AMBIGUOUS, RELEVANCE, Parts, Recipe
 from rhoselect.types import Indices
 
@@ -29,6 +29,8 @@ class Mixed:
 
 def apply_recipe(parts: Parts, classes: int, recipe: Recipe) -> Mixed:
     """The splits with everything that ``recipe`` asks for. Raises DataError."""
+    if recipe.test:
+        parts = with_test(parts, recipe)
     parts = noisy_with_holdout(parts, classes, recipe)
     relevant: tuple[int, ...] | None = None
     ambiguous: dict[str, Span] = {}

@@ -1,13 +1,15 @@
-"""Label noise, and a holdout taken from the training points."""
+"""Label noise, and a test split and a holdout taken from the training points."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
+from rhoselect.data.base import Mask
 from rhoselect.errors import DataError
-from rhoselect.importers.recipe import HOLDOUT, NOISE, Parts, Recipe
+from rhoselect.importers.recipe import HOLDOUT, NOISE, TEST, Parts, Recipe
 
 
 def noisy_with_holdout(parts: Parts, classes: int, recipe: Recipe) -> Parts:
@@ -60,13 +62,27 @@ def with_holdout(parts: Parts, recipe: Recipe) -> Parts:
             "holdout: got a fraction, but the source has a holdout split; drop the flag"
         )
     train = parts["train"]
-    total = len(train.labels)
-    count = round(recipe.holdout * total)
+    seed = recipe.noise_seed if recipe.holdout_seed is None else recipe.holdout_seed
+    held = _drawn("holdout", recipe.holdout, len(train.labels), [seed, HOLDOUT])
+    return {"train": train.rows(~held), "holdout": train.rows(held), "test": parts["test"]}
+
+
+def with_test(parts: Parts, recipe: Recipe) -> Parts:
+    """A random fraction of train moved to test; both keep their order."""
+    if "test" in parts:
+        raise DataError("test: got a fraction, but the source has a test split; drop the flag")
+    train = parts["train"]
+    drawn = _drawn("test", recipe.test, len(train.labels), [recipe.noise_seed, TEST])
+    return {**parts, "train": train.rows(~drawn), "test": train.rows(drawn)}
+
+
+def _drawn(name: str, fraction: float, total: int, seed: Sequence[int]) -> Mask:
+    """Which of ``total`` points a random fraction is. Raises DataError for none and for all."""
+    count = round(fraction * total)
     if not 0 < count < total:
         raise DataError(
-            f"holdout: got {recipe.holdout} of {total} training points, which leaves one side empty"
+            f"{name}: got {fraction} of {total} training points, which leaves one side empty"
         )
-    seed = recipe.noise_seed if recipe.holdout_seed is None else recipe.holdout_seed
-    held = np.zeros(total, bool)
-    held[np.random.default_rng([seed, HOLDOUT]).permutation(total)[:count]] = True
-    return {"train": train.rows(~held), "holdout": train.rows(held), "test": parts["test"]}
+    drawn = np.zeros(total, bool)
+    drawn[np.random.default_rng(seed).permutation(total)[:count]] = True
+    return drawn

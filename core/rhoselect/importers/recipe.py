@@ -1,8 +1,8 @@
 """The options of ``write_dataset`` for label noise, a holdout, and a mix of points.
 
 Each option draws from a random stream of its own, seeded by ``noise_seed``, so that one option does
-not change what another one draws. They are applied in this order: labels mapped, noise, holdout,
-relevance, ambiguous points, duplicates.
+not change what another one draws. They are applied in this order: labels mapped, test, noise,
+holdout, relevance, ambiguous points, duplicates.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from rhoselect.data.manifest import Pairs
 from rhoselect.errors import DataError, listed
 from rhoselect.importers.columns import ORDER, Columns
 
-NOISE, HOLDOUT, RELEVANCE, AMBIGUOUS = range(4)
+NOISE, HOLDOUT, RELEVANCE, AMBIGUOUS, TEST = range(5)
 """The random streams: each is seeded by (noise_seed, one of these)."""
 Parts = Mapping[str, Columns]
 
@@ -32,6 +32,9 @@ class Recipe:
     confusable classes, Rolnick et al. 2017). The true one is kept in ``clean_label``.
     ``holdout_noise`` is P for the holdout, if it is to differ: 0 keeps its labels clean.
 
+    ``test`` makes that random fraction of train the split "test", first of all, for a source that
+    has none.
+
     ``holdout`` moves that random fraction of train into the split "holdout" (``holdout_seed``
     defaults to ``noise_seed``). The noise is drawn before, so a point has the same label whatever
     the fraction.
@@ -47,6 +50,7 @@ class Recipe:
     """
 
     map_labels: bool = False
+    test: float = 0.0
     label_noise: float = 0.0
     noise_seed: int = 0
     noise_pairs: Pairs = ()
@@ -58,6 +62,11 @@ class Recipe:
     ambiguous: float = 0.0
     duplicates: int = 1
     duplicate_share: float = 1.0
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """The splits that a source must have."""
+        return ("train",) if self.test else ("train", "test")
 
     def check(self) -> None:
         """Raises DataError for a fraction, a seed, a number or a pair that makes no sense."""
@@ -87,6 +96,7 @@ class Recipe:
             "label noise": self.label_noise,
             "holdout noise": self.holdout_noise or 0.0,
             "holdout": self.holdout,
+            "test": self.test,
         }
         for name, value in fractions.items():
             if not 0 <= value < 1:

@@ -15,7 +15,7 @@ from rhoselect.importers.leftovers import Seen
 
 ALIASES = {
     "train": ("train",),
-    "holdout": ("holdout", "valid", "validation", "val"),
+    "holdout": ("holdout", "valid", "validation", "val", "dev"),
     "test": ("test",),
 }
 """What sources call our splits."""
@@ -28,7 +28,8 @@ class Options:
     ``shape``: of one input, for flat ones and where the place of the channels is not clear.
     ``encoding``: images stay, or become, files. ``resize``: images become squares of that many
     pixels a side. ``tokens``: ids a text; ``vocabulary``: bound of the ids. ``columns``: (inputs,
-    label) of a Hugging Face data set.
+    …, label) of a table. ``test``: the share of train that the recipe makes the test split, so that
+    the source need not have one.
     """
 
     shape: Sequence[int] | None = None
@@ -36,13 +37,15 @@ class Options:
     resize: int | None = None
     tokens: int = 64
     vocabulary: int = 8192
-    columns: tuple[str, str] | None = None
+    columns: tuple[str, ...] | None = None
+    test: float = 0.0
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a source holds; ``classes`` to ``source`` where its reader knows them. ``notes`` say
-    what it left out or changed, a line each."""
+    """What a source holds; from ``classes`` on where its reader knows it. ``columns`` are those of
+    a table that were used, the label last. ``notes`` say what was left out or changed, a line each.
+    """
 
     kind: Kind
     splits: Splits
@@ -50,22 +53,26 @@ class Found:
     vocabulary: int | None = None
     source: str | None = None
     notes: Sequence[str] = ()
+    class_names: Sequence[str] | None = None
+    columns: Sequence[str] = ()
 
 
-def match_splits(names: Iterable[str], where: str) -> dict[str, str]:
-    """{our split: the source's name of it}; without a test split, the validation split is it."""
+def match_splits(names: Iterable[str], where: str, test: float = 0.0) -> dict[str, str]:
+    """{our split: the source's name of it}; without a test split, the validation split is it,
+    unless ``test``, a share of train, is to be."""
     there = list(names)
     found = {}
     for ours, aliases in ALIASES.items():
         if present := [name for name in aliases if name in there]:
             found[ours] = present[0]
-    if "test" not in found and "holdout" in found:
+    if "test" not in found and "holdout" in found and not test:
         found["test"] = found.pop("holdout")
-    for split in ("train", "test"):
+    for split in ("train",) if test else ("train", "test"):
         if split not in found:
             raise DataError(
-                f"{where}: got splits {listed(sorted(there))}, but {split!r} is"
-                f" missing; allowed train, test and, if you like, {'/'.join(ALIASES['holdout'])}"
+                f"{where}: got splits {listed(sorted(there))}, but {split!r} is missing;"
+                f" allowed train, test and, if you like, {'/'.join(ALIASES['holdout'])}"
+                + ("; --test 0.2 takes a random fifth of train for test" * (split == "test"))
             )
     return found
 

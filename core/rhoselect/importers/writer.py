@@ -29,7 +29,7 @@ from rhoselect.importers.columns import (
     images,
     input_shape,
 )
-from rhoselect.importers.labels import class_count, gap_notes, without_gaps
+from rhoselect.importers.labels import class_count, gap_notes, occurring_names, without_gaps
 from rhoselect.importers.mix import Mixed, apply_recipe
 from rhoselect.importers.recipe import Recipe
 
@@ -47,27 +47,37 @@ def write_dataset(
     encoding: Encoding | None = None,
     vocabulary: int | None = None,
     notes: Sequence[str] = (),
+    class_names: Sequence[str] | None = None,
+    columns: Sequence[str] = (),
     **recipe: Any,
 ) -> Manifest:
     """Write {split: (inputs [R, ...], labels [R])} with splits train, [holdout,] test.
 
     ``classes`` defaults to the greatest label + 1. ``encoding`` stores images as JPEG or PNG files:
     images [R, C, H, W] are encoded, an object array [R] of bytes is stored as it is. ``vocabulary``
-    bounds the token ids; ``notes`` go to the manifest. The other options are the fields of
-    ``Recipe``. Raises DataError for anything that it cannot use, and then leaves nothing behind.
+    bounds the token ids. ``class_names``, ``columns`` (of a table: inputs, …, label) and ``notes``
+    go to the manifest. The other options are the fields of ``Recipe``. Raises DataError for
+    anything that it cannot use, and then leaves nothing behind.
     """
     folder, chosen = Path(dst), Recipe(**recipe)
     check_destination(folder)
     chosen.check()
-    columns, mapped = checked_columns(kind, splits, encoding), list[str]()
+    read, mapped = checked_columns(kind, splits, encoding, chosen.needed), list[str]()
     if chosen.map_labels:
-        (columns, mapped), classes = without_gaps(columns), None
-    count = class_count(columns, classes)
-    notes = (*notes, *mapped, *gap_notes(columns["train"].labels, count))
-    result = apply_recipe(columns, count, chosen)
+        class_names = occurring_names(read, class_names)
+        (read, mapped), classes = without_gaps(read), None
+    count = class_count(read, classes, class_names)
+    notes = (*notes, *mapped, *gap_notes(read["train"].labels, count))
+    result = apply_recipe(read, count, chosen)
     parts = encoded(result.parts, encoding)
     manifest = _describe(kind, encoding, parts, count)
-    origin = {"vocabulary": vocabulary, "source": source, "notes": notes}
+    origin = {
+        "vocabulary": vocabulary,
+        "source": source,
+        "notes": notes,
+        "class_names": None if class_names is None else tuple(class_names),
+        "columns": tuple(columns),
+    }
     manifest = manifest.model_copy(update=origin | _mix(chosen, result, manifest.splits))
     return _write(folder, manifest, parts, shard_rows)
 

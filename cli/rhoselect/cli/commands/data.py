@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -37,6 +39,9 @@ def import_(
             " of the kind."
         ),
     ] = "",
+    test: Annotated[
+        float, typer.Option(help="Share of train moved to a test split, if the source has none.")
+    ] = 0.0,
     holdout: Annotated[
         float, typer.Option(help="Share of train moved to a holdout split, for 'il fit'.")
     ] = 0.0,
@@ -80,7 +85,8 @@ def import_(
     columns: Annotated[
         str | None,
         typer.Option(
-            help="INPUTS,LABEL columns of a hugging-face data set, if not the usual ones."
+            help="INPUTS,LABEL of a table, if not the usual ones; several INPUTS are numbers, one"
+            " feature each. LABEL alone makes every other column a feature."
         ),
     ] = None,
 ) -> None:
@@ -95,6 +101,8 @@ def import_(
       rhoctl data import cifar-100 cifar-100-binary data/c100 --relevance 20:0.0625 --holdout 0.5
 
       rhoctl data import image-folder photos/ data/photos --resize 64 --encoding jpeg
+
+      rhoctl data import csv reviews.csv data/reviews --columns text,label --test 0.2 --holdout 0.3
     """
     dataset = import_dataset(
         kind,
@@ -103,6 +111,7 @@ def import_(
         map_labels=map_labels,
         label_noise=label_noise,
         noise_seed=noise_seed,
+        test=test,
         noise_pairs=_pairs(noise_pairs),
         holdout=holdout,
         holdout_noise=holdout_noise,
@@ -149,7 +158,9 @@ def _show(dataset: ArrowDataset, path: str) -> None:
         "inputs": f"{manifest.inputs.kind} {list(dataset.input_shape)}"
         + (f", {manifest.inputs.encoding}" if manifest.inputs.encoding else "")
         + (f", vocabulary {manifest.vocabulary}" if manifest.vocabulary else ""),
-        "classes": dataset.classes,
+        **({"columns": _used(manifest.columns)} if manifest.columns else {}),
+        "classes": f"{dataset.classes}"
+        + (f": {listed(names)}" if (names := dataset.class_names) else ""),
         "label noise": _noise(manifest),
         "mix": _mix(manifest),
         "shards": len(manifest.shards),
@@ -158,6 +169,10 @@ def _show(dataset: ArrowDataset, path: str) -> None:
     console = Console(highlight=False, markup=False, soft_wrap=True)
     for name, value in [*lines.items(), *(("note", note) for note in manifest.notes)]:
         console.print(f"{name:12} {value}")
+
+
+def _used(columns: Sequence[str]) -> str:
+    return f"{listed(columns[:-1])}; label {columns[-1]}"
 
 
 def _noise(manifest: Manifest) -> str:
@@ -212,13 +227,13 @@ def _duplicates(text: str) -> dict[str, Any]:
         ) from None
 
 
-def _columns(text: str | None) -> tuple[str, str] | None:
+def _columns(text: str | None) -> tuple[str, ...] | None:
     if text is None:
         return None
-    inputs, comma, label = text.partition(",")
-    if not (inputs and comma and label):
+    names = tuple(next(csv.reader([text]), ()))  # so that a name may hold a comma, in quotes
+    if not names or not all(names):
         raise ConfigError(f"--columns: got {text!r}, allowed INPUTS,LABEL as in img,fine_label")
-    return inputs, label
+    return names
 
 
 def _shape(text: str | None) -> list[int] | None:
