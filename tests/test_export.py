@@ -44,6 +44,11 @@ def test_every_point_has_its_labels_and_irreducible_loss(
     clean = train.clean_labels(train.indices)
     assert clean is not None
     assert table["clean_label"].to_pylist() == clean.tolist()
+    origins = train.origins(train.indices)
+    assert origins is not None and set(origins.source) == {"train"}
+    assert table["source"].to_pylist() == origins.source.tolist()
+    assert table["source_row"].to_pylist() == origins.row.tolist() != table["index"].to_pylist()
+    assert table["label_name"].null_count == len(table), "these classes have no names"
     il = pq.read_table(mixed_run.with_name("il.parquet"))
     assert table["irreducible_loss"].to_pylist() == il["irreducible_loss"].to_pylist()
     metadata = json.loads(table.schema.metadata[b"rhoselect"])
@@ -143,6 +148,27 @@ def test_suspects_are_wrong_labels_and_what_is_redundant_is_right(
     assert redundant.sum() > 0.1 * len(wrong)
     numbers = (len(wrong), suspected.sum(), redundant.sum(), wrong.sum(), suspected.sum())
     assert tuple(map(int, re.findall(r" (\d+) ", said))) == numbers
+
+
+def test_rows_and_names_are_those_of_the_source(tiny_config: Path, tmp_path: Path) -> None:
+    """Of a CSV of one column a feature, of which two thirds of the rows have moved."""
+    names = ["ash", "elm", "fir", "oak"]
+    lines = [f"{row},{row % 7},{names[row % 4]}" for row in range(300)]
+    (tmp_path / "trees.csv").write_text("\n".join(["a,b,kind", *lines]) + "\n")
+    words = ("--columns", "kind", "--test", "0.2", "--holdout", "0.3")
+    made("data", "import", "csv", tmp_path / "trees.csv", tmp_path / "data", *words)
+    config = tmp_path / "plain.toml"
+    config.write_text(re.sub(r"\[il\]\ntable = .*\n", "", tiny_config.read_text()))
+    keys = (f"data.path={tmp_path / 'data'}", "trainer.steps=1", "selection.function=uniform")
+    sets = [word for key in keys for word in ("--set", key)]
+    made("train", config, "--run-dir", tmp_path / "run", *sets)
+    made("export", tmp_path / "run", "--out", tmp_path / "points.parquet")
+    rows = pq.read_table(tmp_path / "points.parquet").to_pylist()
+    assert len(rows) == 168 and rows[-1]["source_row"] > 200
+    for row in rows:
+        assert row["source"] == "trees.csv"
+        assert lines[row["source_row"]].endswith(f",{row['label_name']}")
+        assert names[row["label"]] == row["label_name"]
 
 
 def test_without_irreducible_losses_there_are_no_flags(

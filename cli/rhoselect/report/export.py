@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,12 @@ class Exporter:
     device: torch.device
     irreducible_losses: npt.NDArray[np.float32] | None
 
+    @cached_property
+    def names(self) -> npt.NDArray[np.object_] | None:
+        """The names of the classes [K], if they have names."""
+        names = self.inputs.dataset.class_names
+        return None if names is None else np.array(names, object)
+
     def blocks(self, counts: Counts) -> Iterator[dict[str, Array]]:
         """Columns by name, BLOCK_ROWS points at a time, and what was counted so far."""
         train = self.inputs.train
@@ -74,10 +81,15 @@ class Exporter:
         seen, selected = self.past.seen[rank], self.past.selected[rank]
         clean, losses = train.clean_labels(indices), self._losses(indices)
         unknown: Array = np.ma.MaskedArray(np.zeros(len(indices), np.int64), mask=True)
+        nameless: Array = np.full(len(indices), None)
         il = unknown if self.irreducible_losses is None else self.irreducible_losses[rank]
+        labels, origins = train.labels(indices), train.origins(indices)
         return {
             "index": indices,
-            "label": train.labels(indices),
+            "source": nameless if origins is None else origins.source,
+            "source_row": unknown if origins is None else origins.row,
+            "label": labels,
+            "label_name": nameless if self.names is None else self.names[labels],
             "clean_label": unknown if clean is None else clean,
             "irreducible_loss": il,
             "last_loss": losses,

@@ -7,7 +7,7 @@ point's irreducible loss. ``rhoselect.importers`` makes data sets from other sou
 from rhoselect.config import Config, DataConfig
 from rhoselect.data.arrow import ArrowDataset, DatasetPoints
 from rhoselect.data.augment import Augmentation
-from rhoselect.data.base import Dataset, Labels, SplitPoints
+from rhoselect.data.base import Dataset, Labels, Origins, SplitPoints
 from rhoselect.data.manifest import Encoding, Manifest, Pairs
 from rhoselect.data.torch_dataset import TorchDataset, TorchPoints
 from rhoselect.errors import ConfigError
@@ -19,6 +19,7 @@ __all__ = [
     "Encoding",
     "Labels",
     "Manifest",
+    "Origins",
     "Pairs",
     "SplitPoints",
     "TorchDataset",

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from rhoselect.config import DataConfig
 from rhoselect.data.augment import Augmentation
-from rhoselect.data.base import Labels, Mask, Span, SplitPoints, span_of
+from rhoselect.data.base import Labels, Mask, Origins, Span, SplitPoints, span_of
 from rhoselect.data.blocks import Blobs, Block, broken
 from rhoselect.data.cache import Cache
 from rhoselect.data.fingerprint import content_hash, file_hash
 from rhoselect.data.images import decode
 from rhoselect.data.manifest import Array
+from rhoselect.data.origins import origins_of
 from rhoselect.data.remote import RemoteShards
 from rhoselect.data.shards import LocalShards, Located, Shards
 from rhoselect.data.store import Store
@@ -69,6 +70,7 @@ class ArrowDataset:
         for number, shard in enumerate(self.manifest.shards):
             if (got := file_hash(self._shards.path(number))) != shard.sha256:
                 raise broken(f"{self._shards.location}/{shard.file}", f"sha256 {got}", shard.sha256)
+        _ = self._shards.origins  # which checks its hash
         m = self.manifest
         rows = ((block.inputs, block.labels, block.clean) for block in self._blocks())
         if (got := content_hash(m.inputs, m.classes, m.splits, rows)) != m.fingerprint:
@@ -155,6 +157,11 @@ class DatasetPoints(SplitPoints):
         for start, stop in self._manifest.ambiguous.values():
             found |= (start <= originals) & (originals < stop)
         return found
+
+    def origins(self, indices: Indices) -> Origins | None:
+        """By the table that the import left beside the shards; None of an older data set's."""
+        table = self._shards.origins
+        return None if table is None else origins_of(table, indices)
 
     def originals(self, indices: Indices) -> Indices:
         """Only train has duplicates."""

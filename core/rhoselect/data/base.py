@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,15 @@ Labels = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 Span = tuple[int, int]
 """[start, stop) of global indices."""
+
+
+class Origins(NamedTuple):
+    """Where C points came from: ``source`` [C] is the name of a file, a key or a split as the
+    source has it, None of a point that the import made; ``row`` [C] which row of it, from 0, masked
+    where the point is all of it."""
+
+    source: npt.NDArray[np.object_]
+    row: np.ma.MaskedArray[Any, np.dtype[np.int64]]
 
 
 class SplitPoints(ABC):
@@ -81,6 +90,10 @@ class SplitPoints(ABC):
     def ambiguous(self, indices: Indices) -> Mask:
         """Which of ``indices`` [C] were made of two points of different classes."""
         return np.zeros(len(indices), bool)
+
+    def origins(self, indices: Indices) -> Origins | None:
+        """Where ``indices`` [C] came from; None if that is not known. Raises DataError."""
+        return None
 
     def originals(self, indices: Indices) -> Indices:
         """The index [C] that each of ``indices`` [C] is a duplicate of; mostly itself."""

@@ -106,7 +106,8 @@ class Manifest(Part):
     What ``Recipe`` put in: ``holdout_noise`` is the holdout's label noise if it differs,
     ``relevant_classes`` are those kept in full, ``ambiguous`` says where in the data set those
     points of a split are. ``columns`` are those of a table (inputs, …, label). ``notes`` say what
-    the import left out or changed, a line each.
+    the import left out or changed, a line each. ``origins`` is the file that says where each point
+    came from.
     """
 
     format: Literal[1] = 1
@@ -129,6 +130,7 @@ class Manifest(Part):
     source: str
     class_names: tuple[str, ...] | None = None
     columns: tuple[str, ...] = ()
+    origins: Shard | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -170,6 +172,11 @@ def parse_manifest(content: bytes, path: str) -> Manifest:
         ) from None
     _check_splits(path, manifest)
     _check_duplicates(path, manifest)
+    if manifest.origins is not None and manifest.origins.rows != manifest.rows:
+        raise DataError(
+            f"{path}: origins: got {manifest.origins.rows} rows, allowed {manifest.rows}, one a"
+            " point; import the data again"
+        )
     if (names := manifest.class_names) is not None and len(names) != manifest.classes:
         raise DataError(
             f"{path}: class_names: got {len(names)} names, allowed {manifest.classes}, one a class;"

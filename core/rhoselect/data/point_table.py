@@ -17,7 +17,10 @@ from rhoselect.fitted import METADATA_KEY
 SCHEMA = pa.schema(
     [
         ("index", pa.int64()),
+        ("source", pa.large_string()),
+        ("source_row", pa.int64()),
         ("label", pa.int64()),
+        ("label_name", pa.large_string()),
         ("clean_label", pa.int64()),
         ("irreducible_loss", pa.float32()),
         ("last_loss", pa.float32()),

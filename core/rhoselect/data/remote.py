@@ -44,6 +44,9 @@ class RemoteShards(Shards):
     def path(self, number: int) -> Path:
         return self._fetch(number, patient=True)
 
+    def content(self, name: str) -> bytes:
+        return self._store.read(name)
+
     def blocks(self, number: int) -> Sequence[Block]:
         with self._lock:
             shard = self.manifest.shards[number]

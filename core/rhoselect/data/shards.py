@@ -7,15 +7,18 @@ from abc import ABC, abstractmethod
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from rhoselect.data.base import Span
 from rhoselect.data.blocks import Block, open_shard
 from rhoselect.data.manifest import Manifest, read_manifest
+from rhoselect.data.origins import read_origins
 from rhoselect.errors import DataError
 from rhoselect.types import Indices
 
@@ -48,6 +51,18 @@ class Shards(ABC):
     @abstractmethod
     def path(self, number: int) -> Path:
         """A local file with the bytes of a shard."""
+
+    @abstractmethod
+    def content(self, name: str) -> bytes:
+        """A small file beside the shards. Raises DataError, and WaitError of a store."""
+
+    @cached_property
+    def origins(self) -> pa.Table | None:
+        """Where the points came from, if the data set knows it. Raises as ``content``."""
+        about = self.manifest.origins
+        if about is None:
+            return None
+        return read_origins(self.content(about.file), f"{self.location}/{about.file}", about)
 
     @abstractmethod
     def blocks(self, number: int) -> Sequence[Block]:
@@ -117,6 +132,15 @@ class LocalShards(Shards):
 
     def path(self, number: int) -> Path:
         return self._folder / self.manifest.shards[number].file
+
+    def content(self, name: str) -> bytes:
+        try:
+            return (self._folder / name).read_bytes()
+        except OSError as error:
+            raise DataError(
+                f"{self._folder / name}: {error.strerror}, but the manifest names it; copy it from"
+                " where the data set came from, or import the data again"
+            ) from None
 
     def blocks(self, number: int) -> Sequence[Block]:
         return self._blocks[number]

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rhoselect.data.base import Labels, Span, SplitPoints, span_of
+from rhoselect.data.base import Labels, Origins, Span, SplitPoints, span_of
 from rhoselect.data.repeatable import same
 from rhoselect.errors import ConfigError, DataError, listed
 from rhoselect.importing import load_object, one_line
@@ -116,7 +116,7 @@ class TorchPoints(SplitPoints):
         self, dataset: TorchDataset, parts: Mapping[str, Any], span: Span, name: str
     ) -> None:
         super().__init__(span)
-        self._dataset, self._part = dataset, parts[name]
+        self._dataset, self._part, self._name = dataset, parts[name], name
 
     def read(self, indices: Indices, device: torch.device, epochs: Indices | None = None) -> Batch:
         """Inputs [C, *input_shape] as the data set gives them in any epoch, labels [C] int64.
@@ -133,6 +133,11 @@ class TorchPoints(SplitPoints):
     def clean_labels(self, indices: Indices) -> Labels | None:
         """None: a torch data set has no second label."""
         return None
+
+    def origins(self, indices: Indices) -> Origins:
+        """The split of that name, and the place in it."""
+        row = np.ma.MaskedArray(indices - self.start)
+        return Origins(np.full(len(indices), self._name, object), row)
 
     def _items(self, indices: Indices) -> tuple[list[Tensor], Labels]:
         path, shape, classes = (

@@ -12,6 +12,7 @@ from rhoselect.data.images import decode
 from rhoselect.data.manifest import DTYPES, Array, Encoding, Inputs, Kind
 from rhoselect.errors import DataError, listed
 from rhoselect.importers.images import encode
+from rhoselect.types import Indices
 
 STEP_ROWS = 4096
 ORDER = ("train", "holdout", "test")
@@ -23,17 +24,19 @@ Splits = Mapping[str, tuple[Array, Array]]
 class Columns:
     """A split: inputs [R, ...], labels [R] int64, clean labels [R] int64 if there is noise.
 
-    Encoded inputs are an object array [R] of bytes.
+    Encoded inputs are an object array [R] of bytes. ``origin`` [R] counts the rows of all splits as
+    they were read; it is -1 of a row that was made.
     """
 
     inputs: Array
     labels: Labels
+    origin: Indices
     clean: Labels | None = None
 
     def rows(self, which: Array | slice) -> Columns:
         """The rows that a mask, a slice or their numbers pick."""
         clean = None if self.clean is None else self.clean[which]
-        return Columns(self.inputs[which], self.labels[which], clean)
+        return Columns(self.inputs[which], self.labels[which], self.origin[which], clean)
 
     @property
     def true_labels(self) -> Labels:
@@ -49,6 +52,7 @@ class Columns:
         return Columns(
             np.concatenate([self.inputs, more.inputs]),
             np.concatenate([self.labels, more.labels]),
+            np.concatenate([self.origin, more.origin]),
             clean,
         )
 
@@ -59,7 +63,11 @@ def checked_columns(
     """The splits in the order of rows on disk. Raises DataError for what ``kind`` cannot hold."""
     if encoding is not None and kind != "image":
         raise DataError(f"encoding {encoding}: got inputs of kind {kind}, allowed images")
-    return {name: _columns(kind, name, *splits[name]) for name in _names(splits, needed)}
+    made, start = {}, 0
+    for name in _names(splits, needed):
+        made[name] = _columns(kind, name, *splits[name], start)
+        start += len(made[name].labels)
+    return made
 
 
 def _names(splits: Splits, needed: Sequence[str]) -> list[str]:
@@ -72,15 +80,17 @@ def _names(splits: Splits, needed: Sequence[str]) -> list[str]:
     return [name for name in ORDER if name in splits]
 
 
-def _columns(kind: Kind, name: str, inputs: Array, labels: Array) -> Columns:
+def _columns(kind: Kind, name: str, inputs: Array, labels: Array, start: int) -> Columns:
+    """A split whose first row is row ``start`` of all."""
     if len(inputs) != len(labels) or len(labels) == 0:
         raise DataError(
             f"{name}: got {len(inputs)} inputs and {len(labels)} labels, allowed as many of one as"
             " of the other, at least 1"
         )
+    origin = np.arange(start, start + len(labels))
     if inputs.dtype == object:
         _check_blobs(kind, name, inputs)
-        return Columns(inputs, _labels(name, labels))
+        return Columns(inputs, _labels(name, labels), origin)
     ndim = {"image": (4,), "tokens": (2,), "float": range(2, 33)}[kind]
     if inputs.dtype != DTYPES[kind] or inputs.ndim not in ndim or 0 in inputs.shape:
         raise DataError(
@@ -91,7 +101,7 @@ def _columns(kind: Kind, name: str, inputs: Array, labels: Array) -> Columns:
     if kind == "float" and not np.isfinite(inputs).all():
         row = int(np.argmin(np.isfinite(inputs.reshape(len(inputs), -1)).all(axis=1)))
         raise DataError(f"{name}: got a NaN or infinite input in row {row}, allowed finite floats")
-    return Columns(np.ascontiguousarray(inputs), _labels(name, labels))
+    return Columns(np.ascontiguousarray(inputs), _labels(name, labels), origin)
 
 
 def _check_blobs(kind: Kind, name: str, inputs: Array) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from rhoselect.data.manifest import Array
 from rhoselect.errors import DataError, listed, shortened
 from rhoselect.importers.leftovers import Seen
+from rhoselect.importers.origins import of_files
 from rhoselect.importers.source import Found, Options, image_inputs, match_splits, unread_splits
 
 ENDINGS = {".png", ".jpg", ".jpeg"}
@@ -37,7 +38,7 @@ def read_image_folder(folder: Path, options: Options, classes: int | None = None
         raise DataError(f"source {folder}: no such folder; allowed one of train/CLASS/*.png and so")
     seen = Seen()
     there = [path.name for path in seen.entries(folder) if path.is_dir()]
-    found = match_splits(there, f"source {folder}")
+    found = match_splits(there, f"source {folder}", options.test)
     pictures = {ours: _pictures(folder / theirs, seen) for ours, theirs in found.items()}
     names = list(pictures["train"])
     if classes is not None and len(names) != classes:
@@ -56,7 +57,16 @@ def read_image_folder(folder: Path, options: Options, classes: int | None = None
         for ours, inner in pictures.items()
     }
     notes = [*unread_splits(there, found), *_order_note(names), *seen.notes()]
-    return Found("image", splits, len(names), notes=notes)
+    origins = {
+        ours: of_files([path.relative_to(folder).as_posix() for path in _paths(inner)])
+        for ours, inner in pictures.items()
+    }
+    return Found("image", splits, notes=notes, class_names=names, origins=origins)
+
+
+def _paths(pictures: Mapping[str, Sequence[Path]]) -> list[Path]:
+    """The images of a split, class by class."""
+    return [path for inner in pictures.values() for path in inner]
 
 
 def _pictures(folder: Path, seen: Seen) -> dict[str, list[Path]]:
@@ -93,7 +103,7 @@ def _split(
 ) -> tuple[Array, Array]:
     if unknown := [name for name in pictures if name not in names]:
         raise DataError(f"source {folder / unknown[0]}: got a class that train has no folder of")
-    paths = [path for inner in pictures.values() for path in inner]
+    paths = _paths(pictures)
     if not paths:
         raise DataError(f"source {folder}: got no images, allowed CLASS/*.png, .jpg or .jpeg")
     labels = [names.index(name) for name, inner in pictures.items() for _ in inner]
@@ -127,7 +137,7 @@ def read_clothing1m(folder: Path, options: Options) -> Found:
     Lines of a ``…_kv.txt`` are "key label", those of a ``…_key_list.txt`` keys; a key is an
     image's path under ``folder``. Raises DataError for keys without a label, and for keys outside.
     """
-    splits, seen = {}, Seen()
+    splits, origins, seen = {}, {}, Seen()
     for split, (labels_file, lists) in CLOTHING_SPLITS.items():
         labels = _labels(folder / labels_file)
         keys = [key for name in lists for key in _lines(folder / name)]
@@ -139,7 +149,8 @@ def read_clothing1m(folder: Path, options: Options) -> Found:
         paths = [_inside(folder, key) for key in keys]
         inputs = _images(paths, options, seen)
         splits[split] = inputs, np.array([labels[key] for key in keys], np.int64)
-    return Found("image", splits, CLOTHING_CLASSES, notes=seen.notes())
+        origins[split] = of_files(keys)
+    return Found("image", splits, CLOTHING_CLASSES, notes=seen.notes(), origins=origins)
 
 
 def _lines(path: Path) -> list[str]:

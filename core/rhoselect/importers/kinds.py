@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -26,7 +26,7 @@ from rhoselect.importers.recipe import Recipe
 from rhoselect.importers.source import Found, Options
 from rhoselect.importers.text import read_cola, read_sst2
 from rhoselect.importers.webdataset import read_webdataset
-from rhoselect.importers.writer import check_destination, write_dataset
+from rhoselect.importers.writer import check_destination, write_found
 
 
 def _fashion_mnist(path: Path, _: Options) -> Found:
@@ -99,20 +99,10 @@ def import_dataset(
     recipe = _checked_recipe(kind, recipe | {"noise_pairs": noise_pairs})
     with bombs_refused():
         found = READERS[kind](Path(src), reading)
-        write_dataset(
-            dst,
-            found.kind,
-            found.splits,
-            found.classes if classes is None else classes,
-            source=found.source or f"{kind} {Path(src).name}",
-            shard_rows=shard_rows,
-            encoding=reading.encoding,
-            vocabulary=found.vocabulary,
-            notes=found.notes,
-            class_names=found.class_names,
-            columns=found.columns,
-            **recipe,
-        )
+        found = replace(found, source=found.source or f"{kind} {Path(src).name}")
+        if classes is not None:
+            found = replace(found, classes=classes)
+        write_found(dst, found, shard_rows, reading.encoding, Recipe(**recipe))
     return ArrowDataset.open(dst)
 
 

@@ -107,4 +107,5 @@ def _ambiguous(part: Columns, count: int, random: np.random.Generator) -> Column
         pair = part.inputs[[one[place], other[place]]]
         inputs[place] = pair.mean(axis=0)
     chosen: Indices = np.where(random.random(count) < 0.5, labels[one], labels[other])
-    return Columns(inputs, chosen, None if part.clean is None else chosen)
+    none = np.full(count, -1)
+    return Columns(inputs, chosen, none, None if part.clean is None else chosen)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
+import pyarrow as pa
 
 from rhoselect.data.manifest import Array, Encoding, Kind
 from rhoselect.errors import DataError, listed
@@ -45,6 +46,7 @@ class Options:
 class Found:
     """What a source holds; from ``classes`` on where its reader knows it. ``columns`` are those of
     a table that were used, the label last. ``notes`` say what was left out or changed, a line each.
+    ``origins`` {split: table} say where its rows come from, if not just from that split.
     """
 
     kind: Kind
@@ -55,6 +57,7 @@ class Found:
     notes: Sequence[str] = ()
     class_names: Sequence[str] | None = None
     columns: Sequence[str] = ()
+    origins: Mapping[str, pa.Table] = field(default_factory=dict)
 
 
 def match_splits(names: Iterable[str], where: str, test: float = 0.0) -> dict[str, str]:

@@ -11,6 +11,7 @@ from rhoselect.data.manifest import Array, Kind
 from rhoselect.errors import DataError, listed
 from rhoselect.importers.arrays import kind_of, shaped
 from rhoselect.importers.leftovers import Seen
+from rhoselect.importers.origins import of_rows
 from rhoselect.importers.source import Found, Options, match_splits, unread_splits
 from rhoselect.importers.table_files import Part
 from rhoselect.importers.table_inputs import are_texts, inputs_of
@@ -46,9 +47,12 @@ def found_in(
     rows, values = rows.taken(kept), values.filter(kept)
     labels, names = numbered(where, rows, values, found["train"], label)
     splits: dict[str, tuple[Array, Array]] = {}
+    origins = {}
     for ours, theirs in found.items():
         mask = rows.splits == theirs
-        splits[ours] = inputs_of(where, rows.taken(mask), inputs, options, seen), labels[mask]
+        some = rows.taken(mask)
+        splits[ours] = inputs_of(where, some, inputs, options, seen), labels[mask]
+        origins[ours] = of_rows(rows.names, some.part, some.row)
     text = are_texts(rows, inputs)
     kind: Kind = "tokens" if text else kind_of(splits["train"][0])
     return Found(
@@ -61,6 +65,7 @@ def found_in(
         notes=[*unread_splits(there, found), *seen.notes()],
         class_names=names or names_in_schemas([part.table.schema for part in parts], label),
         columns=(*inputs, label),
+        origins=origins,
     )
 
 

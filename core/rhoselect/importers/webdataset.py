@@ -21,6 +21,7 @@ import numpy as np
 from rhoselect.data.manifest import Array
 from rhoselect.errors import DataError, listed, shortened
 from rhoselect.importers.leftovers import Seen
+from rhoselect.importers.origins import of_files
 from rhoselect.importers.source import (
     ALIASES,
     Found,
@@ -85,9 +86,13 @@ def read_webdataset(folder: Path, options: Options) -> Found:
         if split not in names:
             raise DataError(f"source {path}: got a tar of split {split!r}, allowed train-….tar")
         shards[split].append(path)
-    found = match_splits(shards, f"source {folder}")
-    splits = {ours: _split(shards[theirs], options, seen) for ours, theirs in found.items()}
-    return Found("image", splits, notes=[*unread_splits(shards, found), *seen.notes()])
+    found = match_splits(shards, f"source {folder}", options.test)
+    splits, origins = {}, {}
+    for ours, theirs in found.items():
+        inputs, labels, keys = _split(shards[theirs], options, seen)
+        splits[ours], origins[ours] = (inputs, labels), of_files(keys)
+    notes = [*unread_splits(shards, found), *seen.notes()]
+    return Found("image", splits, notes=notes, origins=origins)
 
 
 def _tars(folder: Path, seen: Seen) -> list[Path]:
@@ -101,16 +106,18 @@ def _tars(folder: Path, seen: Seen) -> list[Path]:
     return sorted(path for path in files if path.suffix == ".tar")
 
 
-def _split(paths: Sequence[Path], options: Options, seen: Seen) -> tuple[Array, Array]:
-    labels: list[int] = []
+def _split(paths: Sequence[Path], options: Options, seen: Seen) -> tuple[Array, Array, list[str]]:
+    """Inputs, labels, and the tars' names with the samples' keys."""
+    labels, keys = list[int](), list[str]()
 
     def files() -> Iterator[tuple[str, bytes]]:
         for path in paths:
             for name, image, label in _samples(path, seen):
                 labels.append(label)
+                keys.append(f"{path.name}/{name.lstrip('/')}")
                 yield f"{path}: {name}", image
 
-    return image_inputs(files(), options, seen), np.array(labels, np.int64)
+    return image_inputs(files(), options, seen), np.array(labels, np.int64), keys
 
 
 def _samples(path: Path, seen: Seen) -> Iterator[tuple[str, bytes, int]]:

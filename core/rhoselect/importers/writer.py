@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,9 @@ from rhoselect.importers.columns import (
 )
 from rhoselect.importers.labels import class_count, gap_notes, occurring_names, without_gaps
 from rhoselect.importers.mix import Mixed, apply_recipe
+from rhoselect.importers.origins import joined_origins, write_origins
 from rhoselect.importers.recipe import Recipe
+from rhoselect.importers.source import Found
 
 SHARD_BYTES = 256 << 20
 
@@ -46,40 +49,50 @@ def write_dataset(
     shard_rows: int | None = None,
     encoding: Encoding | None = None,
     vocabulary: int | None = None,
-    notes: Sequence[str] = (),
     class_names: Sequence[str] | None = None,
-    columns: Sequence[str] = (),
     **recipe: Any,
 ) -> Manifest:
     """Write {split: (inputs [R, ...], labels [R])} with splits train, [holdout,] test.
 
-    ``classes`` defaults to the greatest label + 1. ``encoding`` stores images as JPEG or PNG files:
-    images [R, C, H, W] are encoded, an object array [R] of bytes is stored as it is. ``vocabulary``
-    bounds the token ids. ``class_names``, ``columns`` (of a table: inputs, …, label) and ``notes``
-    go to the manifest. The other options are the fields of ``Recipe``. Raises DataError for
-    anything that it cannot use, and then leaves nothing behind.
+    ``classes`` defaults to the number of ``class_names``, or the greatest label + 1. ``encoding``
+    stores images as JPEG or PNG files: images [R, C, H, W] are encoded, an object array [R] of
+    bytes is stored as it is. ``vocabulary`` bounds the token ids. The other options are the fields
+    of ``Recipe``. Raises DataError for anything that it cannot use, and then leaves nothing behind.
     """
-    folder, chosen = Path(dst), Recipe(**recipe)
+    found = Found(kind, splits, classes, vocabulary, source, class_names=class_names)
+    return write_found(dst, found, shard_rows, encoding, Recipe(**recipe))
+
+
+def write_found(
+    dst: Path | str,
+    found: Found,
+    shard_rows: int | None,
+    encoding: Encoding | None,
+    recipe: Recipe,
+) -> Manifest:
+    """As ``write_dataset``, what a source holds."""
+    folder = Path(dst)
     check_destination(folder)
-    chosen.check()
-    read, mapped = checked_columns(kind, splits, encoding, chosen.needed), list[str]()
-    if chosen.map_labels:
-        class_names = occurring_names(read, class_names)
-        (read, mapped), classes = without_gaps(read), None
-    count = class_count(read, classes, class_names)
-    notes = (*notes, *mapped, *gap_notes(read["train"].labels, count))
-    result = apply_recipe(read, count, chosen)
+    recipe.check()
+    read, mapped = checked_columns(found.kind, found.splits, encoding, recipe.needed), list[str]()
+    sizes = {name: len(part.labels) for name, part in read.items()}
+    if recipe.map_labels:
+        found = replace(found, classes=None, class_names=occurring_names(read, found.class_names))
+        read, mapped = without_gaps(read)
+    count = class_count(read, found.classes, found.class_names)
+    notes = (*found.notes, *mapped, *gap_notes(read["train"].labels, count))
+    result = apply_recipe(read, count, recipe)
     parts = encoded(result.parts, encoding)
-    manifest = _describe(kind, encoding, parts, count)
-    origin = {
-        "vocabulary": vocabulary,
-        "source": source,
+    manifest = _describe(found.kind, encoding, parts, count)
+    about = {
+        "vocabulary": found.vocabulary,
+        "source": found.source,
         "notes": notes,
-        "class_names": None if class_names is None else tuple(class_names),
-        "columns": tuple(columns),
+        "class_names": found.class_names and tuple(found.class_names),
+        "columns": tuple(found.columns),
     }
-    manifest = manifest.model_copy(update=origin | _mix(chosen, result, manifest.splits))
-    return _write(folder, manifest, parts, shard_rows)
+    manifest = manifest.model_copy(update=about | _mix(recipe, result, manifest.splits))
+    return _write(folder, manifest, parts, shard_rows, joined_origins(parts, sizes, found.origins))
 
 
 def _mix(recipe: Recipe, result: Mixed, splits: Mapping[str, Span]) -> dict[str, Any]:
@@ -150,7 +163,11 @@ def _describe(
 
 
 def _write(
-    folder: Path, manifest: Manifest, parts: Mapping[str, Columns], shard_rows: int | None
+    folder: Path,
+    manifest: Manifest,
+    parts: Mapping[str, Columns],
+    shard_rows: int | None,
+    origins: pa.Table,
 ) -> Manifest:
     step = shard_rows or max(1, SHARD_BYTES // _row_bytes(manifest.inputs, parts))
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -161,7 +178,8 @@ def _write(
             _write_shard(partial / f"{number:05d}.arrow", manifest, columns)
             for number, columns in enumerate(_cut(parts, step))
         )
-        manifest = manifest.model_copy(update={"shards": shards})
+        written = {"shards": shards, "origins": write_origins(partial, origins)}
+        manifest = manifest.model_copy(update=written)
         (partial / FILE_NAME).write_text(manifest.model_dump_json(indent=2) + "\n")
         partial.rename(folder)
     except BaseException:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, cast
 
+import numpy as np
 import typer
 from rich.console import Console
 
 from rhoselect import config as configuration
-from rhoselect.data import ArrowDataset, Encoding, Manifest, Pairs, open_arrow
+from rhoselect.cli.import_options import columns_in, duplicates_in, pairs_in, relevance_in, shape_in
+from rhoselect.data import ArrowDataset, Encoding, Manifest, Origins, open_arrow
 from rhoselect.errors import ConfigError, listed
 from rhoselect.importers import KINDS, import_dataset
 
@@ -112,19 +113,19 @@ def import_(
         label_noise=label_noise,
         noise_seed=noise_seed,
         test=test,
-        noise_pairs=_pairs(noise_pairs),
+        noise_pairs=pairs_in(noise_pairs),
         holdout=holdout,
         holdout_noise=holdout_noise,
-        relevance=_relevance(relevance),
+        relevance=relevance_in(relevance),
         relevance_splits=tuple(relevance_splits.split(",")),
         ambiguous=ambiguous,
-        **_duplicates(duplicates),
-        shape=_shape(shape),
+        **duplicates_in(duplicates),
+        shape=shape_in(shape),
         encoding=cast("Encoding | None", encoding),  # which it checks
         resize=resize,
         tokens=tokens,
         vocabulary=vocabulary,
-        columns=_columns(columns),
+        columns=columns_in(columns),
     )
     _show(dataset, str(dst))
 
@@ -133,6 +134,9 @@ def import_(
 def info(
     path: Annotated[str, typer.Argument(help="Folder of a data set, or its URI.")],
     verify: Annotated[bool, typer.Option("--verify", help="Check every hash.")] = False,
+    points: Annotated[
+        str, typer.Option(help="Indices such as 3,17: show where these points came from.")
+    ] = "",
 ) -> None:
     """Show a data set's splits, classes, noise and fingerprint.
 
@@ -140,15 +144,18 @@ def info(
 
       rhoctl data info data/fm --verify
 
+      rhoctl data info data/photos --points 3,17
+
       rhoctl data info 's3://bucket/fm?region=eu-central-1'
     """
     dataset = open_arrow(configuration.parse({"data": {"path": path}}).data)
     if verify:
         dataset.verify()
-    _show(dataset, path.partition("?")[0])
+    lines = [f"point {index:<6} {_point(dataset, index)}" for index in _indices(dataset, points)]
+    _show(dataset, path.partition("?")[0], lines)
 
 
-def _show(dataset: ArrowDataset, path: str) -> None:
+def _show(dataset: ArrowDataset, path: str, more: Sequence[str] = ()) -> None:
     manifest = dataset.manifest
     splits = ", ".join(f"{name} {stop - start}" for name, (start, stop) in dataset.splits.items())
     lines = {
@@ -169,6 +176,36 @@ def _show(dataset: ArrowDataset, path: str) -> None:
     console = Console(highlight=False, markup=False, soft_wrap=True)
     for name, value in [*lines.items(), *(("note", note) for note in manifest.notes)]:
         console.print(f"{name:12} {value}")
+    for line in more:
+        console.print(line)
+
+
+def _indices(dataset: ArrowDataset, text: str) -> list[int]:
+    rows = dataset.manifest.rows
+    words = text.split(",") if text else []
+    if not all(word.strip().isdecimal() and int(word) < rows for word in words):
+        raise ConfigError(
+            f"--points: got {text!r}, allowed indices from 0 to {rows - 1}, as in 3,17"
+        )
+    return [int(word) for word in words]
+
+
+def _point(dataset: ArrowDataset, index: int) -> str:
+    """A point's split, label and origin in words."""
+    split = next(name for name, (start, stop) in dataset.splits.items() if start <= index < stop)
+    points, at = dataset.split(split), np.array([index])
+    label, names = int(points.labels(at)[0]), dataset.class_names
+    named = f"{label} ({names[label]})" if names else f"{label}"
+    return f"{split}, label {named}, {_origin(points.origins(at))}"
+
+
+def _origin(found: Origins | None) -> str:
+    if found is None:
+        return "origin not known: import the data again"
+    source, row = found.source[0], found.row[0]
+    if source is None:
+        return "made by the import"
+    return f"from {source}" if row is np.ma.masked else f"from {source}, row {row}"
 
 
 def _used(columns: Sequence[str]) -> str:
@@ -193,53 +230,3 @@ def _mix(manifest: Manifest) -> str:
     if (copies := manifest.duplicates) is not None:
         parts.append(f"{copies.copied} of {copies.points} points {copies.times} times")
     return "; ".join(parts) or "as in the source"
-
-
-def _pairs(text: str) -> Pairs | str:
-    if text in ("", "auto"):
-        return text or ()
-    try:
-        first, second = zip(*(part.split(":") for part in text.split(",")), strict=True)
-        return tuple(zip(map(int, first), map(int, second), strict=True))
-    except ValueError:
-        raise ConfigError(
-            f"--noise-pairs: got {text!r}, allowed FROM:TO,… as in 6:0,4:2, or auto"
-        ) from None
-
-
-def _relevance(text: str | None) -> tuple[int, float] | None:
-    if text is None:
-        return None
-    try:
-        classes, share = text.split(":")
-        return int(classes), float(share)
-    except ValueError:
-        raise ConfigError(f"--relevance: got {text!r}, allowed K:SHARE as in 2:0.06") from None
-
-
-def _duplicates(text: str) -> dict[str, Any]:
-    times, _, share = text.partition(":")
-    try:
-        return {"duplicates": int(times), "duplicate_share": float(share or 1)}
-    except ValueError:
-        raise ConfigError(
-            f"--duplicates: got {text!r}, allowed K or K:SHARE, as in 5:0.2"
-        ) from None
-
-
-def _columns(text: str | None) -> tuple[str, ...] | None:
-    if text is None:
-        return None
-    names = tuple(next(csv.reader([text]), ()))  # so that a name may hold a comma, in quotes
-    if not names or not all(names):
-        raise ConfigError(f"--columns: got {text!r}, allowed INPUTS,LABEL as in img,fine_label")
-    return names
-
-
-def _shape(text: str | None) -> list[int] | None:
-    if text is None:
-        return None
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise ConfigError(f"--shape: got {text!r}, allowed integers such as 3,32,32") from None
