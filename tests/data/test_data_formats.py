@@ -20,7 +20,8 @@ from data_helpers import CPU, entries, idx_bytes, labels, raw_inputs, refused
 from PIL import Image
 
 from rhoselect.errors import DataError
-from rhoselect.importers import ambiguous_mnist, import_dataset, webdataset
+from rhoselect.importers import import_dataset
+from rhoselect.sources import ambiguous_mnist, webdataset
 
 RANDOM = np.random.default_rng(0)
 COLOUR = RANDOM.integers(0, 256, (12, 3, 5, 4), np.uint8)

@@ -21,7 +21,7 @@ from rhoselect.data import ArrowDataset
 from rhoselect.data.images import decode
 from rhoselect.errors import DataError
 from rhoselect.importers import write_dataset
-from rhoselect.importers.images import encode
+from rhoselect.sources.images import encode
 from support import CLASSES, made, patches, rhoctl
 
 

@@ -19,7 +19,8 @@ from data_helpers import entries, idx_bytes, raw_inputs, refused
 
 from rhoselect.data import ArrowDataset
 from rhoselect.errors import DataError
-from rhoselect.importers import fashion_mnist, import_dataset
+from rhoselect.importers import import_dataset
+from rhoselect.sources import fashion_mnist
 from support import made
 
 RANDOM = np.random.default_rng(0)

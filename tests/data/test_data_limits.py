@@ -16,7 +16,8 @@ from data_helpers import idx_bytes, refused
 from PIL import Image
 
 from rhoselect.errors import DataError
-from rhoselect.importers import import_dataset, unpacking, webdataset
+from rhoselect.importers import import_dataset
+from rhoselect.sources import unpacking, webdataset
 
 
 @pytest.fixture

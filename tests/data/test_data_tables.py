@@ -19,8 +19,8 @@ from PIL import Image
 from rhoselect.data import ArrowDataset
 from rhoselect.errors import DataError
 from rhoselect.importers import import_dataset
-from rhoselect.importers.source import Options
-from rhoselect.importers.text import tokenize
+from rhoselect.sources.source import Options
+from rhoselect.sources.text import tokenize
 from support import made, rhoctl
 
 TEXTS = ["A gem.", 'He said "no", twice', "two\nlines", "NA", "null", "", "10", "été"]

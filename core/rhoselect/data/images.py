@@ -1,4 +1,4 @@
-"""JPEG and PNG bytes to images. Pillow is used here and in ``importers.images`` only.
+"""JPEG and PNG bytes to images. Pillow is used here and in ``sources.images`` only.
 
 A decoded image depends on its bytes and, for JPEG, on the version of the decoder: a run's bits are
 the same wherever the same Pillow is installed.

@@ -11,13 +11,11 @@ from rhoselect.data.base import Labels
 from rhoselect.data.images import decode
 from rhoselect.data.manifest import DTYPES, Array, Encoding, Inputs, Kind
 from rhoselect.errors import DataError, listed
-from rhoselect.importers.images import encode
+from rhoselect.sources.images import encode
+from rhoselect.sources.source import ORDER, Splits
 from rhoselect.types import Indices
 
 STEP_ROWS = 4096
-ORDER = ("train", "holdout", "test")
-Splits = Mapping[str, tuple[Array, Array]]
-"""{split: (inputs [R, ...], labels [R])}; encoded inputs are an object array [R] of bytes."""
 
 
 @dataclass(frozen=True)

@@ -12,21 +12,21 @@ from pydantic import TypeAdapter, ValidationError
 from rhoselect.data.arrow import ArrowDataset
 from rhoselect.data.manifest import Encoding, Pairs
 from rhoselect.errors import DataError, listed
-from rhoselect.importers.ambiguous_mnist import read_ambiguous_mnist
-from rhoselect.importers.arrays import read_npz
-from rhoselect.importers.cifar import read_cifar
-from rhoselect.importers.delimited import read_csv, read_tsv
-from rhoselect.importers.fashion_mnist import read_fashion_mnist
-from rhoselect.importers.folders import CINIC_CLASSES, read_clothing1m, read_image_folder
-from rhoselect.importers.hugging_face import read_hugging_face
-from rhoselect.importers.idx import read_idx_folder, read_qmnist
-from rhoselect.importers.images import bombs_refused
-from rhoselect.importers.parquet import read_parquet
 from rhoselect.importers.recipe import Recipe
-from rhoselect.importers.source import Found, Options
-from rhoselect.importers.text import read_cola, read_sst2
-from rhoselect.importers.webdataset import read_webdataset
 from rhoselect.importers.writer import check_destination, write_found
+from rhoselect.sources.ambiguous_mnist import read_ambiguous_mnist
+from rhoselect.sources.arrays import read_npz
+from rhoselect.sources.cifar import read_cifar
+from rhoselect.sources.delimited import read_csv, read_tsv
+from rhoselect.sources.fashion_mnist import read_fashion_mnist
+from rhoselect.sources.folders import CINIC_CLASSES, read_clothing1m, read_image_folder
+from rhoselect.sources.hugging_face import read_hugging_face
+from rhoselect.sources.idx import read_idx_folder, read_qmnist
+from rhoselect.sources.images import bombs_refused
+from rhoselect.sources.parquet import read_parquet
+from rhoselect.sources.source import Found, Options
+from rhoselect.sources.text import read_cola, read_sst2
+from rhoselect.sources.webdataset import read_webdataset
 
 
 def _fashion_mnist(path: Path, _: Options) -> Found:

@@ -1,8 +1,8 @@
-"""Where points come from, on their way to disk: tables of ``data.origins.SCHEMA``."""
+"""The file that keeps where the points of a data set came from."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,22 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rhoselect.data.fingerprint import file_hash
-from rhoselect.data.manifest import Array, Shard
-from rhoselect.data.origins import SCHEMA
+from rhoselect.data.manifest import Shard
 from rhoselect.importers.columns import Columns
+from rhoselect.sources.origins import of_rows
 
 FILE_NAME = "origins.parquet"
 GROUP_ROWS = 1 << 16
-
-
-def of_files(names: Sequence[str]) -> pa.Table:
-    """Points that are files (or have keys) of their own."""
-    return _table(pa.array(names, pa.large_string()), pa.nulls(len(names), pa.int64()))
-
-
-def of_rows(names: Sequence[str], number: Array, row: Array) -> pa.Table:
-    """Points that are rows: ``number`` [R] is the place of each one's file in ``names``."""
-    return _table(pa.array(names, pa.large_string()).take(pa.array(number)), pa.array(row))
 
 
 def joined_origins(
@@ -46,7 +36,3 @@ def write_origins(folder: Path, table: pa.Table) -> Shard:
     path = folder / FILE_NAME
     pq.write_table(table, path, row_group_size=GROUP_ROWS)
     return Shard(file=path.name, rows=len(table), bytes=path.stat().st_size, sha256=file_hash(path))
-
-
-def _table(source: pa.Array, row: pa.Array) -> pa.Table:
-    return pa.Table.from_arrays([source, row], schema=SCHEMA)

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from rhoselect.data.manifest import Pairs
 from rhoselect.errors import DataError, listed
-from rhoselect.importers.columns import ORDER, Columns
+from rhoselect.importers.columns import Columns
+from rhoselect.sources.source import ORDER
 
 NOISE, HOLDOUT, RELEVANCE, AMBIGUOUS, TEST = range(5)
 """The random streams: each is seeded by (noise_seed, one of these)."""

@@ -34,7 +34,7 @@ from rhoselect.importers.labels import class_count, gap_notes, occurring_names, 
 from rhoselect.importers.mix import Mixed, apply_recipe
 from rhoselect.importers.origins import joined_origins, write_origins
 from rhoselect.importers.recipe import Recipe
-from rhoselect.importers.source import Found
+from rhoselect.sources.source import Found
 
 SHARD_BYTES = 256 << 20
 

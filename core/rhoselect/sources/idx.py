@@ -11,8 +11,8 @@ import numpy as np
 
 from rhoselect.data.manifest import Array
 from rhoselect.errors import DataError
-from rhoselect.importers.columns import Splits
-from rhoselect.importers.unpacking import gunzip
+from rhoselect.sources.source import Splits
+from rhoselect.sources.unpacking import gunzip
 
 IDX_FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),

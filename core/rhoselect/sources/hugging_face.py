@@ -15,11 +15,11 @@ from typing import Any
 import pyarrow as pa
 
 from rhoselect.errors import DataError, shortened
-from rhoselect.importers.leftovers import Seen
-from rhoselect.importers.source import Found, Options
-from rhoselect.importers.table_columns import found_in
-from rhoselect.importers.table_files import Part
-from rhoselect.importers.table_labels import names_of_features
+from rhoselect.sources.leftovers import Seen
+from rhoselect.sources.source import Found, Options
+from rhoselect.sources.table_columns import found_in
+from rhoselect.sources.table_files import Part
+from rhoselect.sources.table_labels import names_of_features
 
 DICT, STATE, INFO = "dataset_dict.json", "state.json", "dataset_info.json"
 

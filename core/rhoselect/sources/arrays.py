@@ -12,10 +12,9 @@ import numpy as np
 
 from rhoselect.data.manifest import Array, Kind
 from rhoselect.errors import DataError, listed
-from rhoselect.importers.columns import ORDER
-from rhoselect.importers.source import Found, Options
-from rhoselect.importers.unpacking import check_members
 from rhoselect.importing import one_line
+from rhoselect.sources.source import ORDER, Found, Options
+from rhoselect.sources.unpacking import check_members
 
 MOST_CHANNELS = 4
 UNREADABLE = (

@@ -8,11 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rhoselect.errors import DataError, shortened
-from rhoselect.importers.leftovers import Seen
-from rhoselect.importers.source import Found, Options
-from rhoselect.importers.table_columns import found_in
-from rhoselect.importers.table_files import read_parts
-from rhoselect.importers.unpacking import check_ratio
+from rhoselect.sources.leftovers import Seen
+from rhoselect.sources.source import Found, Options
+from rhoselect.sources.table_columns import found_in
+from rhoselect.sources.table_files import read_parts
+from rhoselect.sources.unpacking import check_ratio
 
 
 def read_parquet(path: Path, options: Options) -> Found:

@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 
 from rhoselect.data.manifest import Array
 from rhoselect.errors import DataError, shortened
-from rhoselect.importers.source import ALIASES, Options
-from rhoselect.importers.table_files import Part
+from rhoselect.sources.source import ALIASES, Options
+from rhoselect.sources.table_files import Part
 
 SPLIT = "split"
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from rhoselect.data.manifest import Array
 from rhoselect.errors import DataError
-from rhoselect.importers.source import Found, Options
+from rhoselect.sources.source import Found, Options
 
 TOKEN = re.compile(r"\w+|[^\w\s]")
 COLA_FILES = {

@@ -20,9 +20,10 @@ import numpy as np
 
 from rhoselect.data.manifest import Array
 from rhoselect.errors import DataError, listed, shortened
-from rhoselect.importers.leftovers import Seen
-from rhoselect.importers.origins import of_files
-from rhoselect.importers.source import (
+from rhoselect.importing import one_line
+from rhoselect.sources.leftovers import Seen
+from rhoselect.sources.origins import of_files
+from rhoselect.sources.source import (
     ALIASES,
     Found,
     Options,
@@ -30,8 +31,7 @@ from rhoselect.importers.source import (
     match_splits,
     unread_splits,
 )
-from rhoselect.importers.unpacking import UNZIPPED_BYTES
-from rhoselect.importing import one_line
+from rhoselect.sources.unpacking import UNZIPPED_BYTES
 
 FILE_BYTES = 64 << 20
 IMAGES = ("jpg", "jpeg", "png")

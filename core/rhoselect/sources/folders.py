@@ -9,9 +9,9 @@ import numpy as np
 
 from rhoselect.data.manifest import Array
 from rhoselect.errors import DataError, listed, shortened
-from rhoselect.importers.leftovers import Seen
-from rhoselect.importers.origins import of_files
-from rhoselect.importers.source import Found, Options, image_inputs, match_splits, unread_splits
+from rhoselect.sources.leftovers import Seen
+from rhoselect.sources.origins import of_files
+from rhoselect.sources.source import Found, Options, image_inputs, match_splits, unread_splits
 
 ENDINGS = {".png", ".jpg", ".jpeg"}
 OUTSIDE = "files beside the folders of classes, skipped"

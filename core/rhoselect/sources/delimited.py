@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 
 from rhoselect.errors import DataError, shortened
-from rhoselect.importers.leftovers import Seen
-from rhoselect.importers.source import Found, Options
-from rhoselect.importers.table_columns import found_in
-from rhoselect.importers.table_files import read_parts
-from rhoselect.importers.unpacking import gunzip
+from rhoselect.sources.leftovers import Seen
+from rhoselect.sources.source import Found, Options
+from rhoselect.sources.table_columns import found_in
+from rhoselect.sources.table_files import read_parts
+from rhoselect.sources.unpacking import gunzip
 
 HEAD_BYTES = 1 << 20
 MOST_BLOCK_BYTES = 1 << 30

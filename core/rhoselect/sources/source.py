@@ -1,4 +1,4 @@
-"""What all importers share: their options, what they give, and names of splits and classes."""
+"""What all readers share: their options, what they give, and names of splits and classes."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import pyarrow as pa
 
 from rhoselect.data.manifest import Array, Encoding, Kind
 from rhoselect.errors import DataError, listed
-from rhoselect.importers.columns import Splits
-from rhoselect.importers.images import decode_rgb, encode, kept
-from rhoselect.importers.leftovers import Seen
+from rhoselect.sources.images import decode_rgb, encode, kept
+from rhoselect.sources.leftovers import Seen
 
+ORDER = ("train", "holdout", "test")
+Splits = Mapping[str, tuple[Array, Array]]
+"""{split: (inputs [R, ...], labels [R])}; encoded inputs are an object array [R] of bytes."""
 ALIASES = {
     "train": ("train",),
     "holdout": ("holdout", "valid", "validation", "val", "dev"),

@@ -13,8 +13,8 @@ import numpy as np
 
 from rhoselect.data.manifest import Array
 from rhoselect.errors import DataError
-from rhoselect.importers.idx import read_bytes
-from rhoselect.importers.source import Found
+from rhoselect.sources.idx import read_bytes
+from rhoselect.sources.source import Found
 
 PIXELS = 3 * 32 * 32
 FILES: Mapping[int, Mapping[str, Sequence[str]]] = {

@@ -17,8 +17,8 @@ from http.client import HTTPException
 from pathlib import Path
 
 from rhoselect.errors import DataError, shortened
-from rhoselect.importers.columns import Splits
-from rhoselect.importers.idx import find_idx, read_bytes, read_idx_folder
+from rhoselect.sources.idx import find_idx, read_bytes, read_idx_folder
+from rhoselect.sources.source import Splits
 
 PACKAGE = "dataset-fashion-mnist"
 INSTALLED = "usr/share/datasets/fashion-mnist"

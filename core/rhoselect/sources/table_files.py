@@ -16,8 +16,8 @@ from urllib.parse import unquote
 import pyarrow as pa
 
 from rhoselect.errors import DataError, listed
-from rhoselect.importers.leftovers import Seen
-from rhoselect.importers.source import ALIASES
+from rhoselect.sources.leftovers import Seen
+from rhoselect.sources.source import ALIASES
 
 UNNAMED = "tables whose names tell no split, skipped"
 HIVE = re.compile(r"([^=]+)=(.*)")

@@ -9,19 +9,19 @@ import numpy as np
 
 from rhoselect.data.manifest import Array, Kind
 from rhoselect.errors import DataError, listed
-from rhoselect.importers.arrays import kind_of, shaped
-from rhoselect.importers.leftovers import Seen
-from rhoselect.importers.origins import of_rows
-from rhoselect.importers.source import Found, Options, match_splits, unread_splits
-from rhoselect.importers.table_files import Part
-from rhoselect.importers.table_inputs import are_texts, inputs_of
-from rhoselect.importers.table_labels import (
+from rhoselect.sources.arrays import kind_of, shaped
+from rhoselect.sources.leftovers import Seen
+from rhoselect.sources.origins import of_rows
+from rhoselect.sources.source import Found, Options, match_splits, unread_splits
+from rhoselect.sources.table_files import Part
+from rhoselect.sources.table_inputs import are_texts, inputs_of
+from rhoselect.sources.table_labels import (
     label_values,
     labelled_splits,
     names_in_schemas,
     numbered,
 )
-from rhoselect.importers.table_rows import SPLIT, joined
+from rhoselect.sources.table_rows import SPLIT, joined
 
 INPUTS = ("image", "img", "inputs", "pixel_values", "input_ids", "text", "sentence")
 LABELS = ("label", "labels", "class", "target")

@@ -16,9 +16,9 @@ import torch
 
 from rhoselect.data.manifest import Array
 from rhoselect.errors import DataError
-from rhoselect.importers.source import Found
-from rhoselect.importers.unpacking import check_members
 from rhoselect.importing import one_line
+from rhoselect.sources.source import Found
+from rhoselect.sources.unpacking import check_members
 
 SAMPLES, LABELS = "amnist_samples", "amnist_labels"
 TRAIN_POINTS = 60_000

@@ -11,11 +11,11 @@ import pyarrow.compute as pc
 
 from rhoselect.data.manifest import Array
 from rhoselect.errors import DataError, shortened
-from rhoselect.importers.arrays import reshaped
-from rhoselect.importers.leftovers import Seen
-from rhoselect.importers.source import Options, image_inputs
-from rhoselect.importers.table_rows import Rows, check_complete
-from rhoselect.importers.text import tokenize
+from rhoselect.sources.arrays import reshaped
+from rhoselect.sources.leftovers import Seen
+from rhoselect.sources.source import Options, image_inputs
+from rhoselect.sources.table_rows import Rows, check_complete
+from rhoselect.sources.text import tokenize
 
 PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
 """How PNG and JPEG files begin."""

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from rhoselect.data.base import Labels
 from rhoselect.data.manifest import Array
 from rhoselect.errors import DataError, listed, shortened
-from rhoselect.importers.table_rows import Rows, check_complete, trimmed
+from rhoselect.sources.table_rows import Rows, check_complete, trimmed
 
 FEW_CLASSES = 20
 HUB_KEY = b"huggingface"
