@@ -45,7 +45,7 @@ def test_every_point_has_its_labels_and_irreducible_loss(
     assert clean is not None
     assert table["clean_label"].to_pylist() == clean.tolist()
     origins = train.origins(train.indices)
-    assert origins is not None and set(origins.source) == {"train"}
+    assert set(origins.source) == {"train"}
     assert table["source"].to_pylist() == origins.source.tolist()
     assert table["source_row"].to_pylist() == origins.row.tolist() != table["index"].to_pylist()
     assert table["label_name"].null_count == len(table), "these classes have no names"

@@ -66,7 +66,7 @@ TABLES = [
     csv("ragged", both("text,label\na,b,1\n"), r"cannot be read as a table: .*Expected 2 columns"),
     csv(
         "words among features",
-        both("a,b,kind\n1,n/a,rose\n2,3,lily\n"),
+        both("a,b,kind\n1,n/a,rose\n2,3,lily\n", "a,b,kind\n1,2,rose\n"),
         r"train\.csv: row 0: got 'n/a' in 'b', .*allowed numbers",
         *("--columns", "a,b,kind"),
     ),

@@ -119,7 +119,6 @@ def test_shards_come_when_they_are_read_and_stay(
     assert dataset.fingerprint == ArrowDataset.open(folder).fingerprint
     same_points(open_data(config(server.port, tmp_path)).split("train"), folder, np.arange(ROWS))
     found = points.origins(np.array([3, 1]))
-    assert found is not None
     assert (found.source.tolist(), found.row.tolist()) == (["train", "train"], [3, 1])
 
 

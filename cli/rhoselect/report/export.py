@@ -86,8 +86,8 @@ class Exporter:
         labels, origins = train.labels(indices), train.origins(indices)
         return {
             "index": indices,
-            "source": nameless if origins is None else origins.source,
-            "source_row": unknown if origins is None else origins.row,
+            "source": origins.source,
+            "source_row": origins.row,
             "label": labels,
             "label_name": nameless if self.names is None else self.names[labels],
             "clean_label": unknown if clean is None else clean,

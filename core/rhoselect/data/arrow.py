@@ -158,10 +158,10 @@ class DatasetPoints(SplitPoints):
             found |= (start <= originals) & (originals < stop)
         return found
 
-    def origins(self, indices: Indices) -> Origins | None:
-        """By the table that the import left beside the shards; None of an older data set's."""
+    def origins(self, indices: Indices) -> Origins:
+        """By the table that the import left beside the shards; data sets of 0.1 have none."""
         table = self._shards.origins
-        return None if table is None else origins_of(table, indices)
+        return Origins.unknown(len(indices)) if table is None else origins_of(table, indices)
 
     def originals(self, indices: Indices) -> Indices:
         """Only train has duplicates."""

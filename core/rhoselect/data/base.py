@@ -21,11 +21,17 @@ Span = tuple[int, int]
 
 class Origins(NamedTuple):
     """Where C points came from: ``source`` [C] is the name of a file, a key or a split as the
-    source has it, None of a point that the import made; ``row`` [C] which row of it, from 0, masked
-    where the point is all of it."""
+    source has it, None where not known and of a point that the import made; ``row`` [C] which row
+    of it, from 0, masked where there is none: a file or a key may be one point."""
 
     source: npt.NDArray[np.object_]
     row: np.ma.MaskedArray[Any, np.dtype[np.int64]]
+
+    @classmethod
+    def unknown(cls, count: int) -> Origins:
+        """Those of ``count`` points of which nothing is known."""
+        nothing = np.zeros(count, np.int64)
+        return cls(np.full(count, None), np.ma.MaskedArray(nothing, mask=True))
 
 
 class SplitPoints(ABC):
@@ -91,9 +97,9 @@ class SplitPoints(ABC):
         """Which of ``indices`` [C] were made of two points of different classes."""
         return np.zeros(len(indices), bool)
 
-    def origins(self, indices: Indices) -> Origins | None:
-        """Where ``indices`` [C] came from; None if that is not known. Raises DataError."""
-        return None
+    def origins(self, indices: Indices) -> Origins:
+        """Where ``indices`` [C] came from. Raises DataError."""
+        return Origins.unknown(len(indices))
 
     def originals(self, indices: Indices) -> Indices:
         """The index [C] that each of ``indices`` [C] is a duplicate of; mostly itself."""

@@ -59,8 +59,7 @@ class TorchDataset:
         self.path = path
         self.input_shape: tuple[int, ...] = tuple(_item(path, self._parts["train"], 0)[0].shape)
         named = getattr(self._parts["train"], "classes", None)
-        names = isinstance(named, Sequence)
-        self.class_names = tuple(map(str, named)) if names else None
+        self.class_names = tuple(map(str, named)) if isinstance(named, Sequence) else None
         self.classes = self._classes()
         header = json.dumps([path, dict(args), lengths], sort_keys=True, default=str)
         self.fingerprint = self._fingerprint(header)

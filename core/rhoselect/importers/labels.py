@@ -49,11 +49,13 @@ def class_count(
     return greatest + 1 if classes is None else classes
 
 
-def occurring_names(parts: Mapping[str, Columns], names: Sequence[str] | None) -> list[str]:
+def occurring_names(parts: Mapping[str, Columns], names: Sequence[str] | None) -> list[str] | None:
     """The names of the labels that occur, in their order: the numbers that they were, if they have
-    no names."""
+    no names and get other numbers."""
     values = np.unique(np.concatenate([part.labels for part in parts.values()])).tolist()
-    known = {} if names is None else dict(enumerate(names))
+    if names is None and values == list(range(len(values))):
+        return None
+    known = dict(enumerate(names or ()))
     return [known.get(value, str(value)) for value in values]
 
 

@@ -24,7 +24,6 @@ from rhoselect.data.manifest import FILE_NAME, Array, Encoding, Inputs, Kind, Ma
 from rhoselect.errors import DataError
 from rhoselect.importers.columns import (
     Columns,
-    Splits,
     checked_columns,
     encoded,
     images,
@@ -34,7 +33,7 @@ from rhoselect.importers.labels import class_count, gap_notes, occurring_names, 
 from rhoselect.importers.mix import Mixed, apply_recipe
 from rhoselect.importers.origins import joined_origins, write_origins
 from rhoselect.importers.recipe import Recipe
-from rhoselect.sources.source import Found
+from rhoselect.sources.source import Found, Splits
 
 SHARD_BYTES = 256 << 20
 

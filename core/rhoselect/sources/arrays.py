@@ -146,7 +146,10 @@ def reshaped(where: str, rows: Array, shape: Sequence[int] | None) -> Array:
     shape."""
     count, size = rows.shape
     if shape is None and rows.dtype == np.uint8:
-        raise DataError(f"{where}: got bytes without a shape; give --shape, as in 3,32,32")
+        raise DataError(
+            f"{where}: got bytes without a shape; give --shape, as in 3,32,32, or --encoding png or"
+            " jpeg if they are files of images"
+        )
     if shape is not None and math.prod(shape) != size:
         raise DataError(
             f"{where}: got {size} values an input, allowed {math.prod(shape)} by --shape"

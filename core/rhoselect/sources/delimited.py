@@ -49,6 +49,7 @@ def _table(path: Path, delimiters: str, quotes: bool) -> pa.Table:
     """All columns as words. Raises DataError."""
     try:
         content = gunzip(path) if path.suffix == ".gz" else path.read_bytes()
+        _check_bytes(path, content)
         delimiter, names = _head(content, delimiters, quotes)
         table = pacsv.read_csv(
             pa.BufferReader(content),
@@ -74,14 +75,24 @@ def _table(path: Path, delimiters: str, quotes: bool) -> pa.Table:
     return table.rename_columns(names)
 
 
+def _check_bytes(path: Path, content: bytes) -> None:
+    """Raises DataError for a NUL byte, which Arrow's reader may misread without a word."""
+    if (place := content.find(b"\0")) >= 0:
+        line = content.count(b"\n", 0, place) + 1
+        raise DataError(
+            f"source {path}: line {line}: got a NUL byte, allowed text in UTF-8; if this is UTF-16,"
+            " make it UTF-8, as with iconv -f UTF-16 -t UTF-8"
+        )
+
+
 def _head(content: bytes, delimiters: str, quotes: bool) -> tuple[str, list[str]]:
     """The delimiter and the columns' names, by the first line."""
     head = content[:HEAD_BYTES].decode("utf-8-sig", "replace")
     line = next(iter(head.splitlines()), "")
     delimiter = next((sign for sign in delimiters if sign in line), delimiters[0])
-    quoting = csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE
-    rows = csv.reader(io.StringIO(head), delimiter=delimiter, quoting=quoting)
-    return delimiter, next(rows, [])
+    if not quotes:
+        return delimiter, line.split(delimiter)
+    return delimiter, next(csv.reader(io.StringIO(head), delimiter=delimiter), [])
 
 
 def _block_bytes(content: bytes) -> int:

@@ -40,14 +40,14 @@ def found_in(
     inputs, label = _chosen(where, first.table.column_names, options.columns)
     rows = joined(where, parts, [*inputs, label], options, words)
     values = label_values(where, rows, label)
-    there, labelled = np.unique(rows.splits).tolist(), labelled_splits(rows.splits, values)
-    bare = listed(name for name in there if name not in labelled)
-    found = match_splits(labelled, f"{where} (without labels: {bare})", options.test)
+    there, labelled = set(rows.splits.tolist()), labelled_splits(rows.splits, values)
+    bare = sorted(there - labelled)
+    hint = f" (without labels: {listed(bare)})" if bare else ""
+    found = match_splits(labelled, where + hint, options.test)
     kept = np.isin(rows.splits, list(found.values()))
     rows, values = rows.taken(kept), values.filter(kept)
     labels, names = numbered(where, rows, values, found["train"], label)
-    splits: dict[str, tuple[Array, Array]] = {}
-    origins = {}
+    splits, origins = dict[str, tuple[Array, Array]](), {}
     for ours, theirs in found.items():
         mask = rows.splits == theirs
         some = rows.taken(mask)

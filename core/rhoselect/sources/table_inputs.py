@@ -27,7 +27,8 @@ ALLOWED = (
 
 def are_texts(rows: Rows, names: Sequence[str]) -> bool:
     """Whether the inputs are one column of words."""
-    return len(names) == 1 and pa.types.is_large_string(rows.table.column(names[0]).type)
+    kinds = [rows.table.column(name).type for name in names]
+    return len(kinds) == 1 and bool(pa.types.is_large_string(kinds[0]))
 
 
 def inputs_of(where: str, rows: Rows, names: Sequence[str], options: Options, seen: Seen) -> Array:
@@ -60,7 +61,8 @@ def inputs_of(where: str, rows: Rows, names: Sequence[str], options: Options, se
 
 def _is_number(kind: pa.DataType) -> bool:
     t = pa.types
-    return t.is_integer(kind) or t.is_floating(kind) or t.is_decimal(kind) or t.is_boolean(kind)
+    tests = (t.is_integer, t.is_floating, t.is_decimal, t.is_boolean)
+    return any(test(kind) for test in tests)
 
 
 def _features(where: str, rows: Rows, names: Sequence[str], shape: Sequence[int] | None) -> Array:

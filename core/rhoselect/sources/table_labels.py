@@ -48,13 +48,13 @@ def label_values(where: str, rows: Rows, name: str) -> pa.ChunkedArray:
         raise DataError(f"{where}: labels: {error}; allowed integers of 64 bits") from None
 
 
-def labelled_splits(splits: Array, values: pa.ChunkedArray) -> list[str]:
+def labelled_splits(splits: Array, values: pa.ChunkedArray) -> set[str]:
     """The splits that have labels: not all missing or negative, as those of GLUE's test are."""
     if pa.types.is_integer(values.type):
         known = pc.fill_null(pc.greater_equal(values, 0), False)
     else:
         known = values.is_valid()
-    return np.unique(splits[known.to_numpy()]).tolist()
+    return set(splits[known.to_numpy()].tolist())
 
 
 def numbered(

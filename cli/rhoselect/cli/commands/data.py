@@ -12,7 +12,7 @@ from rich.console import Console
 
 from rhoselect import config as configuration
 from rhoselect.cli.import_options import columns_in, duplicates_in, pairs_in, relevance_in, shape_in
-from rhoselect.data import ArrowDataset, Encoding, Manifest, Origins, open_arrow
+from rhoselect.data import ArrowDataset, Encoding, Manifest, open_arrow
 from rhoselect.errors import ConfigError, listed
 from rhoselect.importers import KINDS, import_dataset
 
@@ -196,16 +196,12 @@ def _point(dataset: ArrowDataset, index: int) -> str:
     points, at = dataset.split(split), np.array([index])
     label, names = int(points.labels(at)[0]), dataset.class_names
     named = f"{label} ({names[label]})" if names else f"{label}"
-    return f"{split}, label {named}, {_origin(points.origins(at))}"
-
-
-def _origin(found: Origins | None) -> str:
-    if found is None:
-        return "origin not known: import the data again"
-    source, row = found.source[0], found.row[0]
+    [source], [row] = points.origins(at)
     if source is None:
-        return "made by the import"
-    return f"from {source}" if row is np.ma.masked else f"from {source}, row {row}"
+        origin = "made by the import" if points.ambiguous(at)[0] else "origin not known"
+    else:
+        origin = f"from {source}" if row is np.ma.masked else f"from {source}, row {row}"
+    return f"{split}, label {named}, {origin}"
 
 
 def _used(columns: Sequence[str]) -> str:
