@@ -88,9 +88,10 @@ def test_strangers_do_not_get_into_a_cluster_of_ours(ray_session: None, tmp_path
 
 
 def test_a_folder_of_another_user_is_not_taken_for_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert Path(machine.own_folder("x")).parent.stat().st_mode & 0o077 == 0
+    with machine.scratch("x") as folder:
+        assert (folder.stat().st_mode | folder.parent.stat().st_mode) & 0o077 == 0
     stranger = 2**31 + secrets.randbelow(2**30)
     monkeypatch.setattr(os, "getuid", lambda: stranger)
-    with pytest.raises(ConfigError, match="belongs to someone else"):
-        machine.own_folder("x")
+    with pytest.raises(ConfigError, match="belongs to someone else"), machine.scratch("x"):
+        pass
     Path(f"/tmp/rhoselect-{stranger}").rmdir()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import select
-import shutil
 import signal
 import stat
 import subprocess
@@ -79,7 +78,10 @@ def test_it_dies_with_an_owner_that_is_killed(tmp_path: Path) -> None:
         finally:
             os.close(process)
             owner.wait(10.0)
-    shutil.rmtree(socket_of(url).parent)
+    left = socket_of(url).parent
+    assert left.exists()
+    with EmbeddedServer(tmp_path / "log"):
+        assert not left.exists(), "the next one removes what a killed one left"
 
 
 def test_a_server_on_the_path_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,11 +106,11 @@ def test_a_server_that_fails_shows_its_last_words(
     binary.write_text("#!/bin/sh\necho starting\necho no more room\necho\nexit 1\n")
     binary.chmod(0o700)
     monkeypatch.setattr(module, "find_server", lambda: str(binary))
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    server = EmbeddedServer(tmp_path / "log")
     with pytest.raises(QueueConfigError, match="did not start: no more room") as caught:
-        EmbeddedServer(tmp_path / "log").__enter__()
+        server.__enter__()
     assert "\n" not in str(caught.value)
-    assert not list(tmp_path.glob("rho-*"))
+    assert not socket_of(server.url).parent.exists()
 
 
 def test_its_locale_is_one_that_every_machine_has(
@@ -134,15 +136,15 @@ def test_a_server_that_never_answers_is_given_up(
         EmbeddedServer(tmp_path / "log", timeout_s=0.1).__enter__()
 
 
-def test_a_temporary_folder_too_long_for_a_socket(
+def test_a_temporary_folder_may_be_too_long_for_a_socket(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """As a batch system gives one for each job."""
     folder = tmp_path / ("x" * 100)
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    with pytest.raises(QueueConfigError, match="TMPDIR: got"):
-        EmbeddedServer(tmp_path / "log").__enter__()
-    assert not list(folder.iterdir())
+    with EmbeddedServer(tmp_path / "log") as server:
+        assert ping(server.url)
 
 
 def test_one_that_was_killed_comes_back_at_its_address(tmp_path: Path) -> None:

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import secrets
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
-from pathlib import Path
 from typing import TypeVar
 
 from rhoselect.inputs import RunInputs
@@ -22,6 +20,7 @@ from rhoselect.models.replica import Replica
 from rhoselect.planning.peers import Peer
 from rhoselect.queue import SelectionQueue
 from rhoselect.queue.redis import RedisQueue, check_server
+from rhoselect.runtime.machine import scratch
 from rhoselect.runtime.queue_address import queue_url
 from rhoselect.runtime.queue_server import EmbeddedServer
 from rhoselect.scorer.pusher import Pusher
@@ -72,8 +71,8 @@ def redis_queue(inputs: RunInputs) -> Iterator[RedisQueue]:
     with ExitStack() as stack:
         url = queue_url(config)
         if url is None:
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="rho-plan-"))
-            url = stack.enter_context(EmbeddedServer(Path(folder) / "server.log")).url
+            folder = stack.enter_context(scratch("plan"))
+            url = stack.enter_context(EmbeddedServer(folder / "server.log")).url
         check_server(url)
         expiry_s = 60 * PATIENCE_S
         queue = RedisQueue(url, secrets.token_hex(8), 0, config.lease_s, expiry_s, PATIENCE_S)

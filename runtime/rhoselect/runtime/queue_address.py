@@ -12,6 +12,7 @@ from rhoselect.config import Config, QueueConfig
 from rhoselect.errors import ConfigError
 from rhoselect.queue.redis import server_name
 from rhoselect.queue.redis.backend import RedisQueue
+from rhoselect.runtime.machine import ray_folder
 
 PASSWORD_VARIABLE = "RHOSELECT_QUEUE_PASSWORD"
 REACH_S = 5.0
@@ -107,12 +108,14 @@ def _tls(config: QueueConfig, scheme: str) -> dict[str, str]:
 
 
 def check_cluster(config: Config) -> None:
-    """Raise ConfigError unless a run's actors can reach the cluster, the queue and the weights.
+    """Raise ConfigError unless a run's actors can reach the cluster, the queue and the weights, and
+    a cluster of the run's own has a place for its sockets.
 
     Ray itself goes on trying an address for minutes. "local" and "auto" name none to ask.
     """
     address = config.cluster.address
     if address == "local":
+        ray_folder()
         return
     if config.queue.url == "embedded" or config.snapshots.transport == "shm":
         raise ConfigError(

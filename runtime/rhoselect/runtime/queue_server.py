@@ -8,9 +8,9 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -18,9 +18,7 @@ from urllib.parse import quote
 
 from rhoselect.errors import QueueConfigError
 from rhoselect.queue.redis import ping
-
-SOCKET_PATH_BYTES = 107
-"""The kernel's limit for the path of a Unix socket, its final NUL not counted."""
+from rhoselect.runtime.machine import scratch
 
 # Runs the server so that the kernel ends it (SIGTERM) when its owner dies, however it dies. A
 # process of its own does this, as code between fork and exec is not safe beside torch's threads.
@@ -64,24 +62,14 @@ class EmbeddedServer:
     def __enter__(self) -> Self:
         assert threading.current_thread() is threading.main_thread(), "see the class docstring"
         self._binary = find_server()
-        self._folder = Path(tempfile.mkdtemp(prefix="rho-"))  # mode 0700
-        self._socket = self._folder / "queue.sock"
-        try:
-            if len(os.fsencode(self._socket)) > SOCKET_PATH_BYTES:
-                raise QueueConfigError(
-                    f"TMPDIR: got {self._folder.parent}, too long for the path of a socket"
-                    f" ({SOCKET_PATH_BYTES} bytes at most); set TMPDIR to a shorter folder"
-                )
+        with ExitStack() as stack:
+            self._folder = stack.enter_context(scratch("queue"))  # mode 0700
+            self._socket = self._folder / "queue.sock"
             self.url = f"unix://{quote(str(self._socket))}"
             self._process = self._start()
-        except BaseException:
-            shutil.rmtree(self._folder)
-            raise
-        try:
+            stack.callback(self._stop)
             self._await_ready()
-        except BaseException:
-            self._stop()
-            raise
+            self._running = stack.pop_all()
         return self
 
     def revive(self) -> None:
@@ -102,7 +90,7 @@ class EmbeddedServer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._stop()
+        self._running.close()
 
     @property
     def pid(self) -> int:
@@ -150,4 +138,3 @@ class EmbeddedServer:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        shutil.rmtree(self._folder)
