@@ -1,4 +1,5 @@
-"""SIGINT (Ctrl-C) and SIGTERM (a preemption notice) stop a run in order, with a checkpoint."""
+"""Signals that end a command in order: SIGINT (Ctrl-C), SIGTERM (a preemption notice) and SIGHUP (a
+terminal that closes). A run stops with a checkpoint. Under nohup SIGHUP is ignored."""
 
 from __future__ import annotations
 
@@ -13,7 +14,37 @@ from rhoselect.errors import RhoError, RunStopped
 from rhoselect.runtime.run import Run
 from rhoselect.trainer.control import REQUEST_S
 
-NUMBERS = (signal.SIGINT, signal.SIGTERM)
+Handler = Callable[[int, FrameType | None], object]
+
+
+@contextmanager
+def handled(handler: Handler) -> Iterator[None]:
+    """Have ``handler`` called for the signals of this module until the block ends.
+
+    Outside the main thread, which alone can handle signals, nothing happens. When a terminal
+    closes, what is written to it from then on goes nowhere, as each write would be an error.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    terminals = [number for number in (0, 1, 2) if os.isatty(number)]  # after a hang-up none is
+
+    def hang_up(number: int, frame: FrameType | None) -> None:
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for terminal in terminals:
+            os.dup2(nowhere, terminal)
+        os.close(nowhere)
+        handler(number, frame)
+
+    handlers: dict[int, Handler] = {signal.SIGINT: handler, signal.SIGTERM: handler}
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        handlers[signal.SIGHUP] = hang_up
+    before = {number: signal.signal(number, each) for number, each in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, each in before.items():
+            signal.signal(number, each)
 
 
 class Stopper:
@@ -32,8 +63,11 @@ class Stopper:
             threading.Thread(target=self._stop, daemon=True).start()
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        """The handler of ``NUMBERS``."""
+        """Handle the first signal, or the second one. A closing terminal and its shell may both
+        send SIGHUP, beside a SIGTERM, so it is never the second one."""
         if self.signal is not None:
+            if number == signal.SIGHUP:
+                return
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         self.signal = number
@@ -60,16 +94,10 @@ def stopping(print_line: Callable[[str], None]) -> Iterator[Callable[[Run], None
     the main thread, which alone can handle signals, nothing happens.
     """
     stopper = Stopper(print_line)
-    if threading.current_thread() is not threading.main_thread():
-        yield stopper.stop_at_signal
-        return
-    before = {number: signal.signal(number, stopper.handle) for number in NUMBERS}
-    try:
-        yield stopper.stop_at_signal
-    except RunStopped as stopped:
-        if stopper.signal is not None:
-            stopped.exit_code = 128 + stopper.signal
-        raise
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with handled(stopper.handle):
+        try:
+            yield stopper.stop_at_signal
+        except RunStopped as stopped:
+            if stopper.signal is not None:
+                stopped.exit_code = 128 + stopper.signal
+            raise

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 from typing import Annotated
 
 import typer
 
 from rhoselect.cli.commands.running import Running, on_running_run
+from rhoselect.cli.signals import handled
 from rhoselect.service.connect import channel_of
 
 
@@ -34,9 +34,7 @@ def scorer(
     from rhoselect.service.remote_scorer import attach, score
 
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-    with channel_of(run.target) as channel:
+    with handled(lambda *_: stop.set()), channel_of(run.target) as channel:
         attached, inputs = attach(channel, run.target.run, sets or [])
         slot = attached.slot
         run.answer(f"scorer {slot} of run {attached.session.run_id}", {"slot": slot})
