@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 
 from support import DEADLINE_S, Result, hashes, made, rhoctl, start
+from warm import Process
 
 STEPS = 400
 
@@ -95,10 +96,12 @@ def undisturbed(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def test_a_run_outlives_a_scorer_and_its_trainer(
     ray_session: None, tiny_config: Path, tmp_path: Path, undisturbed: tuple[str, str]
 ) -> None:
-    run = Run(tmp_path / "run")
+    run, watching = Run(tmp_path / "run"), list[Process]()
 
     def fault() -> None:
         run.reach(20)
+        watching.append(start("watch", run.path))
+        assert watching[0].stdout.readline()
         run.kill("scorer-1")
         run.reach(newest_step(run.path) + 20)
         run.kill("trainer")
@@ -110,6 +113,8 @@ def test_a_run_outlives_a_scorer_and_its_trainer(
     assert "Traceback" not in result.err
     assert not (run.path / "summary.json").exists()
     assert checkpoints(run.path), "the last checkpoint survives"
+    _, said = watching[0].communicate(timeout=DEADLINE_S)
+    assert watching[0].returncode == 1 and said == result.err, "who watched it knows"
 
     made("train", "--resume", "--run-dir", run.path, "--workers", "1")
     assert hashes(run.path) == undisturbed

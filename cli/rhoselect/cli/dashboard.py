@@ -103,14 +103,15 @@ def state_name(worker: pb.WorkerStatus) -> str:
 
 
 def _facts(run: pb.RunStatus, before: pb.RunStatus | None) -> Table:
-    since = before or pb.RunStatus()
-    seconds = max(run.wall_seconds - since.wall_seconds, 1e-9)
+    since, seconds = before or pb.RunStatus(), _seconds(run, before)
     table = Table.grid(padding=(0, 1))
     table.add_row("test accuracy", _text(run.accuracy, ".4f"))
     table.add_row("training loss", _text(run.loss, ".3f"))
-    table.add_row("steps/s", f"{(run.step - since.step) / seconds:,.1f}")
-    table.add_row("points/s", f"{(run.scored_points - since.scored_points) / seconds:,.0f}")
-    table.add_row("trainer waits", f"{(run.wait_seconds - since.wait_seconds) / seconds:.0%}")
+    table.add_row("steps/s", _text((run.step - since.step) / seconds, ",.1f"))
+    points = run.scored_points - since.scored_points
+    table.add_row("points/s", _text(points / seconds, ",.0f"))
+    waited = run.wait_seconds - since.wait_seconds
+    table.add_row("trainer waits", _text(waited / seconds, ".0%"))
     table.add_row("lag", str(run.lag))
     return table
 
@@ -141,16 +142,27 @@ def _queue(run: pb.RunStatus) -> Table:
 
 def _workers(run: pb.RunStatus, before: pb.RunStatus | None) -> Table:
     earlier = {w.pid: w.scored_points for w in before.workers} if before else {}
-    seconds = max(run.wall_seconds - (before.wall_seconds if before else 0.0), 1e-9)
+    seconds = _seconds(run, before)
     table = Table("worker", "state", "pid", "restarts", "points/s", box=None, padding=(0, 2))
     for worker in run.workers:
         rate = (worker.scored_points - earlier.get(worker.pid, 0)) / seconds
         name = state_name(worker)
         state = Text(name, COLOURS.get(name, ""))
         table.add_row(
-            str(worker.slot), state, str(worker.pid or "-"), str(worker.restarts), f"{rate:,.0f}"
+            str(worker.slot),
+            state,
+            str(worker.pid or "-"),
+            str(worker.restarts),
+            _text(rate, ",.0f"),
         )
     return table
+
+
+def _seconds(run: pb.RunStatus, before: pb.RunStatus | None) -> float:
+    """The time of the run since the look ``before``; NaN in a pause, which is not its time, and
+    while a step lasts, after which the run tells its time."""
+    seconds = run.wall_seconds - (before.wall_seconds if before else 0.0)
+    return seconds if seconds > 0 and not run.paused else math.nan
 
 
 def _known(value: float) -> float | None:

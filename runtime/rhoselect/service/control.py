@@ -11,7 +11,7 @@ import json
 import os
 import secrets
 from collections.abc import AsyncIterator, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import zip_longest
@@ -19,13 +19,13 @@ from pathlib import Path
 
 import grpc
 
-from rhoselect.errors import ConfigError
+from rhoselect.errors import ConfigError, RhoError, RunStopped
 from rhoselect.inputs import RunInputs
 from rhoselect.metrics import STALENESS_STEPS
 from rhoselect.protos import control_pb2 as pb
 from rhoselect.protos import control_pb2_grpc
 from rhoselect.runtime.run import Run
-from rhoselect.service.channel import FILE_NAME, pid_namespace
+from rhoselect.service.channel import FILE_NAME
 from rhoselect.service.errors import errors_to_status
 from rhoselect.service.security import Security
 from rhoselect.service.server import Host, Service
@@ -42,28 +42,34 @@ MOST_POINTS = 10_000
 def controlled(run: Run, inputs: RunInputs) -> Iterator[None]:
     """Serve the control of ``run`` within the block. Raises ConfigError if it cannot be served."""
     config = inputs.config.service
-    security, token_file = Security.of_server(config), config.token_file
-    if security.token is None:
-        security, token_file = _with_token(security, run.folder)
     control, snapshots = Control(run, inputs), Snapshots(run, inputs)
     services = [control.service, snapshots.service]
-    with (
-        closing(snapshots),
-        Host(services, config.address, security) as host,
-        control.found(host, token_file),
-    ):
+    with ExitStack() as stack:
+        stack.enter_context(closing(snapshots))
+        security, token_file = Security.of_server(config), config.token_file
+        if security.token is None:
+            token, token_file = stack.enter_context(_token(run.folder))
+            security = replace(security, token=token)
+        host = stack.enter_context(Host(services, config.address, security))
+        stack.enter_context(control.found(host, token_file))
         yield
 
 
-def _with_token(security: Security, folder: RunFolder) -> tuple[Security, str]:
-    """With a token made for this run, and the file that has it."""
+@contextmanager
+def _token(folder: RunFolder) -> Iterator[tuple[str, str]]:
+    """A token made for this run, and the file that has it until the block ends."""
     path = folder.path / "logs" / "control.token"
     token = secrets.token_urlsafe(32)
     with writing(folder):
         path.unlink(missing_ok=True)
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(token + "\n")
-    return replace(security, token=token), str(path)
+    try:
+        yield token, str(path)
+    finally:
+        with suppress(OSError):
+            if path.read_text().strip() == token:  # not a newer trainer's
+                path.unlink()
 
 
 class Control(control_pb2_grpc.ControlServicer):
@@ -72,6 +78,7 @@ class Control(control_pb2_grpc.ControlServicer):
     def __init__(self, run: Run, inputs: RunInputs) -> None:
         self._run, self._inputs = run, inputs
         self._over = asyncio.Event()
+        self._failure: RhoError | None = None
 
     @property
     def service(self) -> Service:
@@ -81,14 +88,13 @@ class Control(control_pb2_grpc.ControlServicer):
     @contextmanager
     def found(self, host: Host, token_file: str | None) -> Iterator[None]:
         """Write ``host``'s address into the run folder for the block, so that operators find it.
-        At its end, end all Watch calls. ``token_file`` holds the token that operators must send.
-        Raises StorageError."""
+        At its end, end all Watch calls, with the error of a run that failed. ``token_file`` holds
+        the token that operators must send. Raises StorageError."""
         folder = self._run.folder
         path = folder.path / FILE_NAME
         entry = {
             "address": host.address,
             "pid": os.getpid(),
-            "pid_namespace": pid_namespace(),
             "run_id": folder.run_id,
             "generation": folder.generation,
             "token_file": None if token_file is None else str(Path(token_file).absolute()),
@@ -99,6 +105,11 @@ class Control(control_pb2_grpc.ControlServicer):
             put(folder, path, lambda beside: beside.write_text(text))
         try:
             yield
+        except RunStopped:
+            raise
+        except RhoError as error:
+            self._failure = error
+            raise
         finally:
             host.loop.call_soon_threadsafe(self._over.set)
             with suppress(OSError, ValueError):
@@ -124,6 +135,8 @@ class Control(control_pb2_grpc.ControlServicer):
                 yield pb.WatchResponse(status=await asyncio.to_thread(self._look))
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._over.wait(), interval_s)
+            if self._failure is not None:
+                raise self._failure
 
     async def Pause(
         self, request: pb.PauseRequest, context: grpc.aio.ServicerContext

@@ -138,11 +138,12 @@ class Session:
 
 
 def check_first_step(config: Config, scoring: Scoring, classes: int, step: int) -> None:
-    """Raise UserError unless a session may begin with ``step``."""
+    """Raise UserError unless a session may begin with ``step``. With trainer.steps it has no batch,
+    as in a job that is started again after its last step."""
     steps = config.trainer.steps
-    if not 0 <= step < steps:
-        raise UserError(f"step: got {step}, allowed 0 to {steps - 1}: trainer.steps is {steps}")
-    if step and (config.selection.lag != 0 or scoring.function.initial_state(classes)):
+    if not 0 <= step <= steps:
+        raise UserError(f"step: got {step}, allowed 0 to {steps}: trainer.steps is {steps}")
+    if 0 < step < steps and (config.selection.lag != 0 or scoring.function.initial_state(classes)):
         raise UserError(
             f"step: got {step}, allowed 0 with selection.lag >= 1 or a method with a state: a"
             " resumed loop does not have the old snapshots or the state that they need"

@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -108,6 +109,16 @@ def load(path: Path) -> Checkpoint:
         raise RunFolderError(
             f"checkpoint {path}: cannot be read ({reason}); remove it to resume from the one before"
         ) from None
+
+
+def newest_progress(folder: Path) -> Progress:
+    """The counters of the newest checkpoint, without its tensors; those of step 0 if there is none
+    that can be read."""
+    for path in reversed(checkpoint_paths(folder)):
+        broken = suppress(SafetensorError, OSError, KeyError, ValueError)
+        with broken, safe_open(path, framework="pt") as file:
+            return TypeAdapter(Progress).validate_json((file.metadata() or {})["progress"])
+    return Progress(0)
 
 
 def _split_by_kind(progress: Progress, tensors: Mapping[str, Tensor]) -> Checkpoint:

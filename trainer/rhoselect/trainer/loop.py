@@ -48,7 +48,7 @@ class Trainer:
         self.learner, self._selector, self._evaluator = learner, selector, evaluator
         self.metrics, self._control = metrics, control
         self._clock_start = time.monotonic()
-        self.status = Status(0)
+        self.status = Status(**vars(checkpoints.newest_progress(folder.path)))
         metrics.generation.set(folder.generation)
 
     def run(self) -> Progress:

@@ -24,6 +24,7 @@ from rhoselect.snapshots.ray import RayStore
 from rhoselect.snapshots.shm import SharedMemoryStore
 from rhoselect.status import Status
 from rhoselect.trainer.build import build_trainer, run_trainer
+from rhoselect.trainer.checkpoint import newest_progress
 from rhoselect.trainer.control import Action, StopPoint, TrainerControl
 from rhoselect.trainer.loop import Trainer
 from rhoselect.trainer.runfolder import RunFolder, check_inputs
@@ -104,6 +105,7 @@ class TrainerActor:
         self._run, self._endpoints, self._workers = run, endpoints, workers
         self._trainer: Trainer | None = None
         self._control = TrainerControl()
+        self._before = Status(**vars(newest_progress(run.path)))
 
     def run(self) -> dict[str, Any]:
         """Train to the end and return the summary."""
@@ -126,7 +128,9 @@ class TrainerActor:
 
     def status(self) -> Status:
         """A look at the run."""
-        return self._trainer.look() if self._trainer else Status(0, paused=self._control.paused)
+        if self._trainer is None:  # it is still being built
+            return replace(self._before, paused=self._control.paused)
+        return self._trainer.look()
 
     def share(self, workers: int) -> None:
         """There are ``workers`` scorers from now on."""

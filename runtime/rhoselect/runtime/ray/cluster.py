@@ -13,7 +13,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
@@ -25,7 +25,7 @@ from rhoselect.config import Config
 from rhoselect.errors import ConfigError, RunError
 from rhoselect.inputs import RunInputs
 from rhoselect.metrics import Metrics, withdraw
-from rhoselect.runtime.machine import own_folder, versions
+from rhoselect.runtime.machine import ray_folder, scratch, versions
 from rhoselect.runtime.queue_address import queue_url
 from rhoselect.runtime.queue_server import EmbeddedServer
 from rhoselect.runtime.ray import placement
@@ -35,6 +35,7 @@ from rhoselect.runtime.ray.run import ClusterRun
 from rhoselect.runtime.run import Watch
 from rhoselect.snapshots.ray import start_board
 from rhoselect.snapshots.shm import SharedMemoryStore
+from rhoselect.trainer.resuming import how_to_resume
 from rhoselect.trainer.runfolder import RunFolder
 
 POLL_S = 0.2
@@ -65,7 +66,7 @@ def _run_actors(
     watch: Watch,
     server: EmbeddedServer | None,
 ) -> dict[str, Any]:
-    how = f"rhoctl train --resume --run-dir {folder.path}"
+    how = how_to_resume(folder.path)
     trainer = _start_trainer(config, folder, endpoints, workers)
     metrics = Metrics("driver")
     metrics.serve(config.metrics, folder.path, "driver")
@@ -74,7 +75,7 @@ def _run_actors(
         stores = partial(endpoints.snapshots, writer=False)
         run = ClusterRun(folder, trainer, fleet, queue, stores)
         try:
-            with watch(run):
+            with watch(run), _told(folder, how):
                 placement.wait_for_actors(config, {"trainer": trainer, **fleet.actors()})
                 done = trainer.run.remote()
                 while True:
@@ -88,11 +89,18 @@ def _run_actors(
                     fleet.look()
                     metrics.observe_workers(*fleet.states())
                     run.refresh()
-        except RayError as error:
-            raise failure(error, "the trainer", folder, how) from None
         finally:
             ray.kill(trainer)
             run.close()
+
+
+@contextmanager
+def _told(folder: RunFolder, how: str) -> Iterator[None]:
+    """Turn Ray's errors about the trainer into those for users."""
+    try:
+        yield
+    except RayError as error:
+        raise failure(error, "the trainer", folder, how) from None
 
 
 @contextmanager
@@ -167,9 +175,11 @@ def ray_session(address: str, workers: int) -> Iterator[None]:
         cpus = max(os.cpu_count() or 1, workers + 1)
         options |= {"num_cpus": cpus, "include_dashboard": False}
         options |= {"_system_config": {"worker_niceness": 0}}
-        if "RAY_TMPDIR" not in os.environ:
-            options |= {"_temp_dir": own_folder("ray")}
-    with _own_token() if address == "local" else nullcontext(), _initialised(address, options):
+    with ExitStack() as stack:
+        if address == "local":
+            options["_temp_dir"] = str(stack.enter_context(scratch("ray", ray_folder())))
+            stack.enter_context(_own_token())
+        stack.enter_context(_initialised(address, options))
         yield
 
 
@@ -190,6 +200,9 @@ def _own_token() -> Iterator[None]:
 @contextmanager
 def _initialised(address: str, options: dict[str, Any]) -> Iterator[None]:
     terminated = signal.getsignal(signal.SIGTERM)
+    # Ray's processes inherit this. A hang-up is for this process, which still needs them to end in
+    # order.
+    unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     try:
         ray.init(address=address, **options)
     except Exception as error:  # Ray raises no more special one when a node does not start
@@ -198,9 +211,14 @@ def _initialised(address: str, options: dict[str, Any]) -> Iterator[None]:
             f"cluster.address: cannot join {address!r}: {reason}; allowed 'local' or the address of"
             " a running cluster whose token (~/.ray/auth_token) is here, too"
         ) from None
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, terminated)  # which Ray has taken
     try:
         yield
     finally:
-        ray.shutdown()
+        if address == "local":
+            ray.shutdown(wait_for_processes=True)  # their folder is removed next
+        else:
+            ray.shutdown()

@@ -17,6 +17,7 @@ from rhoselect.runtime.ray.fleet import Fleet
 from rhoselect.runtime.run import Worker
 from rhoselect.snapshots import SnapshotReader
 from rhoselect.status import Status
+from rhoselect.trainer.checkpoint import newest_progress
 from rhoselect.trainer.control import REQUEST_S, Action, StopPoint
 from rhoselect.trainer.runfolder import RunFolder
 from rhoselect.types import QueueStats, TopK
@@ -49,7 +50,8 @@ class ClusterRun:
     ) -> None:
         self.folder = folder
         self._trainer, self._fleet, self._queue, self.stores = trainer, fleet, queue, stores
-        self.control, self.latest = RemoteControl(trainer), Status(0)
+        self.control = RemoteControl(trainer)
+        self.latest = Status(**vars(newest_progress(folder.path)))
 
     def refresh(self) -> None:
         """Update ``latest`` if the trainer answers. Raises Ray's errors once it has died."""
