@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from rhoselect.cli import main as cli
 from warm import Process
@@ -69,6 +70,15 @@ def ended_well(process: Process) -> None:
     """Wait for a process that must end with exit code 0."""
     _, errors = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 0, errors
+
+
+def behind_proxy(patch: pytest.MonkeyPatch) -> None:
+    """Set the variables of a proxy that is not there, as a company's machines have them."""
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        patch.setenv(name, "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY", "no_grpc_proxy"):
+        patch.setenv(name, "")  # so that it is put back
+        patch.delenv(name)
 
 
 def hashes(run: Path) -> tuple[str, str]:

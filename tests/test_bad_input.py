@@ -19,7 +19,7 @@ from safetensors import safe_open
 
 from rhoselect.trainer.checkpoint import checkpoint_paths
 from servers import PASSWORD, free_port, tcp_server
-from support import Result, made, rhoctl
+from support import Result, hashes, made, rhoctl
 
 Sets = tuple[str, ...]
 Refuse = Callable[..., None]
@@ -493,6 +493,9 @@ def unfinished(finished: Path, tmp_path: Path) -> Path:
     return path
 
 
+RESUME = ("train", "--resume", "--run-dir")
+
+
 def content(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
@@ -518,12 +521,38 @@ def test_resume_of_a_missing_folder(refuse: Refuse, destination: Path) -> None:
 
 
 def test_resume_of_a_finished_run(finished: Path) -> None:
+    """As a job does that is put into the queue again: it ends quietly."""
     before = content(finished)
-    refused(
-        rhoctl("train", "--resume", "--run-dir", finished),
-        f"run folder {finished}: the run is finished",
-    )
+    assert f"{finished}: is finished, after 2 steps" in made(*RESUME, finished).out
     assert content(finished) == before
+
+
+@pytest.mark.parametrize("lag", [0, 1])
+def test_a_finished_run_goes_on_with_more_steps(
+    tiny_config: Path, tmp_path: Path, lag: int
+) -> None:
+    """It ends as one that was made for as many."""
+    run, long = tmp_path / "run", tmp_path / "long"
+    settings = sets(f"selection.lag={lag}")
+    made("train", tiny_config, "--run-dir", run, *settings, *sets("trainer.steps=7"))
+    made(*RESUME, run, *sets("trainer.steps=20"))
+    made("train", tiny_config, "--run-dir", long, *settings)
+    assert hashes(run) == hashes(long)
+    assert "is finished, after 20 steps" in made(*RESUME, run).out, "its config.toml says so, too"
+
+
+def test_steps_that_a_run_cannot_go_on_to(
+    finished: Path, tiny_config: Path, tmp_path: Path
+) -> None:
+    """Fewer; and more where the rates of the steps taken depend on their number."""
+    run = tmp_path / "cosine"
+    words = sets("trainer.steps=2", "trainer.schedule=cosine")
+    made("train", tiny_config, "--run-dir", run, *words)
+    for path, steps in ((finished, 1), (run, 3)):
+        before = content(path)
+        result = rhoctl(*RESUME, path, *sets(f"trainer.steps={steps}"))
+        refused(result, r"changed configuration: trainer\.steps; allowed .*more trainer\.steps")
+        assert content(path) == before
 
 
 def test_resume_with_a_changed_configuration(unfinished: Path, tiny_config: Path) -> None:
@@ -575,6 +604,14 @@ def test_a_cluster_that_is_not_there(refuse_train: Refuse) -> None:
     address = f"127.0.0.1:{free_port()}"
     there = (f"cluster.address={address}", "snapshots.transport=ray")
     refuse_train(f"cluster.address: got '{address}', .*embedded queue", *there, workers=1)
+
+
+def test_a_folder_that_is_of_no_use_to_ray(
+    refuse_train: Refuse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder, reason in (("/tmp/" + "x" * 90, "bytes too long"), ("/dev/null/x", "Not a dir")):
+        monkeypatch.setenv("RAY_TMPDIR", folder)
+        refuse_train(rf"RAY_TMPDIR: got '{folder}', .*{reason}.*; unset it", workers=1)
 
 
 def test_resume_from_a_broken_checkpoint(unfinished: Path) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -21,11 +23,28 @@ import pytest
 from rich.console import Console
 
 from rhoselect.cli import dashboard
+from rhoselect.inputs import open_inputs
+from rhoselect.metrics import Metrics
 from rhoselect.protos import control_pb2 as pb
 from rhoselect.protos.control_pb2_grpc import ControlStub
+from rhoselect.queue.memory import MemoryQueue
+from rhoselect.runtime.ray.actors import Endpoints, TrainerActor
 from rhoselect.service.connect import Target, control_of
+from rhoselect.snapshots.local import LocalStore
+from rhoselect.trainer.build import build_trainer
+from rhoselect.trainer.runfolder import RunFolder, stored_config
 from servers import free_port
-from support import DEADLINE_S, ended_well, hashes, made, rhoctl, start, until
+from support import (
+    DEADLINE_S,
+    Result,
+    behind_proxy,
+    ended_well,
+    hashes,
+    made,
+    rhoctl,
+    start,
+    until,
+)
 from warm import Process
 
 STEPS = 400
@@ -60,7 +79,7 @@ def test_a_look_does_not_wait_for_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
-def ask(command: str, run: Path, *arguments: str | int) -> Any:
+def ask(command: str, run: Path | str, *arguments: str | int) -> Any:
     """What a command says of a run as JSON."""
     return json.loads(made(*command.split(), run, *map(str, arguments), "--json").out)
 
@@ -73,6 +92,7 @@ def resumed(run: Path) -> tuple[str, str]:
     """The hashes of a stopped run that then went on to its end."""
     assert not (run / "summary.json").exists()
     assert not (run / "control.json").exists()
+    assert not (run / "logs" / "control.token").exists()
     made("train", "--resume", "--run-dir", run)
     evaluated = [json.loads(line)["step"] for line in (run / "eval.jsonl").read_text().splitlines()]
     assert evaluated == list(range(10, STEPS + 1, 10)), "nothing twice, nothing missing"
@@ -85,13 +105,14 @@ class Paused:
 
     run: Path
     step: int
+    pid: int
 
 
 @pytest.fixture(scope="module")
 def paused(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Paused]:
     run = tmp_path_factory.mktemp("paused") / "run"
     with running(tiny_config, run) as process:
-        yield Paused(run, ask("pause", run)["step"])
+        yield Paused(run, ask("pause", run)["step"], process.pid)
         made("stop", run)
         ended_well(process)
 
@@ -128,7 +149,11 @@ def test_scorers_come_and_go(
         found: list[dict[str, Any]] = ask("status", run)["workers"]
         return found
 
+    def sessions() -> list[Path]:
+        return list(Path("/tmp").glob(f"rhoselect-{os.getuid()}/*/session_*_{process.pid}"))
+
     with running(tiny_config, run, 2, "--set", "trainer.scores=false") as process:
+        assert sessions()
         step = ask("pause", run)["step"]
         until(lambda: len(ask("queue peek", run, "-k", 100)["points"]) == 32, process)
         best = ask("queue peek", run, "-k", 8)
@@ -150,13 +175,16 @@ def test_scorers_come_and_go(
         made("scale", run, "--workers", "0")
         made("resume", run)
         ended_well(process)
+    assert not sessions(), "what Ray kept went with it"
     assert hashes(run) == undisturbed
     rows = pq.read_table(run / "steps.parquet", columns=["indices"]).to_pylist()
     assert [point["index"] for point in best["points"]] == rows[best["window"]]["indices"]
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize(("workers", "number"), [(0, signal.SIGTERM), (2, signal.SIGINT)])
+@pytest.mark.parametrize(
+    ("workers", "number"), [(0, signal.SIGTERM), (2, signal.SIGINT), (2, signal.SIGHUP)]
+)
 def test_a_signal_stops_in_order(
     tiny_config: Path,
     tmp_path: Path,
@@ -173,6 +201,53 @@ def test_a_signal_stops_in_order(
     assert (process.returncode, errors) == (128 + number, "")
     assert "continue with: rhoctl train --resume" in out
     assert resumed(run) == undisturbed
+
+
+IN_TERMINAL = """
+import os, sys
+terminal = os.open(sys.argv[1], os.O_RDWR)  # a session without a terminal gets this one
+for number in (0, 1, 2):
+    os.dup2(terminal, number)
+os.close(terminal)
+"""
+UNDER_NOHUP = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)"
+COMMAND = """
+import sys
+from rhoselect.cli.main import run
+sys.exit(run(sys.argv[2:]))
+"""
+
+
+@pytest.mark.timeout(240)
+def test_a_terminal_that_closes_stops_in_order(
+    tiny_config: Path, tmp_path: Path, undisturbed: tuple[str, str]
+) -> None:
+    """After that each write to it is an error."""
+    run = tmp_path / "run"
+    ours, its = os.openpty()
+    arguments = ("train", str(tiny_config), "--run-dir", str(run), *SETS)
+    process = Process("-c", IN_TERMINAL + COMMAND, os.ttyname(its), *arguments)
+    os.close(its)
+    until((run / "control.json").exists, process)
+    made("pause", run)
+    os.close(ours)
+    assert process.wait(DEADLINE_S) == 128 + signal.SIGHUP
+    assert list((run / "checkpoints").iterdir())
+    assert resumed(run) == undisturbed
+
+
+@pytest.mark.timeout(240)
+def test_under_nohup_a_run_goes_on(tiny_config: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    arguments = ("train", str(tiny_config), "--run-dir", str(run), *SETS)
+    process = Process("-c", UNDER_NOHUP + COMMAND, "", *arguments)
+    until((run / "control.json").exists, process)
+    step = ask("pause", run)["step"]
+    os.killpg(process.pid, signal.SIGHUP)
+    made("resume", run)
+    until(went_on(run, step), process)
+    made("stop", run)
+    ended_well(process)
 
 
 @pytest.mark.timeout(240)
@@ -224,27 +299,87 @@ def test_a_stranger_gets_nothing(paused: Paused, tmp_path: Path) -> None:
     assert json.loads(known.out)["step"] == paused.step, "nothing came of it"
 
 
-def test_what_a_killed_run_left_is_not_taken_for_a_run(paused: Paused, tmp_path: Path) -> None:
+def test_a_proxy_is_not_asked_for_this_machine(
+    paused: Paused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    behind_proxy(monkeypatch)
+    assert ask("status", paused.run)["step"] == paused.step
+    assert ask("checkpoint", paused.run)["step"] == paused.step
     entry = json.loads((paused.run / "control.json").read_text())
-    gone = f"127.0.0.1:{free_port()}"
-    dead = subprocess.Popen(["true"])
-    dead.wait()
-    left = [
-        ({**entry, "pid": dead.pid}, f"{dead.pid}, which is no more"),
-        ({**entry, "address": gone}, "cannot be reached"),
-        ({**entry, "run_id": "another"}, "another run answers"),
-        ({"pid": 1}, "cannot be read"),
-        (None, "no control.json"),
-    ]
-    for content, reason in left:
-        if content is None:
-            (tmp_path / "control.json").unlink()
-        else:
-            (tmp_path / "control.json").write_text(json.dumps(content))
-        for command in (["status"], ["stop"], ["queue", "peek"]):
-            result = rhoctl(*command, tmp_path)
-            assert result.code == 2 and reason in result.err, result
-            assert "--resume" in result.err and result.err.count("\n") == 1
+    assert ask("status", entry["address"], "--token-file", entry["token_file"])["paused"]
+
+
+def test_a_run_that_lives_is_not_resumed(paused: Paused) -> None:
+    """Its trainer would be fenced, and end."""
+    generations = list((paused.run / "generations").iterdir())
+    for command in ("train", "serve"):
+        refused = rhoctl(command, "--resume", "--run-dir", paused.run)
+        assert refused.code == 2 and refused.err.count("\n") == 1
+    refused = rhoctl("train", "--resume", "--run-dir", paused.run)
+    assert f"process {paused.pid} on {socket.gethostname()} runs it" in refused.err
+    assert list((paused.run / "generations").iterdir()) == generations
+    assert ask("status", paused.run)["step"] == paused.step
+
+
+GONE = {"address": f"127.0.0.1:{free_port()}"}
+LOOKS: list[tuple[dict[str, Any] | None, str]] = [
+    (GONE, "cannot be reached"),
+    ({"run_id": "another"}, "another run answers"),
+    ({"pid": "one"}, "cannot be read"),
+    (None, "no control.json"),
+]
+"""What stands in control.json instead, and what is then said of a run that may have ended."""
+
+
+def left(paused: Paused, folder: Path, content: dict[str, Any] | None) -> list[Result]:
+    """What commands say of a run folder with this content of control.json."""
+    entry = json.loads((paused.run / "control.json").read_text())
+    (folder / "control.json").unlink(missing_ok=True)
+    if content is not None:
+        (folder / "control.json").write_text(json.dumps({**entry, **content}))
+    found = [rhoctl(*command, folder) for command in (["status"], ["stop"], ["queue", "peek"])]
+    assert all(result.err.count("\n") == 1 for result in found)
+    return found
+
+
+@pytest.mark.parametrize(("content", "said"), LOOKS)
+def test_a_run_that_lives_is_not_called_dead(
+    paused: Paused, tmp_path: Path, content: dict[str, Any] | None, said: str
+) -> None:
+    """Whatever keeps a command from reaching it. The folder's lock is the living run's."""
+    (tmp_path / "lock").symlink_to(paused.run / "lock")
+    for result in left(paused, tmp_path, content):
+        assert result.code in (1, 2), result
+        assert f"process {paused.pid} on" in result.err
+        assert "--resume" not in result.err and "remove" not in result.err
+        assert content is None or said in result.err
+
+
+@pytest.mark.parametrize(("content", "said"), LOOKS)
+def test_what_a_killed_run_left_is_not_taken_for_a_run(
+    paused: Paused, tmp_path: Path, content: dict[str, Any] | None, said: str
+) -> None:
+    """Where the lock cannot tell, the advice begins with "if"."""
+    for result in left(paused, tmp_path, content):
+        assert result.code in (1, 2) and said in result.err, result
+        assert "continue with: rhoctl train --resume" in result.err
+        assert content is None or "if its process has ended" in result.err
+    (tmp_path / "lock").write_text(f"123 {socket.gethostname()}\n")
+    for result in left(paused, tmp_path, content):
+        assert result.code == (1 if said == "cannot be read" else 2), result
+        assert content is None or "process 123 on" in result.err
+        assert "continue with: rhoctl train --resume" in result.err
+
+
+def test_a_run_on_another_machine_is_asked_there(paused: Paused, tmp_path: Path) -> None:
+    """Its loopback is not ours: another run may answer here, and would get the token."""
+    (tmp_path / "lock").write_text("123 elsewhere\n")
+    for result in left(paused, tmp_path, {}):
+        assert result.code == 1 and "process 123 on elsewhere" in result.err
+        assert "ask there" in result.err
+
+
+def test_nowhere_is_no_run(tmp_path: Path) -> None:
     nowhere = rhoctl("status", tmp_path / "nowhere")
     assert nowhere.code == 2 and nowhere.err.count("\n") == 1
 
@@ -282,3 +417,32 @@ def test_the_dashboard_shows_a_run(paused: Paused) -> None:
         "7",
     ):
         assert expected in shown
+
+
+def test_a_pause_has_no_rates(paused: Paused) -> None:
+    """Scorers go on for a while, and the run's clock stands still."""
+    with control_of(Target(str(paused.run))) as stub:
+        look = stub.Status(pb.StatusRequest()).status
+    look.workers.add(slot=0, state=pb.WORKER_STATE_RUNNING, pid=4321, scored_points=64)
+    later = pb.RunStatus()
+    later.CopyFrom(look)
+    later.workers[0].scored_points = 128
+    screen = Console(file=io.StringIO(), width=120)
+    screen.print(dashboard.picture(later, look))
+    assert isinstance(screen.file, io.StringIO)
+    for name in ("steps/s", "points/s", "trainer waits"):
+        assert re.search(rf"{name} +-", screen.file.getvalue()), name
+    assert re.search(r"4321 +0 +-", screen.file.getvalue())
+
+
+def test_a_resumed_run_is_where_its_checkpoint_is(paused: Paused) -> None:
+    """Also before its trainer is up, which takes seconds."""
+    ask("checkpoint", paused.run)
+    folder = RunFolder.newest(paused.run)
+    config = stored_config(paused.run)
+    endpoints = Endpoints("", None, paused.run, "")
+    trainer = TrainerActor(config.model_dump_json(), folder, endpoints, 1)
+    assert trainer.status().step == paused.step
+    inputs = open_inputs(config)
+    built = build_trainer(inputs, folder, MemoryQueue(30.0), LocalStore(), Metrics(), workers=0)
+    assert built.status.step == paused.step

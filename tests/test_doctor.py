@@ -8,15 +8,18 @@ from pathlib import Path
 import pytest
 
 from servers import free_port
-from support import rhoctl
+from support import behind_proxy, rhoctl
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_a_machine_that_can_run(tmp_path: Path) -> None:
+def test_a_machine_that_can_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has a proxy, which it does not use to call itself."""
+    behind_proxy(monkeypatch)
     result = rhoctl("doctor", "--runs", tmp_path, "--json")
     assert result.code == 0, result
     found = {finding["name"]: finding for finding in json.loads(result.out)["findings"]}
-    assert set(found) >= {"clock", "disk", "GPUs", "queue server", "Ray", "Prometheus"}
+    assert set(found) >= {"clock", "disk", "GPUs", "service", "queue server", "Ray", "Prometheus"}
+    assert "answers on loopback; calls to other machines go through https_proxy" in str(found)
     assert "starts" in found["queue server"]["found"]
     assert "1 nodes run tasks" in found["Ray"]["found"]
     for finding in found.values():

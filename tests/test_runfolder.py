@@ -24,6 +24,7 @@ from rhoselect.errors import FencedError, RunFolderError, StorageError
 from rhoselect.models import resnet18_small
 from rhoselect.trainer import checkpoint as checkpoints
 from rhoselect.trainer.checkpoint import Checkpoint, Progress, checkpoint_paths, load_newest, save
+from rhoselect.trainer.driver import check_ended, driver_of, driving
 from rhoselect.trainer.evaluate import Evaluation
 from rhoselect.trainer.records import (
     SCHEMA,
@@ -35,7 +36,7 @@ from rhoselect.trainer.records import (
     selected_sha256,
     weights_sha256,
 )
-from rhoselect.trainer.runfolder import RunFolder, writing
+from rhoselect.trainer.runfolder import RunFolder, default_run_dir, writing
 from rhoselect.types import Snapshot
 
 CONTRACT = [
@@ -258,6 +259,25 @@ def test_a_full_disk_is_said_and_what_was_written_stays(
     with pytest.raises(StorageError, match=r"No space left.*--resume"), writing(folder):
         save(folder, checkpoint(2), keep=2)
     assert saved_steps(folder) == [1]
+
+
+def test_two_runs_of_the_same_second_have_folders_of_their_own() -> None:
+    assert len({default_run_dir("my") for _ in range(100)}) == 100
+    assert default_run_dir("my").parent == Path("runs")
+
+
+def test_a_run_has_one_driver(folder: RunFolder) -> None:
+    assert driver_of(folder.path) is None, "it was made, and never started"
+    with driving(folder.path):
+        driver = driver_of(folder.path)
+        assert driver is not None and driver.lives and driver.pid == os.getpid()
+        with pytest.raises(RunFolderError, match=rf"process {os.getpid()} on .* runs it"):
+            check_ended(folder.path)
+        with pytest.raises(RunFolderError, match="runs it"), driving(folder.path):
+            pass
+    check_ended(folder.path)
+    with driving(folder.path):
+        pass
 
 
 def test_every_trainer_gets_a_generation_of_its_own(folder: RunFolder) -> None:

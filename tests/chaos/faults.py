@@ -101,9 +101,11 @@ def fill_disk(run: ChaoticRun) -> int:
 
 
 def take_over(run: ChaoticRun) -> int:
-    """A trainer freezes, another command goes on with its run, the old one wakes up: refused."""
+    """A trainer freezes, another command goes on with its run, the old one wakes up: refused. As on
+    a file system without locks: with the lock the other command is refused."""
     trainer, old, mark = run.trainer(), run.command, len(run.said())
     with run.frozen(trainer):
+        (run.path / "lock").unlink()
         run.start(resume=True)
         run.until_moved()
     run.ended(old)

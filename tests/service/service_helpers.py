@@ -37,7 +37,7 @@ def inputs(config: Path, sets: list[str] | None = None) -> RunInputs:
 def service(run: RunInputs, folder: Path, workers: int = 0) -> Iterator[str]:
     """Serve ``run`` meanwhile, in a new folder or again; yields the address."""
     if not folder.exists():
-        RunFolder.create(folder, run.config, run.sha256)
+        RunFolder.create(folder, run.config, run.sha256, kind="served")
     with serving(run, folder, workers, Security(), lambda status: None) as host:
         yield host.address
 

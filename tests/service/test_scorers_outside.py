@@ -17,7 +17,7 @@ from rhoselect.service.connect import Target, channel_of
 from rhoselect.service.security import Security
 from rhoselect.snapshots.grpc import GrpcStore
 from servers import PASSWORD, free_port, tcp_server
-from support import DEADLINE_S, ended_well, hashes, made, rhoctl, start, until
+from support import DEADLINE_S, behind_proxy, ended_well, hashes, made, rhoctl, start, until
 
 STEPS = 300
 
@@ -41,7 +41,11 @@ def paused_run(config: Path, folder: Path) -> Iterator[Path]:
         ended_well(process)
 
 
-def test_they_come_and_die_and_the_result_is_the_same(tiny_config: Path, tmp_path: Path) -> None:
+def test_they_come_and_die_and_the_result_is_the_same(
+    tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a machine with a proxy, of which nothing on loopback takes notice."""
+    behind_proxy(monkeypatch)
     with paused_run(tiny_config, tmp_path) as run:
         password = words(f"queue.password_file={tmp_path}/secret")
         mortal, other = (start("scorer", run, "--json", *password) for _ in range(2))

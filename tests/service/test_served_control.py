@@ -19,7 +19,7 @@ from rhoselect.protos.control_pb2_grpc import ControlStub
 from rhoselect.service.connect import Target, channel_of
 from rhoselect.service.errors import status_to_errors
 from rhoselect.trainer.records import selected_sha256, weights_sha256
-from support import made, rhoctl
+from support import behind_proxy, made, rhoctl
 
 
 def ask(*command: str | Path) -> Any:
@@ -27,7 +27,9 @@ def ask(*command: str | Path) -> Any:
     return json.loads(made(*command, "--json").out)
 
 
-def test_in_one_process(tiny_config: Path, tmp_path: Path) -> None:
+def test_in_one_process(tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine with a proxy, of which nothing on loopback takes notice."""
+    behind_proxy(monkeypatch)
     run, folder = inputs(tiny_config), tmp_path / "served"
     with service(run, folder) as address:
         assert ask("status", folder)["step"] == 0, "no loop is there yet"
@@ -49,6 +51,44 @@ def test_in_one_process(tiny_config: Path, tmp_path: Path) -> None:
             ControlStub(channel).Scale(pb.ScaleRequest(workers=2**32 - 1))
     assert not (folder / "control.json").exists()
     assert rhoctl("status", folder).code == 2
+
+
+def test_a_socket_is_not_reached_through_a_proxy(
+    tiny_config: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    behind_proxy(monkeypatch)
+    address = f"unix:{tmp_path_factory.mktemp('s')}/s"
+    run = inputs(tiny_config, [f"service.address={address}"])
+    with service(run, tmp_path_factory.mktemp("served") / "run"):
+        model = run.new_model()
+        train(run, SelectionClient(model, address), model, steps=1)
+        assert ask("status", address)["step"] == 1
+
+
+def test_a_served_run_is_not_trained(tiny_config: Path, tmp_path: Path) -> None:
+    """That would be another model, in the folder of the user's loop."""
+    run, folder = inputs(tiny_config), tmp_path / "served"
+    with service(run, folder) as address:
+        model = run.new_model()
+        train(run, SelectionClient(model, address), model)
+        again = SelectionClient(model, address, step=run.config.trainer.steps)
+        assert list(again) == [], "a job that is started again after its last step ends quietly"
+    how = f"rhoctl serve --resume --run-dir {folder}"
+    refused = rhoctl("train", "--resume", "--run-dir", folder)
+    assert (refused.code, how in refused.err, refused.err.count("\n")) == (2, True, 1)
+    assert not (folder / "summary.json").exists()
+    assert f"continue with: {how}" in rhoctl("status", folder).err
+    for command in (["report", folder], ["export", folder, "--out", tmp_path / "x.parquet"]):
+        refused = rhoctl(*command)
+        assert (refused.code, refused.err.count("\n")) == (2, 1)
+        assert "served" in refused.err and "rhoctl train --resume" not in refused.err
+
+
+def test_a_trained_run_is_not_served(tiny_config: Path, tmp_path: Path) -> None:
+    made("train", tiny_config, "--run-dir", tmp_path / "run", "--set", "trainer.steps=1")
+    refused = rhoctl("serve", "--resume", "--run-dir", tmp_path / "run")
+    assert refused.code == 2 and "one of rhoctl train" in refused.err
+    assert len(list((tmp_path / "run" / "generations").iterdir())) == 1
 
 
 def in_parts(run: RunInputs, between: Callable[[int, int], None], **where: Any) -> tuple[str, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import stat
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,6 +21,7 @@ from rhoselect.service.channel import open_channel
 from rhoselect.service.errors import error_of, errors_to_status, status_to_errors
 from rhoselect.service.security import TOKEN_VARIABLE, Security, check_address
 from rhoselect.service.server import Host, Service
+from support import behind_proxy
 
 TOKEN = "correct horse battery staple"
 LOOPBACK = "127.0.0.1:0"
@@ -49,6 +52,30 @@ def reached(address: str, security: Security) -> bool:
     assert {*refusals} <= {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.UNAVAILABLE}
     assert len(refusals) in (0, 2), "all calls or none"
     return not refusals
+
+
+def test_other_machines_are_called_through_the_proxy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Except to those that NO_PROXY names, in capital letters too, as most programs read it."""
+    behind_proxy(monkeypatch)
+    security = Security(tls=True, ca=Authority(tmp_path, "ca").ca.read_bytes())
+    for excepted in ("198.51.100.0/24", "192.0.2.0/24"):
+        monkeypatch.setenv("NO_PROXY", excepted)
+        os.environ.pop("no_proxy", None)
+        with socket.create_server(("127.0.0.1", 0)) as proxy:
+            monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{proxy.getsockname()[1]}")
+            with open_channel("192.0.2.7:443", security, deadline_s=1.0) as channel:
+                with pytest.raises(grpc.RpcError):
+                    health(channel)
+                proxy.setblocking(False)
+                if excepted.startswith("192"):
+                    with pytest.raises(BlockingIOError):
+                        proxy.accept()
+                else:
+                    connection, _ = proxy.accept()
+                    with connection:
+                        assert connection.recv(1000).startswith(b"CONNECT 192.0.2.7:443")
 
 
 def test_only_who_has_the_token_gets_an_answer() -> None:

@@ -16,8 +16,10 @@ import torch
 from rhoselect.config import Config
 from rhoselect.errors import RhoError
 from rhoselect.queue.redis import check_server, server_name
+from rhoselect.runtime.machine import scratch
 from rhoselect.runtime.queue_address import check_cluster, queue_url
 from rhoselect.runtime.queue_server import EmbeddedServer, find_server
+from rhoselect.service.probe import call_loopback, proxy_variable
 from rhoselect.snapshots.shm import ROOM_BYTES
 
 DISK_BYTES = 10 << 30
@@ -43,6 +45,7 @@ def examine(config: Config, folder: Path) -> Iterator[Finding]:
     yield _disk("disk", folder, DISK_BYTES, "checkpoints and logs go there; free some space")
     yield _shared_memory()
     yield _gpus()
+    yield _service()
     yield _queue_server(config)
     yield from _ray(config)
     yield _prometheus()
@@ -99,6 +102,18 @@ def _gpus() -> Finding:
     return Finding("GPUs", "broken", found, mend)
 
 
+def _service() -> Finding:
+    try:
+        call_loopback()
+    except RhoError as error:
+        mend = "allow this machine to connect to itself (127.0.0.1)"
+        return Finding("service", "broken", str(error), mend)
+    found = "answers on loopback"
+    if variable := proxy_variable():
+        found += f"; calls to other machines go through {variable}, except to those of no_proxy"
+    return Finding("service", "ok", found)
+
+
 def _queue_server(config: Config) -> Finding:
     try:
         url = queue_url(config.queue)
@@ -107,8 +122,8 @@ def _queue_server(config: Config) -> Finding:
             return Finding("queue server", "ok", f"{server_name(url)} answers")
         binary = find_server()
         with (
-            tempfile.TemporaryDirectory() as folder,
-            EmbeddedServer(Path(folder) / "server.log") as server,
+            scratch("doctor") as folder,
+            EmbeddedServer(folder / "server.log") as server,
         ):
             check_server(server.url)
         return Finding("queue server", "ok", f"{binary} starts")
@@ -147,8 +162,9 @@ def _nodes(ray: Any, address: str) -> Iterator[Finding]:
             there = ray.get(clock.remote(), timeout=RAY_S)
         except ray.exceptions.RayError as error:
             reason = str(error).splitlines()[0]
-            folder = "/tmp/rhoselect-UID/ray" if address == "local" else "/tmp/ray"
-            mend = f"look at the node's {folder}/session_latest/logs/raylet.err"
+            mend = "look at the node's /tmp/ray/session_latest/logs/raylet.err"
+            if address == "local":
+                mend = "see why in the foreground: ray start --head --block, then Ctrl-C"
             yield Finding("Ray", "broken", f"node {name} runs no task: {reason}", mend)
             return
         skews.append((abs(there - (sent + time.time()) / 2), name))

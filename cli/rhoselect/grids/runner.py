@@ -16,6 +16,7 @@ from rhoselect.importing import load_object
 from rhoselect.inputs import RunInputs, open_inputs
 from rhoselect.report.page import write_page
 from rhoselect.selection import get_function
+from rhoselect.trainer.driver import driving
 from rhoselect.trainer.runfolder import RunFolder, check_inputs, check_resume, stored_config
 
 Execute = Callable[[RunInputs, RunFolder, str], object]
@@ -109,11 +110,10 @@ def _run_one(path: Path, config: Config, execute: Execute, title: str) -> None:
     inputs = open_inputs(config)
     if resumed:
         check_inputs(path, inputs.sha256)
-        folder = RunFolder.resume(path)
-    else:
-        folder = RunFolder.create(path, inputs.config, inputs.sha256)
-    execute(inputs, folder, title)
-    write_page(path)
+    new = None if resumed else RunFolder.create(path, inputs.config, inputs.sha256)
+    with driving(path):
+        execute(inputs, new or RunFolder.resume(path), title)
+        write_page(path)
 
 
 def _check_same(path: Path, config: Config) -> None:

@@ -13,7 +13,9 @@ import numpy.typing as npt
 
 from rhoselect.errors import RunFolderError
 from rhoselect.importing import one_line
+from rhoselect.trainer.driver import driver_of
 from rhoselect.trainer.records import read_evaluations, read_steps
+from rhoselect.trainer.resuming import how_to_resume, kind_of
 from rhoselect.types import Indices
 
 Floats = npt.NDArray[np.float64]
@@ -91,12 +93,16 @@ class Run:
 
 def load_run(path: Path) -> Run:
     """Read a finished run folder. Raises RunFolderError."""
+    if kind_of(path) == "served":
+        raise RunFolderError(
+            f"run folder {path}: was served to a loop of your own, which has the results; allowed a"
+            " run of rhoctl train"
+        )
     try:
         summary = json.loads((path / "summary.json").read_text())
     except FileNotFoundError:
         raise RunFolderError(
-            f"run folder {path}: has no summary.json; allowed a finished run; finish it with"
-            f" 'rhoctl train --resume --run-dir {path}'"
+            f"run folder {path}: has no summary.json; allowed a finished run{_how_to_finish(path)}"
         ) from None
     except (ValueError, RecursionError) as error:
         raise RunFolderError(f"run folder {path}: summary.json cannot be read: {error}") from None
@@ -110,6 +116,16 @@ def load_run(path: Path) -> Run:
         raise RunFolderError(
             f"run folder {path}: its evaluations or steps cannot be read: {one_line(error)}"
         ) from None
+
+
+def _how_to_finish(path: Path) -> str:
+    """What to do, if the folder is that of a run."""
+    if not (path / "config.toml").exists():
+        return ""
+    driver = driver_of(path)
+    if driver is not None and driver.lives:
+        return f"; {driver} still runs it"
+    return f"; finish it with: {how_to_resume(path)}"
 
 
 def _read(path: Path, summary: dict[str, Any]) -> Run:

@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 
-from rhoselect.service.security import Security, check_called
+from rhoselect.service.security import Security, check_called, is_here
 from rhoselect.service.server import MESSAGE_BYTES
 
 DEADLINE_S = 30.0
@@ -16,22 +16,22 @@ FILE_NAME = "control.json"
 """File in the folder of a running run, with the address of its services and how to authenticate."""
 
 
-def pid_namespace() -> str | None:
-    """The name of this process's pid namespace on Linux, else None."""
-    try:
-        return os.readlink("/proc/self/ns/pid")
-    except OSError:
-        return None
+PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
+"""Variables from which gRPC takes the proxy for calls to other machines."""
 
 
 def open_channel(address: str, security: Security, deadline_s: float = DEADLINE_S) -> grpc.Channel:
     """A channel to host:port or unix:path. Calls without a timeout get ``deadline_s``.
 
-    Nothing is sent yet; the first call finds out whether the service is there. Raises ConfigError
-    for another machine without TLS.
+    Nothing is sent yet; the first call finds out whether the service is there. Only calls to other
+    machines use a proxy. Raises ConfigError for another machine without TLS.
     """
     check_called(address, security)
     options = [("grpc.max_receive_message_length", MESSAGE_BYTES)]
+    if is_here(address):
+        options.append(("grpc.enable_http_proxy", 0))
+    elif "NO_PROXY" in os.environ:  # gRPC reads only the name in small letters
+        os.environ.setdefault("no_proxy", os.environ["NO_PROXY"])
     credentials = security.channel_credentials()
     if credentials is None:
         channel = grpc.insecure_channel(address, options)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,10 +13,12 @@ from pydantic import TypeAdapter, ValidationError
 from rhoselect.errors import ConfigError, RunFolderError, ServiceError
 from rhoselect.protos import control_pb2 as pb
 from rhoselect.protos.control_pb2_grpc import ControlStub
-from rhoselect.service.channel import FILE_NAME, open_channel, pid_namespace
+from rhoselect.service.channel import FILE_NAME, open_channel
 from rhoselect.service.errors import status_to_errors
-from rhoselect.service.security import Security
+from rhoselect.service.security import Security, is_here
 from rhoselect.trainer.control import REQUEST_S
+from rhoselect.trainer.driver import Driver, driver_of
+from rhoselect.trainer.resuming import how_to_resume
 
 DEADLINE_S = REQUEST_S + 10.0  # longer than the service waits, so that its error arrives
 
@@ -47,7 +48,6 @@ class Entry:
     run_id: str
     token_file: str | None
     tls: bool
-    pid_namespace: str | None = None
 
 
 @contextmanager
@@ -59,8 +59,9 @@ def control_of(target: Target) -> Iterator[ControlStub]:
 
 @contextmanager
 def channel_of(target: Target) -> Iterator[grpc.Channel]:
-    """A channel to a running run's services. Raises RunFolderError if no run is running in the
-    folder, ConfigError if ``target.run`` is no folder and no address, and the service's errors."""
+    """A channel to a running run's services. Raises RunFolderError if the run of the folder has
+    ended, ServiceError if it lives, or may live, and cannot be reached, ConfigError if
+    ``target.run`` is no folder and no address, and the service's errors."""
     folder = Path(target.run)
     if not folder.is_dir():
         if ":" not in target.run:
@@ -99,57 +100,75 @@ def _talk(address: str, security: Security) -> Iterator[grpc.Channel]:
 
 
 def _entry(folder: Path) -> Entry:
-    """What the run's driver wrote there. Raises RunFolderError."""
+    """What the run's driver wrote there. Raises RunFolderError if the run has ended, ServiceError
+    if it lives and has no service that can be found."""
+    driver = driver_of(folder)
     try:
-        text = (folder / FILE_NAME).read_bytes()
-    except OSError:
+        entry = TypeAdapter(Entry).validate_json((folder / FILE_NAME).read_bytes())
+    except FileNotFoundError:
+        if driver is not None and driver.lives:
+            raise ServiceError(
+                f"run folder {folder}: {driver} runs it, but serves nothing yet (or is about to"
+                " end); ask again"
+            ) from None
         ended = "it is finished" if (folder / "summary.json").exists() else _resume(folder)
         raise RunFolderError(
             f"run folder {folder}: no run is going on there (no {FILE_NAME}); {ended}"
         ) from None
-    try:
-        entry = TypeAdapter(Entry).validate_json(text)
-    except ValidationError:
-        raise RunFolderError(
-            f"run folder {folder}: {FILE_NAME} cannot be read; remove it; {_resume(folder)}"
+    except (OSError, ValidationError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not what a run writes"
+        raise ServiceError(
+            f"run folder {folder}: {FILE_NAME} cannot be read ({reason}), so its run cannot be"
+            f" reached; {_whether_ended(folder, driver)}"
         ) from None
-    if _is_left(entry, folder / FILE_NAME):
-        raise RunFolderError(
-            f"run folder {folder}: no run is going on there: {FILE_NAME} was left by process"
-            f" {entry.pid}, which is no more; {_resume(folder)}"
-        )
+    _check_may_live(entry, folder, driver)
     return entry
 
 
-def _is_left(entry: Entry, path: Path) -> bool:
-    """Whether the process that wrote an entry is known to have ended. If so, another process may
-    have its port and must not receive the token. TLS and a Unix socket prevent that already."""
-    here = pid_namespace()
-    if here is None or entry.pid_namespace != here:
-        return False  # another machine or container, whose processes we do not see
-    if entry.tls or entry.address.startswith("unix:"):
-        return False
-    try:
-        return os.stat(f"/proc/{entry.pid}").st_uid != path.stat().st_uid
-    except OSError:
-        return True
-
-
-def _check_own(channel: grpc.Channel, entry: Entry, folder: Path) -> None:
-    """Raise RunFolderError if another run than this folder's answers."""
-    stub = ControlStub(channel)  # type: ignore[no-untyped-call]
-    try:
-        with status_to_errors(entry.address):
-            run_id = stub.Status(pb.StatusRequest()).status.run_id
-        reason = "another run answers at its address"
-    except ServiceError as error:
-        run_id, reason = None, str(error)
-    if run_id != entry.run_id:
+def _check_may_live(entry: Entry, folder: Path, driver: Driver | None) -> None:
+    """Raise an error unless the service of ``entry`` may be the run's. Another process may have
+    taken the port of one that has ended, and must not receive the token."""
+    if driver is None:
+        return
+    if driver.lives is False:
         raise RunFolderError(
-            f"run folder {folder}: no run is going on there: {FILE_NAME} was left by process"
-            f" {entry.pid} ({reason}); {_resume(folder)}"
+            f"run folder {folder}: no run is going on there: {FILE_NAME} was left by {driver},"
+            f" which has ended; {_resume(folder)}"
+        )
+    if not driver.is_here and is_here(entry.address):
+        raise ServiceError(
+            f"run folder {folder}: {driver} runs it and serves at {entry.address}, which only that"
+            " machine reaches; ask there"
         )
 
 
+def _check_own(channel: grpc.Channel, entry: Entry, folder: Path) -> None:
+    """Raise RunFolderError if another run than this folder's answers, ServiceError if none does."""
+    stub = ControlStub(channel)  # type: ignore[no-untyped-call]
+    driver = driver_of(folder)
+    try:
+        with status_to_errors(entry.address):
+            run_id = stub.Status(pb.StatusRequest()).status.run_id
+    except ServiceError as error:
+        if driver is not None and driver.lives is False:  # it has just ended
+            raise RunFolderError(
+                f"run folder {folder}: no run is going on there any more; {_resume(folder)}"
+            ) from None
+        raise ServiceError(f"{error}; {_whether_ended(folder, driver)}") from None
+    if run_id != entry.run_id:
+        raise RunFolderError(
+            f"run folder {folder}: another run answers at {entry.address}, the address in"
+            f" {FILE_NAME}; {_whether_ended(folder, driver)}"
+        )
+
+
+def _whether_ended(folder: Path, driver: Driver | None) -> str:
+    """What to do about a run that cannot be reached."""
+    if driver is not None and driver.lives:
+        return f"{driver} lives and runs it, so leave its folder alone"
+    who = "its process" if driver is None else str(driver)
+    return f"if {who} has ended, {_resume(folder)}"
+
+
 def _resume(folder: Path) -> str:
-    return f"continue with: rhoctl train --resume --run-dir {folder}; or serve, if it was served"
+    return f"continue with: {how_to_resume(folder)}"

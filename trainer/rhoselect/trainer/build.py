@@ -18,6 +18,7 @@ from rhoselect.trainer.checkpoint import save_model
 from rhoselect.trainer.control import TrainerControl
 from rhoselect.trainer.learner import Learner
 from rhoselect.trainer.loop import Trainer
+from rhoselect.trainer.resuming import how_to_resume
 from rhoselect.trainer.runfolder import RunFolder, writing
 from rhoselect.trainer.summary import summarise
 
@@ -63,8 +64,7 @@ def run_trainer(
     progress = trainer.run()
     if progress.step < inputs.config.trainer.steps:
         raise RunStopped(
-            f"stopped at step {progress.step}; continue with: rhoctl train --resume --run-dir"
-            f" {folder.path}"
+            f"stopped at step {progress.step}; continue with: {how_to_resume(folder.path)}"
         )
     busy = trainer.metrics.busy_by_phase()
     summary = summarise(inputs, folder, workers, progress, trainer.learner, busy)

@@ -1,6 +1,8 @@
 """The run folder: what a run leaves on disk, and the fence that keeps an old trainer out of it.
 
 config.toml       the resolved configuration
+kind              "trained" by rhoctl train, or "served" to a loop of the user's
+lock              held by the process that drives the run: see ``driver``
 run_id            a random name: the run's keys on a shared queue server
 inputs_sha256     of the data set's fingerprint, the irreducible losses, the weights to begin with
 generations/      one empty file a trainer generation; the highest owns the folder
@@ -14,6 +16,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -33,6 +36,8 @@ from rhoselect.errors import (
 )
 from rhoselect.files import replacing
 from rhoselect.selector.fence import Fence, NoFence
+from rhoselect.trainer.driver import check_ended
+from rhoselect.trainer.resuming import Kind, check_kind, how_to_resume
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,9 @@ class RunFolder:
     queue: Fence = field(default=NoFence(), compare=False, repr=False)
 
     @staticmethod
-    def create(path: Path, config: Config, inputs_sha256: str = "") -> RunFolder:
+    def create(
+        path: Path, config: Config, inputs_sha256: str = "", kind: Kind = "trained"
+    ) -> RunFolder:
         """Make a new run folder. A resume compares ``inputs_sha256`` to make sure that points and
         irreducible losses are the same. Raises RunFolderError if ``path`` exists or cannot be made.
         """
@@ -56,6 +63,7 @@ class RunFolder:
             for name in ("generations", "checkpoints", "steps", "logs"):
                 (beside / name).mkdir(parents=True)
             (beside / "config.toml").write_text(config.to_toml())
+            (beside / "kind").write_text(kind)
             (beside / "run_id").write_text(secrets.token_hex(8))
             (beside / "inputs_sha256").write_text(inputs_sha256)
             beside.rename(path)
@@ -105,6 +113,11 @@ class RunFolder:
         self.queue.check_fence()
 
 
+def default_run_dir(name: str) -> Path:
+    """A new folder below runs/: the random end tells runs apart that start in the same second."""
+    return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
+
+
 def check_absent(path: Path) -> None:
     """Raise RunFolderError if a new run cannot be made at ``path``."""
     if path.exists():
@@ -125,25 +138,36 @@ def stored_config(path: Path, overrides: Iterable[str] = ()) -> Config:
         ) from None
 
 
-def check_resume(path: Path, given: Path | None, overrides: Iterable[str]) -> Config:
+def check_resume(
+    path: Path, given: Path | None, overrides: Iterable[str], kind: Kind = "trained"
+) -> Config:
     """The configuration to resume ``path`` with: ``given``, or its own, with ``overrides``.
 
-    Raises RunFolderError if the folder is not a run's, if it is finished, or if keys changed that
-    the result depends on.
+    Raises RunFolderError if the folder is not that of a run of this kind, if a process runs it, or
+    if keys changed that the result depends on.
     """
     if not (path / "config.toml").is_file():
         raise RunFolderError(f"run folder {path}: has no config.toml; allowed a folder of a run")
-    if (path / "summary.json").exists():
-        raise RunFolderError(f"run folder {path}: the run is finished; nothing to resume")
+    check_kind(path, kind)
+    check_ended(path)
     stored = resolve(stored_config(path))
     config = resolve(configuration.load(given or path / "config.toml", overrides))
     changed = stored.changed_keys(config)
+    if _more_steps(stored, config):
+        changed.remove("trainer.steps")
     if changed:
         raise RunFolderError(
             f"run folder {path}: --resume with a changed configuration: {listed(changed)};"
-            " allowed the values in its config.toml"
+            " allowed the values in its config.toml (or more trainer.steps, if trainer.schedule is"
+            ' "constant")'
         )
     return config
+
+
+def _more_steps(stored: Config, config: Config) -> bool:
+    """Whether a run is to take more steps than it was made for. With the schedule "cosine" the
+    rates of the steps that it has taken depend on their number."""
+    return config.trainer.steps > stored.trainer.steps and config.trainer.schedule == "constant"
 
 
 def check_inputs(path: Path, inputs_sha256: str) -> None:
@@ -177,5 +201,5 @@ def writing(folder: RunFolder) -> Iterator[None]:
         reason, path = shortened(str(error)), folder.path
         raise StorageError(
             f"run folder {path}: cannot be written ({reason}); what its checkpoints hold is safe;"
-            f" make room, then: rhoctl train --resume --run-dir {path}"
+            f" make room, then: {how_to_resume(path)}"
         ) from None

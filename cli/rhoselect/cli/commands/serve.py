@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ from rhoselect import config as configuration
 from rhoselect.cli.commands import MOST_WORKERS, Sets
 from rhoselect.cli.display import Show, display
 from rhoselect.cli.run import check_servers
+from rhoselect.cli.signals import handled
 from rhoselect.compute import keep_memory
 from rhoselect.config import Config, resolve
 from rhoselect.errors import ConfigError
@@ -34,7 +33,14 @@ from rhoselect.service.selection import Selection
 from rhoselect.service.served import ServedRun
 from rhoselect.service.server import Host
 from rhoselect.service.sessions import MakeBackends, in_process, sessions
-from rhoselect.trainer.runfolder import RunFolder, check_absent, check_inputs, check_resume
+from rhoselect.trainer.driver import driving
+from rhoselect.trainer.runfolder import (
+    RunFolder,
+    check_absent,
+    check_inputs,
+    check_resume,
+    default_run_dir,
+)
 
 POLL_S = 0.5
 
@@ -71,7 +77,7 @@ def serve(
     """
     if resume and run_dir is None:
         raise ConfigError("--resume: needs --run-dir DIR, the folder to serve again")
-    path = run_dir or Path("runs") / f"serve-{time.strftime('%Y%m%d-%H%M%S')}"
+    path = run_dir or default_run_dir("serve")
     settings = _settings(path, config, sets or [], resume)
     security = Security.of_server(settings.service)
     check_address(settings.service.address, security)
@@ -82,9 +88,10 @@ def serve(
     if resume:
         check_inputs(path, inputs.sha256)
     else:
-        RunFolder.create(path, settings, inputs.sha256)
+        RunFolder.create(path, settings, inputs.sha256, kind="served")
     console = Console()
     with (
+        driving(path),
         announced(settings.metrics, path),
         display(console, path.name, settings.trainer.steps) as show,
         serving(inputs, path, workers, security, show) as served,
@@ -101,7 +108,7 @@ def serve(
 def _settings(path: Path, config: Path | None, sets: list[str], resume: bool) -> Config:
     """The configuration to serve with. Raises UserError."""
     if resume:
-        return servable(check_resume(path, config, sets))
+        return servable(check_resume(path, config, sets, kind="served"))
     check_absent(path)
     return servable(resolve(configuration.load(config, sets)))
 
@@ -141,10 +148,9 @@ def serving(
 
 
 def _until_interrupted(polls: Sequence[Callable[[], None]]) -> None:
-    """Call ``polls`` every ``POLL_S`` until SIGINT or SIGTERM, which then have no other effect."""
+    """Call ``polls`` every ``POLL_S`` until a signal, of which later ones have no effect."""
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-    while not stop.wait(POLL_S):
-        for poll in polls:
-            poll()
+    with handled(lambda *_: stop.set()):
+        while not stop.wait(POLL_S):
+            for poll in polls:
+                poll()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Annotated
 
@@ -16,11 +15,15 @@ from rhoselect.config import resolve
 from rhoselect.errors import ConfigError
 from rhoselect.inputs import RunInputs, open_inputs
 from rhoselect.metrics import check_endpoint
+from rhoselect.trainer.driver import driving
+from rhoselect.trainer.resuming import lengthen, steps_if_finished
 from rhoselect.trainer.runfolder import (
     RunFolder,
     check_absent,
     check_inputs,
     check_resume,
+    default_run_dir,
+    stored_config,
     writing,
 )
 
@@ -46,38 +49,45 @@ def train(
       rhoctl train examples/fashion-mnist.toml --set selection.function=uniform --run-dir runs/u
 
       rhoctl train --resume --run-dir runs/u --workers 2
+
+      rhoctl train --resume --run-dir runs/u --set trainer.steps=20000
     """
     path = _run_dir(run_dir, config, resume)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    done = steps_if_finished(path) if resume else None
     if resume:
         settings = check_resume(path, config, sets or [])
+        if done is not None and done >= settings.trainer.steps:
+            more = f"--set trainer.steps={2 * done}"
+            console.print(f"{path}: is finished, after {done} steps; for more: {more}")
+            return
     else:
         settings = resolve(configuration.load(config, sets or []))
         check_absent(path)
     inputs = open_inputs(settings)
     if resume:
         check_inputs(path, inputs.sha256)
-    console = Console()
     if workers > 0 and not inputs.scoring.needs.forward:
-        note = f"{settings.selection.function} needs no forward: one process, no workers"
-        console.print(note, highlight=False, soft_wrap=True)
+        console.print(f"{settings.selection.function} needs no forward: one process, no workers")
         workers = 0
     check_servers(settings, workers)
     check_endpoint(settings.metrics)
     if dry_run:
-        console.print(_plan(inputs, workers), highlight=False, markup=False, soft_wrap=True, end="")
+        console.print(_plan(inputs, workers), end="")
         return
-    folder = RunFolder.resume(path) if resume else _create(path, inputs)
-    summary = execute(inputs, folder, workers, console, folder.path.name)
-    with writing(folder):
-        from rhoselect.report.page import write_page  # matplotlib takes a second to import
+    new = None if resume else RunFolder.create(path, settings, inputs.sha256)
+    with driving(path):
+        if done is not None or stored_config(path).trainer.steps != settings.trainer.steps:
+            lengthen(path, settings)
+        folder = new or RunFolder.resume(path)
+        summary = execute(inputs, folder, workers, console, path.name)
+        with writing(folder):
+            from rhoselect.report.page import write_page  # matplotlib takes a second to import
 
-        write_page(path)
+            write_page(path)
     console.print(
         f"{path}: {summary['steps']} steps in {summary['wall_seconds']:.1f} s, best accuracy"
-        f" {summary['best_accuracy']:.4f}, final {summary['final_accuracy']:.4f}",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
+        f" {summary['best_accuracy']:.4f}, final {summary['final_accuracy']:.4f}"
     )
 
 
@@ -86,12 +96,7 @@ def _run_dir(run_dir: Path | None, config: Path | None, resume: bool) -> Path:
         return run_dir
     if resume:
         raise ConfigError("--resume: needs --run-dir DIR, the folder of the run to go on with")
-    name = config.stem if config is not None else "run"
-    return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-
-
-def _create(path: Path, inputs: RunInputs) -> RunFolder:
-    return RunFolder.create(path, inputs.config, inputs.sha256)
+    return default_run_dir(config.stem if config is not None else "run")
 
 
 def _plan(inputs: RunInputs, workers: int) -> str:

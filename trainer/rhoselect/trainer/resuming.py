@@ -1,0 +1,65 @@
+"""How a run goes on: who takes its optimizer's steps, the command to resume it, and more steps."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Literal
+
+from rhoselect.config import Config
+from rhoselect.errors import RunFolderError
+from rhoselect.files import replacing
+
+Kind = Literal["trained", "served"]
+"""trained: by rhoctl train. served: by a loop of the user's, for which rhoctl serve selects."""
+COMMANDS: dict[Kind, str] = {"trained": "rhoctl train", "served": "rhoctl serve"}
+RESULTS = ("summary.json", "steps.parquet", "model.safetensors", "report.html")
+"""Files that only a finished run has."""
+
+
+def kind_of(path: Path) -> Kind:
+    """Who takes the optimizer's steps of the run in a folder."""
+    file = path / "kind"
+    return "served" if file.exists() and file.read_text() == "served" else "trained"
+
+
+def check_kind(path: Path, kind: Kind) -> None:
+    """Raise RunFolderError unless the run in a folder is of this kind."""
+    if kind_of(path) == kind:
+        return
+    if kind == "served":
+        raise RunFolderError(
+            f"run folder {path}: is one of rhoctl train, allowed one of rhoctl serve; go on with:"
+            f" {how_to_resume(path)}"
+        )
+    raise RunFolderError(
+        f"run folder {path}: is one of rhoctl serve, whose model a loop of your own trains; allowed"
+        " one of rhoctl train, which would train another model in it; serve it again with:"
+        f" {how_to_resume(path)}"
+    )
+
+
+def how_to_resume(path: Path) -> str:
+    """The command that goes on with the run in a folder."""
+    return f"{COMMANDS[kind_of(path)]} --resume --run-dir {shlex.quote(str(path))}"
+
+
+def steps_if_finished(path: Path) -> int | None:
+    """The steps of a finished run, None for another. Raises RunFolderError."""
+    try:
+        return int(json.loads((path / "summary.json").read_text())["steps"])
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError):
+        raise RunFolderError(
+            f"run folder {path}: summary.json cannot be read; allowed that of a finished run"
+        ) from None
+
+
+def lengthen(path: Path, config: Config) -> None:
+    """Let a run go on to the ``trainer.steps`` of ``config``, also one that was finished."""
+    with replacing(path / "config.toml") as beside:
+        beside.write_text(config.to_toml())
+    for name in RESULTS:
+        (path / name).unlink(missing_ok=True)
