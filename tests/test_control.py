@@ -231,7 +231,8 @@ def test_a_terminal_that_closes_stops_in_order(
     until((run / "control.json").exists, process)
     made("pause", run)
     os.close(ours)
-    assert process.wait(DEADLINE_S) == 128 + signal.SIGHUP
+    process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 128 + signal.SIGHUP
     assert list((run / "checkpoints").iterdir())
     assert resumed(run) == undisturbed
 
