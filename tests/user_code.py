@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rhoselect.selection import Needs, ScoreFunction, ScoreInputs
+from rhoselect.selection import Needs, Picked, ScoreFunction, ScoreInputs, Shortlist
 
 NOT_CALLABLE = 3
 
@@ -43,6 +45,11 @@ class Linear(nn.Module):
 
     def forward(self, inputs: Tensor) -> Any:
         return self.layers(inputs)
+
+
+def scripted(input_shape: tuple[int, ...], classes: int) -> nn.Module:
+    with warnings.catch_warnings(action="ignore"):  # torch.jit is deprecated, and used
+        return torch.jit.trace(Linear(input_shape, classes), torch.zeros(2, *input_shape))
 
 
 class TupleOutput(Linear):
@@ -170,6 +177,16 @@ class PassesWithoutForward(ScoreFunction):
 
     def score(self, inputs: ScoreInputs) -> Tensor:
         return torch.zeros(len(inputs.indices))
+
+
+class Sampled(ScoreFunction):
+    """The loss; every other point of the best ones counts three times."""
+
+    def score(self, inputs: ScoreInputs) -> Tensor:
+        return inputs.forward.losses
+
+    def pick(self, shortlist: Shortlist, n_b: int, rng: np.random.Generator) -> Picked:
+        return Picked(np.arange(n_b), np.resize(np.array([3, 1], np.float32), n_b))
 
 
 class OneScore(ScoreFunction):

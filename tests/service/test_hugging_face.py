@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from rhoselect.client.batch import SelectionBatch
-from rhoselect.errors import ConfigError, ModelError
+from rhoselect.errors import ConfigError, DataError, ModelError
 from rhoselect.plan import Plan
 
 STEPS, n_b, n_B, CHUNK, LR = 10, 8, 32, 16, 1e-3
@@ -106,18 +106,126 @@ def test_trainer_is_algorithm_1(tmp_path: Path, fast_bf16: bool) -> None:
         torch.testing.assert_close(model.state_dict()[name], expected, msg=name)
 
 
+def test_the_usual_recipe(tmp_path: Path) -> None:
+    """A data set of texts mapped by a tokenizer, whose texts stay in it; the collator that pads;
+    epochs, evaluation at each end of one. An epoch is a pass over the candidates."""
+    import datasets
+    import transformers
+
+    from rhoselect.client.hugging_face import SelectionTrainer
+
+    tokenizer = words()
+    texts = [" ".join(map(str, row["input_ids"][: 2 + i % 5])) for i, row in enumerate(sentences())]
+    rows = {"text": texts, "label": [row["labels"] for row in sentences()]}
+    data = datasets.Dataset.from_dict(rows).map(lambda row: tokenizer(row["text"]))
+    arguments = transformers.TrainingArguments(
+        output_dir=str(tmp_path),
+        num_train_epochs=2,
+        per_device_train_batch_size=n_b,
+        eval_strategy="epoch",
+        use_cpu=True,
+        report_to=[],
+        save_strategy="no",
+        disable_tqdm=True,
+        logging_steps=3,
+    )
+    made = SelectionTrainer(
+        small_bert(),
+        arguments,
+        train_dataset=data,
+        eval_dataset=data.select(range(32)),
+        data_collator=transformers.DataCollatorWithPadding(tokenizer),
+        selection={"n_B": n_B, "chunk": CHUNK},
+        irreducible_losses=torch.rand(128),
+    )
+    made.train()
+    steps = 2 * (128 // n_B)
+    history = made.state.log_history
+    assert made.state.global_step == steps
+    assert [row["epoch"] for row in history if "loss" in row] == [3 / 4, 6 / 4]
+    assert [row["epoch"] for row in history if "eval_loss" in row] == [1.0, 2.0]
+
+
+def words() -> Any:
+    """A tokenizer of the words "0" to "49"."""
+    import tokenizers
+    import transformers
+
+    vocabulary = {"[PAD]": 0} | {str(word): word for word in range(1, 50)}
+    model = tokenizers.models.WordLevel(vocabulary, unk_token="[PAD]")
+    made = tokenizers.Tokenizer(model)
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=made, pad_token="[PAD]")
+
+
+def test_each_train_is_a_run(tmp_path: Path) -> None:
+    """The second goes on from the weights of the first, and is what a new Trainer would do; with
+    model_init both begin anew."""
+    data, il, model = sentences(), torch.rand(128), small_bert()
+    made = trainer(tmp_path, model, data, irreducible_losses=il)
+    made.train()
+    twin = copy.deepcopy(model)
+    made.optimizer = None
+    assert made.train().global_step == STEPS
+    trainer(tmp_path, twin, data, irreducible_losses=il).train()
+    for name, expected in twin.state_dict().items():
+        assert torch.equal(model.state_dict()[name], expected), name
+
+    fresh = trainer(tmp_path, None, data, irreducible_losses=il, model_init=small_bert)
+    losses = [fresh.train().training_loss for _ in range(2)]
+    assert losses[0] == losses[1]
+
+
+def test_a_batch_that_was_sampled_has_its_weights(tmp_path: Path) -> None:
+    import transformers
+
+    from rhoselect.client.hugging_face import classification_losses
+
+    data, model = sentences(), small_bert()
+    twin = copy.deepcopy(model).train()
+    selection = {"n_B": n_B, "chunk": CHUNK, "function": "user_code:Sampled"}
+    arguments = {"max_steps": 1, "optim": "sgd"}
+    trainer(tmp_path, model, data, selection=selection, arguments=arguments).train()
+
+    def losses(indices: Tensor) -> Tensor:
+        inputs = transformers.default_data_collator([data[int(i)] for i in indices])
+        batch = SelectionBatch(0, indices, inputs, None, torch.ones(len(indices)))
+        return classification_losses(twin, batch)
+
+    plan = Plan(42, 128, n_B, CHUNK)
+    candidates = torch.from_numpy(plan.indices(plan.window(0)))
+    with torch.no_grad():
+        best = candidates[losses(candidates).topk(n_b).indices]
+    optimizer = torch.optim.SGD(twin.parameters(), LR)
+    (losses(best) * torch.tensor([3.0, 1.0] * (n_b // 2))).mean().backward()
+    optimizer.step()
+    for name, expected in twin.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], expected, msg=name)
+
+
 def test_mistakes_fail_when_it_is_made(tmp_path: Path) -> None:
     import transformers
 
     data, model = sentences(), small_bert()
     il = torch.rand(128)
     for words, arguments in (
-        ("max_steps", {"max_steps": -1}),
         ("gradient_accumulation_steps", {"gradient_accumulation_steps": 2}),
+        ("auto_find_batch_size", {"auto_find_batch_size": True}),
         ("selection.n_b: got 64", {"per_device_train_batch_size": 64}),
     ):
         with pytest.raises(ConfigError, match=words):
             trainer(tmp_path, model, data, irreducible_losses=il, arguments=arguments)
     tokens = transformers.BertForTokenClassification(model.config)
-    with pytest.raises(ModelError, match="give losses"):
+    with pytest.raises(ModelError, match="name the loss of each point"):
         trainer(tmp_path, tokens, data, irreducible_losses=il)
+    hot = [{**row, "labels": [1.0, 0.0, 1.0]} for row in data]
+    with pytest.raises(ModelError, match=r"labels \[2, 3\] of torch.float32, allowed"):
+        trainer(tmp_path, model, hot, irreducible_losses=il)
+    own_loss = {"compute_loss_func": lambda outputs, labels, **_: outputs.logits.mean()}
+    with pytest.raises(ConfigError, match="losses: got none with compute_loss_func"):
+        trainer(tmp_path, model, data, irreducible_losses=il, **own_loss)
+    n_b_too = {"n_B": n_B, "chunk": CHUNK, "n_b": 4}
+    with pytest.raises(ConfigError, match=r"selection\.n_b: got 4, allowed .*batch_size = 8"):
+        trainer(tmp_path, model, data, irreducible_losses=il, selection=n_b_too)
+    with pytest.raises(DataError, match="train_dataset: got none"):
+        trainer(tmp_path, model, None, irreducible_losses=il)
