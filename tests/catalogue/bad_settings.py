@@ -345,6 +345,13 @@ SETTINGS = [
     ),
     setting(
         "model",
+        "TorchScript module",
+        r"model\.factory .*returned a TorchScript module, allowed the torch\.nn\.Module",
+        "model.factory=user_code:scripted",
+        "model.args={}",
+    ),
+    setting(
+        "model",
         "nothing to train",
         r"model\.factory .*no parameters",
         "model.factory=user_code:NothingToTrain",

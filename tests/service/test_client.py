@@ -5,9 +5,12 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,7 +18,7 @@ from service_helpers import Cutting, hashes, inputs, service, train
 from torch import Tensor, nn
 
 from rhoselect.client import SelectionBatch, SelectionClient
-from rhoselect.errors import DataError, FencedError, ServiceError, UserError
+from rhoselect.errors import DataError, FencedError, ModelError, ServiceError, UserError
 from rhoselect.plan import Plan
 from support import CLASSES, made, patches
 
@@ -77,7 +80,7 @@ def test_a_loop_goes_on_where_it_was(tiny_config: Path, tmp_path: Path) -> None:
         [batch] = itertools.islice(resumed, 1)
         assert torch.equal(torch.stack([*selected, batch.indices]), torch.stack(expected[:8]))
         SelectionClient(model, address)
-        with pytest.raises(FencedError):
+        with pytest.raises(FencedError, match="data-parallel job rank 0 alone makes the client"):
             resumed.step(model)
 
 
@@ -105,6 +108,21 @@ class Dicts(torch.utils.data.Dataset[dict[str, Any]]):
     def __getitem__(self, place: int) -> dict[str, Any]:
         image = self._images[place]
         return {"views": [image, image[:, :8]], "target": int(self._labels[place])}
+
+
+class Points(torch.utils.data.Dataset[tuple[Tensor, Any]]):
+    """Pairs of a flat picture and what ``label`` makes of its class."""
+
+    def __init__(self, label: Callable[[int], Any] = int) -> None:
+        images, labels = patches()["train"]
+        self._images = torch.from_numpy(images).flatten(1).float() / 100
+        self._labels = [label(each) for each in labels.tolist()]
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, place: int) -> tuple[Tensor, Any]:
+        return self._images[place], self._labels[place]
 
 
 def two_views(model: nn.Module, batch: SelectionBatch) -> Tensor:
@@ -191,6 +209,40 @@ def test_random_items_are_refused() -> None:
         )
 
 
+def test_irreducible_losses_as_people_have_them(
+    dataset_dir: Path, il_table: Path, tmp_path: Path
+) -> None:
+    """A tensor of another precision, one of a graph, a list, and the table of ``rhoctl il fit``, as
+    an argument or as il.table."""
+    points, model = Points(), nn.Linear(256, CLASSES)
+    il = torch.rand(400).bfloat16()
+    table = torch.from_numpy(pq.read_table(il_table)["irreducible_loss"].to_numpy())
+
+    def scored(given: Any, **sections: Any) -> Tensor:
+        config = {**OWN, **sections}
+        where = {"local": True, "config": config, "data": points, "irreducible_losses": given}
+        return next(iter(SelectionClient(model, **where))).indices
+
+    expected = scored(il.float().numpy())
+    for given in (il, il.float().requires_grad_(), il.tolist(), il.double().numpy()):
+        assert torch.equal(scored(given), expected), type(given)
+    expected = scored(table)
+    assert torch.equal(scored(il_table), expected)
+    assert torch.equal(scored(str(il_table)), expected)
+    assert torch.equal(scored(None, il={"table": str(il_table)}), expected)
+
+
+def test_labels_of_any_integer_type(dataset_dir: Path) -> None:
+    model = nn.Linear(256, CLASSES)
+    config = {**OWN, "selection": {**OWN["selection"], "function": "loss"}}
+    found = [
+        next(iter(SelectionClient(model, local=True, config=config, data=Points(kind)))).indices
+        for kind in (np.int64, np.int32, np.uint8)
+    ]
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
 def test_random_numbers_of_the_loop_are_its_own(tiny_config: Path) -> None:
     """Though stochastic passes are drawn in its process."""
     sets = ["model.factory=user_code:Dropped", "model.args={}", "selection.function=bald"]
@@ -209,7 +261,9 @@ def failing(model: nn.Module, batch: SelectionBatch) -> Tensor:
     return model(batch.inputs["no such name"])
 
 
-def test_mistakes_fail_at_construction_in_one_line(tiny_config: Path, tmp_path: Path) -> None:
+def test_mistakes_fail_at_construction_in_one_line(
+    tiny_config: Path, il_table: Path, tmp_path: Path
+) -> None:
     run, model = inputs(tiny_config), nn.Linear(256, CLASSES)
     tree, data, il = run.config.model_dump(), Dicts(), torch.rand(400)
     here = {"local": True, "config": tree}
@@ -237,7 +291,17 @@ def test_mistakes_fail_at_construction_in_one_line(tiny_config: Path, tmp_path: 
         ("losses: got none", {**own, "losses": None}),
         ("irreducible_losses: got none", own),
         ("irreducible_losses: got \\[3\\]", {**own, "irreducible_losses": il[:3]}),
-        ("finite", {**own, "irreducible_losses": il / 0}),
+        ("got inf for point 0, and 400 of", {**own, "irreducible_losses": il / 0}),
+        (r"irreducible_losses: got a dict \(", {**own, "irreducible_losses": {}}),
+        ("irreducible_losses .*no such file", {**own, "irreducible_losses": "none.parquet"}),
+        (
+            "got a table of 400 points, allowed the 64",
+            {**own, "irreducible_losses": il_table, "data": [data[0]] * 64},
+        ),
+        (
+            "allowed one of the two",
+            {**whole, "config": {**OWN, "il": {"table": str(il_table)}}},
+        ),
         (
             "gave \\[\\]",
             {**whole, "losses": summed},
@@ -253,6 +317,58 @@ def test_mistakes_fail_at_construction_in_one_line(tiny_config: Path, tmp_path: 
         with pytest.raises(UserError, match=words) as caught:
             SelectionClient(model, **arguments)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("label", "outputs", "words"),
+    [
+        (lambda k: F.one_hot(torch.tensor(k), CLASSES).float(), CLASSES, "labels .2, 4. of .*32"),
+        (lambda k: F.one_hot(torch.tensor(k), CLASSES), CLASSES, "labels .2, 4. of torch.int64"),
+        (float, CLASSES, "labels .2. of torch.float64"),
+        (lambda k: 0, 1, r"logits \[2, 1\]"),
+        (lambda k: "cat", CLASSES, "labels of type"),
+        (lambda k: -100, CLASSES, "label -100, allowed 0 to 3"),
+        (lambda k: CLASSES, CLASSES, "label 4, allowed 0 to 3"),
+    ],
+    ids=["multi-hot", "multi-hot integers", "real numbers", "one logit", "words", "-100", "4 of 4"],
+)
+def test_labels_that_are_no_class_want_a_loss_by_name(
+    label: Callable[[int], Any], outputs: int, words: str
+) -> None:
+    """A cross-entropy with them would be a number that means nothing."""
+    where: dict[str, Any] = {"local": True, "config": OWN, "data": Points(label)}
+    with pytest.raises(ModelError, match=f"losses: got .*{words}") as caught:
+        SelectionClient(nn.Linear(256, outputs), **where, irreducible_losses=torch.zeros(400))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_models_that_are_wrapped_are_told_what_to_give(tiny_config: Path) -> None:
+    """By the name of the attribute, when the client is made and at each step."""
+    run, own = inputs(tiny_config), nn.Linear(256, CLASSES)
+    bare = run.new_model()
+    here = {"local": True, "config": run.config.model_dump()}
+    points = {"local": True, "config": OWN, "data": Points(), "irreducible_losses": [0.0] * 400}
+    for model, arguments, words in (
+        (nn.DataParallel(bare), here, r"got a DataParallel, .* give model\.module to Selec"),
+        (torch.compile(bare), here, r"got a OptimizedModule, .* give model\._orig_mod to"),
+        (nn.DataParallel(own), points, r"give model\.module to"),
+        (torch.jit.script(own), points, "got a TorchScript module, allowed the torch.nn.Module"),
+        (lambda inputs: inputs, points, "got a function, allowed a torch.nn.Module"),
+    ):
+        with pytest.raises(ModelError, match=words):
+            SelectionClient(model, **arguments)
+    selection = SelectionClient(bare, **here)
+    next(iter(selection))
+    with pytest.raises(ModelError, match=r"give model\.module to SelectionClient and to step"):
+        selection.step(nn.DataParallel(bare))
+
+
+def test_a_scripted_model_may_learn_what_another_scores(tiny_config: Path) -> None:
+    """Only its tensors are asked for."""
+    run = inputs(tiny_config)
+    scripted = torch.jit.trace(run.new_model(), torch.zeros(1, 1, 16, 16))
+    next(iter(SelectionClient(scripted, local=True, config=run.config.model_dump())))
 
 
 def test_mistakes_towards_a_service(tiny_config: Path, tmp_path: Path) -> None:
@@ -281,3 +397,5 @@ def test_losses_that_a_method_needs_are_asked_for(tiny_config: Path) -> None:
     next(iter(selection))
     with pytest.raises(UserError, match="without losses"):
         selection.step(model)
+    with pytest.raises(UserError, match="got losses of type float, allowed a tensor"):
+        selection.step(model, 0.5)

@@ -337,5 +337,5 @@ def test_a_call_that_waits_is_let_go_at_the_end(tiny_config: Path, tmp_path: Pat
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(session.next, 0)
         session.abandon()
-        with pytest.raises(FencedError, match="has ended"):
+        with pytest.raises(FencedError, match="one client of a run at a time"):
             waiting.result()

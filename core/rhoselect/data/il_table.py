@@ -106,6 +106,32 @@ def read_table(
     return IlTable(train[0], _mapped(file, train, cache or cache_home() / "il"), metadata)
 
 
+def read_in_order(
+    path: Path, count: int, overlap: str = "forbid", cache: Path | None = None
+) -> IlTable:
+    """The losses of a table for the ``count`` points, from 0, of a data set that is not known here:
+    the first index is point 0, and so on. Otherwise as ``read_table``."""
+    file = _file(path, "irreducible_losses")
+    file.check_exists()
+    metadata = _metadata(file)
+    rows, first = _rows_and_first(file)
+    if rows != count:
+        raise file.refused(
+            f"got a table of {rows} points, allowed the {count} points of the data, in its order"
+        )
+    train = (first, first + count)
+    if metadata.variant != "cross-fit" and overlap != "allow":
+        check_overlap(f"irreducible_losses {path}", metadata.holdout, train)
+    return IlTable(0, _mapped(file, train, cache or cache_home() / "il"), metadata)
+
+
+def _rows_and_first(file: FittedFile) -> tuple[int, int]:
+    """Rows of a table, and the least index of its first ones (0 of none)."""
+    with file.reading(pa.ArrowException):
+        rows = pq.read_metadata(file.path).num_rows
+    return rows, int(next(_row_groups(file))[0].min()) if rows else 0
+
+
 def check_overlap(what: str, learnt: tuple[int, int], train: tuple[int, int]) -> None:
     """Raise IrreducibleLossError if a model learnt from points [start, stop) of ``train``."""
     if max(train[0], learnt[0]) < min(train[1], learnt[1]):
@@ -115,9 +141,9 @@ def check_overlap(what: str, learnt: tuple[int, int], train: tuple[int, int]) ->
         )
 
 
-def _file(path: Path) -> FittedFile:
+def _file(path: Path, key: str = "il.table") -> FittedFile:
     content = "Parquet with index int64, irreducible_loss float32 and its metadata"
-    return FittedFile(path, "il.table", "rhoctl il fit --out", content, IrreducibleLossError)
+    return FittedFile(path, key, "rhoctl il fit --out", content, IrreducibleLossError)
 
 
 def _mapped(file: FittedFile, train: tuple[int, int], cache: Path) -> npt.NDArray[np.float32]:

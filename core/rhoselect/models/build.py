@@ -56,6 +56,11 @@ def build_model(
         raise ModelError(
             f"model.factory {factory}: returned a {type(model).__name__}, allowed a torch.nn.Module"
         )
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ModelError(
+            f"model.factory {factory}: returned a TorchScript module, allowed the torch.nn.Module"
+            " that it was made from: replicas of it have other precisions; return that"
+        )
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ModelError(
             f"model.factory {factory}: its model has no parameters to train, allowed at least one"

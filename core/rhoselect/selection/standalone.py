@@ -1,17 +1,19 @@
 """RHO-LOSS as one function on tensors, for a training loop without the rest of rhoselect."""
 
+import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from rhoselect.errors import UserError
 
 
-def select(losses: Tensor, irreducible_losses: Tensor, n_b: int) -> Tensor:
+def select(losses: Tensor, irreducible_losses: Tensor | ArrayLike, n_b: int) -> Tensor:
     """Indices [n_b] int64 of the candidates with the greatest reducible loss, greatest first.
 
     ``losses`` [n_B] are the candidates' losses under the weights of now, ``irreducible_losses``
-    [n_B] their losses under a model that learnt from other data; both in nats, on one device. The
-    reducible loss is the difference. Of equal ones the lower index comes first. A candidate whose
-    reducible loss is NaN or infinite is never selected.
+    [n_B] their losses under a model that learnt from other data, a tensor on any device or an
+    array; both in nats. The reducible loss is the difference. Of equal ones the lower index comes
+    first. A candidate whose reducible loss is NaN or infinite is never selected.
 
     Raises UserError if the shapes are not one [n_B], or if fewer than ``n_b`` are finite.
 
@@ -24,6 +26,7 @@ def select(losses: Tensor, irreducible_losses: Tensor, n_b: int) -> Tensor:
     >>> select(losses, irreducible_losses, n_b=2)
     tensor([0, 1])
     """
+    irreducible_losses = torch.as_tensor(irreducible_losses, device=losses.device)
     if losses.ndim != 1 or losses.shape != irreducible_losses.shape:
         raise UserError(
             f"select: got losses {list(losses.shape)} and irreducible losses"

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self, TypedDict, Unpack
+from typing import Any, Protocol, Self, Unpack
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import default_collate
 
-from rhoselect.client.batch import Collate, SelectionBatch
+from rhoselect.client.batch import SelectionBatch
 from rhoselect.client.local import local_backend, user_data_backend
-from rhoselect.client.user_data import Losses, UserPoints
-from rhoselect.errors import ConfigError, UserError, listed
-from rhoselect.selector.session import check_tensors
+from rhoselect.client.options import (
+    ClientOptions,
+    Options,
+    check_model,
+    check_together,
+    checked,
+)
+from rhoselect.client.user_data import UserPoints
+from rhoselect.errors import ConfigError, UserError
 from rhoselect.types import Layout
-
-WAIT_S = 600.0
 
 
 class Backend(Protocol):
@@ -46,33 +48,6 @@ class Backend(Protocol):
         ...
 
 
-class ClientOptions(TypedDict, total=False):
-    """The less frequent arguments of ``SelectionClient``, which describes them."""
-
-    collate_fn: Collate
-    losses: Losses | None
-    irreducible_losses: Any
-    token_file: Path | str | None
-    tls_ca: Path | str | None
-    tls_cert: Path | str | None
-    tls_key: Path | str | None
-    timeout_s: float
-
-
-@dataclass(frozen=True)
-class _Options:
-    """``ClientOptions`` with their defaults."""
-
-    collate_fn: Collate = default_collate
-    losses: Losses | None = None
-    irreducible_losses: Any = None
-    token_file: Path | str | None = None
-    tls_ca: Path | str | None = None
-    tls_cert: Path | str | None = None
-    tls_key: Path | str | None = None
-    timeout_s: float = WAIT_S
-
-
 class SelectionClient:
     """Selects for a loop of your own, in ``trainer.steps`` steps::
 
@@ -93,8 +68,9 @@ class SelectionClient:
     With ``local=True`` this process selects, as ``config`` says: a TOML file, or a mapping of
     sections. ``data`` may then be a map-style data set of your own, whose items ``collate_fn``
     joins; ``losses(model, batch)`` are the [C] losses of a ``SelectionBatch`` of C points, without
-    it the cross-entropy of (inputs, label) pairs, and ``irreducible_losses`` [N] those of its N
-    points. Items must depend on their index alone, and may be read in another thread.
+    it the cross-entropy of (inputs, integer label) pairs, and ``irreducible_losses`` [N] those of
+    its N points, or the path of their table. Items must depend on their index alone, and may be
+    read in another thread.
 
     ``step`` is the first step of a loop that resumes; ``model`` then has the weights after ``step``
     optimizer steps.
@@ -117,20 +93,18 @@ class SelectionClient:
     ) -> None:
         self._model, self._step, self._given = model, step, False
         self._device = next((p.device for p in model.parameters()), torch.device("cpu"))
-        given = _checked(options)
-        secured = (given.token_file, given.tls_ca, given.tls_cert, given.tls_key)
-        own = (given.losses, given.irreducible_losses)
-        _check_arguments(local, address, config, data is not None, secured, own)
+        given = checked(options)
+        check_together(local, address, config, data is not None, given)
         self._backend: Backend
         if address is not None:
-            self._backend = _remote_backend(address, secured, step, data, given)
+            self._backend = _remote_backend(address, step, data, given)
         elif data is not None:
             points = UserPoints(data, given.collate_fn)
-            self._backend = user_data_backend(config or {}, model, points, *own, step)
+            self._backend = user_data_backend(config or {}, model, points, given, step)
         else:
             self._backend = local_backend(config or {}, step)
         try:
-            check_tensors(model.state_dict(), self._backend.layout)
+            check_model(model, self._backend.layout)
         except BaseException:
             self.close()
             raise
@@ -159,6 +133,11 @@ class SelectionClient:
         if not self._given:
             raise UserError("selection.step: called without a batch, allowed once after each")
         if losses is not None:
+            if not isinstance(losses, Tensor):
+                raise UserError(
+                    f"selection.step: got losses of type {type(losses).__name__}, allowed a tensor"
+                    " [n_b]: those of the batch, without a mean"
+                )
             self._backend.report(self._step, losses.detach())
         elif self._backend.needs_losses:
             raise UserError(
@@ -177,6 +156,7 @@ class SelectionClient:
 
     def _publish(self, model: nn.Module) -> None:
         if self._backend.layout:
+            check_model(model, self._backend.layout)
             self._backend.publish(self._step, model.state_dict())
 
     def __enter__(self) -> Self:
@@ -191,21 +171,7 @@ class SelectionClient:
         self.close()
 
 
-def _checked(options: ClientOptions) -> _Options:
-    """The options with their defaults. Raises ConfigError for an unknown one."""
-    known = [field.name for field in fields(_Options)]
-    unknown = [name for name in options if name not in known]
-    if unknown:
-        raise ConfigError(
-            f"SelectionClient: got {listed(unknown)}, allowed model, address, config, local,"
-            f" data, step, {', '.join(known)}"
-        )
-    return _Options(**options)
-
-
-def _remote_backend(
-    address: str, secured: tuple[Any, Any, Any, Any], step: int, data: Any, given: _Options
-) -> Backend:
+def _remote_backend(address: str, step: int, data: Any, given: Options) -> Backend:
     """Selection by a service: only this needs gRPC. Raises ConfigError if that is missing."""
     try:
         from rhoselect.client.remote import Remote
@@ -215,26 +181,5 @@ def _remote_backend(
             f"SelectionClient: got an address and no package {error.name!r}, which it needs;"
             " install it with pip install 'rhoselect[service]'"
         ) from None
-    security = Security.of_client(*secured)
+    security = Security.of_client(given.token_file, given.tls_ca, given.tls_cert, given.tls_key)
     return Remote(address, security, step, data, given.collate_fn, given.timeout_s)
-
-
-def _check_arguments(
-    local: bool, address: str | None, config: Any, data: bool, secured: Any, own: Any
-) -> None:
-    """Raise ConfigError for arguments that do not go together."""
-    given_secured, given_own = (any(x is not None for x in each) for each in (secured, own))
-    if local == (address is not None) or local == (config is None):
-        raise ConfigError(
-            "SelectionClient: allowed an address, or local=True and config=…: a service has its own"
-            " configuration"
-        )
-    if local and given_secured:
-        raise ConfigError(
-            "SelectionClient: got token_file, tls_ca, tls_cert or tls_key, allowed with an address"
-        )
-    if given_own and not (local and data):
-        raise ConfigError(
-            "SelectionClient: got losses or irreducible_losses, allowed with local=True and data=…,"
-            " a data set of your own"
-        )

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from rhoselect import config as configuration
 from rhoselect.client.batch import SelectionBatch
-from rhoselect.client.user_data import Losses, UserPoints, UserReplica, check_losses, user_scoring
+from rhoselect.client.options import Options, check_copyable
+from rhoselect.client.user_data import UserPoints, UserReplica, check_losses, user_scoring
 from rhoselect.compute import repeatable, resolve_device
 from rhoselect.config import Config, resolve
 from rhoselect.data import SplitPoints
@@ -83,17 +84,17 @@ def user_data_backend(
     config: Path | str | Mapping[str, Any],
     model: nn.Module,
     points: UserPoints,
-    losses: Losses | None,
-    irreducible_losses: Any,
+    given: Options,
     step: int,
 ) -> Local:
     """Selection from a data set of the loop's own, by its own losses. Raises UserError."""
+    check_copyable(model)
     settings = servable(resolve(_load_config(config, ["data.dataset=given:data"])))
     plan = open_plan(settings, points)
-    scoring = user_scoring(settings, losses, points, irreducible_losses)
+    scoring = user_scoring(settings, given.losses, points, given.irreducible_losses)
     check_first_step(settings, scoring, 0, step)
     device = resolve_device(settings.scorer.device, "scorer.device")
-    replica = UserReplica(copy.deepcopy(model), settings, device, losses)
+    replica = UserReplica(copy.deepcopy(model), settings, device, given.losses)
     check_losses(replica, points)
     inputs = SelectionInputs(settings, points, plan, scoring, classes=0)
     return _local(inputs, replica, step)

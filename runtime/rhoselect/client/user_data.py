@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rhoselect.client.batch import Collate, SelectionBatch, collate
+from rhoselect.client.given_losses import given_losses
 from rhoselect.config import Config
 from rhoselect.data import SplitPoints
-from rhoselect.data.il_table import IlMetadata, IlTable
 from rhoselect.data.repeatable import same
-from rhoselect.errors import ConfigError, DataError, IrreducibleLossError, ModelError
+from rhoselect.errors import ConfigError, DataError, ModelError
 from rhoselect.importing import one_line
 from rhoselect.models.replica import Numerics, Replica
 from rhoselect.selection import Scoring, get_function
@@ -114,13 +114,42 @@ class UserReplica(Replica):
 
 
 def cross_entropy(model: nn.Module, batch: SelectionBatch) -> Tensor:
-    """The cross-entropies [C] of (inputs, label) pairs, in nats."""
-    assert batch.labels is not None, "checked at start"
-    return F.cross_entropy(model(batch.inputs).float(), batch.labels, reduction="none")
+    """The cross-entropies [C] of (inputs, label) pairs, in nats. Raises ModelError."""
+    return classifier_losses(model(batch.inputs), batch.labels)
+
+
+def classifier_losses(logits: Any, labels: Any) -> Tensor:
+    """The cross-entropies [C] of ``logits`` [C, K] and integer ``labels`` [C], in nats.
+
+    Raises ModelError for anything else: of labels of several classes at once, of real numbers and
+    of tokens, cross-entropy would give numbers that mean something else.
+    """
+    whole = isinstance(logits, Tensor) and isinstance(labels, Tensor)
+    whole = whole and logits.ndim == 2 and labels.shape == logits.shape[:1]
+    if not whole or logits.shape[1] < 2 or labels.is_floating_point() or labels.is_complex():
+        raise ModelError(
+            f"losses: got none with logits {_shape(logits)} and labels {_shape(labels)}, allowed"
+            " logits [C, K] of two or more classes and integer labels [C]; name the loss of each"
+            " point: losses(model, batch) -> [C], as in F.binary_cross_entropy_with_logits(…,"
+            ' reduction="none").mean(1) for points of several classes'
+        )
+    classes, least, most = logits.shape[1], int(labels.min()), int(labels.max())
+    if least < 0 or most >= classes:
+        raise ModelError(
+            f"losses: got a label {least if least < 0 else most}, allowed 0 to {classes - 1}: the"
+            f" model gives {classes} logits"
+        )
+    return F.cross_entropy(logits.float(), labels.long(), reduction="none")
+
+
+def _shape(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"{list(value.shape)} of {value.dtype}"
+    return f"of type {type(value).__name__}"
 
 
 def user_scoring(config: Config, losses: Losses | None, points: UserPoints, il: Any) -> Scoring:
-    """The score function with the irreducible losses [N] given. Raises UserError."""
+    """The score function with the irreducible losses given. Raises UserError."""
     name = config.selection.function
     function = get_function(name)
     needs = function.needs
@@ -136,18 +165,7 @@ def user_scoring(config: Config, losses: Losses | None, points: UserPoints, il: 
         )
     if not needs.il:
         return Scoring(function, None)
-    if il is None:
-        raise IrreducibleLossError(
-            f"irreducible_losses: got none, selection.function {name!r} needs one a point:"
-            f" [{len(points)}], the losses of a model trained on other data"
-        )
-    values = np.asarray(il, np.float32)
-    if values.shape != (len(points),) or not np.isfinite(values).all():
-        raise IrreducibleLossError(
-            f"irreducible_losses: got {list(values.shape)}, allowed [{len(points)}] finite numbers:"
-            " one a point, in the order of the data"
-        )
-    return Scoring(function, IlTable(0, values, _GIVEN))
+    return Scoring(function, given_losses(il, len(points), config))
 
 
 def check_losses(replica: UserReplica, points: UserPoints) -> None:
@@ -159,6 +177,3 @@ def check_losses(replica: UserReplica, points: UserPoints) -> None:
         raise
     except Exception as error:  # the user's code: anything may come out of it
         raise ModelError(f"losses: fails on two points: {one_line(error)}") from error
-
-
-_GIVEN = IlMetadata("", "given by the loop", "", "", (0, 0), "", "", "", 0.0, 0, "reference")

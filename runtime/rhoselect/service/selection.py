@@ -20,6 +20,7 @@ from torch import Tensor
 from rhoselect.errors import FencedError, ModelError, UserError
 from rhoselect.protos import selection_pb2 as pb
 from rhoselect.protos import selection_pb2_grpc
+from rhoselect.selector.fence import ONE_LOOP
 from rhoselect.selector.session import Session
 from rhoselect.service import blobs
 from rhoselect.service.errors import errors_to_status
@@ -121,10 +122,8 @@ class Selection(selection_pb2_grpc.SelectionServicer):
 
     def _held_for(self, session: pb.Session) -> _Held:
         if self._held is None or self._held.name != session:
-            raise FencedError(
-                f"session {session.generation}: has ended, or a newer one took its place; allowed"
-                " the one that the last OpenRun gave"
-            )
+            reason = "closed" if self._held is None else "ended by another client of the run"
+            raise FencedError(f"session {session.generation}: {reason}; {ONE_LOOP}")
         return self._held
 
 

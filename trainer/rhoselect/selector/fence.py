@@ -6,6 +6,11 @@ from typing import Protocol
 
 from rhoselect.errors import FencedError
 
+ONE_LOOP = (
+    "allowed one client of a run at a time; in a data-parallel job rank 0 alone makes the client"
+    ' and broadcasts its batches (docs/service.md, "Several processes")'
+)
+
 
 class Fence(Protocol):
     """Checks whether a newer generation took over. ``trainer.runfolder.RunFolder`` is one."""
@@ -31,5 +36,10 @@ class ClosableFence:
     def check_fence(self) -> None:
         """Raise FencedError if a newer generation has taken over, or if closed."""
         if self.closed:
-            raise FencedError("session: has ended")
-        self._fence.check_fence()
+            raise FencedError(
+                f"session: ended by another client of the run, or with its service; {ONE_LOOP}"
+            )
+        try:
+            self._fence.check_fence()
+        except FencedError as error:
+            raise FencedError(f"session: ended by another client of the run; {ONE_LOOP}") from error

@@ -1,0 +1,113 @@
+"""The arguments of ``SelectionClient``, checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, TypedDict
+
+import torch
+from torch import nn
+from torch.utils.data import default_collate
+
+from rhoselect.client.batch import Collate
+from rhoselect.client.user_data import Losses
+from rhoselect.errors import ConfigError, ModelError, listed
+from rhoselect.selector.session import check_tensors
+from rhoselect.types import Layout
+
+WAIT_S = 600.0
+
+
+class ClientOptions(TypedDict, total=False):
+    """The less frequent arguments of ``SelectionClient``, which describes them."""
+
+    collate_fn: Collate
+    losses: Losses | None
+    irreducible_losses: Any
+    token_file: Path | str | None
+    tls_ca: Path | str | None
+    tls_cert: Path | str | None
+    tls_key: Path | str | None
+    timeout_s: float
+
+
+@dataclass(frozen=True)
+class Options:
+    """``ClientOptions`` with their defaults."""
+
+    collate_fn: Collate = default_collate
+    losses: Losses | None = None
+    irreducible_losses: Any = None
+    token_file: Path | str | None = None
+    tls_ca: Path | str | None = None
+    tls_cert: Path | str | None = None
+    tls_key: Path | str | None = None
+    timeout_s: float = WAIT_S
+
+
+def checked(options: ClientOptions) -> Options:
+    """The options with their defaults. Raises ConfigError for an unknown one."""
+    known = [field.name for field in fields(Options)]
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise ConfigError(
+            f"SelectionClient: got {listed(unknown)}, allowed model, address, config, local,"
+            f" data, step, {', '.join(known)}"
+        )
+    return Options(**options)
+
+
+def check_together(
+    local: bool, address: str | None, config: Any, data: bool, given: Options
+) -> None:
+    """Raise ConfigError for arguments that do not go together."""
+    secured = (given.token_file, given.tls_ca, given.tls_cert, given.tls_key)
+    own = (given.losses, given.irreducible_losses)
+    if local == (address is not None) or local == (config is None):
+        raise ConfigError(
+            "SelectionClient: allowed an address, or local=True and config=…: a service has its own"
+            " configuration"
+        )
+    if local and any(each is not None for each in secured):
+        raise ConfigError(
+            "SelectionClient: got token_file, tls_ca, tls_cert or tls_key, allowed with an address"
+        )
+    if any(each is not None for each in own) and not (local and data):
+        raise ConfigError(
+            "SelectionClient: got losses or irreducible_losses, allowed with local=True and data=…,"
+            " a data set of your own"
+        )
+
+
+def check_model(model: nn.Module, layout: Layout) -> None:
+    """Raise ModelError unless the model has the tensors of ``layout``. Of a wrapper, such as
+    DistributedDataParallel, name the attribute that holds the model."""
+    try:
+        check_tensors(model.state_dict(), layout)
+    except ModelError:
+        for name, inner in model.named_children():
+            if layout.keys() <= inner.state_dict().keys():
+                raise wrapped(model, name) from None
+        raise
+
+
+def check_copyable(model: nn.Module) -> None:
+    """Raise ModelError for a model of which no copy could score in this process."""
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"model: got a {type(model).__name__}, allowed a torch.nn.Module")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ModelError(
+            "model: got a TorchScript module, allowed the torch.nn.Module that it was made from:"
+            " the copy that scores has other precisions; give the module before torch.jit.script"
+        )
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        raise wrapped(model, "module")
+
+
+def wrapped(model: nn.Module, name: str) -> ModelError:
+    """The error for a wrapper whose attribute ``name`` is the model."""
+    return ModelError(
+        f"model: got a {type(model).__name__}, allowed the model that it wraps; give model.{name}"
+        " to SelectionClient and to step"
+    )
