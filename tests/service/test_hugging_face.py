@@ -171,6 +171,9 @@ def test_each_train_is_a_run(tmp_path: Path) -> None:
     for name, expected in twin.state_dict().items():
         assert torch.equal(model.state_dict()[name], expected), name
 
+    mixed = trainer(tmp_path, model, data, irreducible_losses=il, arguments={"bf16": True})
+    assert [mixed.train().global_step for _ in range(2)] == [STEPS, STEPS]
+
     fresh = trainer(tmp_path, None, data, irreducible_losses=il, model_init=small_bert)
     losses = [fresh.train().training_loss for _ in range(2)]
     assert losses[0] == losses[1]
@@ -211,6 +214,7 @@ def test_mistakes_fail_when_it_is_made(tmp_path: Path) -> None:
     for words, arguments in (
         ("gradient_accumulation_steps", {"gradient_accumulation_steps": 2}),
         ("auto_find_batch_size", {"auto_find_batch_size": True}),
+        ("train_sampling_strategy", {"train_sampling_strategy": "group_by_length"}),
         ("selection.n_b: got 64", {"per_device_train_batch_size": 64}),
     ):
         with pytest.raises(ConfigError, match=words):

@@ -146,11 +146,14 @@ def _check_arguments(settings: Any, selection: Mapping[str, Any]) -> None:
     """Raise ConfigError for arguments of the Trainer that selection cannot follow."""
     batch = settings.per_device_train_batch_size
     n_b, more = selection.get("n_b", batch), settings.gradient_accumulation_steps
+    order = "group_by_length" if getattr(settings, "group_by_length", False) else "random"
+    order = getattr(settings, "train_sampling_strategy", order)
     for name, got, allowed, words in (
         ("world_size", settings.world_size, settings.world_size == 1, "one process"),
         ("n_gpu", settings.n_gpu, settings.n_gpu <= 1, "one device"),
         ("gradient_accumulation_steps", more, more == 1, "1"),
         ("auto_find_batch_size", True, not settings.auto_find_batch_size, "False"),
+        ("train_sampling_strategy", order, order == "random", '"random": it chooses the points'),
         ("selection.n_b", n_b, n_b == batch, f"per_device_train_batch_size = {batch}"),
     ):
         if not allowed:
