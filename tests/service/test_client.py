@@ -209,14 +209,12 @@ def test_random_items_are_refused() -> None:
         )
 
 
-def test_irreducible_losses_as_people_have_them(
-    dataset_dir: Path, il_table: Path, tmp_path: Path
-) -> None:
+def test_irreducible_losses_as_people_have_them(il_table: Path) -> None:
     """A tensor of another precision, one of a graph, a list, and the table of ``rhoctl il fit``, as
     an argument or as il.table."""
     points, model = Points(), nn.Linear(256, CLASSES)
     il = torch.rand(400).bfloat16()
-    table = torch.from_numpy(pq.read_table(il_table)["irreducible_loss"].to_numpy())
+    table = torch.tensor(pq.read_table(il_table)["irreducible_loss"].to_pylist())
 
     def scored(given: Any, **sections: Any) -> Tensor:
         config = {**OWN, **sections}
@@ -232,7 +230,7 @@ def test_irreducible_losses_as_people_have_them(
     assert torch.equal(scored(None, il={"table": str(il_table)}), expected)
 
 
-def test_labels_of_any_integer_type(dataset_dir: Path) -> None:
+def test_labels_of_any_integer_type() -> None:
     model = nn.Linear(256, CLASSES)
     config = {**OWN, "selection": {**OWN["selection"], "function": "loss"}}
     found = [
