@@ -161,6 +161,6 @@ def check_tensors(tensors: Mapping[str, Tensor], layout: Layout) -> None:
     ]
     if wrong:
         raise ModelError(
-            f"model: {listed(wrong, 3, '; ')}; allowed the tensors of the model that scores: that of"
-            " the configuration's model.factory, or the one that the client was made with"
+            f"model: {listed(wrong, 3, '; ')}; allowed the tensors of the model that scores: that"
+            " of the configuration's model.factory, or the one that the client was made with"
         )
