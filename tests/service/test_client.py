@@ -425,6 +425,19 @@ def test_models_that_are_wrapped_are_told_what_to_give(tiny_config: Path) -> Non
         selection.step(nn.DataParallel(bare))
 
 
+def test_a_model_that_accelerate_prepared_scores_in_our_precision() -> None:
+    """Whatever the precision in which it trains."""
+    accelerate = pytest.importorskip("accelerate")
+    model = nn.Sequential(nn.Linear(256, 64), nn.ReLU(), nn.Linear(64, CLASSES))
+    config = {**OWN, "selection": {**OWN["selection"], "function": "loss"}}
+    where: dict[str, Any] = {"local": True, "config": config, "data": Points()}
+    expected = next(iter(SelectionClient(model, **where))).indices
+    prepared = accelerate.Accelerator(mixed_precision="bf16", cpu=True).prepare(model)
+    assert torch.equal(next(iter(SelectionClient(prepared, **where))).indices, expected)
+    assert prepared(torch.zeros(1, 256)).dtype is torch.float32, "still prepared"
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 def test_a_scripted_model_may_learn_what_another_scores(tiny_config: Path) -> None:
     """Only its tensors are asked for."""
     run = inputs(tiny_config)

@@ -20,7 +20,7 @@ from rhoselect.client.options import (
     checked,
 )
 from rhoselect.client.user_data import UserPoints
-from rhoselect.errors import ConfigError, UserError
+from rhoselect.errors import ConfigError, ModelError, UserError
 from rhoselect.types import Layout
 
 
@@ -91,6 +91,8 @@ class SelectionClient:
         step: int = 0,
         **options: Unpack[ClientOptions],
     ) -> None:
+        if not isinstance(model, nn.Module):
+            raise ModelError(f"model: got a {type(model).__name__}, allowed a torch.nn.Module")
         self._model, self._step, self._given = model, step, False
         self._device = next((p.device for p in model.parameters()), torch.device("cpu"))
         given = checked(options)

@@ -94,8 +94,6 @@ def check_model(model: nn.Module, layout: Layout) -> None:
 
 def check_copyable(model: nn.Module) -> None:
     """Raise ModelError for a model of which no copy could score in this process."""
-    if not isinstance(model, nn.Module):
-        raise ModelError(f"model: got a {type(model).__name__}, allowed a torch.nn.Module")
     if isinstance(model, torch.jit.ScriptModule):
         raise ModelError(
             "model: got a TorchScript module, allowed the torch.nn.Module that it was made from:"
