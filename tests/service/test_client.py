@@ -428,12 +428,18 @@ def test_models_that_are_wrapped_are_told_what_to_give(tiny_config: Path) -> Non
 def test_a_model_that_accelerate_prepared_scores_in_our_precision() -> None:
     """Whatever the precision in which it trains."""
     accelerate = pytest.importorskip("accelerate")
-    model = nn.Sequential(nn.Linear(256, 64), nn.ReLU(), nn.Linear(64, CLASSES))
+    model, seen = nn.Sequential(nn.Linear(256, 64), nn.ReLU(), nn.Linear(64, CLASSES)), []
+
+    def losses(replica: nn.Module, batch: SelectionBatch) -> Tensor:
+        seen.append(replica(batch.inputs))
+        return F.cross_entropy(seen[-1], batch.labels, reduction="none")
+
     config = {**OWN, "selection": {**OWN["selection"], "function": "loss"}}
-    where: dict[str, Any] = {"local": True, "config": config, "data": Points()}
-    expected = next(iter(SelectionClient(model, **where))).indices
+    where: dict[str, Any] = {"local": True, "config": config, "data": Points(), "losses": losses}
+    SelectionClient(model, **where)  # it tries the losses
     prepared = accelerate.Accelerator(mixed_precision="bf16", cpu=True).prepare(model)
-    assert torch.equal(next(iter(SelectionClient(prepared, **where))).indices, expected)
+    SelectionClient(prepared, **where)
+    assert torch.equal(*seen)
     assert prepared(torch.zeros(1, 256)).dtype is torch.float32, "still prepared"
 
 
