@@ -179,7 +179,9 @@ def test_gaps_between_labels_are_told_or_closed(tmp_path: Path) -> None:
     assert "classes      22\n" in shown
     assert "19 of 22 classes have no point in train, whose labels are 1, 11, 21;" in shown
     shown = made("data", "import", "numpy", source, tmp_path / "mapped", "--map-labels").out
-    assert "classes      3\n" in shown and "labels 1, 11, 21 are numbered 0 to 2" in shown
+    assert (
+        "classes      3: 1, 11, 21\n" in shown and "labels 1, 11, 21 are numbered 0 to 2" in shown
+    )
     assert "have no point" not in shown
     dataset = ArrowDataset.open(tmp_path / "mapped")
     assert labels(dataset) == [1, 0, 2, 0] and labels(dataset, "test") == [2]
