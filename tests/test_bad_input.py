@@ -381,7 +381,7 @@ IMPORTS = {
     "nothing held out": ("numpy POINTS DST --holdout 0.01", r"holdout: got 0\.01 of 10 training"),
     "seed": ("numpy POINTS DST --noise-seed -1", r"noise seed: got -1, allowed 0 or more"),
     "shape": ("parquet POINTS DST --shape 3x3", r"--shape: got '3x3', allowed integers"),
-    "shape of another kind": ("numpy POINTS DST --shape 1,4,4", r"shape: .*for parquet only"),
+    "shape of another kind": ("idx POINTS DST --shape 1,4,4", r"shape: .* for idx, allowed sizes"),
     "not Parquet": ("parquet POINTS DST", r"points\.npz: not a readable Parquet file"),
     "no IDX folder": ("idx POINTS DST", r"points\.npz: no such folder"),
 }
