@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from data_helpers import raw_inputs, refused
 from PIL import Image
@@ -59,19 +61,23 @@ def deep_png(rgb: np.ndarray) -> bytes:
 
 
 def source_of(kind: str, content: bytes, folder: Path, encoding: str = "png") -> Path:
-    """A source of ``kind`` with the same file twice in each split."""
+    """A source of ``kind`` with the same file twice in each split, or once in a tar."""
+    folder.mkdir()
     for split in ("train", "test"):
         if kind == "image-folder":
             for name in "ab":
                 (folder / split / name).mkdir(parents=True)
                 (folder / split / name / f"0.{encoding}").write_bytes(content)
-            continue
-        folder.mkdir(exist_ok=True)
-        with tarfile.open(folder / f"{split}-0.tar", "w") as tar:
-            for name, data in ((f"0.{encoding}", content), ("0.cls", b"0")):
-                info = tarfile.TarInfo(name)
-                info.size = len(data)
-                tar.addfile(info, io.BytesIO(data))
+        elif kind == "webdataset":
+            with tarfile.open(folder / f"{split}-0.tar", "w") as tar:
+                for name, data in ((f"0.{encoding}", content), ("0.cls", b"0")):
+                    info = tarfile.TarInfo(name)
+                    info.size = len(data)
+                    tar.addfile(info, io.BytesIO(data))
+        else:
+            image: Any = {"bytes": content, "path": None} if kind == "hub" else content
+            table = pa.table({"image": [image] * 2, "label": [0, 1]})
+            pq.write_table(table, folder / f"{split}.parquet")
     return folder
 
 
@@ -82,17 +88,18 @@ def imported(
     folder.mkdir(exist_ok=True)
     encoding = "jpeg" if content.startswith(b"\xff\xd8") else "png"
     source = source_of(kind, content, folder / "src", encoding)
+    kind = "parquet" if kind == "hub" else kind
     return import_dataset(kind, source, folder / "set", **options)
 
 
-@pytest.mark.parametrize("kind", ["image-folder", "webdataset"])
+@pytest.mark.parametrize("kind", ["image-folder", "webdataset", "parquet", "hub"])
 @pytest.mark.parametrize("encoding", [None, "png"])
 def test_grey_of_16_bits_keeps_its_upper_8(tmp_path: Path, kind: str, encoding: str) -> None:
     dataset = imported(file_of(Image.fromarray(DEEP)), tmp_path, kind, encoding=encoding)
     pixels = raw_inputs(dataset)[0]
     assert pixels.shape[0] == (1 if encoding else 3)
     assert (pixels == DEEP // 256).all()
-    count = 4 if kind == "image-folder" else 2
+    count = 2 if kind == "webdataset" else 4
     assert dataset.manifest.notes == (
         f"grey pictures of 16 bits, of which the upper 8 are kept: {count}",
         f"greatest value in those pictures (of 65535): {DEEP.max()}",
