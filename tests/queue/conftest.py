@@ -1,4 +1,5 @@
-"""Every backend of the queue: in memory, an embedded server, a server over TCP with a password.
+"""Every backend of the queue: in memory, an embedded server, a server over TCP with a password, a
+cluster of three.
 
 A server that is not installed skips its tests on a laptop and fails them where CI is set.
 """
@@ -13,7 +14,7 @@ import redis
 from queue_helpers import Backend
 
 from rhoselect.runtime.queue_server import EmbeddedServer
-from servers import free_port, missing, tcp_server
+from servers import Cluster, free_port, missing, redis_cluster, tcp_server
 
 
 @pytest.fixture(scope="session")
@@ -30,8 +31,20 @@ def tcp_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(scope="session", params=["memory", "embedded", "tcp"])
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with redis_cluster(tmp_path_factory.mktemp("cluster")) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def cluster_url(cluster: Cluster) -> str:
+    return cluster.urls[0]
+
+
+@pytest.fixture(scope="session", params=["memory", "embedded", "cluster"])
 def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
+    """In the cluster, each queue is of another run, and so at any of its nodes."""
     kind: str = request.param
     made = Backend(None if kind == "memory" else request.getfixturevalue(f"{kind}_url"))
     yield made

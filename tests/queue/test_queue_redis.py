@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ import redis
 from queue_helpers import chunk_scores, fill, until
 
 from rhoselect.config import Config, DataConfig
-from rhoselect.errors import FencedError, RunError, WaitError
+from rhoselect.errors import FencedError, WaitError
 from rhoselect.queue.redis import RedisQueue, link
 from rhoselect.runtime.queue_server import EmbeddedServer
 from rhoselect.trainer import checkpoint as checkpoints
@@ -365,12 +366,60 @@ def test_a_silent_server_is_lost(tmp_path: Path) -> None:
         queue.disconnect()
 
 
-def test_a_full_server_says_so_takes_no_half_push_and_can_be_emptied(tmp_path: Path) -> None:
+def fill_up(admin: redis.Redis, folder: Path) -> None:
+    admin.config_set("maxmemory", "1")
+
+
+def empty(admin: redis.Redis) -> None:
+    admin.config_set("maxmemory", "0")
+
+
+def lose_disk(admin: redis.Redis, folder: Path) -> None:
+    """The server cannot save any more, and refuses to write until it can."""
+    admin.config_set("save", "3600 1")
+    shutil.rmtree(folder)
+    admin.bgsave()
+    until(lambda: admin.info("persistence")["rdb_last_bgsave_status"] == "err", "it cannot save")
+
+
+def save_no_more(admin: redis.Redis) -> None:
+    admin.config_set("save", "")
+
+
+@pytest.mark.parametrize(
+    ("code", "fault", "mend"),
+    [("OOM", fill_up, empty), ("MISCONF", lose_disk, save_no_more)],
+)
+def test_a_push_waits_while_the_server_refuses_to_write(
+    tmp_path: Path,
+    code: str,
+    fault: Callable[[redis.Redis, Path], None],
+    mend: Callable[[redis.Redis], None],
+) -> None:
+    (folder := tmp_path / "server").mkdir()
+    with tcp_server(folder, free_port()) as url, redis.Redis.from_url(url) as admin:
+        queue = RedisQueue(url, "run", 1, 60.0, 600.0, 60.0)
+        queue.open(0, 0, 1)
+        fault(admin, folder)
+        with ThreadPoolExecutor(1) as pool:
+            push = pool.submit(queue.push, Ticket(0, 0, 0), CHUNKS[0])
+            until(lambda: f"errorstat_{code}" in admin.info("errorstats"), "it was refused")
+            assert queue.stats() == QueueStats(1, 1, 0, 0, 0)
+            mend(admin)
+            assert push.result(60.0)
+        popped = queue.pop(0, 9, 0.0)
+        assert popped is not None and popped.positions.tolist() == [2, 1]
+        queue.disconnect()
+
+
+def test_a_server_that_stays_full_says_so_takes_no_half_push_and_can_be_emptied(
+    tmp_path: Path,
+) -> None:
     with EmbeddedServer(tmp_path / "log") as server, redis.Redis.from_url(server.url) as admin:
-        queue = RedisQueue(server.url, "run", 1, 60.0, 600.0, 5.0)
+        queue = RedisQueue(server.url, "run", 1, 60.0, 600.0, 0.1)
         queue.open(0, 0, 1)
         admin.config_set("maxmemory", "1")
-        with pytest.raises(RunError, match="maxmemory"):
+        with pytest.raises(WaitError, match=r"full for 0\.1 s .*maxmemory.* --resume"):
             queue.push(Ticket(0, 0, 0), CHUNKS[0])
         assert queue.stats() == QueueStats(1, 1, 0, 0, 0)
         queue.close(0)

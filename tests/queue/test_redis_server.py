@@ -51,10 +51,10 @@ def test_a_connection_that_tcp_gives_up_is_made_again() -> None:
             raise troubles.pop()
         return 7
 
-    assert with_retries(call, "server", timeout_s=60.0) == 7
+    assert with_retries(call, lambda: "server", timeout_s=60.0) == 7
     troubles = [redis.TimeoutError("gone")]
     with pytest.raises(WaitError, match="server: lost for 0 s"):
-        with_retries(call, "server", timeout_s=0.0)
+        with_retries(call, lambda: "server", timeout_s=0.0)
 
 
 def test_check_refuses_an_unreachable_server(tmp_path: Path) -> None:
@@ -70,6 +70,13 @@ def test_check_refuses_a_server_that_evicts(tmp_path: Path) -> None:
         assert "maxmemory-policy allkeys-lru, allowed noeviction" in config_error(server.url)
 
 
+def test_check_refuses_a_full_server(tmp_path: Path) -> None:
+    with EmbeddedServer(tmp_path / "log") as server, redis.Redis.from_url(server.url) as admin:
+        admin.config_set("maxmemory", "1")
+        message = config_error(server.url)
+        assert "is full: it uses" in message and "raise its maxmemory" in message
+
+
 def test_check_refuses_a_replica(tmp_path: Path) -> None:
     with EmbeddedServer(tmp_path / "log") as server, redis.Redis.from_url(server.url) as admin:
         admin.replicaof("127.0.0.1", free_port())
@@ -77,7 +84,7 @@ def test_check_refuses_a_replica(tmp_path: Path) -> None:
 
 
 def test_check_refuses_an_old_server(tcp_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rhoselect.queue.redis.server.OLDEST", (99, 0))
+    monkeypatch.setattr("rhoselect.queue.redis.check.OLDEST", (99, 0))
     assert "allowed Redis >= 6.2 or Valkey >= 8" in config_error(tcp_url)
 
 

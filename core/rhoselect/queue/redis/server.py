@@ -1,4 +1,4 @@
-"""Reaching a Redis-protocol server, and refusing one that would lose data.
+"""Reaching a Redis-protocol server, and which of its errors pass.
 
 No message ever holds a password: servers are named by `server_name`, and the text of an error
 that was raised while a URL was parsed is dropped. A rediss:// server's certificate and host name
@@ -7,23 +7,45 @@ are always verified: of the options of redis-py a URL may hold only those of `OP
 
 from __future__ import annotations
 
+import re
 import ssl
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
-from urllib.parse import parse_qsl, unquote, urlsplit
+from typing import TypeVar
+from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
 import redis
+from redis import exceptions
 from redis.backoff import NoBackoff
-from redis.exceptions import NoPermissionError
 from redis.retry import Retry
 
-from rhoselect.errors import FencedError, QueueConfigError, RunError, WaitError, shortened
+from rhoselect.errors import (
+    FencedError,
+    QueueConfigError,
+    RhoError,
+    RunError,
+    WaitError,
+    shortened,
+)
 
-OLDEST = (6, 2)
 OPTIONS = {"db", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile"}
-CHECK_TIMEOUT_S = 5.0
+PING_TIMEOUT_S = 5.0
+SILENT_S = 30.0  # then a call is repeated, in a cluster at another node: its machine may be gone
+GRANT = "grant the user what docs/security.md lists"
 _T = TypeVar("_T")
+
+_LOST = (redis.TimeoutError, redis.ConnectionError)  # TCP also gives up, long before our deadline
+_PASSING = (
+    exceptions.OutOfMemoryError,
+    exceptions.ReadOnlyError,
+    exceptions.ClusterDownError,
+    exceptions.TryAgainError,
+    exceptions.AskError,  # MOVED is one: `Link` turns to the node that it names
+    exceptions.NoScriptError,  # the link turned to another node after it had loaded the script
+)
+# The same errors from within a script, which an older server quotes, and those without a class.
+_PASSING_CODES = re.compile(r"(?:^|-)(?:OOM|READONLY|MISCONF|NOREPLICAS|BUSY|UNBLOCKED) ")
+_FORBIDDEN = re.compile(r"NOPERM|permission|can't (?:run|access)")
 
 
 def server_name(url: str) -> str:
@@ -62,29 +84,42 @@ def _malformed() -> QueueConfigError:
 
 
 def connect(url: str, timeout_s: float) -> redis.Redis:
-    """A client that connects at its first call. A call without an answer for ``timeout_s`` fails.
+    """A client that connects at its first call. A call without an answer for ``timeout_s``, at most
+    `SILENT_S`, fails.
 
     The client does not retry: `with_retries` does, until a deadline.
     """
     server_name(url)
+    silent_s = min(timeout_s, SILENT_S)
     try:
         return redis.Redis.from_url(
             url,
             protocol=2,
-            socket_timeout=timeout_s,
-            socket_connect_timeout=timeout_s,
+            socket_timeout=silent_s,
+            socket_connect_timeout=silent_s,
             retry=Retry(NoBackoff(), 0),
         )
     except ValueError:
         raise _malformed() from None
 
 
-def with_retries(call: Callable[[], _T], name: str, timeout_s: float) -> _T:
-    """The result of ``call()``, repeated for up to ``timeout_s`` while the server ``name`` is
-    unreachable or has become a read-only replica in a failover.
+def node_url(url: str, host: str, port: int) -> str:
+    """``url`` with the address of another node of its cluster. A node that does not know its own
+    host name has the host of ``url``."""
+    parts = urlsplit(url)
+    credentials, at, _ = parts.netloc.rpartition("@")
+    host = (parts.hostname or "localhost") if host in ("", "?") else host
+    host = f"[{host}]" if ":" in host else host
+    return urlunsplit(parts._replace(netloc=f"{credentials}{at}{host}:{port}"))
+
+
+def with_retries(call: Callable[[], _T], name: Callable[[], str], timeout_s: float) -> _T:
+    """The result of ``call()``, repeated for up to ``timeout_s`` while the server is unreachable or
+    refuses for now: it is full, cannot save, is a read-only replica in a failover, or a node of a
+    cluster whose slots are moving. ``name()`` names the server that was called last.
 
     Every call but a claim is idempotent; if a claim's answer is lost, `reap` hands its ticket out
-    again. Raises WaitError when the server stays unreachable, RunError when it answers with an
+    again. Raises WaitError when the trouble stays, RunError when the server answers with another
     error, FencedError when a script found a newer generation.
     """
     deadline = time.monotonic() + timeout_s
@@ -92,34 +127,47 @@ def with_retries(call: Callable[[], _T], name: str, timeout_s: float) -> _T:
     while True:
         try:
             return call()
-        except redis.AuthenticationError as error:
-            raise RunError(
-                f"queue server {name} refuses the user name or password: {_one_line(error)}"
-            ) from None
-        except (
-            redis.TimeoutError,  # also TCP's own, long before ours, when the machine is down
-            redis.ConnectionError,
-            redis.exceptions.ReadOnlyError,
-        ) as error:
-            if _untrusted(error):
-                raise RunError(
-                    f"queue server {name}: {_one_line(error)}; see queue.tls_ca"
-                ) from None
-            if time.monotonic() + pause > deadline:
-                raise WaitError(
-                    f"queue server {name}: lost for {timeout_s:g} s ({_one_line(error)})"
-                ) from None
-            time.sleep(pause)
-            pause = min(2 * pause, 1.0)
         except redis.RedisError as error:
-            if str(error).startswith("FENCED"):
-                raise FencedError(
-                    f"queue server {name}: a newer trainer owns this run; this one stops"
-                ) from None
-            raise RunError(f"queue server {name}: {_one_line(error)}") from None
+            if not _passes(error):
+                raise _failure(error, name()) from None
+            if time.monotonic() + pause > deadline:
+                raise WaitError(_given_up(error, name(), timeout_s)) from None
+        time.sleep(pause)
+        pause = min(2 * pause, 1.0)
 
 
-def ping(url: str, timeout_s: float = CHECK_TIMEOUT_S) -> bool:
+def _passes(error: redis.RedisError) -> bool:
+    """Whether the same call may succeed later."""
+    if isinstance(error, redis.AuthenticationError) or untrusted(error):
+        return False
+    return isinstance(error, _LOST + _PASSING) or bool(_PASSING_CODES.search(str(error)))
+
+
+def _failure(error: redis.RedisError, name: str) -> RhoError:
+    reason = one_line(error)
+    if isinstance(error, redis.AuthenticationError):
+        return RunError(f"queue server {name} refuses the user name or password: {reason}")
+    if untrusted(error):
+        return RunError(f"queue server {name}: {reason}; see queue.tls_ca")
+    if reason.startswith("FENCED"):
+        return FencedError(f"queue server {name}: a newer trainer owns this run; this one stops")
+    advice = f"; {GRANT}" if forbidden(error) else ""
+    return RunError(f"queue server {name}: {reason}{advice}")
+
+
+def _given_up(error: redis.RedisError, name: str, timeout_s: float) -> str:
+    reason = one_line(error)
+    if isinstance(error, _LOST):
+        return f"queue server {name}: lost for {timeout_s:g} s ({reason})"
+    if "maxmemory" in str(error):
+        return (
+            f"queue server {name}: full for {timeout_s:g} s ({reason}); make room there or raise"
+            " its maxmemory, then continue the run with --resume"
+        )
+    return f"queue server {name}: refuses for {timeout_s:g} s ({reason})"
+
+
+def ping(url: str, timeout_s: float = PING_TIMEOUT_S) -> bool:
     """Whether the server answers within ``timeout_s``."""
     client = connect(url, timeout_s)
     try:
@@ -130,61 +178,16 @@ def ping(url: str, timeout_s: float = CHECK_TIMEOUT_S) -> bool:
         client.close()
 
 
-def check_server(url: str) -> None:
-    """Raise QueueConfigError, one line, unless the server can hold a queue without losing data."""
-    name = server_name(url)
-    client = connect(url, CHECK_TIMEOUT_S)
-    try:
-        client.ping()
-        info = client.info()
-    except redis.AuthenticationError:
-        raise QueueConfigError(
-            f"queue.url: {name} refuses the user name or password (or asks for one and got none);"
-            " write it into a file and name that as queue.password_file"
-        ) from None
-    except NoPermissionError as error:
-        raise QueueConfigError(
-            f"queue.url: {name} forbids what the queue needs ({_one_line(error)});"
-            " grant the user what docs/security.md lists"
-        ) from None
-    except redis.RedisError as error:
-        raise QueueConfigError(
-            f"queue.url: {name} cannot be reached ({_one_line(error)}); {_remedy(error, name)}"
-        ) from None
-    finally:
-        client.close()
-    _check_info(name, info)
+def forbidden(error: redis.RedisError) -> bool:
+    """Whether the error is that the user may not do this."""
+    return bool(isinstance(error, exceptions.NoPermissionError) or _FORBIDDEN.search(str(error)))
 
 
-def _check_info(name: str, info: dict[str, Any]) -> None:
-    """Check the answer to INFO. Hosted servers and plain users may run INFO, but not CONFIG."""
-    version = str(info["redis_version"])
-    if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
-        raise QueueConfigError(
-            f"queue.url: {name} is version {version}, allowed Redis >= 6.2 or Valkey >= 8"
-        )
-    policy = info["maxmemory_policy"]
-    if policy != "noeviction":
-        raise QueueConfigError(
-            f"queue.url: {name} has maxmemory-policy {policy}, allowed noeviction (another would"
-            " drop scores); run CONFIG SET maxmemory-policy noeviction"
-        )
-    if info.get("role") != "master":
-        raise QueueConfigError(f"queue.url: {name} is a read-only replica, allowed its primary")
-
-
-def _untrusted(error: Exception) -> bool:
+def untrusted(error: Exception) -> bool:
     """Whether the error is that the server's certificate could not be verified."""
     return isinstance(error.__context__, ssl.SSLCertVerificationError)
 
 
-def _remedy(error: Exception, name: str) -> str:
-    if _untrusted(error):
-        return "set queue.tls_ca to the PEM file of the CA that signed its certificate"
-    if name.startswith("rediss://"):
-        return "start the server with TLS; set queue.tls_cert if it requires one"
-    return 'start the server, or set queue.url to "embedded"'
-
-
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """The error's text, in one line."""
     return shortened(str(error))
