@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from rhoselect.data import Labels, SplitPoints, open_data
 from rhoselect.data.il_table import IlMetadata, IlTable, read_table, write_table
 from rhoselect.errors import IrreducibleLossError, NonFiniteLossError
 from rhoselect.importers import write_dataset
-from rhoselect.models.build import build_model
+from rhoselect.models.build import build_model, configured_model
 from rhoselect.models.replica import Numerics, Replica
 from rhoselect.trainer.fit import (
     FitOptions,
@@ -42,7 +43,7 @@ from rhoselect.trainer.fit.training import SmallModel
 from rhoselect.trainer.records import weights_sha256
 from rhoselect.types import Batch, Indices
 from support import CLASSES as CLASSES_OF_PATCHES
-from support import made, patches
+from support import made, patches, rhoctl
 
 CPU = torch.device("cpu")
 CLASSES = 3
@@ -390,6 +391,89 @@ def test_a_fit_tells_wrong_labels_from_right_ones(dataset_dir: Path, tmp_path: P
     made("il", "fit", "--data", dataset_dir, "--out", tmp_path / "il", "--epochs", "20")
     losses = np.array(values(tmp_path / "il"))
     assert np.median(losses[wrong]) > 2 > 0.5 > np.median(losses[~wrong])
+
+
+WIDTH = ("--model", "rhoselect.models:mlp", "--set", "model.args.width=16")
+
+
+def test_a_fit_tells_how_good_its_model_is(dataset_dir: Path, tmp_path: Path) -> None:
+    """By the labels that it gets right, and beside a guess that knows the labels' shares."""
+    out, weights = tmp_path / "il.parquet", tmp_path / "il.safetensors"
+    fit = ("il", "fit", "--data", dataset_dir, *WIDTH, "--out", out, "--weights-out", weights)
+    *_, told = made(*fit).out.splitlines()
+    config = irreducible_config(
+        str(dataset_dir),
+        "rhoselect.models:mlp",
+        ["model.args.width=16", f"model.weights={weights}"],
+    )
+    dataset = open_data(config.data)
+    train = dataset.split("train")
+    model = configured_model(config.model, dataset.input_shape, dataset.classes, 0).eval()
+    points = train.read(train.indices, CPU)
+    with threads(1), torch.no_grad():
+        right = (model(points.inputs).argmax(1) == points.labels).float().mean()
+    shares = np.bincount(points.labels) / len(train)
+    guess = -(shares * np.log(shares)).sum()
+    mean = np.mean(values(out))
+    assert told.startswith(
+        f"{out}: 400 irreducible losses, mean {mean:.4f} nats (of a guess {guess:.4f}),"
+        f" {right:.1%} of labels right, "
+    )
+    metadata = read_table(out, dataset.fingerprint, (train.start, train.stop)).metadata
+    assert metadata.accuracy == pytest.approx(float(right))
+    assert metadata.guess_loss == pytest.approx(guess)
+
+
+def test_a_model_that_learnt_nothing_or_overfits_is_doubted(
+    dataset_dir: Path, tmp_path: Path
+) -> None:
+    fit = ("il", "fit", "--data", dataset_dir, *WIDTH, "--out", tmp_path / "il", "--overwrite")
+    assert "warning" not in made(*fit, "--epochs", "10").out
+    *_, told = made(*fit, "--set", "trainer.lr=1").out.splitlines()
+    assert told.startswith("warning: the model has learnt nothing (mean loss ")
+    rates = ("--set", "trainer.schedule=constant", "--set", "trainer.lr=0.02")
+    long = ("--epochs", "6", "--batch", "16", "--set", "model.args.width=64")
+    for folds in ((), ("--folds", "2")):
+        *_, told = made(*fit, *long, *rates, *folds).out.splitlines()
+        assert re.match(r"warning: the model overfits: .* rose from \d\.\d+ to \d", told)
+    *_, told = made(
+        *("il", "fit", "--data", dataset_dir, "--out", tmp_path / "other", *WIDTH[2:]),
+        *("--reference", "rhoselect.models:mlp"),
+    ).out.splitlines()
+    assert told.startswith("warning: the model has learnt nothing"), "as it is not trained"
+
+
+@pytest.mark.parametrize("command", ["il", "svp"])
+def test_a_fit_replaces_no_file_silently(dataset_dir: Path, tmp_path: Path, command: str) -> None:
+    kept = tmp_path / "kept"
+    kept.write_text("of another fit")
+    fit = (command, "fit", "--data", dataset_dir, *WIDTH, "--epochs", "1", "--out")
+    flags = [(kept,)] if command == "svp" else [(kept,), (tmp_path / "il", "--weights-out", kept)]
+    for out in flags:
+        result = rhoctl(*fit, *out)
+        assert result.code == 2 and f"{kept}: exists, allowed a new file" in result.err
+        assert "--overwrite" in result.err and kept.read_text() == "of another fit"
+        assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+    made(*fit, kept, "--overwrite")
+    assert kept.stat().st_size > 100
+
+
+@pytest.mark.parametrize("command", ["il", "svp"])
+def test_a_default_network_that_does_not_fit_is_named(tmp_path: Path, command: str) -> None:
+    random = np.random.default_rng(0)
+    splits = {
+        name: (random.random((64, 6), np.float32), random.integers(0, 2, 64))
+        for name in ("train", "holdout", "test")
+    }
+    write_dataset(tmp_path / "data", "float", splits, 2)
+    fit = (command, "fit", "--data", tmp_path / "data", "--out", tmp_path / "out", "--batch", "8")
+    result = rhoctl(*fit)
+    assert result.code == 2 and result.err.count("\n") == 1
+    assert "small_cnn" in result.err and "this is the default network" in result.err
+    assert "give --model, as rhoselect.models:mlp" in result.err
+    named = rhoctl(*fit, "--model", "rhoselect.models:small_cnn")
+    assert named.code == 2 and "default" not in named.err
+    made(*fit, "--model", "rhoselect.models:mlp")
 
 
 # The Python functions.

@@ -13,9 +13,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from rhoselect.client import fit_irreducible_losses
 from rhoselect.client.batch import SelectionBatch
 from rhoselect.errors import ConfigError, DataError, ModelError
 from rhoselect.plan import Plan
+from rhoselect.trainer.fit import FitOptions
 
 STEPS, n_b, n_B, CHUNK, LR = 10, 8, 32, 16, 1e-3
 
@@ -233,3 +235,22 @@ def test_mistakes_fail_when_it_is_made(tmp_path: Path) -> None:
         trainer(tmp_path, model, data, irreducible_losses=il, selection=n_b_too)
     with pytest.raises(DataError, match="train_dataset: got none"):
         trainer(tmp_path, model, None, irreducible_losses=il)
+
+
+def test_irreducible_losses_of_its_own_data_tell_wrong_labels() -> None:
+    """Those of cross-fitted copies of a classifier, on what the collator gives."""
+    import transformers
+
+    from rhoselect.client.hugging_face import classification_losses
+
+    il = fit_irreducible_losses(
+        small_bert(),
+        sentences(),
+        folds=2,
+        options=FitOptions(batch=8, epochs=8),
+        losses=classification_losses,
+        collate_fn=transformers.default_data_collator,
+        config={"trainer": {"lr": 1e-2}},
+    )
+    wrong = torch.arange(128) % 10 == 0
+    assert il[wrong].median() > 2 * il[~wrong].median()

@@ -38,7 +38,9 @@ class IlMetadata:
     """Where a table comes from. ``holdout`` = [start, stop) of the points its model learnt from.
 
     For a cross-fit that is the train split, in ``folds`` folds, each scored by a model that learnt
-    from the others. For a reference it is empty: what its model learnt from is unknown.
+    from the others. For a reference it is empty: what its model learnt from is unknown. How good
+    the model is on the points that it scores: ``accuracy``; mean losses in nats of a guess that
+    knows only how frequent each label is, and after the last epoch (the one of the lowest is kept).
     """
 
     fingerprint: str
@@ -53,6 +55,9 @@ class IlMetadata:
     flops: int
     variant: Variant = "holdout"
     folds: int = 0
+    accuracy: float | None = None
+    guess_loss: float | None = None
+    last_loss: float | None = None
 
 
 @dataclass(frozen=True)

@@ -2,5 +2,6 @@
 
 from rhoselect.client.batch import SelectionBatch
 from rhoselect.client.client import SelectionClient
+from rhoselect.client.irreducible import fit_irreducible_losses
 
-__all__ = ["SelectionBatch", "SelectionClient"]
+__all__ = ["SelectionBatch", "SelectionClient", "fit_irreducible_losses"]

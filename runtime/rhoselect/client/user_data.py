@@ -99,11 +99,9 @@ class UserReplica(Replica):
 
     def __call__(self, batch: Batch) -> ForwardOutput:
         """Losses [C]."""
-        inputs, labels = cast(tuple[Any, Tensor | None], batch.inputs)
         count = len(batch.indices)
-        own = SelectionBatch(-1, torch.from_numpy(batch.indices), inputs, labels, torch.ones(count))
         with torch.inference_mode(), self._autocast():
-            losses = self._losses(self._model, own)
+            losses = self._losses(self._model, own_batch(batch))
         if not isinstance(losses, Tensor) or losses.shape != (count,):
             got = f"{list(losses.shape)}" if isinstance(losses, Tensor) else type(losses).__name__
             raise ModelError(
@@ -111,6 +109,13 @@ class UserReplica(Replica):
                 ' as with reduction="none"'
             )
         return ForwardOutput(losses.float(), torch.empty(count, 0), torch.empty(0))
+
+
+def own_batch(batch: Batch) -> SelectionBatch:
+    """What the user's losses are given for a batch that ``UserPoints.read`` gave."""
+    inputs, labels = cast(tuple[Any, Tensor | None], batch.inputs)
+    ones = torch.ones(len(batch.indices))
+    return SelectionBatch(-1, torch.from_numpy(batch.indices), inputs, labels, ones)
 
 
 def cross_entropy(model: nn.Module, batch: SelectionBatch) -> Tensor:

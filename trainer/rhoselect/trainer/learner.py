@@ -65,7 +65,7 @@ class Learner:
     def update(self, batch: Batch, weights: Tensor | None, step: int) -> StepResult:
         """One optimizer step on ``batch``; ``weights`` [n_b] multiply its losses if given."""
         seed_step(self._seed, step, self.device)
-        logits, losses = self._forward(batch)
+        losses, correct = self._forward(batch)
         loss = (losses if weights is None else losses * weights).mean()
         self._optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -76,19 +76,23 @@ class Learner:
         self._optimizer.step()
         if self.reference is not None and self.reference.learns:
             self.reference.update(batch, weights, step)
-        correct = logits.detach().argmax(1) == batch.labels
         return StepResult(loss.detach(), losses.detach(), correct)
 
     def losses(self, batch: Batch) -> Tensor:
         """Training losses [C] of ``batch`` in nats under the current weights, without a step."""
         with torch.no_grad():
-            return self._forward(batch)[1]
+            return self._forward(batch)[0]
 
     def _forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        bf16 = self._config.precision == "bf16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+        """Losses [C] in nats, and which points are labelled right [C]."""
+        with self._autocast():
             logits: Tensor = self.model(batch.inputs).float()
-        return logits, F.cross_entropy(logits, batch.labels, reduction="none")
+        losses = F.cross_entropy(logits, batch.labels, reduction="none")
+        return losses, logits.detach().argmax(1) == batch.labels
+
+    def _autocast(self) -> torch.autocast:
+        bf16 = self._config.precision == "bf16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=bf16)
 
     def sum_of_weights(self) -> float:
         """The sum of all parameters, the reference's included: finite only if all of them are."""

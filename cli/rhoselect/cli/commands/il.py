@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
 from rich.console import Console
 
 from rhoselect.cli.commands import Sets
 from rhoselect.cli.fit_display import fit_display
+from rhoselect.cli.fits import SMALL_CNN, Model, Overwrite, check_new, naming_default
 from rhoselect.compute import keep_memory
-from rhoselect.data.il_table import write_table
+from rhoselect.data.il_table import IlTable, write_table
 from rhoselect.errors import ConfigError
 from rhoselect.trainer.fit import (
     FitOptions,
+    doubts,
     fit_folds,
     fit_holdout,
     irreducible_config,
@@ -37,7 +41,7 @@ def fit(
         str, typer.Option(help="Data folder or URI, or 'module:factory' of a Dataset.")
     ],
     out: Annotated[Path, typer.Option(help="Parquet file to write.")],
-    model: Annotated[str, typer.Option(help="Model factory.")] = "rhoselect.models:small_cnn",
+    model: Model = None,
     sets: Sets = None,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the points to learn from.")] = 3,
     patience: Annotated[
@@ -66,6 +70,7 @@ def fit(
     weights_out: Annotated[
         Path | None, typer.Option(help="Safetensors file to write the model to, for il.weights.")
     ] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Score the train split with a model that never saw it.
 
@@ -83,18 +88,17 @@ def fit(
       rhoctl il fit --data data/fm --out il.parquet --reference my_models:pretrained
     """
     _check_together(folds, reference, weights, weights_out)
-    for flag, path in (("--out", out), ("--weights-out", weights_out)):
-        if path is not None and path.is_dir():
-            raise ConfigError(f"{flag} {path}: is a folder, allowed a file to write")
+    check_new({"--out": out, "--weights-out": weights_out}, overwrite)
     keys = [f"il.overlap={overlap}"]
     if weights is not None:
         keys.append(f"model.weights={json.dumps(str(weights))}")
-    config = irreducible_config(data, reference or model, [*keys, *(sets or [])])
+    config = irreducible_config(data, reference or model or SMALL_CNN, [*keys, *(sets or [])])
     options = FitOptions(batch, epochs, patience)
     console = Console()
     keep_memory()
     network = None
-    with fit_display(console, "mean loss of the points to score") as progress:
+    shown = fit_display(console, "mean loss of the points to score")
+    with naming_default(reference or model), shown as progress:
         if reference is not None:
             table, network = score_reference(config)
         elif folds is not None:
@@ -104,12 +108,20 @@ def fit(
     write_table(out, table)
     if weights_out is not None and network is not None:
         save_model(weights_out, network, config, table)
-    console.print(
-        f"{out}: {len(table.values)} irreducible losses, mean {table.values.mean():.4f} nats,"
-        f" {table.metadata.seconds:.1f} s",
-        highlight=False,
-        soft_wrap=True,
+    for line in _outcome(out, table):
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def _outcome(out: Path, table: IlTable) -> Iterator[str]:
+    """What was written, how good the model is, and why that may not be enough."""
+    about, mean = table.metadata, float(table.values.mean(dtype=np.float64))
+    assert about.accuracy is not None and about.guess_loss is not None, "labels are known here"
+    yield (
+        f"{out}: {len(table.values)} irreducible losses, mean {mean:.4f} nats (of a guess"
+        f" {about.guess_loss:.4f}), {about.accuracy:.1%} of labels right, {about.seconds:.1f} s"
     )
+    for doubt in doubts(mean, about.guess_loss, about.last_loss):
+        yield f"warning: {doubt}"
 
 
 def _check_together(

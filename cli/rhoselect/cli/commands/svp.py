@@ -10,8 +10,8 @@ from rich.console import Console
 
 from rhoselect.cli.commands import Sets
 from rhoselect.cli.fit_display import fit_display
+from rhoselect.cli.fits import SMALL_CNN, Model, Overwrite, check_new, naming_default
 from rhoselect.compute import keep_memory
-from rhoselect.errors import ConfigError
 from rhoselect.selection.coreset import write_entropies
 from rhoselect.trainer.fit import FitOptions, fit_proxy, proxy_config
 
@@ -29,10 +29,11 @@ def fit(
         str, typer.Option(help="Data folder or URI, or 'module:factory' of a Dataset.")
     ],
     out: Annotated[Path, typer.Option(help="File to write.")],
-    model: Annotated[str, typer.Option(help="Model factory.")] = "rhoselect.models:small_cnn",
+    model: Model = None,
     sets: Sets = None,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the train split.")] = 5,
     batch: Annotated[int, typer.Option(min=1, help="Points a step.")] = 64,
+    overwrite: Overwrite = False,
 ) -> None:
     """Train a small model on the train split and write its predictive entropy on each point.
 
@@ -44,12 +45,11 @@ def fit(
 
       rhoctl train run.toml --set selection.function=svp --set svp.table=data/fm-svp.safetensors
     """
-    if out.is_dir():
-        raise ConfigError(f"--out {out}: is a folder, allowed a file to write")
-    config = proxy_config(data, model, sets or [])
+    check_new({"--out": out}, overwrite)
+    config = proxy_config(data, model or SMALL_CNN, sets or [])
     console = Console()
     keep_memory()
-    with fit_display(console, "mean training loss") as progress:
+    with naming_default(model), fit_display(console, "mean training loss") as progress:
         entropies, metadata = fit_proxy(config, FitOptions(batch, epochs), progress)
     write_entropies(out, entropies, metadata)
     console.print(

@@ -3,7 +3,9 @@
 Irreducible losses come from a model of a holdout split (``fit_holdout``), from models of the train
 split without the fold that they score (``fit_folds``) or from a ready model (``score_reference``).
 A proxy's entropies (``fit_proxy``) choose a core-set. Each function takes a run's configuration, of
-which it uses ``data``, ``model``, ``trainer``, ``scorer.precision``, ``il`` and ``seed``.
+which it uses ``data``, ``model``, ``trainer``, ``scorer.precision``, ``il`` and ``seed``. A table's
+metadata tell how good its model is, and ``doubts`` whether that is too little. For a data set of
+your own there is ``rhoselect.client.fit_irreducible_losses``.
 
 Example::
 
@@ -24,11 +26,13 @@ from rhoselect.trainer.fit.irreducible import (
     score_reference,
 )
 from rhoselect.trainer.fit.proxy import fit_proxy, proxy_config
+from rhoselect.trainer.fit.quality import doubts
 from rhoselect.trainer.fit.training import FitOptions, FitProgress
 
 __all__ = [
     "FitOptions",
     "FitProgress",
+    "doubts",
     "fit_folds",
     "fit_holdout",
     "fit_proxy",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -19,7 +19,7 @@ from rhoselect.config import TrainerConfig
 from rhoselect.data import SplitPoints
 from rhoselect.data.il_table import IlMetadata, IlTable, Variant
 from rhoselect.hashing import key64, permute
-from rhoselect.models.replica import Replica
+from rhoselect.trainer.fit.quality import Judged, Quality, judge
 from rhoselect.trainer.fit.training import (
     CPU,
     SILENT,
@@ -29,8 +29,6 @@ from rhoselect.trainer.fit.training import (
     Subset,
     check_finite,
     epochs,
-    new_learner,
-    outputs,
 )
 from rhoselect.trainer.flops import forward_flops, step_flops
 from rhoselect.trainer.records import weights_sha256
@@ -38,13 +36,14 @@ from rhoselect.trainer.records import weights_sha256
 
 @dataclass(frozen=True)
 class Fitted:
-    """A model at its best epoch; its ``losses`` [N] float32 in nats; time and FLOPs of training and
-    scoring."""
+    """A model at its best epoch, and the points that it scores; ``last_loss``: their mean loss in
+    nats after the last of ``epochs``; the time of training and scoring."""
 
     model: nn.Module
-    losses: npt.NDArray[np.float32]
+    judged: Judged
+    last_loss: float
+    epochs: int
     seconds: float
-    flops: int
 
 
 @dataclass(frozen=True)
@@ -65,29 +64,30 @@ class Fitter:
         self, train: SplitPoints, holdout: SplitPoints, split: str
     ) -> tuple[IlTable, nn.Module]:
         """The table of a model trained on ``holdout``, which is the split ``split``; the model."""
-        fitted = self.fit(Subset.of(holdout), Subset.of(train))
+        learn, scored, quality = Subset.of(holdout), Subset.of(train), Quality()
+        fitted = self.fit(learn, scored)
+        quality.add(fitted.judged, fitted.last_loss)
         origin = _Origin("holdout", split, (holdout.start, holdout.stop))
-        digest = weights_sha256(fitted.model)
-        metadata = self._metadata(origin, digest, fitted.seconds, fitted.flops)
-        return IlTable(train.start, fitted.losses, metadata), fitted.model
+        digest, flops = weights_sha256(fitted.model), self._flops(fitted, learn, scored)
+        metadata = self._metadata(origin, digest, fitted.seconds, flops, quality)
+        return IlTable(train.start, fitted.judged.losses, metadata), fitted.model
 
     def folds(self, train: SplitPoints, count: int) -> IlTable:
         """The table of ``count`` models: each scores its fold and learnt from all other points.
 
         With 2 folds this is the paper's variant without a holdout (section 4.2, "no holdout set").
         """
-        values = np.empty(len(train), np.float32)
+        values, quality = np.empty(len(train), np.float32), Quality()
         seconds, flops, digest = 0.0, 0, hashlib.sha256()
-        for fold in split_folds(len(train), count, self.seed):
-            others = np.setdiff1d(np.arange(len(train)), fold, assume_unique=True)
-            learn, scored = (Subset(train, train.index_of(ranks)) for ranks in (others, fold))
+        for fold, learn, scored in fold_subsets(train, count, self.seed):
             fitted = self.fit(learn, scored)
-            values[fold] = fitted.losses
+            values[fold] = fitted.judged.losses
+            quality.add(fitted.judged, fitted.last_loss)
             seconds += fitted.seconds
-            flops += fitted.flops
+            flops += self._flops(fitted, learn, scored)
             digest.update(weights_sha256(fitted.model).encode())
         origin = _Origin("cross-fit", "train", (train.start, train.stop), count)
-        metadata = self._metadata(origin, digest.hexdigest(), seconds, flops)
+        metadata = self._metadata(origin, digest.hexdigest(), seconds, flops, quality)
         return IlTable(train.start, values, metadata)
 
     def reference(self, train: SplitPoints) -> IlTable:
@@ -97,45 +97,47 @@ class Fitter:
         with threads(self.settings.threads):
             weights = network.state_dict()
             replica.load((name, weights[name]) for name in replica.layout)
-            losses = score(replica, Subset.of(train))
+            judged, quality = judge(replica, Subset.of(train)), Quality()
         seconds = time.monotonic() - started
-        check_finite("mean loss on the train split", float(losses.mean(dtype=np.float64)))
+        check_finite("mean loss on the train split", judged.mean)
+        quality.add(judged, judged.mean)
         sample = train.read(train.first(self.options.batch), CPU)
-        flops = len(losses) * forward_flops(network, sample)
+        flops = len(judged.losses) * forward_flops(network, sample)
         origin = _Origin("reference", "", (train.start, train.start))
-        digest = weights_sha256(network)
-        metadata = self._metadata(origin, digest, seconds, flops)
-        return IlTable(train.start, losses, metadata)
+        metadata = self._metadata(origin, weights_sha256(network), seconds, flops, quality)
+        return IlTable(train.start, judged.losses, metadata)
 
     def fit(self, learn: Subset, scored: Subset) -> Fitted:
         """Train on ``learn``; the model and the losses on ``scored`` of the epoch where their mean
         is lowest."""
         options, replica = self.options, self.model.replica
-        model = copy.deepcopy(self.model.network)
-        learner = new_learner(model, learn, self.settings, options, self.seed)
+        learner = self.model.learner(learn, self.settings, options, self.seed)
         started = time.monotonic()  # what torch loads at its first optimizer is no part of the fit
-        losses: npt.NDArray[np.float32] = np.empty(0, np.float32)
-        best_loss, best_model, best_epoch, epoch = math.inf, model, 0, 0
+        best, best_model, best_epoch = None, learner.model, 0
         with threads(self.settings.threads):
             for epoch, _ in epochs(learner, learn, options, self.seed, self.progress):
                 replica.load(learner.pieces(replica.layout))
-                now = score(replica, scored)
-                mean_loss = float(now.mean(dtype=np.float64))
-                check_finite(f"mean loss of the points to score after epoch {epoch}", mean_loss)
-                self.progress.epoch(epoch, mean_loss)
-                if mean_loss < best_loss:
-                    best_loss, losses, best_model = mean_loss, now, copy.deepcopy(model)
-                    best_epoch = epoch
+                now = judge(replica, scored)
+                check_finite(f"mean loss of the points to score after epoch {epoch}", now.mean)
+                self.progress.epoch(epoch, now.mean)
+                if best is None or now.mean < best.mean:
+                    best, best_model, best_epoch = now, copy.deepcopy(learner.model), epoch
                 if options.patience and epoch - best_epoch >= options.patience:
                     break
-            seconds = time.monotonic() - started
-            sample = learn.points.read(learn.indices[: options.batch], CPU)
-            trained = epoch * learn.steps(options.batch) * options.batch
-            flops = trained * step_flops(model, sample)
-            flops += epoch * len(scored.indices) * forward_flops(model, sample)
-        return Fitted(best_model, losses, seconds, flops)
+        assert best is not None, "there is an epoch"
+        return Fitted(best_model, best, now.mean, epoch, time.monotonic() - started)
 
-    def _metadata(self, origin: _Origin, digest: str, seconds: float, flops: int) -> IlMetadata:
+    def _flops(self, fitted: Fitted, learn: Subset, scored: Subset) -> int:
+        """Those of training, and of scoring after each epoch."""
+        batch = self.options.batch
+        sample = learn.points.read(learn.indices[:batch], CPU)
+        trained = learn.steps(batch) * batch * step_flops(fitted.model, sample)
+        judged = len(scored.indices) * forward_flops(fitted.model, sample)
+        return fitted.epochs * (trained + judged)
+
+    def _metadata(
+        self, origin: _Origin, digest: str, seconds: float, flops: int, quality: Quality
+    ) -> IlMetadata:
         return IlMetadata(
             fingerprint=self.fingerprint,
             model=self.model.name,
@@ -149,6 +151,9 @@ class Fitter:
             flops=flops,
             variant=origin.variant,
             folds=origin.folds,
+            accuracy=quality.accuracy,
+            guess_loss=quality.guess_loss,
+            last_loss=quality.last_loss,
         )
 
 
@@ -168,6 +173,11 @@ def split_folds(points: int, folds: int, seed: int) -> list[npt.NDArray[np.int64
     return [np.sort(fold) for fold in np.array_split(ranks.astype(np.int64), folds)]
 
 
-def score(replica: Replica, scored: Subset) -> npt.NDArray[np.float32]:
-    """Losses [N] float32 in nats of points under the loaded weights."""
-    return np.concatenate([output.losses.numpy() for output in outputs(replica, scored)])
+def fold_subsets(
+    train: SplitPoints, folds: int, seed: int
+) -> Iterator[tuple[npt.NDArray[np.int64], Subset, Subset]]:
+    """Of each fold its ranks, the points of all other folds, and its own."""
+    for fold in split_folds(len(train), folds, seed):
+        others = np.setdiff1d(np.arange(len(train)), fold, assume_unique=True)
+        learn, scored = (Subset(train, train.index_of(ranks)) for ranks in (others, fold))
+        yield fold, learn, scored

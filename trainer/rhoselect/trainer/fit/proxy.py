@@ -3,7 +3,6 @@ of each of its points."""
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -26,7 +25,6 @@ from rhoselect.trainer.fit.training import (
     check_batch,
     epochs,
     fit_config,
-    new_learner,
     outputs,
 )
 from rhoselect.trainer.flops import forward_flops, step_flops
@@ -54,8 +52,7 @@ def fit_proxy(
     steps = train.steps(options.batch)
     progress.begin(1, options.epochs, steps)
     started = time.monotonic()
-    network = copy.deepcopy(model.network)
-    learner = new_learner(network, train, config.trainer, options, config.seed)
+    learner = model.learner(train, config.trainer, options, config.seed)
     with threads(config.trainer.threads):
         for epoch, loss in epochs(learner, train, options, config.seed, progress):
             progress.epoch(epoch, loss)
@@ -63,8 +60,8 @@ def fit_proxy(
         logits = (output.logits for output in outputs(model.replica, train))
         entropies = np.concatenate([entropy(part.log_softmax(1)).numpy() for part in logits])
         sample = train.points.read(train.indices[: options.batch], CPU)
-        flops = options.epochs * steps * options.batch * step_flops(network, sample)
-        flops += len(entropies) * forward_flops(network, sample)
+        flops = options.epochs * steps * options.batch * step_flops(learner.model, sample)
+        flops += len(entropies) * forward_flops(learner.model, sample)
     seconds = time.monotonic() - started
     tool = f"rhoselect {version('rhoselect')}"
     start = train.points.start

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from rhoselect.types import ForwardOutput, Indices
 
 SCORE_BATCH = 1000
 CPU = torch.device("cpu")
+MakeLearner = Callable[[nn.Module, TrainerConfig, int, torch.device], Learner]
+"""A learner of a model with settings and a seed, on a device."""
 
 
 @dataclass(frozen=True)
@@ -76,13 +79,15 @@ class Subset:
 
 @dataclass(frozen=True)
 class SmallModel:
-    """``network``, untrained and on the CPU, and ``replica``, of the same architecture, which
-    scores in ``precision``. Every fit trains a copy of ``network``. ``name`` is its factory's."""
+    """``network``, untrained, and ``replica``, of the same architecture, which scores in
+    ``precision``. Every fit trains a copy of ``network``, on the replica's device, by the learner
+    that ``make_learner`` gives. ``name`` is its factory's."""
 
     name: str
     network: nn.Module
     replica: Replica
     precision: str
+    make_learner: MakeLearner = Learner
 
     @classmethod
     def build(cls, config: Config, dataset: Dataset) -> SmallModel:
@@ -97,6 +102,14 @@ class SmallModel:
         precision = config.scorer.precision
         replica = Replica(twin, Numerics(precision), CPU)
         return cls(config.model.factory, network, replica, precision)
+
+    def learner(
+        self, learn: Subset, settings: TrainerConfig, options: FitOptions, seed: int
+    ) -> Learner:
+        """A learner of a copy of ``network`` on ``learn``, with a schedule over all epochs."""
+        steps = options.epochs * learn.steps(options.batch)
+        whole = settings.model_copy(update={"steps": steps})
+        return self.make_learner(copy.deepcopy(self.network), whole, seed, self.replica.device)
 
 
 def fit_config(data: str, model: str, sets: Sequence[str], trainer: Mapping[str, Any]) -> Config:
@@ -121,14 +134,6 @@ def check_batch(batch: int, points: int, where: str) -> None:
         raise ConfigError(f"batch: got {batch}, allowed at most the {points} of {where}")
 
 
-def new_learner(
-    model: nn.Module, learn: Subset, settings: TrainerConfig, options: FitOptions, seed: int
-) -> Learner:
-    """A learner that trains ``model`` in place on ``learn``, with a schedule over all epochs."""
-    steps = options.epochs * learn.steps(options.batch)
-    return Learner(model, settings.model_copy(update={"steps": steps}), seed, CPU)
-
-
 def epochs(
     learner: Learner, learn: Subset, options: FitOptions, seed: int, progress: FitProgress
 ) -> Iterator[tuple[int, float]]:
@@ -142,7 +147,7 @@ def epochs(
         losses = []
         for step in range((epoch - 1) * steps, epoch * steps):
             indices = learn.indices[plan.indices(plan.window(step))]
-            result = learner.update(learn.points.read(indices, CPU), None, step)
+            result = learner.update(learn.points.read(indices, learner.device), None, step)
             losses.append(result.loss.item())
             check_finite(f"training loss at step {step}", losses[-1])
             progress.step()
@@ -152,7 +157,8 @@ def epochs(
 def outputs(replica: Replica, scored: Subset) -> Iterator[ForwardOutput]:
     """Forwards of the points of ``scored``, as they are and not augmented, in index order."""
     for start in range(0, len(scored.indices), SCORE_BATCH):
-        yield replica(scored.points.read(scored.indices[start : start + SCORE_BATCH], CPU))
+        indices = scored.indices[start : start + SCORE_BATCH]
+        yield replica(scored.points.read(indices, replica.device))
 
 
 def check_finite(what: str, loss: float) -> None:

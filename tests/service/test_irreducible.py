@@ -1,0 +1,98 @@
+"""Irreducible losses of a data set of the user's own are those that ``rhoctl il fit`` gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rhoselect.client import SelectionBatch, SelectionClient, fit_irreducible_losses
+from rhoselect.data import open_data
+from rhoselect.errors import ConfigError, DataError, ModelError
+from rhoselect.models import configured_model
+from rhoselect.trainer.fit import FitOptions, fit_folds, fit_holdout, irreducible_config
+
+CPU = torch.device("cpu")
+OPTIONS = FitOptions(batch=32, epochs=2)
+Pairs = list[tuple[Tensor, int]]
+
+
+def pairs(folder: Path, split: str) -> Pairs:
+    """A split as a data set of the user's own."""
+    points = open_data(irreducible_config(str(folder), "m:m").data).split(split)
+    read = points.read(points.indices, CPU)
+    return list(zip(read.inputs, read.labels.tolist(), strict=True))
+
+
+def own_losses(model: nn.Module, batch: SelectionBatch) -> Tensor:
+    assert batch.labels is not None
+    return F.cross_entropy(model(batch.inputs), batch.labels, reduction="none")
+
+
+@pytest.mark.parametrize("losses", [None, own_losses])
+def test_they_are_those_of_the_command(dataset_dir: Path, losses: Any) -> None:
+    """By a holdout and by folds; torch's random numbers go on as if nothing had been."""
+    config = irreducible_config(
+        str(dataset_dir), "rhoselect.models:mlp", ["model.args.width=16", "trainer.lr=1e-2"]
+    )
+    dataset = open_data(config.data)
+    model = configured_model(config.model, dataset.input_shape, dataset.classes, config.seed)
+    given = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    data, holdout = pairs(dataset_dir, "train"), pairs(dataset_dir, "holdout")
+    more: dict[str, Any] = {"options": OPTIONS, "config": {"trainer": {"lr": 1e-2}}}
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    il = fit_irreducible_losses(model, data, holdout=holdout, losses=losses, **more)
+    crossed = fit_irreducible_losses(model, data, folds=2, losses=losses, **more)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(given[name], tensor) for name, tensor in model.state_dict().items())
+    assert il.dtype == torch.float32
+    assert np.array_equal(il, fit_holdout(config, OPTIONS)[0].values)
+    assert np.array_equal(crossed, fit_folds(config, 2, OPTIONS).values)
+    selection = {"n_b": 8, "n_B": 32, "chunk": 32}
+    steps = {"selection": selection, "trainer": {"steps": 1}}
+    with SelectionClient(
+        model, local=True, config=steps, data=data, irreducible_losses=il
+    ) as client:
+        assert next(iter(client)).indices.shape == (8,)
+
+
+def test_losses_to_be_doubted_are_told(dataset_dir: Path) -> None:
+    data, holdout = pairs(dataset_dir, "train"), pairs(dataset_dir, "holdout")
+    model = nn.Sequential(nn.Flatten(), nn.Linear(256, 64), nn.ReLU(), nn.Linear(64, 4))
+    with pytest.warns(UserWarning, match="has learnt nothing .* of the model before the fit"):
+        fit_irreducible_losses(
+            model, data, holdout=holdout, options=OPTIONS, config={"trainer": {"lr": 3.0}}
+        )
+    rate = {"trainer": {"lr": 2e-2, "schedule": "constant"}}
+    with pytest.warns(UserWarning, match="overfits"):
+        fit_irreducible_losses(
+            model, data, holdout=holdout, options=FitOptions(batch=32, epochs=20), config=rate
+        )
+
+
+@pytest.mark.parametrize(
+    ("more", "error", "message"),
+    [
+        ({}, ConfigError, r"allowed holdout=… or folds=…, one of the two"),
+        ({"folds": 2, "holdout": [(torch.zeros(2), 0)]}, ConfigError, "one of the two"),
+        ({"folds": 1}, ConfigError, r"folds: got 1, allowed 2 to the 10 points"),
+        ({"folds": 11}, ConfigError, r"folds: got 11, allowed 2 to the 10 points"),
+        ({"folds": 2}, ConfigError, r"batch: got 128, allowed at most the 5 of .* fold of 2"),
+        ({"holdout": [(torch.zeros(2), 0)]}, ConfigError, r"batch: got 128, .* 1 of the holdout"),
+        ({"holdout": []}, DataError, "not empty"),
+        ({"folds": 2, "losses": lambda model, batch: 1.0}, ModelError, r"losses: .*allowed"),
+        ({"folds": 2, "config": {"trainer": {"lrr": 1}}}, ConfigError, "lrr"),
+    ],
+)
+def test_what_does_not_go_is_told(
+    more: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    data = [(torch.full((2,), float(n)), n % 2) for n in range(10)]
+    with pytest.raises(error, match=message):
+        fit_irreducible_losses(nn.Linear(2, 2), data, **more)
