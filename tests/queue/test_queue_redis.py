@@ -158,7 +158,7 @@ def test_the_queue_fences_a_trainer_whose_folder_does_not_show_its_successor_yet
         with pytest.raises(FencedError):
             write()
     names = {path.name for path in folder.path.rglob("*") if path.is_file()}
-    assert names == {"config.toml", "run_id", "inputs_sha256", "eval.jsonl", "1"}
+    assert names == {"config.toml", "kind", "run_id", "inputs_sha256", "eval.jsonl", "1"}
     assert (folder.path / "eval.jsonl").read_text() == ""
 
 
