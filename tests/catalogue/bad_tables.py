@@ -46,6 +46,11 @@ def parquet(name: str, columns: Mapping[str, pa.Array], pattern: str, *more: str
 
 
 TABLES = [
+    parquet(
+        "names of pictures",
+        {"image": pa.array(["a/1.PNG", "a/2.jpg"]), "label": pa.array([0, 1])},
+        r"got names of pictures in 'image', such as 'a/1\.PNG', allowed .*kind image-folder",
+    ),
     csv("one file of no split", {"a.csv": GOOD}, r"got rows of no split; allowed .*--test 0\.2"),
     csv(
         "columns of other names",

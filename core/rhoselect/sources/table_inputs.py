@@ -19,6 +19,7 @@ from rhoselect.sources.text import tokenize
 
 PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
 """How PNG and JPEG files begin."""
+NAMES_OF_PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff")
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 ALLOWED = (
     "strings, images (bytes of files, or of pixels with --shape), lists of numbers, or numbers"
@@ -43,7 +44,7 @@ def inputs_of(where: str, rows: Rows, names: Sequence[str], options: Options, se
     if len(names) > 1 or _is_number(kind):
         return _features(where, rows, names, options.shape)
     if t.is_large_string(kind):
-        return tokenize(column.to_pylist(), options)
+        return tokenize(_texts(where, names[0], column), options)
     if t.is_struct(kind):
         return image_inputs(_embedded(where, rows, column), options, seen)
     if t.is_large_binary(kind) or t.is_fixed_size_binary(kind):
@@ -57,6 +58,18 @@ def inputs_of(where: str, rows: Rows, names: Sequence[str], options: Options, se
         lengths = pc.list_value_length(column)
         return _even(where, values.to_numpy(), lengths, options.shape)
     raise DataError(f"{where}: got inputs of type {kind} in {names[0]!r}, allowed {ALLOWED}")
+
+
+def _texts(where: str, name: str, column: pa.ChunkedArray) -> list[str]:
+    """The words of a column. Raises DataError for names of pictures, which are no texts."""
+    words: list[str] = column.to_pylist()
+    if words and all(word.lower().endswith(NAMES_OF_PICTURES) for word in words):
+        raise DataError(
+            f"{where}: got names of pictures in {name!r}, such as {shortened(words[0], 40)!r},"
+            " allowed their bytes (Parquet); or sort the files into folders train/CLASS/ and"
+            " test/CLASS/ and give kind image-folder"
+        )
+    return words
 
 
 def _is_number(kind: pa.DataType) -> bool:
