@@ -11,8 +11,9 @@
 # make format  mend what the linter and the formatter can
 # make clean    removes what the tools and the demonstration's runs left; distclean: everything made
 #
-# Each sets up what it needs first: a virtual environment in .venv, data in data/, a Redis server and
-# a Prometheus for the tests. Nothing needs root; what cannot be had without it is named with its command.
+# Each sets up what it needs first: a virtual environment in .venv, data in data/, a Redis server, a
+# Prometheus and a Chromium for the tests. Nothing needs root; what cannot be had without it is named
+# with its command.
 #
 # Settings, as in `make train WORKERS=4`:
 PYTHON ?= python3
@@ -27,7 +28,8 @@ VENV := .venv/installed
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 RHOCTL := $(BIN)/rhoctl
-SERVERS = REDIS_SERVER="$$(scripts/servers.sh)" PROMETHEUS="$$(scripts/servers.sh prometheus)"
+SERVERS = REDIS_SERVER="$$(scripts/servers.sh)" PROMETHEUS="$$(scripts/servers.sh prometheus)" \
+	CHROMIUM="$$(scripts/servers.sh chromium)"
 
 # What a program uses: data, models, selection, the queue and snapshot contracts, wiring.
 REFERENCE := rhoselect.config rhoselect.data rhoselect.models rhoselect.plan rhoselect.importers \

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Print the path of a server program for the tests: scripts/servers.sh [redis-server|prometheus]
-# (make passes them on as REDIS_SERVER and PROMETHEUS; promtool is beside prometheus).
+# Print the path of a program that tests use: scripts/servers.sh [redis-server|prometheus|chromium]
+# (make passes them on as REDIS_SERVER, PROMETHEUS and CHROMIUM; promtool is beside prometheus).
 # In order: that variable, the PATH, the Debian package unpacked below .cache/servers (no root).
 # Prints nothing, and says on stderr what to install, when there is none.
 set -euo pipefail
@@ -17,11 +17,17 @@ prometheus)
     packages=(prometheus) others=prometheus given="${PROMETHEUS:-}" programs=(prometheus promtool)
     site=https://prometheus.io/download
     ;;
+chromium)
+    # The shell has no window and is a third of the browser's size; it answers to the same options.
+    packages=(chromium-headless-shell) others=chromium given="${CHROMIUM:-}" programs=(chromium)
+    site=https://www.chromium.org/getting-involved/download-chromium
+    ;;
 *)
-    echo "servers: got $program; allowed redis-server or prometheus" >&2
+    echo "servers: got $program; allowed redis-server, prometheus or chromium" >&2
     exit 2
     ;;
 esac
+[ "$program" = chromium ] && also=(chromium-browser google-chrome) || also=()
 dir=.cache/servers
 server="$PWD/$dir/$program"
 
@@ -41,7 +47,9 @@ if [ -n "$given" ]; then
     command -v "$given" || how_to "$given is not a program"
     exit 0
 fi
-command -v "$program" && exit 0
+for name in "$program" "${also[@]}"; do
+    command -v "$name" && exit 0
+done
 if [ -x "$server" ] && "$server" --version >/dev/null 2>&1; then
     echo "$server"
     exit 0
@@ -59,9 +67,11 @@ for each in "${programs[@]}"; do
     cat >"$dir/$each" <<'END'
 #!/bin/sh
 root="$(dirname "$0")/root"
-libraries="$(find "$root" -name '*.so.*' -printf '%h\n' | sort -u | paste -s -d : -)"
+libraries="$(find "$root" -name '*.so*' -printf '%h\n' | sort -u | paste -s -d : -)"
 export LD_LIBRARY_PATH="$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
-exec "$root/usr/bin/$(basename "$0")" "$@"
+program="$(basename "$0")"
+[ "$program" != chromium ] || program=../lib/chromium/chromium-headless-shell
+exec "$root/usr/bin/$program" "$@"
 END
     chmod +x "$dir/$each"
 done

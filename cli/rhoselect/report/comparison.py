@@ -2,36 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import Any
 
 from rich.table import Table
 
+from rhoselect.report.arms import Arm, Spread, arms_of, spread
 from rhoselect.report.runs import Run
 from rhoselect.report.tables import terminal_table
 
 BASELINE = "uniform"
 WIDTH = 110
-HEADS = ["run", "method", "W", "best", "final", "steps", "seconds", "fewer steps", "noise", "IL s"]
+HEADS = ["run", "method", "W", "best", "final", "steps", "fewer", "seconds", "with IL", "sooner"]
+HEADS += ["noise"]
 Row = dict[str, Any]
 
 
 def comparison(runs: Sequence[Run]) -> list[Row]:
-    """One row a run. The target is the first uniform run's best smoothed accuracy (else the first
-    run's): where each run reaches it, in steps, seconds, candidates and FLOPs, and how much sooner
-    in steps. Seconds and FLOPs are those of the run; ``prior_…`` those of its irreducible losses or
-    proxy model. None where the target is not reached."""
-    base = next((run for run in runs if run.summary["method"] == BASELINE), runs[0])
-    target = float(base.smooth.max())
-    goal = base.first(target)
-    assert goal is not None, "a run reaches its own best"
-    return [_row(run, target, int(base.steps[goal])) for run in runs]
+    """One row a run. The target is the best smoothed accuracy that each seed of the first uniform
+    arm (else of the first arm) reaches: where a run reaches it, in steps, seconds, candidates and
+    FLOPs, and how much sooner than the mean of that arm. Seconds and FLOPs are those of the run;
+    ``prior_…`` those of its irreducible losses or proxy model; ``time_speedup`` counts both. None
+    where the target is not reached."""
+    arms = arms_of(runs)
+    base = baseline(arms)
+    target = min(float(run.smooth.max()) for run in base.runs)
+    names = {id(run): arm.name for arm in arms for run in arm.runs}
+    rows = [_row(run, names[id(run)], target) for run in runs]
+    own = [row for row in rows if row["arm"] == base.name]
+    steps = spread([row["steps_to_target"] for row in own]).mean
+    seconds = spread([_total_seconds(row) for row in own]).mean
+    assert steps is not None and seconds is not None, "an arm reaches its own best"
+    for row in rows:
+        reached = row["steps_to_target"]
+        row["step_speedup"] = None if reached is None else steps / reached
+        total = _total_seconds(row)
+        row["time_speedup"] = None if total is None else seconds / max(total, 1e-9)
+    return rows
 
 
-def _row(run: Run, target: float, base_steps: int) -> Row:
+def baseline(arms: Sequence[Arm]) -> Arm:
+    """The first arm that selects uniformly, else the first."""
+    return next((arm for arm in arms if arm.first.summary["method"] == BASELINE), arms[0])
+
+
+def _row(run: Run, arm: str, target: float) -> Row:
     at = run.first(target)
     return {
         "run": run.name,
+        "arm": arm,
         "method": run.summary["method"],
         "workers": run.summary["workers"],
         "seed": run.summary["seed"],
@@ -44,7 +64,6 @@ def _row(run: Run, target: float, base_steps: int) -> Row:
         "seconds_to_target": None if at is None else float(run.seconds[at]),
         "candidates_to_target": None if at is None else int(run.candidates[at]),
         "flops_to_target": None if at is None else float(run.flops[at]),
-        "step_speedup": None if at is None else base_steps / int(run.steps[at]),
         "corrupted_share": run.corrupted_share,
         "wall_seconds": run.summary["wall_seconds"],
         "il_seconds": run.summary["il_seconds"],
@@ -53,28 +72,42 @@ def _row(run: Run, target: float, base_steps: int) -> Row:
     }
 
 
+def _total_seconds(row: Row) -> float | None:
+    """Seconds to the target with those before the run."""
+    reached: float | None = row["seconds_to_target"]
+    return None if reached is None else reached + float(row["prior_seconds"])
+
+
 def table(rows: Sequence[Row]) -> Table:
-    """The comparison for a terminal."""
+    """The comparison for a terminal, a row an arm."""
     target = f"{rows[0]['target_accuracy']:.4f}"
     title = f"Steps and seconds to accuracy {target} (mean of 3 evaluations)"
-    return terminal_table(title, HEADS, map(_cells, rows))
+    ordered = sorted(rows, key=lambda row: [r["arm"] for r in rows].index(row["arm"]))
+    arms = [list(group) for _, group in groupby(ordered, key=lambda row: str(row["arm"]))]
+    return terminal_table(title, HEADS, map(_cells, arms), compact=True)
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(rows: Sequence[Row]) -> list[str]:
+    """Means over the seeds of an arm and, below, standard deviations."""
+
+    def figure(key: str, pattern: str, none: str = "never") -> str:
+        return _lines(spread([row[key] for row in rows]), pattern.format, none)
+
+    total = spread([_total_seconds(row) for row in rows])
     return [
-        row["run"],
-        row["method"],
-        str(row["workers"]),
-        f"{row['best_accuracy']:.4f}",
-        f"{row['final_accuracy']:.4f}",
-        shown(row["steps_to_target"], "{}"),
-        shown(row["seconds_to_target"], "{:.1f}"),
-        shown(row["step_speedup"], "{:.1f}x"),
-        shown(row["corrupted_share"], "{:.1%}", "not known"),
-        f"{row['il_seconds']:.0f}",
+        rows[0]["arm"],
+        rows[0]["method"],
+        ", ".join(sorted({str(row["workers"]) for row in rows})),
+        figure("best_accuracy", "{:.4f}"),
+        figure("final_accuracy", "{:.4f}"),
+        figure("steps_to_target", "{:.0f}"),
+        figure("step_speedup", "{:.1f}x"),
+        figure("seconds_to_target", "{:.1f}"),
+        _lines(total, "{:.1f}".format, "never"),
+        figure("time_speedup", "{:.1f}x"),
+        figure("corrupted_share", "{:.1%}", "not known"),
     ]
 
 
-def shown(value: float | None, pattern: str, otherwise: str = "not reached") -> str:
-    """A figure by ``pattern``, or ``otherwise`` where there is none."""
-    return otherwise if value is None else pattern.format(value)
+def _lines(figure: Spread, show: Callable[[float], str], none: str) -> str:
+    return figure.text(show, none).replace(" ± ", "\n±").replace(" seeds", "")

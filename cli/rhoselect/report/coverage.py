@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from rhoselect.data import SplitPoints
-from rhoselect.report.history import History, history, reopen
+from rhoselect.inputs import RunInputs
+from rhoselect.report.history import History
 from rhoselect.report.runs import Floats, Ints, Run, mean
 from rhoselect.types import Indices
 
@@ -47,12 +47,9 @@ class Coverage:
     relevance: Floats | None
 
 
-def coverage_of(path: Path, run: Run) -> Coverage:
-    """Read the run's data set and say what was selected of it. Raises UserError if the data cannot
-    be read or are not those that the run began with."""
-    inputs = reopen(path)
+def coverage_of(inputs: RunInputs, past: History, run: Run) -> Coverage:
+    """What a run selected of its data set. Raises UserError if the data cannot be read."""
     train, chosen = inputs.train, run.selected
-    past = history(inputs.plan, run.summary["steps"], chosen)
     labels = train.labels(train.indices)
     clean, relevant = train.clean_labels(train.indices), train.relevant(train.indices)
     rank = chosen.indices - train.start

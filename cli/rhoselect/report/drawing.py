@@ -1,4 +1,4 @@
-"""Figures of several panels, as PNG or SVG."""
+"""Figures of several panels, as PNG."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ import io
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-SVG_STYLE = {"svg.fonttype": "none", "svg.hashsalt": "rhoselect", "font.size": 9.0}
 Panel = Callable[[Axes], None]
 """Draws one panel."""
 
@@ -25,17 +23,6 @@ def panels_png(
     if title:
         drawing.suptitle(title)
     return _saved(drawing, "png", dpi=120)
-
-
-def panels_svg(panels: Sequence[Panel], columns: int = 2) -> bytes:
-    """The panels in rows of ``columns``: the same bytes for the same content."""
-    rows = -(-len(panels) // columns)
-    height = 3.3 * rows
-    with rc_context(SVG_STYLE):  # type: ignore[arg-type]
-        drawing = Figure(figsize=(10, height))
-        _draw(drawing, panels, rows, columns)
-        drawing.subplots_adjust(0.07, 0.5 / height, 0.99, 0.99, 0.2, 0.25)
-        return _saved(drawing, "svg", metadata={"Date": None})
 
 
 def _draw(drawing: Figure, panels: Sequence[Panel], rows: int, columns: int) -> None:

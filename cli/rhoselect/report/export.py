@@ -134,9 +134,9 @@ def export(path: Path, out: Path, device_name: str) -> Counts:
     device = resolve_device(device_name, "--device")
     inputs = reopen(path, str(device))
     replica = inputs.new_evaluator(device, inputs.config.scorer.precision)
-    replica.load(_last_weights(path, run.summary["steps"], replica.layout))
+    replica.load(last_weights(path, run.summary["steps"], replica.layout))
     past = history(inputs.plan, run.summary["steps"], run.selected)
-    exporter = Exporter(inputs, past, replica, device, _irreducible_losses(inputs))
+    exporter = Exporter(inputs, past, replica, device, irreducible_losses(inputs))
     metadata = {
         "tool": f"rhoselect {version('rhoselect')}",
         "fingerprint": inputs.dataset.fingerprint,
@@ -151,7 +151,8 @@ def export(path: Path, out: Path, device_name: str) -> Counts:
     return counts
 
 
-def _last_weights(path: Path, steps: int, layout: Layout) -> Iterator[tuple[str, torch.Tensor]]:
+def last_weights(path: Path, steps: int, layout: Layout) -> Iterator[tuple[str, torch.Tensor]]:
+    """The weights after a run's last step, by the names of ``layout``. Raises RunFolderError."""
     found = checkpoints.load_newest(path)
     if found is None or found.progress.step != steps:
         raise RunFolderError(
@@ -161,7 +162,7 @@ def _last_weights(path: Path, steps: int, layout: Layout) -> Iterator[tuple[str,
     return ((name, found.learner[f"model.{name}"]) for name in layout)
 
 
-def _irreducible_losses(inputs: RunInputs) -> npt.NDArray[np.float32] | None:
+def irreducible_losses(inputs: RunInputs) -> npt.NDArray[np.float32] | None:
     """The irreducible losses of il.table, also if the method does not use them; None without it."""
     config, dataset = inputs.config, inputs.dataset
     if inputs.scoring.il is not None:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from rhoselect.errors import RunFolderError
 from rhoselect.inputs import RunInputs, open_inputs
 from rhoselect.plan import Plan
-from rhoselect.report.runs import Selected
+from rhoselect.report.runs import Run, Selected
 from rhoselect.trainer.runfolder import stored_config
 
 AT_ONCE = 1 << 18
@@ -47,6 +47,12 @@ class History:
         """Points [N] that were candidates and never selected."""
         skipped: npt.NDArray[np.bool_] = (self.seen > 0) & (self.selected == 0)
         return skipped
+
+
+def past_of(path: Path, run: Run) -> tuple[RunInputs, History]:
+    """A run's inputs, opened again, and the history of its points. Raises UserError."""
+    inputs = reopen(path)
+    return inputs, history(inputs.plan, run.summary["steps"], run.selected)
 
 
 def history(plan: Plan, steps: int, points: Selected) -> History:

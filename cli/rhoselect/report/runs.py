@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+import tomllib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from rhoselect.config import flat
 from rhoselect.errors import RunFolderError
 from rhoselect.importing import one_line
 from rhoselect.trainer.driver import driver_of
@@ -43,7 +46,13 @@ class Selected:
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its summary and its E evaluations as arrays [E]."""
+    """A finished run: its summary and its E evaluations as arrays [E].
+
+    ``settings``: its configuration, {dotted key: value in JSON}, empty if it cannot be read.
+    ``inputs_sha256``: hash of data, irreducible losses and first weights, "" where not known.
+    ``class_accuracy`` [K] at the last evaluation, None for a class without test points; None of
+    runs whose evaluations do not tell.
+    """
 
     name: str
     summary: dict[str, Any]
@@ -53,6 +62,9 @@ class Run:
     accuracy: Floats
     worst_class_accuracy: Floats
     selected: Selected
+    settings: Mapping[str, str] = field(default_factory=dict)
+    inputs_sha256: str = ""
+    class_accuracy: Sequence[float | None] | None = None
 
     @property
     def flops(self) -> Floats:
@@ -128,6 +140,15 @@ def _how_to_finish(path: Path) -> str:
     return f"; finish it with: {how_to_resume(path)}"
 
 
+def told_apart(runs: Sequence[Run], paths: Sequence[Path]) -> list[Run]:
+    """Runs with the names of their folders, or with the paths where two folders have one name."""
+    names = Counter(run.name for run in runs)
+    return [
+        replace(run, name=str(path)) if names[run.name] > 1 else run
+        for run, path in zip(runs, paths, strict=True)
+    ]
+
+
 def _read(path: Path, summary: dict[str, Any]) -> Run:
     evaluations = read_evaluations(path)
     rows = read_steps(path)
@@ -152,7 +173,22 @@ def _read(path: Path, summary: dict[str, Any]) -> Run:
         accuracy,
         _floats(e["worst_class_accuracy"] for e in evaluations),
         selected,
+        _settings(path / "config.toml"),
+        _text(path / "inputs_sha256"),
+        evaluations[-1].get("class_accuracy"),
     )
+
+
+def _settings(path: Path) -> dict[str, str]:
+    """A configuration as it stands there, whether this version can use it or not."""
+    try:
+        return flat(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return {}
+
+
+def _text(path: Path) -> str:
+    return path.read_text() if path.is_file() else ""
 
 
 def smoothed(values: Floats) -> Floats:
@@ -163,6 +199,11 @@ def smoothed(values: Floats) -> Floats:
     total = np.convolve(values, kernel)[1:-1]  # also of fewer than three
     counts = np.convolve(np.ones(len(values)), kernel)[1:-1]
     return np.asarray(total / counts)
+
+
+def bottom(runs: Sequence[Run]) -> float:
+    """Where an axis of accuracy begins: early evaluations need not be seen."""
+    return max(0.0, min(float(np.median(run.accuracy)) for run in runs) - 0.05)
 
 
 def first_at_least(values: Floats, bound: float) -> int | None:

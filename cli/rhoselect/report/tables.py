@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from rich.box import HEAVY_HEAD, SIMPLE_HEAD
 from rich.table import Table
 
 WORDS = ("run", "method", "group", "arm")
 """Heads of columns that hold words; all others hold figures and are aligned to the right."""
 
 
-def terminal_table(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    """A table for a terminal."""
-    table = Table(title=title)
+def terminal_table(
+    title: str, heads: Sequence[str], rows: Iterable[Sequence[str]], compact: bool = False
+) -> Table:
+    """A table for a terminal; a ``compact`` one has no lines between its columns."""
+    box, padding = (SIMPLE_HEAD, (0, 1, 0, 0)) if compact else (HEAVY_HEAD, (0, 1, 0, 1))
+    table = Table(title=title, box=box, padding=padding)
     for head in heads:
         table.add_column(head, justify="left" if head in WORDS else "right")
     for row in rows:

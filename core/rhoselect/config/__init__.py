@@ -15,7 +15,7 @@ from rhoselect.config.sections import (
     TrainerConfig,
     cache_home,
 )
-from rhoselect.config.tree import Config
+from rhoselect.config.tree import Config, flat, is_free
 
 __all__ = [
     "Config",
@@ -26,7 +26,9 @@ __all__ = [
     "TrainerConfig",
     "apply",
     "cache_home",
+    "flat",
     "from_json",
+    "is_free",
     "load",
     "parse",
     "resolve",

@@ -106,16 +106,23 @@ class Config(Section):
 
         The keys in `FREE` (servers, timeouts, which processes score) may change on resume.
         """
-        mine, theirs = (_flat(config.model_dump(exclude=FREE)) for config in (self, other))
+        mine, theirs = (flat(config.model_dump(exclude=FREE)) for config in (self, other))
         return sorted(n for n in mine.keys() | theirs.keys() if mine.get(n) != theirs.get(n))
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Dotted names mapped to values in JSON, in which true, 1 and 1.0 differ."""
-    flat: dict[str, str] = {}
+    found: dict[str, str] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
+            found |= flat(value, f"{prefix}{key}.")
         else:
-            flat[prefix + key] = json.dumps(value)
-    return flat
+            found[prefix + key] = json.dumps(value)
+    return found
+
+
+def is_free(name: str) -> bool:
+    """Whether no result depends on the key of this dotted name."""
+    section, _, key = name.partition(".")
+    free = FREE.get(section, ())
+    return free is True or key in free

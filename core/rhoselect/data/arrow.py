@@ -131,6 +131,10 @@ class DatasetPoints(SplitPoints):
         labels = _gather(located, lambda block: block.labels, np.empty(len(indices), np.int64))
         return Batch(indices, inputs, _to_device(labels, device))
 
+    def stored(self, indices: Indices) -> Array:
+        """Inputs [C, *input_shape], images as uint8, decoded."""
+        return self._inputs(self._located(indices))
+
     def labels(self, indices: Indices) -> Labels:
         """Labels [C] int64, as trained on."""
         result = np.empty(len(indices), np.int64)

@@ -81,6 +81,10 @@ class SplitPoints(ABC):
         """The points of ``indices`` [C], ready for the model on ``device``; with ``epochs`` [C]
         as they look in those, if they are augmented."""
 
+    def stored(self, indices: Indices) -> npt.NDArray[Any]:
+        """Inputs [C, ...] as the data set holds them, for people to look at."""
+        return self.read(indices, torch.device("cpu")).inputs.numpy()
+
     @abstractmethod
     def labels(self, indices: Indices) -> Labels:
         """Labels [C] int64, as trained on."""

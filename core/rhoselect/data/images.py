@@ -52,3 +52,13 @@ def decode(
         f"{where}: got an image {list(got)}, allowed {allowed}; convert the source and import it"
         " again"
     )
+
+
+def thumbnail(image: Images, side: int) -> bytes:
+    """A PNG of an image [1, 3 or 4, H, W], at most ``side`` pixels wide and high."""
+    pixels = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
+    picture = Image.fromarray(np.ascontiguousarray(pixels))
+    picture.thumbnail((side, side))
+    file = io.BytesIO()
+    picture.save(file, "PNG", optimize=True)
+    return file.getvalue()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,11 +14,13 @@ from rhoselect.types import Indices, Points
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Accuracies in [0, 1] and the mean loss in nats over a split."""
+    """Accuracies in [0, 1] and the mean loss in nats over a split. ``class_accuracy`` [K], rounded
+    to four digits, is None for a class without points."""
 
     accuracy: float
     loss: float
     worst_class_accuracy: float
+    class_accuracy: Sequence[float | None] = ()
 
 
 def evaluate(
@@ -42,9 +45,10 @@ def evaluate(
         loss_sum += output.losses.double().sum().item()
     total = np.bincount(labels, minlength=classes)
     hits = np.bincount(labels[correct], minlength=classes)
-    seen = total > 0
+    by_class = [float(h / n) if n else None for h, n in zip(hits, total, strict=True)]
     return Evaluation(
         accuracy=float(correct.mean()),
         loss=loss_sum / len(indices),
-        worst_class_accuracy=float((hits[seen] / total[seen]).min()),
+        worst_class_accuracy=min(share for share in by_class if share is not None),
+        class_accuracy=[None if share is None else round(share, 4) for share in by_class],
     )

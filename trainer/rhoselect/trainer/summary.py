@@ -52,6 +52,7 @@ def summarise(
         "selected_sha256": records.selected_sha256(records.read_selected(folder.path)),
         "flops": {**flops, "proxy": proxy.flops if proxy else 0},
         "seed": config.seed,
+        "data_fingerprint": inputs.dataset.fingerprint,
     }
 
 

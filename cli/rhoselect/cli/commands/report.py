@@ -9,13 +9,12 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from rhoselect.errors import ConfigError, UserError, shortened
+from rhoselect.errors import ConfigError
+from rhoselect.report.arms import arms_of, differences
 from rhoselect.report.comparison import WIDTH, comparison, table
-from rhoselect.report.coverage import Coverage, coverage_of
 from rhoselect.report.origin import origin
 from rhoselect.report.page import page
-from rhoselect.report.plots import figure
-from rhoselect.report.runs import Run, load_run
+from rhoselect.report.runs import load_run, told_apart
 
 KINDS = (".html", ".png")
 
@@ -39,25 +38,20 @@ def report(
     """
     if out is not None and out.suffix not in KINDS:
         raise ConfigError(f"--out {out}: got {out.suffix!r}, allowed {' or '.join(KINDS)}")
-    loaded = [load_run(path) for path in runs]
+    loaded = told_apart([load_run(path) for path in runs], runs)
     rows = comparison(loaded)
     console = Console()
     console.width = max(console.width, WIDTH)
     console.print(table(rows))
+    for line in differences(arms_of(loaded)):
+        console.print(f"not alike: {line}", highlight=False, markup=False, soft_wrap=True)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         if out.suffix == ".png":
+            from rhoselect.report.plots import figure  # matplotlib takes a second to import
+
             out.write_bytes(figure(loaded))
         else:
-            found = [_coverage(*both) for both in zip(runs, loaded, strict=True)]
-            out.write_text(page(loaded, found))
+            out.write_text(page(loaded, runs), encoding="utf-8")
     if as_json is not None:
         as_json.write_text(json.dumps({**origin(), "rows": rows}, indent=2) + "\n")
-
-
-def _coverage(path: Path, run: Run) -> Coverage | str:
-    """What the run selected; if its data can no longer be read, why that is unknown."""
-    try:
-        return coverage_of(path, run)
-    except UserError as error:
-        return shortened(str(error))

@@ -15,6 +15,7 @@ from rhoselect.config import resolve
 from rhoselect.errors import ConfigError
 from rhoselect.inputs import RunInputs, open_inputs
 from rhoselect.metrics import check_endpoint
+from rhoselect.report.page import write_page
 from rhoselect.trainer.driver import driving
 from rhoselect.trainer.resuming import lengthen, steps_if_finished
 from rhoselect.trainer.runfolder import (
@@ -82,8 +83,6 @@ def train(
         folder = new or RunFolder.resume(path)
         summary = execute(inputs, folder, workers, console, path.name)
         with writing(folder):
-            from rhoselect.report.page import write_page  # matplotlib takes a second to import
-
             write_page(path)
     console.print(
         f"{path}: {summary['steps']} steps in {summary['wall_seconds']:.1f} s, best accuracy"

@@ -1,0 +1,160 @@
+"""The comparison in sentences: what came out, and under which conditions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from rhoselect.report.arms import Arm, Spread, spread
+from rhoselect.report.comparison import Row, baseline
+from rhoselect.report.units import count, percent, seconds, times
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an arm reached: figures over its seeds. ``total_seconds`` counts those before a run."""
+
+    arm: Arm
+    target: float
+    steps: Spread
+    seconds: Spread
+    total_seconds: Spread
+    candidates: Spread
+    flops: Spread
+    best: Spread
+    final: Spread
+    prior_seconds: float
+
+
+def outcomes(arms: Sequence[Arm], rows: Sequence[Row]) -> list[Outcome]:
+    """The arms' outcomes, from the rows of their runs."""
+    return [_outcome(arm, [row for row in rows if row["arm"] == arm.name]) for arm in arms]
+
+
+def _outcome(arm: Arm, rows: Sequence[Row]) -> Outcome:
+    def over(key: str) -> Spread:
+        return spread([row[key] for row in rows])
+
+    totals = [
+        None if (own := row["seconds_to_target"]) is None else own + row["prior_seconds"]
+        for row in rows
+    ]
+    return Outcome(
+        arm,
+        rows[0]["target_accuracy"],
+        over("steps_to_target"),
+        over("seconds_to_target"),
+        spread(totals),
+        over("candidates_to_target"),
+        over("flops_to_target"),
+        over("best_accuracy"),
+        over("final_accuracy"),
+        max(row["prior_seconds"] for row in rows),
+    )
+
+
+def verdict(found: Sequence[Outcome]) -> tuple[str, list[str]]:
+    """A headline and the sentences below it."""
+    base_arm = baseline([each.arm for each in found])
+    base = next(each for each in found if each.arm is base_arm)
+    others = [each for each in found if each is not base]
+    if not others:
+        best = base.best.text(percent)
+        headline = f"{base.arm.name}: {best} test accuracy"
+        return headline, [_alone(base)]
+    return _headline(base, others), [_sentence(base, each) for each in others]
+
+
+def _alone(one: Outcome) -> str:
+    run = one.arm.first
+    took = seconds(run.summary["wall_seconds"])
+    before = f", after {seconds(one.prior_seconds)} of preparation" if one.prior_seconds else ""
+    return (
+        f"Best accuracy {one.best.text(percent)}, final {one.final.text(percent)};"
+        f" {count(run.summary['steps'])} optimizer steps in {took}{before}."
+    )
+
+
+def _headline(base: Outcome, others: Sequence[Outcome]) -> str:
+    reached = [each for each in others if each.steps.sure is not None]
+    goal = f"{base.arm.name}'s best accuracy"
+    if not reached:
+        whose = others[0].arm.name if len(others) == 1 else "No other arm"
+        return f"{whose} {'does not reach' if len(others) == 1 else 'reaches'} {goal}"
+    best = min(reached, key=lambda each: each.steps.sure or 0.0)
+    fewer = _than(base.steps, best.steps, "fewer steps", "more steps", "as many steps")
+    sooner = _than(base.total_seconds, best.total_seconds, "sooner", "later", "in the same time")
+    but = "and" if _faster(base.steps, best.steps) == _faster(*_totals(base, best)) else "but"
+    counted = ", preparation counted" if best.prior_seconds else ""
+    return f"{best.arm.name} reaches {goal} in {fewer}, {but} {sooner}{counted}"
+
+
+def _sentence(base: Outcome, each: Outcome) -> str:
+    name, goal = each.arm.name, f"{percent(base.target)}, which {base.arm.name} reaches"
+    final = f"Final accuracy {each.final.text(percent)} against {base.final.text(percent)}."
+    if each.steps.sure is None:
+        some = f"in {each.steps.known} of {each.steps.seeds} seeds" if each.steps.known else "never"
+        return f"{name}: reaches {some} {goal}; its best is {each.best.text(percent)}. {final}"
+    steps = f"{each.steps.text(count)} optimizer steps instead of {base.steps.text(count)}"
+    time = f"{each.seconds.text(seconds)} instead of {base.seconds.text(seconds)}"
+    if each.prior_seconds:
+        time += (
+            f", or {each.total_seconds.text(seconds)} with what its irreducible losses (or proxy"
+            f" model) took before, which runs can share"
+        )
+    return f"{name}: reaches {goal}, in {steps}, in {time}. {final}"
+
+
+def _totals(base: Outcome, each: Outcome) -> tuple[Spread, Spread]:
+    return base.total_seconds, each.total_seconds
+
+
+def _faster(base: Spread, each: Spread) -> bool:
+    return (each.sure or 0.0) < (base.sure or 0.0)
+
+
+def _than(base: Spread, each: Spread, less: str, more: str, equal: str) -> str:
+    """How many times less or more than the baseline."""
+    assert base.sure is not None and each.sure is not None
+    ratio = base.sure / max(each.sure, 1e-9)
+    if 0.95 < ratio < 1.05:
+        return equal
+    return f"{times(max(ratio, 1 / ratio))} times {less if ratio > 1 else more}"
+
+
+def conditions(arms: Sequence[Arm]) -> list[tuple[str, str]]:
+    """Under what the runs were made: names and values, by arm where they differ."""
+    keys = {
+        "Data": ("data.path", "data.dataset"),
+        "Model": ("model.factory",),
+        "Trained on, a step": ("selection.n_b",),
+        "Chosen from": ("selection.n_B",),
+        "Learning rate": ("trainer.lr",),
+        "Schedule": ("trainer.schedule",),
+        "Steps": ("trainer.steps",),
+        "Scoring precision": ("scorer.precision",),
+    }
+    shown = [(name, _by_arm(arms, [_setting(a, *keys[name]) for a in arms])) for name in keys]
+    seeds = [", ".join(str(run.summary["seed"]) for run in arm.runs) for arm in arms]
+    workers = [", ".join(sorted({str(r.summary["workers"]) for r in arm.runs})) for arm in arms]
+    methods = [str(arm.first.summary["method"]) for arm in arms]
+    shown += [("Method", _by_arm(arms, methods)), ("Seeds", _by_arm(arms, seeds))]
+    shown.append(("Scorers (0: one process)", _by_arm(arms, workers)))
+    return [(name, value) for name, value in shown if value]
+
+
+def _setting(arm: Arm, *keys: str) -> str:
+    """The first of these settings that the arm has, as short as it can be read."""
+    text = next((arm.first.settings[key] for key in keys if key in arm.first.settings), '""')
+    value = json.loads(text)
+    if isinstance(value, str):
+        return PurePosixPath(value).name.removeprefix("rhoselect.models:")
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
+
+
+def _by_arm(arms: Sequence[Arm], values: Sequence[str]) -> str:
+    if len(set(values)) == 1:
+        return values[0]
+    return "; ".join(f"{arm.name}: {v or 'unknown'}" for arm, v in zip(arms, values, strict=True))
