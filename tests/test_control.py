@@ -20,6 +20,8 @@ from typing import Any
 import grpc
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 
 from rhoselect.cli import dashboard
@@ -447,3 +449,38 @@ def test_a_resumed_run_is_where_its_checkpoint_is(paused: Paused) -> None:
     inputs = open_inputs(config)
     built = build_trainer(inputs, folder, MemoryQueue(30.0), LocalStore(), Metrics(), workers=0)
     assert built.status.step == paused.step
+
+
+def test_the_dashboard_fits_into_80_columns_and_24_lines() -> None:
+    """Also of many scorers, of which those that do not run are shown."""
+    look = pb.RunStatus(run_dir=f"/very/long/{'path/' * 20}my-run", generation=3, paused=True)
+    look.step, look.steps, look.scored_points = 123_456, 1_000_000, 10**10
+    look.loss, look.accuracy, look.lag, look.wall_seconds = 1.234, 0.8765, 4, 100.0
+    for steps in (0, 1, 2, 4, 8):
+        look.staleness_counts.add(up_to_steps=steps, points=10**9)
+    look.staleness_counts.add(points=10**9)
+    for name in ("windows", "waiting", "leased", "points", "late", "rejected", "reclaimed"):
+        setattr(look.queue, name, 10**6)
+    for slot in range(64):
+        state = pb.WORKER_STATE_SILENT if slot in (7, 60) else pb.WORKER_STATE_RUNNING
+        look.workers.add(slot=slot, state=state, pid=4_000_000 + slot, scored_points=10**8)
+    screen = Console(file=io.StringIO(), width=80, height=24)
+    screen.print(dashboard.picture(look, None, screen.height))
+    assert isinstance(screen.file, io.StringIO)
+    lines = screen.file.getvalue().splitlines()
+    assert len(lines) <= screen.height
+    assert max(map(len, lines)) <= screen.width
+    assert "my-run  generation 3" in lines[0]
+    [facts] = [line for line in lines if "test accuracy 0.8765" in line]
+    assert "windows open 1000000" in facts and "staleness selected" in facts
+    assert sum(map(int, re.findall(r"(\d+)%", "".join(lines[4:11])))) == 100
+    assert sum("silent" in line for line in lines) == 2
+    assert any(line.strip("│ ").startswith("and 5") for line in lines)
+    assert "…" not in "".join(lines)
+
+
+@given(st.lists(st.integers(0, 10**12), min_size=1).filter(any))
+def test_shares_add_up_to_100(counts: list[int]) -> None:
+    shares = dashboard.percents(counts)
+    assert sum(shares) == 100
+    assert all(abs(s - 100 * c / sum(counts)) < 1 for s, c in zip(shares, counts, strict=True))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,10 @@ from rhoselect.cli.display import facts
 from rhoselect.protos import control_pb2 as pb
 from rhoselect.status import Status
 
-BAR = 40
+BAR, SHARE_BAR = 40, 10
+QUEUE_LINES = 7
+OTHER_LINES = QUEUE_LINES + 6
+"""Lines of a picture beside the workers: frame, step, space, the parts, head, what is left out."""
 COLOURS = {"starting": "yellow", "running": "green", "silent": "red"}
 
 
@@ -85,15 +90,17 @@ def line(run: pb.RunStatus) -> str:
     return f"{name}: step {run.step}/{run.steps}{paused}  {facts(status)}{workers}"
 
 
-def picture(run: pb.RunStatus, before: pb.RunStatus | None) -> RenderableType:
-    """A run as a dashboard; rates are since the look ``before``, if there was one."""
+def picture(run: pb.RunStatus, before: pb.RunStatus | None, height: int = 1000) -> RenderableType:
+    """A run as a dashboard of 80 columns or more and at most ``height`` lines; rates are since the
+    look ``before``, if there was one."""
     paused = Text(" paused ", "black on yellow") if run.paused else Text("")
     top = Table.grid(padding=(0, 1))
     top.add_row(f"step {run.step}/{run.steps}", ProgressBar(run.steps, run.step, BAR), paused)
-    parts = Table.grid(padding=(0, 3))
+    parts = Table.grid(padding=(0, 2))
     parts.add_row(_facts(run, before), _staleness(run), _queue(run))
-    title = Text(f"{run.run_dir}  generation {run.generation}")
-    below = [_workers(run, before)] if run.workers else []
+    title = Text(f"{Path(run.run_dir).name}  generation {run.generation}")
+    room = max(1, height - OTHER_LINES - max(0, len(run.staleness_counts) - QUEUE_LINES))
+    below = [_workers(run, before, room)] if run.workers else []
     return Panel(Group(top, "", parts, *below), title=title)
 
 
@@ -118,33 +125,44 @@ def _facts(run: pb.RunStatus, before: pb.RunStatus | None) -> Table:
 
 def _staleness(run: pb.RunStatus) -> Table:
     table = Table.grid(padding=(0, 1))
-    table.add_row("staleness", "selected points")
-    total = max(sum(count.points for count in run.staleness_counts), 1)
-    for count in run.staleness_counts:
-        if count.points:
-            steps = f"<= {count.up_to_steps}" if count.HasField("up_to_steps") else "more"
-            share = count.points / total
-            table.add_row(steps, f"{'█' * math.ceil(20 * share)} {share:.0%}")
+    table.add_row("staleness", "selected")
+    counts = [count for count in run.staleness_counts if count.points]
+    for count, share in zip(counts, percents([each.points for each in counts]), strict=True):
+        steps = f"<= {count.up_to_steps}" if count.HasField("up_to_steps") else "more"
+        table.add_row(steps, f"{'█' * round(SHARE_BAR * share / 100)} {share}%")
     return table
+
+
+def percents(counts: Sequence[int]) -> list[int]:
+    """Shares of the sum in whole percents that add up to 100: those with the greatest remainders
+    are rounded up."""
+    total = sum(counts)
+    shares = [100 * count // total for count in counts]
+    order = sorted(range(len(counts)), key=lambda place: -(100 * counts[place] % total))
+    for place in order[: 100 - sum(shares)]:
+        shares[place] += 1
+    return shares
 
 
 def _queue(run: pb.RunStatus) -> Table:
     queue, table = run.queue, Table.grid(padding=(0, 1))
     table.add_row("windows open", str(queue.windows))
-    table.add_row("tickets waiting", str(queue.waiting))
-    table.add_row("tickets leased", str(queue.leased))
+    table.add_row("waiting", str(queue.waiting))
+    table.add_row("leased", str(queue.leased))
+    table.add_row("re-issued", str(queue.reclaimed))
+    table.add_row("pushed late", str(queue.late))
     table.add_row("points held", str(queue.points))
-    table.add_row("pushes late", str(queue.late))
-    table.add_row("points rejected", str(queue.rejected))
-    table.add_row("tickets re-issued", str(queue.reclaimed))
+    table.add_row("rejected", str(queue.rejected))
     return table
 
 
-def _workers(run: pb.RunStatus, before: pb.RunStatus | None) -> Table:
+def _workers(run: pb.RunStatus, before: pb.RunStatus | None, room: int) -> RenderableType:
+    """``room`` workers, those first that do not run, and how many are left out."""
     earlier = {w.pid: w.scored_points for w in before.workers} if before else {}
     seconds = _seconds(run, before)
     table = Table("worker", "state", "pid", "restarts", "points/s", box=None, padding=(0, 2))
-    for worker in run.workers:
+    ordered = sorted(run.workers, key=lambda worker: worker.state == pb.WORKER_STATE_RUNNING)
+    for worker in ordered[:room]:
         rate = (worker.scored_points - earlier.get(worker.pid, 0)) / seconds
         name = state_name(worker)
         state = Text(name, COLOURS.get(name, ""))
@@ -155,7 +173,10 @@ def _workers(run: pb.RunStatus, before: pb.RunStatus | None) -> Table:
             str(worker.restarts),
             _text(rate, ",.0f"),
         )
-    return table
+    left = Counter(state_name(worker) for worker in ordered[room:])
+    if not left:
+        return table
+    return Group(table, "  and " + ", ".join(f"{count} {name}" for name, count in left.items()))
 
 
 def _seconds(run: pb.RunStatus, before: pb.RunStatus | None) -> float:

@@ -131,6 +131,6 @@ def _dashboard(console: Console, found: Iterator[pb.RunStatus]) -> None:
     before: pb.RunStatus | None = None
     with Live(console=console, auto_refresh=False) as live:
         for each in found:
-            live.update(dashboard.picture(each, before), refresh=True)
+            live.update(dashboard.picture(each, before, console.height), refresh=True)
             before = each
     console.print("the run has ended")
