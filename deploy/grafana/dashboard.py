@@ -10,16 +10,24 @@ import sys
 from itertools import count
 from pathlib import Path
 
-from grafana_foundation_sdk.builders import common, dashboard, prometheus, timeseries
+from grafana_foundation_sdk.builders import common, dashboard, prometheus, stat, timeseries
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
-from grafana_foundation_sdk.models.common import StackingMode
+from grafana_foundation_sdk.models.common import (
+    BigValueColorMode,
+    BigValueGraphMode,
+    LegendDisplayMode,
+    LegendPlacement,
+    StackingMode,
+)
 from grafana_foundation_sdk.models.dashboard import DataSourceRef, VariableRefresh
 
-from panels import ROWS, Panel
+from panels import AUDITS, ROWS, Panel
 
 OUT = Path(__file__).with_name("dashboards") / "rhoselect.json"
 SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
-PANELS_IN_LINE, PAGE_WIDTH, PANEL_HEIGHT = 3, 24, 8
+PAGE_WIDTH, PANEL_HEIGHT, NUMBER_HEIGHT = 24, 8, 4
+NUMBERS_IN_LINE, PANELS_IN_LINE, WIDE_IN_LINE = 6, 3, 2
+Built = timeseries.Panel | stat.Panel
 
 
 def build() -> dashboard.Dashboard:
@@ -45,28 +53,55 @@ def build() -> dashboard.Dashboard:
     for title, panels in ROWS.items():
         page = page.with_row(dashboard.Row(title).id(next(numbers)))
         for panel in panels:
-            page = page.with_panel(chart(panel).id(next(numbers)))
-    return page
+            page = page.with_panel(built(panel).id(next(numbers)))
+    audits = dashboard.Row("Audits (selection.audit_every)").id(next(numbers)).collapsed(True)
+    for panel in AUDITS:
+        audits = audits.with_panel(built(panel).id(next(numbers)))
+    return page.with_row(audits)
+
+
+def built(panel: Panel) -> Built:
+    """The panel as Grafana's, with its queries."""
+    made = number(panel) if panel.kind == "number" else chart(panel)
+    made = made.title(panel.title).description(panel.about).datasource(SOURCE).unit(panel.unit)
+    for ref, (legend, query) in zip("ABCDEF", panel.queries.items(), strict=False):
+        target = prometheus.Dataquery().expr(query).legend_format(legend).ref_id(ref)
+        made = made.with_target(target)
+    return made
+
+
+def number(panel: Panel) -> stat.Panel:
+    """The last value, and a faint curve behind it."""
+    return (
+        stat.Panel()
+        .graph_mode(BigValueGraphMode.AREA)
+        .color_mode(BigValueColorMode.NONE)
+        .span(PAGE_WIDTH // NUMBERS_IN_LINE)
+        .height(NUMBER_HEIGHT)
+    )
 
 
 def chart(panel: Panel) -> timeseries.Panel:
-    """The panel as Grafana's time series."""
-    built = (
+    """Curves or a stack over time; a legend of many stands beside them, with the last values."""
+    legend = common.VizLegendOptions().show_legend(True)
+    if panel.wide and panel.kind == "stack":
+        legend = legend.display_mode(LegendDisplayMode.TABLE).calcs(["lastNotNull"])
+        legend = legend.placement(LegendPlacement.RIGHT).sort_by("Last *").sort_desc(True)
+    else:
+        legend = legend.display_mode(LegendDisplayMode.LIST)
+        legend = legend.placement(LegendPlacement.BOTTOM)
+    made = (
         timeseries.Panel()
-        .title(panel.title)
-        .description(panel.about)
-        .datasource(SOURCE)
-        .unit(panel.unit)
         .axis_soft_min(0)
-        .span(PAGE_WIDTH // PANELS_IN_LINE)
+        .legend(legend)
+        .span(PAGE_WIDTH // (WIDE_IN_LINE if panel.wide else PANELS_IN_LINE))
         .height(PANEL_HEIGHT)
     )
-    if panel.stacked:
-        built = built.fill_opacity(40).stacking(common.StackingConfig().mode(StackingMode.NORMAL))
-    for ref, (legend, query) in zip("ABCDEF", panel.queries.items(), strict=False):
-        target = prometheus.Dataquery().expr(query).legend_format(legend).ref_id(ref)
-        built = built.with_target(target)
-    return built
+    if panel.kind == "stack":
+        made = made.fill_opacity(40).stacking(common.StackingConfig().mode(StackingMode.NORMAL))
+        if panel.unit == "percentunit":
+            made = made.max(1)
+    return made
 
 
 def main() -> None:

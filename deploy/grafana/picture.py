@@ -23,7 +23,7 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, PercentFormatter, StrMethodFormatter
+from matplotlib.ticker import EngFormatter, Formatter, PercentFormatter, StrMethodFormatter
 
 DASHBOARD = Path(__file__).with_name("dashboards") / "rhoselect.json"
 POINTS = 240
@@ -39,11 +39,11 @@ Series = tuple[str, list[float], list[float]]
 
 
 def rows(dashboard: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """Panels by the title of their row."""
+    """Panels by the title of their row, those of closed rows, too."""
     found: dict[str, list[dict[str, Any]]] = {}
     for panel in dashboard["panels"]:
         if panel["type"] == "row":
-            found[panel["title"]] = here = []
+            found[panel["title"]] = here = list(panel.get("panels") or [])
         else:
             here.append(panel)
     return found
@@ -72,9 +72,14 @@ def legend(pattern: str, labels: dict[str, str]) -> str:
 
 
 def draw(axes: Axes, panel: dict[str, Any], lines: list[Series]) -> None:
-    """One panel. Series that are nothing throughout are left out of a stack."""
-    stacked = "stacking" in panel["fieldConfig"]["defaults"].get("custom", {})
-    if stacked:
+    """One panel, its legend below the curves. Series that are nothing throughout are left out of a
+    stack."""
+    defaults = panel["fieldConfig"]["defaults"]
+    axes.set_title(panel["title"], fontsize=9, loc="left")
+    if panel["type"] == "stat":
+        _number(axes, UNITS[defaults["unit"]], lines)
+        return
+    if "stacking" in defaults.get("custom", {}):
         lines = [line for line in lines if max(line[2]) > 0.002 * max(max(v) for *_, v in lines)]
         times = sorted({at for _, ats, _ in lines for at in ats})
         heights = [
@@ -84,20 +89,28 @@ def draw(axes: Axes, panel: dict[str, Any], lines: list[Series]) -> None:
     else:
         for name, times, values in lines:
             axes.plot(times, values, label=name, linewidth=1.2)
-    axes.set_title(panel["title"], fontsize=9, loc="left")
-    axes.yaxis.set_major_formatter(UNITS[panel["fieldConfig"]["defaults"]["unit"]])
+    axes.yaxis.set_major_formatter(UNITS[defaults["unit"]])
     axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
     axes.tick_params(labelsize=7)
     axes.grid(alpha=0.3)
+    axes.set_xlabel("minutes", fontsize=7)
     if any(name for name, *_ in lines):
-        axes.legend(fontsize=6, loc="upper left", framealpha=0.6, ncols=1 + (len(lines) > 5))
+        axes.legend(fontsize=6, loc="upper left", bbox_to_anchor=(0, -0.22), ncols=4, frameon=False)
+
+
+def _number(axes: Axes, unit: Formatter, lines: list[Series]) -> None:
+    """The last value, large, above a faint curve."""
+    axes.set_axis_off()
+    for _, times, values in lines:
+        axes.fill_between(times, values, alpha=0.15)
+        axes.text(0.0, 0.4, unit(values[-1]), fontsize=20, transform=axes.transAxes)
 
 
 def page(server: str, run: str, start: float, end: float) -> Figure:
     """All panels, in lines of three, a subfigure a row of the dashboard."""
     grouped = rows(json.loads(DASHBOARD.read_text()))
     lines = [math.ceil(len(panels) / COLUMNS) for panels in grouped.values()]
-    figure = plt.figure(figsize=(13, 2.3 * sum(lines)), layout="constrained")
+    figure = plt.figure(figsize=(13, 2.7 * sum(lines)), layout="constrained")
     parts = figure.subfigures(len(grouped), height_ratios=lines)
     for part, (title, panels), height in zip(parts, grouped.items(), lines, strict=True):
         part.suptitle(title, fontsize=10, fontweight="bold", x=0.01, ha="left")
@@ -109,7 +122,6 @@ def page(server: str, run: str, start: float, end: float) -> Figure:
             for target in panel["targets"]:
                 found += series(server, run, target, start, end)
             draw(axes, panel, found)
-            axes.set_xlabel("minutes", fontsize=7)
     return figure
 
 

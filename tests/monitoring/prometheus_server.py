@@ -40,7 +40,8 @@ def panel_queries(run: str) -> list[tuple[str, str]]:
     dashboard = json.loads((DEPLOY / "grafana" / "dashboards" / "rhoselect.json").read_text())
     return [
         (panel["title"], target["expr"].replace("$run", run))
-        for panel in dashboard["panels"]
+        for outer in dashboard["panels"]
+        for panel in (outer, *(outer.get("panels") or []))
         for target in panel.get("targets", [])
     ]
 

@@ -109,6 +109,17 @@ def test_the_numbers_make_sense(watched: Watched) -> None:
     until(lambda: 0.2 < value(f"{busy} + {waits}") < 1.5, "a trainer that is busy or waits")
 
 
+@pytest.mark.parametrize("title", ["Trainer", "Scorers"])
+def test_shares_of_time_add_up_to_all_of_it(watched: Watched, title: str) -> None:
+    queries = [query for name, query in panel_queries(RUN) if name == title]
+    parts = " or ".join(
+        f'label_replace({query}, "part", "{number}", "", "")'
+        for number, query in enumerate(queries)
+    )
+    found = until(lambda: watched.server.ask(f"sum by (role) ({parts})"), title)
+    assert list(found.values()) == [pytest.approx(1.0)]
+
+
 def test_every_rule_evaluates_and_the_series_that_alerts_ask_for_exist(watched: Watched) -> None:
     groups = watched.server.get("rules")["groups"]
     rules = [rule for group in groups for rule in group["rules"]]
