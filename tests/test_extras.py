@@ -51,7 +51,7 @@ except ConfigError as error:
     ("packages", "first", "arguments"),
     [
         (OPTIONAL, "rich|typer", ["train", "my.toml"]),
-        (("matplotlib",), "matplotlib", ["report", "RUN", "--out", "page.html"]),
+        (("matplotlib",), "matplotlib", ["report", "RUN", "--out", "page.png"]),
     ],
     ids=["no extra", "no matplotlib"],
 )

@@ -28,7 +28,10 @@ def report(
     as_json: Annotated[Path | None, typer.Option("--json", help="Write the table as JSON.")] = None,
 ) -> None:
     """Compare finished runs: steps and seconds to the best accuracy of the uniform run; on a page,
-    candidates and FLOPs too, and what was selected and skipped.
+    also what was selected and skipped, with points to look at.
+
+    Runs that differ in their seed alone are one row, with standard deviations. What runs differ in
+    beside their selection is named.
 
     Examples:
 
@@ -38,20 +41,22 @@ def report(
     """
     if out is not None and out.suffix not in KINDS:
         raise ConfigError(f"--out {out}: got {out.suffix!r}, allowed {' or '.join(KINDS)}")
+    if out is not None and out.suffix == ".png":
+        from rhoselect.report.plots import figure  # matplotlib takes a second to import
     loaded = told_apart([load_run(path) for path in runs], runs)
     rows = comparison(loaded)
     console = Console()
     console.width = max(console.width, WIDTH)
     console.print(table(rows))
-    for line in differences(arms_of(loaded)):
+    unlike = differences(arms_of(loaded))
+    for line in unlike:
         console.print(f"not alike: {line}", highlight=False, markup=False, soft_wrap=True)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         if out.suffix == ".png":
-            from rhoselect.report.plots import figure  # matplotlib takes a second to import
-
             out.write_bytes(figure(loaded))
         else:
             out.write_text(page(loaded, runs), encoding="utf-8")
     if as_json is not None:
-        as_json.write_text(json.dumps({**origin(), "rows": rows}, indent=2) + "\n")
+        found = {**origin(), "rows": rows, "differences": unlike}
+        as_json.write_text(json.dumps(found, indent=2) + "\n")
