@@ -140,6 +140,11 @@ def test_the_picture_has_a_curve_in_every_panel(watched: Watched) -> None:
     titles = {title for title, _ in panel_queries(RUN)}
     assert titles <= drawn.keys()
     assert [t for t in titles if not (drawn[t].lines or drawn[t].collections)] == []
+    figure.canvas.draw()
+    legends = [(axes, legend) for axes in figure.axes if (legend := axes.get_legend())]
+    assert legends
+    for axes, legend in legends:
+        assert legend.get_window_extent().y1 <= axes.get_window_extent().y0, "it hides curves"
     picture.plt.close(figure)
 
 
