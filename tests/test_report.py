@@ -528,7 +528,7 @@ def test_points_to_look_at_are_those_of_a_loop_by_hand(mixed_run: Path) -> None:
     most = sorted(chosen.values(), reverse=True)
     assert [each.selected for each in shown.selected] == most[: len(shown.selected)]
     assert all((chosen[e.index], seen[e.index]) == (e.selected, e.seen) for e in shown.selected)
-    assert len(shown.skipped) == len(shown.selected) == 8
+    assert len(shown.skipped) == len(shown.selected) == 12
     out = mixed_run.with_name("points.parquet")
     made("export", mixed_run, "--out", out)
     exported = {row["index"]: row for row in pq.read_table(out).to_pylist()}

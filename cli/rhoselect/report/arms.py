@@ -85,7 +85,7 @@ def arms_of(runs: Sequence[Run]) -> list[Arm]:
     times: Counter[tuple[object, ...]] = Counter()
     for run in runs:
         settings = {k: v for k, v in run.settings.items() if not is_free(k)}
-        alike = sorted((k, v) for k, v in settings.items() if k not in {"seed", *PLACES})
+        alike = sorted(f"{k}={v}" for k, v in settings.items() if k not in {"seed", *PLACES})
         # Without settings there is no evidence that runs are alike.
         group = (run.summary["method"], run.inputs_sha256, *(alike or [run.name]))
         seed = run.summary["seed"]

@@ -25,7 +25,8 @@ Range = tuple[float, float]
 class Curve:
     """A curve through (``x``, ``y``) [P]; with ``low`` and ``high`` [P] the borders of its band.
 
-    Values that are NaN are left out. ``level`` is drawn as a dotted line of the same colour.
+    Values that are NaN are left out, those beyond the chart are cut off. ``level`` is drawn as a
+    dotted line of the same colour.
     """
 
     name: str
@@ -114,7 +115,7 @@ class Chart:
 
     def _ys(self, values: Floats) -> Floats:
         low, high = self.span
-        return SIDE * (1 - (np.clip(values, low, high) - low) / (high - low))
+        return SIDE * (1 - (values - low) / (high - low))
 
 
 def ticks(span: Range, most: int) -> list[float]:

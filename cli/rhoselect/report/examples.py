@@ -21,7 +21,7 @@ from rhoselect.report.history import History
 from rhoselect.report.runs import Ints, Run
 from rhoselect.types import Indices
 
-EACH = 8
+EACH = 12
 """Points of a kind."""
 LOOKED_AT = 256
 """Points of the greatest irreducible losses, among which the suspicious ones are looked for."""

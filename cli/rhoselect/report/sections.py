@@ -34,14 +34,14 @@ def costs(found: Sequence[Outcome]) -> str:
         until = f"to {percent(each.target)}" if reached else "in all, target not reached"
         bits = ", ".join(f"{seconds(s)} {name}" for s, name in zip(row, parts, strict=True) if s)
         segments = "".join(
-            f"<i class=c{number + 1} style='width:{value / longest:.2%}'></i>"
+            f"<i class=c{number + 3} style='width:{value / longest:.2%}'></i>"
             for number, value in enumerate(row)
         )
         bars.append(
             paragraph(f"{each.arm.name}: {seconds(sum(row))} {until}")
             + f"<div class=bar>{segments}</div>{paragraph(bits, 'about')}"
         )
-    items = "".join(f"<li class=c{n + 1}>{name}</li>" for n, name in enumerate(parts))
+    items = "".join(f"<li class=c{n + 3}>{name}</li>" for n, name in enumerate(parts))
     about = (
         "Before the run: the fit of its irreducible losses (or of its proxy model), made once for"
         " all runs that share them. FLOPs are counted from matrix products and convolutions. A run"

@@ -14,13 +14,16 @@ from rhoselect.report.units import count, percent, seconds, times
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an arm reached: figures over its seeds. ``total_seconds`` counts those before a run."""
+    """What an arm reached: figures over its seeds. ``total_seconds`` counts those before a run.
+    ``fewer`` steps and ``sooner``: how many times, against the baseline."""
 
     arm: Arm
     target: float
     steps: Spread
     seconds: Spread
     total_seconds: Spread
+    fewer: Spread
+    sooner: Spread
     candidates: Spread
     flops: Spread
     best: Spread
@@ -47,6 +50,8 @@ def _outcome(arm: Arm, rows: Sequence[Row]) -> Outcome:
         over("steps_to_target"),
         over("seconds_to_target"),
         spread(totals),
+        over("step_speedup"),
+        over("time_speedup"),
         over("candidates_to_target"),
         over("flops_to_target"),
         over("best_accuracy"),
@@ -83,12 +88,13 @@ def _headline(base: Outcome, others: Sequence[Outcome]) -> str:
     if not reached:
         whose = others[0].arm.name if len(others) == 1 else "No other arm"
         return f"{whose} {'does not reach' if len(others) == 1 else 'reaches'} {goal}"
-    best = min(reached, key=lambda each: each.steps.sure or 0.0)
-    fewer = _than(base.steps, best.steps, "fewer steps", "more steps", "as many steps")
-    sooner = _than(base.total_seconds, best.total_seconds, "sooner", "later", "in the same time")
-    but = "and" if _faster(base.steps, best.steps) == _faster(*_totals(base, best)) else "but"
+    best = max(reached, key=lambda each: each.fewer.sure or 0.0)
+    steps, time = best.fewer.sure or 1.0, best.sooner.sure or 1.0
+    fewer = _times(steps, "fewer steps", "more steps", "as many steps")
+    sooner = _times(time, "sooner", "later", "in the same time")
+    joint = "and" if (steps > 1) == (time > 1) else "but"
     counted = ", preparation counted" if best.prior_seconds else ""
-    return f"{best.arm.name} reaches {goal} in {fewer}, {but} {sooner}{counted}"
+    return f"{best.arm.name} reaches {goal} in {fewer}, {joint} {sooner}{counted}"
 
 
 def _sentence(base: Outcome, each: Outcome) -> str:
@@ -107,18 +113,8 @@ def _sentence(base: Outcome, each: Outcome) -> str:
     return f"{name}: reaches {goal}, in {steps}, in {time}. {final}"
 
 
-def _totals(base: Outcome, each: Outcome) -> tuple[Spread, Spread]:
-    return base.total_seconds, each.total_seconds
-
-
-def _faster(base: Spread, each: Spread) -> bool:
-    return (each.sure or 0.0) < (base.sure or 0.0)
-
-
-def _than(base: Spread, each: Spread, less: str, more: str, equal: str) -> str:
+def _times(ratio: float, less: str, more: str, equal: str) -> str:
     """How many times less or more than the baseline."""
-    assert base.sure is not None and each.sure is not None
-    ratio = base.sure / max(each.sure, 1e-9)
     if 0.95 < ratio < 1.05:
         return equal
     return f"{times(max(ratio, 1 / ratio))} times {less if ratio > 1 else more}"
