@@ -538,6 +538,7 @@ def test_points_to_look_at_are_those_of_a_loop_by_hand(mixed_run: Path) -> None:
         assert (each.label, each.clean_label) == (row["label"], row["clean_label"])
         assert each.last_loss == pytest.approx(row["last_loss"], rel=1e-4)
         assert each.irreducible_loss == pytest.approx(row["irreducible_loss"])
+        assert each.origin in ("", f"{row['source']}, row {row['source_row']}")
         assert each.picture is not None
         pixels = imread(io.BytesIO(each.picture), format="png")
         stored = train.stored(np.array([each.index]))[0, 0]

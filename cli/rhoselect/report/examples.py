@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 
 from rhoselect.compute import threads
+from rhoselect.data import SplitPoints
 from rhoselect.data.images import thumbnail
 from rhoselect.errors import RunFolderError
 from rhoselect.inputs import RunInputs
@@ -35,7 +36,8 @@ Array = npt.NDArray[Any]
 @dataclass(frozen=True)
 class Example:
     """A point. Losses are in nats, ``last_loss`` under the weights after the last step; None where
-    not known. ``picture`` is a PNG, or None and ``text`` says what the input is."""
+    not known. ``origin``: where it came from, "" where not known. ``picture`` is a PNG, or None and
+    ``text`` says what the input is."""
 
     index: int
     label: int
@@ -44,17 +46,19 @@ class Example:
     irreducible_loss: float | None
     seen: int
     selected: int
+    origin: str
     picture: bytes | None
     text: str
 
 
 @dataclass(frozen=True)
 class Examples:
-    """EACH or fewer points of each kind."""
+    """EACH or fewer points of each kind; the names of the classes [K], if they have names."""
 
     skipped: list[Example]
     selected: list[Example]
     suspicious: list[Example]
+    names: Sequence[str] | None
 
 
 def examples_of(path: Path, run: Run, inputs: RunInputs, past: History) -> Examples:
@@ -68,7 +72,7 @@ def examples_of(path: Path, run: Run, inputs: RunInputs, past: History) -> Examp
     losses = _last_losses(path, run, inputs)
     doubted = np.array([], np.int64) if il is None else _suspicious(inputs, past, il, losses)
     show = _Shower(inputs, past, il, losses)
-    return Examples(show(skipped), show(most), show(doubted))
+    return Examples(show(skipped), show(most), show(doubted), inputs.dataset.class_names)
 
 
 def _suspicious(inputs: RunInputs, past: History, il: Array, losses: _Losses | None) -> Ints:
@@ -118,8 +122,8 @@ class _Shower:
         if not len(ranks):
             return []
         train, indices = self.inputs.train, ranks + self.inputs.train.start
-        stored, labels, clean = train.stored(indices), train.labels(indices), None
-        clean = train.clean_labels(indices)
+        stored, labels = train.stored(indices), train.labels(indices)
+        clean, origins = train.clean_labels(indices), _origins(train, indices)
         losses = None if self.losses is None else self.losses(indices)
         return [
             Example(
@@ -130,10 +134,21 @@ class _Shower:
                 None if self.il is None else float(self.il[rank]),
                 int(self.past.seen[rank]),
                 int(self.past.selected[rank]),
+                origins[place],
                 *_looks(stored[place]),
             )
             for place, rank in enumerate(ranks)
         ]
+
+
+def _origins(train: SplitPoints, indices: Indices) -> list[str]:
+    """File, key or split of the source, and row; "" of a point whose origin is not known."""
+    sources, rows = train.origins(indices)
+    known = zip(sources, rows.filled(-1).tolist(), strict=True)
+    return [
+        "" if source is None else source if row < 0 else f"{source}, row {row}"
+        for source, row in known
+    ]
 
 
 def _looks(value: Array) -> tuple[bytes | None, str]:

@@ -53,6 +53,7 @@ def page(runs: Sequence[Run], paths: Sequence[Path] | None = None) -> str:
         for arm, reason in zip(arms, looks, strict=True)
         if isinstance(reason, str) and reason
     ]
+    names = next((each.examples.names for each in looks if isinstance(each, Look)), None)
     headline, sentences = verdict(found)
     charts = "".join(chart.figure() for chart in selected_charts(arms, known))
     sections = [
@@ -67,9 +68,9 @@ def page(runs: Sequence[Run], paths: Sequence[Path] | None = None) -> str:
         shares(arms, known),
         skipped(arms, known),
         warning("The points of these runs cannot be shown:", unknown),
-        classes(arms, known, str),
+        classes(arms, known, names),
         *(
-            gallery(arm.name, each.examples, str)
+            gallery(arm.name, each.examples)
             for arm, each in zip(arms, looks, strict=True)
             if isinstance(each, Look) and arm.first.summary["method"] != "uniform"
         ),

@@ -19,8 +19,8 @@ from rhoselect.report.verdict import Outcome
 CLASSES = 20
 """Classes that a table shows at most."""
 UNKNOWN = "unknown"
-Named = Callable[[int], str]
-"""A class as people call it."""
+Names = Sequence[str] | None
+"""What people call the classes [K], if they have names."""
 
 
 def costs(found: Sequence[Outcome]) -> str:
@@ -123,7 +123,7 @@ def _shares(found: Shares | None) -> str:
     return ", ".join("-" if part is None else percent(part) for part in parts)
 
 
-def classes(arms: Sequence[Arm], coverages: Sequence[Coverage | None], named: Named) -> str:
+def classes(arms: Sequence[Arm], coverages: Sequence[Coverage | None], names: Names) -> str:
     """Final accuracy of each class, and which share of its candidates was never selected."""
     columns: list[tuple[str, Sequence[float | None]]] = []
     for arm in arms:
@@ -144,14 +144,17 @@ def classes(arms: Sequence[Arm], coverages: Sequence[Coverage | None], named: Na
         order = sorted(order, key=lambda k: 2.0 if last[k] is None else last[k] or 0.0)[:CLASSES]
         about += f" Shown: the {CLASSES} of {len(last)} classes with the least in column 1."
     cells = [
-        [named(k), *("-" if (v := values[k]) is None else percent(v) for _, values in columns)]
+        [
+            _named(k, names),
+            *("-" if (v := values[k]) is None else percent(v) for _, values in columns),
+        ]
         for k in order
     ]
     heads = ["class", *(name for name, _ in columns)]
     return heading("Classes") + paragraph(about, "about") + table(heads, cells)
 
 
-def gallery(name: str, found: Examples, named: Named) -> str:
+def gallery(name: str, found: Examples) -> str:
     """Points to look at of one arm."""
     kinds = (
         ("Most often skipped", "Candidates again and again, and never selected.", found.skipped),
@@ -165,17 +168,21 @@ def gallery(name: str, found: Examples, named: Named) -> str:
     )
     shown = "".join(
         f"{heading(title, 3)}{paragraph(about, 'about')}"
-        f"<ul class=points>{''.join(_card(each, named) for each in examples)}</ul>"
+        f"<ul class=points>{''.join(_card(each, found.names) for each in examples)}</ul>"
         for title, about, examples in kinds
         if examples
     )
     return heading(f"Points of {name}") + shown if shown else ""
 
 
-def _card(each: Example, named: Named) -> str:
-    label = html.escape(named(each.label))
+def _named(number: int, names: Names) -> str:
+    return str(number) if names is None else names[number]
+
+
+def _card(each: Example, names: Names) -> str:
+    label = html.escape(_named(each.label, names))
     if each.clean_label is not None and each.clean_label != each.label:
-        label += f" <s>was {html.escape(named(each.clean_label))}</s>"
+        label += f" <s>was {html.escape(_named(each.clean_label, names))}</s>"
     if each.picture is not None:
         data = base64.b64encode(each.picture).decode()
         looks = f"<img alt='point {each.index}' src='data:image/png;base64,{data}'>"
@@ -185,5 +192,6 @@ def _card(each: Example, named: Named) -> str:
     known = ", ".join(f"{name} {nats(value)}" for name, value in losses if value is not None)
     return (
         f"<li>{looks}<b>{label}</b><br>{known}<br>"
-        f"<small>point {each.index}: selected {each.selected} of {each.seen} times</small></li>"
+        f"<small>selected {each.selected} of {each.seen} times<br>"
+        f"{html.escape(each.origin or f'point {each.index}')}</small></li>"
     )
