@@ -206,7 +206,7 @@ FITS: dict[str, tuple[list[str], str]] = {
     "model": (["--model", "user_code:f"], r"model\.factory: .*'user_code' has no 'f'"),
     "output": (["--model", "user_code:TupleOutput", "--set", "model.args={}"], r"returns a tuple"),
     "setting": (["--set", "trainer.lr=0"], r"trainer\.lr: got 0; .*greater than 0"),
-    "data": (["--data", "no/where"], r"data set no/where: no such folder"),
+    "data": (["--data", "no/where"], r"data set /\S+/no/where: no such folder"),
     "one fold": (["--folds", "1"], r"--folds"),
     "more folds than points": (["--folds", "401"], r"folds: got 401, allowed 2 to the 400"),
     "batch of folds": (["--folds", "2", "--batch", "201"], r"batch: got 201, .* the 200 of 'tr"),
@@ -215,7 +215,7 @@ FITS: dict[str, tuple[list[str], str]] = {
     "weights alone": (["--weights", "w"], r"--weights: .*allowed with --reference"),
     "weights not there": (
         ["--reference", "rhoselect.models:mlp", "--weights", "no/w"],
-        r"model\.weights: got no/w, no such file",
+        r"model\.weights: got /\S+/no/w, no such file",
     ),
     "weights of no format": (
         ["--reference", "rhoselect.models:mlp", "--weights", __file__],
@@ -237,7 +237,7 @@ def test_fits(
 PROXIES: dict[str, tuple[list[str], str]] = {
     "batch": (["--batch", "401"], r"batch: got 401, allowed at most the 400 of 'train'"),
     "model": (["--model", "user_code:f"], r"model\.factory: .*'user_code' has no 'f'"),
-    "data": (["--data", "no/where"], r"data set no/where: no such folder"),
+    "data": (["--data", "no/where"], r"data set /\S+/no/where: no such folder"),
     "diverged": (
         ["--set", "trainer.lr=1e30", "--epochs", "1"],
         r"training loss .*got .*lower",
@@ -619,7 +619,7 @@ def test_resume_from_a_broken_checkpoint(unfinished: Path) -> None:
     newest.write_bytes(newest.read_bytes()[:-10])
     refused(
         rhoctl("train", "--resume", "--run-dir", unfinished),
-        f"checkpoint {newest}: cannot be read .*remove it",
+        f"checkpoint {newest}: cannot be read .*restore it",
     )
     assert not (unfinished / "summary.json").exists()
 

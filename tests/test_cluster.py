@@ -176,7 +176,6 @@ def test_paths_mean_the_same_on_every_node(
     folder = tiny_config.parent
     monkeypatch.chdir(folder)
     relative = ["data.path=patches", "il.table=il.parquet"]
-    given = configuration.load(tiny_config, relative)
-    assert placement.absolute_paths(given) == configuration.load(tiny_config)
+    assert configuration.load(tiny_config, relative) == configuration.load(tiny_config)
     remote = configuration.load(tiny_config, ["data.path=s3://bucket/set"])
-    assert placement.absolute_paths(remote).data.path == "s3://bucket/set"
+    assert remote.data.path == "s3://bucket/set"

@@ -74,11 +74,25 @@ def running(config: Path, run: Path, workers: int = 0, *more: str) -> Iterator[P
         process.communicate()
 
 
-def test_a_look_does_not_wait_for_torch() -> None:
-    """To import torch, Ray and matplotlib takes seconds."""
-    code = "import sys; from rhoselect.cli.main import run; run(['status', 'x:1']); "
-    code += "sys.exit(len({'torch', 'ray', 'matplotlib'} & set(sys.modules)))"
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+MISTAKES = [
+    *(["trian"], ["--help"], ["train", "--wrokers", "2"], ["train", "no.toml"]),
+    *(["train", "--set", "nope.x=1"], ["serve", "no.toml"], ["plan", "no.toml"], ["plan"]),
+    *(["data", "import", "idx"], ["data", "info"], ["il", "fit"], ["svp", "fit", "--out", "x"]),
+    *(["report"], ["export", "x", "--out", "x.csv"], ["experiment", "run", "none"]),
+    *(["doctor", "no.toml"], ["status", "x:1"], ["queue", "peek"], ["scorer"]),
+]
+
+
+def test_a_look_and_a_mistake_do_not_wait_for_imports() -> None:
+    """To import torch, Ray, pyarrow and matplotlib takes seconds."""
+    code = (
+        "import sys; from rhoselect.cli.main import run\n"
+        f"codes = [run(words) for words in {MISTAKES!r}]\n"
+        "late = {'torch', 'ray', 'pyarrow', 'matplotlib'} & set(sys.modules)\n"
+        "sys.exit(f'{codes} {late}' if late or codes.count(2) < len(codes) - 2 else 0)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
 
 
 def ask(command: str, run: Path | str, *arguments: str | int) -> Any:

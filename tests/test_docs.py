@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import re
+import runpy
+import tomllib
 from pathlib import Path
 
 import pytest
+
+from rhoselect.config import load, parse, resolve
+from rhoselect.config.reference import sections
+from support import made
 
 ROOT = Path(__file__).parent.parent
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
@@ -27,6 +33,33 @@ def test_every_link_leads_to_a_file_and_a_heading(page: Path) -> None:
         target = page.parent / path if path else page
         assert target.exists(), link
         assert not anchor or anchor in anchors(target), link
+
+
+def test_the_page_of_the_configuration_is_what_the_script_writes() -> None:
+    script = ROOT / "scripts" / "config_page.py"
+    page = runpy.run_path(str(script))["page"]()
+    assert (ROOT / "docs" / "configuration.md").read_text() == page, f"run python {script}"
+
+
+def test_a_dry_run_shows_the_meaning_of_each_key(tiny_config: Path, tmp_path: Path) -> None:
+    shown = made("train", tiny_config, "--dry-run", "--run-dir", tmp_path / "run").out
+    for key in (key for section in sections() for key in section.keys):
+        assert f"# {key.about} ({key.allowed})\n" in shown
+    assert parse(tomllib.loads(shown)) == resolve(load(tiny_config))
+
+
+def test_every_key_has_a_meaning_and_what_is_allowed() -> None:
+    described = {f"{s.name}.{key.name}": key for s in sections() for key in s.keys}
+    assert all(key.about and key.allowed for key in described.values())
+    threads = described["scorer.threads"]
+    assert (threads.default, threads.allowed, threads.free) == (
+        "1",
+        "whole number >= 1, <= 1024",
+        False,
+    )
+    assert described["data.path"].free and described["data.path"].allowed == "path"
+    assert described["selection.bn"].allowed == '"running" or "batch"'
+    assert described["service.address"].free
 
 
 def test_the_index_names_every_page() -> None:

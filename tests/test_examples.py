@@ -76,5 +76,5 @@ def test_demo_configuration_is_valid_but_for_its_data(tmp_path: Path) -> None:
 
 def test_the_command_line_does_not_import_ray() -> None:
     """Which takes a second that no other command than those with workers needs."""
-    code = "import sys, rhoselect.cli.main; sys.exit('ray' in sys.modules)"
+    code = "import sys, rhoselect.cli.run; sys.exit('ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -7,6 +7,7 @@ not tried, only the stem, on a network that has the same kinds of layers.
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 
 import pytest
 import torch
@@ -66,6 +67,22 @@ def test_what_is_not_installed_or_not_known_is_named() -> None:
         library("no_such_library", "text")
     with pytest.raises(ModelError, match="library: got 'keras', allowed 'timm' or 'torchvision'"):
         build_model(VISION, {"name": "resnet18", "library": "keras"}, (3, 32, 32), 10, 0)
+
+
+def test_a_library_made_for_another_torch_is_told_from_a_missing_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As torchvision's usual build is beside a torch for CPUs, where the extra is installed."""
+    (tmp_path / "vision_of_cuda.py").write_text("raise RuntimeError('no operator nms')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(torch, "__version__", "2.13.0+cpu")
+    with pytest.raises(ModelError, match=r"no operator nms.* not made for this torch") as broken:
+        library("vision_of_cuda", "vision")
+    assert "rhoselect[vision]" not in str(broken.value), "it is installed"
+    with pytest.raises(ModelError, match=r"pip install 'rhoselect\[vision\]'") as missing:
+        library("no_such_library", "vision")
+    for error in (broken.value, missing.value):
+        assert "--extra-index-url URL" in str(error) and "cpu builds" in str(error)
 
 
 @pytest.mark.parametrize(

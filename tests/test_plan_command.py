@@ -79,12 +79,19 @@ def test_more_workers_with_a_device_each_are_never_slower(
     assert step_seconds(parts, enough_workers(parts)) <= 1.01 * step_seconds(parts, 10_000) + 1e-9
 
 
-def test_devices_are_shared_out_for_the_fastest_step() -> None:
-    assert split(EIGHT, 1)["training"] == 1
-    three = split(EIGHT, 3)  # 1 + 2: 0.22 s; 2 + 1: 0.21 s; 3 + 0: 0.353 s
-    assert (three["training"], three["scoring"]) == (2, 1)
-    assert three["step_ms"] == pytest.approx(210)
-    assert three["break_even"] == pytest.approx(6.3)
+def test_one_device_trains_and_as_many_as_help_score() -> None:
+    assert split(EIGHT, 1)["scoring"] == 0
+    three = split(EIGHT, 3)
+    assert three["scoring"] == 2
+    assert three["step_ms"] == pytest.approx(220)
+    assert three["break_even"] == pytest.approx(6.6)
+    assert split(EIGHT, 17)["scoring"] == 7, "eight chunks, of which the trainer scores one"
+
+
+@pytest.mark.parametrize(("steps", "enough"), [(10, 0), (100, 7)])
+def test_workers_that_start_longer_than_they_save_are_too_many(steps: int, enough: int) -> None:
+    """The first saves 160 ms a step, seven 280 ms; their processes start in 10 s."""
+    assert enough_workers(replace(EIGHT, start_s=10.0, steps=steps)) == enough
 
 
 @pytest.mark.parametrize(("cores", "precision"), [(1, "fp32"), (2, "bf16")])

@@ -1,11 +1,32 @@
-"""Files that are replaced as a whole: written beside their place, flushed to disk, then renamed."""
+"""Files: the paths that users name, and files that are replaced as a whole: written beside their
+place, flushed to disk, then renamed."""
 
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from rhoselect.errors import ConfigError
+
+
+def place(path: Path | str) -> Path:
+    """The absolute path of what a user names: ``~`` is a home folder, and a relative path begins
+    at the working folder. Raises ConfigError for a home folder that is not known."""
+    try:
+        return Path(path).expanduser().absolute()
+    except RuntimeError:
+        raise ConfigError(
+            f"{path}: got ~, but that home folder is not known; set HOME, or give a path without ~"
+        ) from None
+
+
+def check_readable(path: Path) -> None:
+    """Raise the OSError of reading a file, if it cannot be read: some libraries say "no such file"
+    of one that this user may not read."""
+    path.open("rb").close()
 
 
 @contextmanager
@@ -17,11 +38,15 @@ def replacing(
     A reader finds the old file or the new one, never a part of one, also after a crash of the
     machine. If the block fails, or ``check``, which runs just before the rename, ``path`` stays as
     it was and what was written is removed. ``tag`` (default: the process id) tells the writers of
-    the same path apart. The folder of ``path`` must exist. Raises OSError.
+    the same path apart. The folder of ``path`` must exist. The file's mode is that of any new file
+    here (umask), also where a library makes its files private. Raises OSError.
     """
     beside = path.with_name(f".{path.name}.{os.getpid() if tag is None else tag}")
     try:
+        beside.touch()
+        mode = stat.S_IMODE(beside.stat().st_mode)
         yield beside
+        beside.chmod(mode)
         flush(beside)
         if check is not None:
             check()

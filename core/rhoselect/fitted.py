@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 from pydantic import TypeAdapter
 
 from rhoselect.errors import UserError
+from rhoselect.files import check_readable
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -43,11 +44,14 @@ class FittedFile:
         return self.error(f"{self.key} {self.path}: {reason}")
 
     def check_exists(self) -> None:
-        """Raise ``error`` if there is no such file."""
-        if not self.path.is_file():
+        """Raise ``error`` if there is no such file, OSError if it may not be read."""
+        try:
+            check_readable(self.path)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             raise self.refused(
-                f"no such file; make it with '{self.command} {self.path} --data DATASET'"
-            )
+                f"no such file; if it moved, say where it is (--set {self.key}=FILE), or make it"
+                f" with '{self.command} {self.path} --data DATASET'"
+            ) from None
 
     def check_fingerprint(self, made_for: str, fingerprint: str) -> None:
         """Raise ``error`` if the file was made for another data set than ``fingerprint``."""

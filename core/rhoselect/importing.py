@@ -25,7 +25,7 @@ def load_object(path: str, key: str) -> Callable[..., Any]:
     except Exception as error:  # an import runs the user's code: anything may come out of it
         raise ConfigError(
             f"{key}: got {path!r}, but module {module_name!r} cannot be imported"
-            f" ({one_line(error)}); check the name, or install it"
+            f" ({one_line(error)}); check the name, install it, or start in the folder that has it"
         ) from error
     for part in name.split("."):
         if not hasattr(found, part):

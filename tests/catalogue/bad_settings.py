@@ -21,10 +21,10 @@ def line(name: str, arguments: str, pattern: str) -> Case:
 
 SETTINGS = [
     configured("not TOML", b"[data\n", r"cannot be read as TOML"),
-    configured("not text", b"\xff\xfe", r"cannot be read as TOML"),
+    configured("not text", b"\xff\xfe", r"is not UTF-8, which TOML is always in"),
     configured("empty", b"", r"data: missing; .*--set data"),
     configured("key twice", b"seed = 1\nseed = 2\n", r"cannot be read as TOML: Cannot overwrite"),
-    configured("byte-order mark", b"\xef\xbb\xbfseed = 1\n", r"cannot be read as TOML"),
+    configured("Latin-1", b'a = "gr\xf6\xdfe"\n', r"is not UTF-8, .*; save it as UTF-8"),
     configured("nested too deep", b"a = " + b"[" * 20000, r"cannot be read as TOML: .*recursion"),
     configured(
         "number of 5000 digits", b"seed = " + b"9" * 5000, r"cannot be read as TOML: Exceeds"
@@ -118,7 +118,7 @@ SETTINGS = [
     setting(
         "type of a value",
         "NUL in a path",
-        r"data\.cache_dir: got 'a\\x00b'; .*without a nul",
+        r"data\.cache_dir: got 'a\\x00b'; .*without a NUL",
         'data.cache_dir="a\\u0000b"',
     ),
     setting(
@@ -476,7 +476,7 @@ SETTINGS = [
     setting(
         "queue URL",
         "CA that is none",
-        r"queue\.tls_ca no/ca\.pem: cannot be read as PEM",
+        r"queue\.tls_ca /\S+/no/ca\.pem: cannot be read as PEM",
         "queue.url=rediss://host",
         "queue.tls_ca=no/ca.pem",
     ),
@@ -523,7 +523,7 @@ SETTINGS = [
     setting(
         "queue secret",
         "no password file",
-        r"queue\.password_file no/password: cannot be read",
+        r"queue\.password_file /\S+/no/password: cannot be read",
         "queue.url=redis://host",
         "queue.password_file=no/password",
     ),
@@ -551,7 +551,7 @@ SETTINGS = [
     setting(
         "table",
         "IL table not there",
-        r"il\.table no/il\.parquet: no such file",
+        r"il\.table /\S+/no/il\.parquet: no such file; if it moved, say where it is",
         "il.table=no/il.parquet",
     ),
     setting(
@@ -563,9 +563,14 @@ SETTINGS = [
     setting(
         "table",
         "core-set not there",
-        r"svp\.table no\.such: no such file; make it with",
+        r"svp\.table /\S+/no\.such: no such file; .*make it with",
         "selection.function=svp",
         "svp.table=no.such",
     ),
-    setting("table", "no data there", r"data set no/where: no such folder", "data.path=no/where"),
+    setting(
+        "table",
+        "no data there",
+        r"data set /\S+/no/where: no such folder; if it moved, say where it is",
+        "data.path=no/where",
+    ),
 ]

@@ -17,9 +17,10 @@ import pyarrow.parquet as pq
 import pytest
 from data_helpers import entries, idx_bytes, raw_inputs, refused
 
+from rhoselect.cli.commands import data as command
 from rhoselect.data import ArrowDataset
 from rhoselect.errors import DataError
-from rhoselect.importers import import_dataset
+from rhoselect.importers import KINDS, import_dataset
 from rhoselect.sources import fashion_mnist
 from support import made
 
@@ -32,6 +33,10 @@ FILES = {
     "t10k-images-idx3-ubyte": IMAGES[:6],
     "t10k-labels-idx1-ubyte": LABELS[:6],
 }
+
+
+def test_the_help_names_every_kind() -> None:
+    assert command.KINDS == KINDS
 
 
 @pytest.fixture(params=["", ".gz"])

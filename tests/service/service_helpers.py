@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rhoselect.cli.commands.serve import serving
+from rhoselect.cli.serving import serving
 from rhoselect.client import SelectionClient
 from rhoselect.config import load, resolve
 from rhoselect.inputs import RunInputs, open_inputs

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rhoselect.data import Pairs
 from rhoselect.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rhoselect.data import Pairs
 
 
 def pairs_in(text: str) -> Pairs | str:

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from rhoselect.errors import RhoError, RunStopped, shortened
+from rhoselect.files import place
 
 COMMANDS = {
     "data": "data:app",
@@ -62,11 +63,20 @@ def main() -> None:
     sys.exit(run(sys.argv[1:]))
 
 
+def _expanded(argument: str) -> str:
+    """An argument without a tilde before a path: shells leave it in ``--run-dir=~/x``."""
+    option, _, value = argument.partition("=")
+    if option.startswith("--") and value.startswith("~"):
+        return f"{option}={place(value)}"
+    return str(place(argument)) if argument.startswith("~") else argument
+
+
 def run(arguments: list[str]) -> int:
     """Run a command line and return its exit code."""
     arguments = arguments or ["--help"]
     stderr = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
     try:
+        arguments = [_expanded(argument) for argument in arguments]
         app = commands(arguments)
         code = app(arguments, prog_name="rhoctl", standalone_mode=False)
     except RunStopped as stopped:
@@ -83,7 +93,8 @@ def run(arguments: list[str]) -> int:
     except OSError as error:
         if error.filename is None:
             raise
-        stderr.print(f"rhoctl: {error.filename}: {error.strerror}")
+        ask = "; ask its owner for the right" if isinstance(error, PermissionError) else ""
+        stderr.print(f"rhoctl: {error.filename}: {error.strerror}{ask}")
         return 1
     except Exception as error:
         if not hasattr(error, "format_message"):

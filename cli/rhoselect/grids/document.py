@@ -33,9 +33,9 @@ def write(spec: Spec, grid: Sequence[Cell], recipes: Recipes, folder: Path) -> l
     found = [outcomes.load(c, folder / "runs" / c.name, recipes.data(c)) for c in grid]
     rows, lines = table.rows(spec, found), figure.curves(spec, found)
     numbers = {**origin(), "title": spec.title, "rows": rows, "curves": lines}
-    (folder / RESULTS).write_text(json.dumps(numbers, indent=1) + "\n")
+    (folder / RESULTS).write_text(json.dumps(numbers, indent=1) + "\n", "utf-8")
     (folder / FIGURE).write_bytes(figure.figure(spec, rows, lines))
-    (folder / TABLE).write_text(table.markdown(rows))
+    (folder / TABLE).write_text(table.markdown(rows), "utf-8")
     return rows
 
 
@@ -49,7 +49,7 @@ def page(specs: Path, runs: Path, out: Path) -> int:
         spec, folder = load(specs / f"{name}.toml"), runs / name
         results = None
         if (folder / RESULTS).is_file():
-            results = json.loads((folder / RESULTS).read_text())
+            results = json.loads((folder / RESULTS).read_text("utf-8"))
             beside.mkdir(parents=True, exist_ok=True)
             shutil.copy(folder / FIGURE, beside / f"{name}.png")
             shutil.copy(folder / RESULTS, beside / f"{name}.json")
@@ -60,7 +60,7 @@ def page(specs: Path, runs: Path, out: Path) -> int:
             f"experiment folder {runs}: has no {RESULTS}; allowed the --out of 'rhoctl experiment"
             " run'"
         )
-    out.write_text("\n".join(sections))
+    out.write_text("\n".join(sections), "utf-8")
     return count
 
 

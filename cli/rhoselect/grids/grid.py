@@ -48,7 +48,7 @@ def find(name: str, folder: Path) -> Path:
 def load(path: Path) -> Spec:
     """The experiment in a TOML file. Raises ConfigError."""
     try:
-        tree = tomllib.loads(path.read_text())
+        tree = tomllib.loads(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"experiment {path}: cannot be read as TOML: {error}") from None
     try:

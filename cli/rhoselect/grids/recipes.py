@@ -14,6 +14,7 @@ import tomlkit
 from rhoselect.config import Config
 from rhoselect.data.il_table import write_table
 from rhoselect.errors import ConfigError, DataError, UserError
+from rhoselect.files import place
 from rhoselect.grids.grid import Cell
 from rhoselect.grids.spec import DataRecipe, IlRecipe, ProxyRecipe, Scalar, Spec
 from rhoselect.importers import check_options, import_dataset
@@ -120,10 +121,9 @@ class Recipes:
 
     def _data(self, cell: Cell) -> DataRecipe:
         recipe = self.spec.data[cell.data]
-        if self.source is None:
-            return recipe
-        kind, src = self.source
-        return recipe.model_copy(update={"kind": kind or recipe.kind, "src": src})
+        kind, src = self.source or (None, recipe.src)
+        here = str(place(src)) if src.startswith("~") else src
+        return recipe.model_copy(update={"kind": kind or recipe.kind, "src": here})
 
     def _il_config(self, cell: Cell, recipe: IlRecipe) -> Config:
         return irreducible_config(str(self.data(cell)), recipe.model, assignments(recipe.set))
@@ -144,7 +144,7 @@ class _Log(FitProgress):
         self._path, self._name = path, name
 
     def epoch(self, epoch: int, loss: float) -> None:
-        with self._path.open("a") as file:
+        with self._path.open("a", encoding="utf-8") as file:
             file.write(f"{self._name}: epoch {epoch}: mean loss {loss:.4f} nats\n")
 
 

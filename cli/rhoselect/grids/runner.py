@@ -17,7 +17,8 @@ from rhoselect.inputs import RunInputs, open_inputs
 from rhoselect.report.page import write_page
 from rhoselect.selection import get_function
 from rhoselect.trainer.driver import driving
-from rhoselect.trainer.runfolder import RunFolder, check_inputs, check_resume, stored_config
+from rhoselect.trainer.resuming import go_on_with
+from rhoselect.trainer.runfolder import RunFolder, check_inputs, stored_config
 
 Execute = Callable[[RunInputs, RunFolder, str], object]
 """Trains a run to its end in its folder; the last argument is a title for people."""
@@ -103,23 +104,32 @@ def run(
 
 
 def _run_one(path: Path, config: Config, execute: Execute, title: str) -> None:
-    resumed = (path / "config.toml").is_file()
+    resumed = path.exists()
     if resumed:
         _check_same(path, config)
-        config = check_resume(path, None, [])
     inputs = open_inputs(config)
     if resumed:
         check_inputs(path, inputs.sha256)
     new = None if resumed else RunFolder.create(path, inputs.config, inputs.sha256)
     with driving(path):
+        if new is None:
+            go_on_with(path, config)
         execute(inputs, new or RunFolder.resume(path), title)
         write_page(path)
 
 
 def _check_same(path: Path, config: Config) -> None:
-    changed = resolve(stored_config(path)).changed_keys(config)
+    stored = resolve(stored_config(path))
+    changed = stored.changed_keys(config)
+    # Recipes name what they make by what it holds. The folder may have moved.
+    before, now = stored.inputs, config.inputs
+    changed += [k for k in now | before if _name(now.get(k)) != _name(before.get(k))]
     if changed:
         raise RunFolderError(
             f"run folder {path}: made with another configuration ({listed(changed)}); allowed"
             " the same; remove it or choose another --out"
         )
+
+
+def _name(path: str | None) -> str | None:
+    return None if path is None else Path(path).name

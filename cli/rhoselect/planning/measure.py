@@ -61,20 +61,18 @@ def calibrate(inputs: RunInputs, note: Note) -> Calibration:
     shared = SharedMemoryStore.new_folder(secrets.token_hex(8), 0)
     with redis_queue(inputs) as queue, threads(config.scorer.threads):
         note("starting other processes")
-        with started_peers(inputs, shared, max(1, processes - 1)) as others:
+        with started_peers(inputs, shared, max(1, processes - 1)) as (others, start_s):
             note("training steps, reads and forwards")
             steps = _steps(inputs, learner, replica)
             wide_s = _wide(inputs, chunk) or steps.forward_s
             note(f"forwards in {processes} processes at once")
             slowdown = _slowdown(replica, chunk, others[: processes - 1])
-            note("weights, to another process and within one")
+            note("weights, to another process")
             with closing(SharedMemoryStore(shared, writer=True)) as store:
                 between_s, load_s = publishing(inputs, learner, replica, store, others[0])
-            within_s, _ = publishing(inputs, learner, replica, LocalStore(), None)
         note("the queue")
         between = Messages(between_s, *queueing(inputs, replica, chunk, queue))
-        memory = MemoryQueue(config.queue.lease_s)
-        within = Messages(within_s, *queueing(inputs, replica, chunk, memory))
+        within = _within(inputs, learner, replica, chunk)
     parts = Parts(
         chunks=plan.chunks,
         prefetch=config.scorer.prefetch,
@@ -85,9 +83,18 @@ def calibrate(inputs: RunInputs, note: Note) -> Calibration:
         between=between,
         cores=cores,
         slowdown=slowdown,
+        start_s=start_s,
+        steps=config.trainer.steps,
     )
     share = (wide_s / plan.chunk) / (steps.train_s / config.selection.n_b)
     return Calibration(parts, share, steps.forward_s / wide_s, _megabytes(learner), processes)
+
+
+def _within(inputs: RunInputs, learner: Learner, replica: Replica, chunk: Batch) -> Messages:
+    """What messages cost where one process does everything."""
+    publish_s, _ = publishing(inputs, learner, replica, LocalStore(), None)
+    memory = MemoryQueue(inputs.config.queue.lease_s)
+    return Messages(publish_s, *queueing(inputs, replica, chunk, memory))
 
 
 def _megabytes(learner: Learner) -> float:

@@ -42,7 +42,8 @@ class Parts:
     ``forward_s`` with ``forward_cpu_s`` of it on a core. ``load_s``: a snapshot into a replica.
     ``within``: messages within one process (W = 0), ``between``: between processes. ``cores``: how
     many processes compute at once without taking turns, None if each has a device of its own;
-    ``slowdown``: of a forward when that many do.
+    ``slowdown``: of a forward when that many do. ``start_s``: until other processes are ready, once
+    in a run of ``steps``.
     """
 
     chunks: int
@@ -57,6 +58,8 @@ class Parts:
     between: Messages
     cores: int | None
     slowdown: float
+    start_s: float = 0.0
+    steps: int = 1
 
 
 def step_seconds(parts: Parts, workers: int) -> float:
@@ -82,8 +85,10 @@ def step_seconds(parts: Parts, workers: int) -> float:
 
 
 def enough_workers(parts: Parts) -> int:
-    """W*: the fewest workers beyond which no number shortens a step by more than ``GAIN``."""
+    """W*: the fewest workers beyond which no number shortens the run by more than ``GAIN``, the
+    start of their processes included."""
     seconds = [step_seconds(parts, workers) for workers in range(parts.chunks + 1)]
+    seconds[1:] = [each + parts.start_s / parts.steps for each in seconds[1:]]
     best_s = seconds[-1]
     enough = parts.chunks
     for workers in range(parts.chunks, -1, -1):
@@ -117,23 +122,19 @@ def rows(parts: Parts) -> list[dict[str, Any]]:
 
 
 def split(parts: Parts, devices: int) -> dict[str, Any]:
-    """How to share ``devices`` between training and scoring: the fastest step.
+    """What ``devices`` do: one trains, others score, as many as help.
 
-    A step on k training devices takes train / k, no communication charged; the trainer scores as
-    one process. ``break_even`` is against uniform selection that trains on all devices.
+    ``break_even`` is against uniform selection that trains on all devices, in a program of your
+    own: a step of it takes train / devices, no communication charged.
     """
     own = own_devices(parts)
-
-    def seconds(training: int) -> float:
-        return step_seconds(replace(own, train_s=own.train_s / training), devices - training)
-
-    training = min(range(1, devices + 1), key=seconds)
+    scoring = min(devices - 1, enough_workers(own))
+    step_s = step_seconds(own, scoring)
     return {
         "devices": devices,
-        "training": training,
-        "scoring": devices - training,
-        "step_ms": 1e3 * seconds(training),
-        "break_even": seconds(training) * devices / parts.train_s,
+        "scoring": scoring,
+        "step_ms": 1e3 * step_s,
+        "break_even": step_s * devices / parts.train_s,
     }
 
 
@@ -159,7 +160,7 @@ def verdict(parts: Parts) -> str:
     step_s = step_seconds(parts, workers)
     ratio = step_s / parts.train_s
     facts = (
-        f"With {workers} workers a step takes {1e3 * step_s:.1f} ms against"
+        f"With --workers {workers} a step takes {1e3 * step_s:.1f} ms against"
         f" {1e3 * parts.train_s:.1f} ms of a uniform one, so RHO-LOSS pays if it needs {ratio:.2f}"
         f" times fewer steps; what costs most is {limit(parts, workers)}."
     )
@@ -179,5 +180,8 @@ def verdict(parts: Parts) -> str:
             f" would bring the {ratio:.2f} down to {own_ratio:.2f}."
         )
     elif workers == 0:
-        advice = " More processes would not make it faster (--workers 0)."
+        advice = (
+            f" More processes would not make this run faster; they would start in"
+            f" {parts.start_s:.0f} s."
+        )
     return f"{judgement} {facts}{advice}"

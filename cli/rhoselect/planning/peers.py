@@ -52,8 +52,12 @@ class Peer:
 
 
 @contextmanager
-def started_peers(inputs: RunInputs, folder: Path, count: int) -> Iterator[list[Peer]]:
-    """``count`` peers that are ready; they end with the block. ``folder`` holds the snapshots."""
+def started_peers(
+    inputs: RunInputs, folder: Path, count: int
+) -> Iterator[tuple[list[Peer], float]]:
+    """``count`` peers that are ready, and the seconds until they were; they end with the block.
+    ``folder`` holds the snapshots."""
+    began = time.monotonic()
     context = multiprocessing.get_context("spawn")
     text = inputs.config.model_dump_json()
     with ExitStack() as stack:
@@ -68,7 +72,7 @@ def started_peers(inputs: RunInputs, folder: Path, count: int) -> Iterator[list[
             found.append(Peer(mine))
         for peer in found:
             peer.answer(START_S)
-        yield found
+        yield found, time.monotonic() - began
 
 
 def forwards(replica: Replica, batch: Batch, seconds: float) -> float:

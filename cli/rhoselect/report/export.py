@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -128,11 +128,11 @@ def _count(flags: Array) -> int:
     return int(np.ma.filled(flags, False).sum())
 
 
-def export(path: Path, out: Path, device_name: str) -> Counts:
-    """Write the table of a finished run. Raises UserError."""
+def export(path: Path, out: Path, device_name: str, moved: Sequence[str] = ()) -> Counts:
+    """Write the table of a finished run; ``moved``: see ``reopen``. Raises UserError."""
     run = load_run(path)
     device = resolve_device(device_name, "--device")
-    inputs = reopen(path, str(device))
+    inputs = reopen(path, str(device), moved)
     replica = inputs.new_evaluator(device, inputs.config.scorer.precision)
     replica.load(last_weights(path, run.summary["steps"], replica.layout))
     past = history(inputs.plan, run.summary["steps"], run.selected)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from rhoselect.errors import RunFolderError
+from rhoselect.errors import ConfigError, RunFolderError
 from rhoselect.inputs import RunInputs, open_inputs
 from rhoselect.plan import Plan
 from rhoselect.report.runs import Run, Selected
@@ -19,12 +20,19 @@ NEVER = -1
 Ints = npt.NDArray[np.int64]
 
 
-def reopen(path: Path, device: str = "cpu") -> RunInputs:
-    """The checked inputs of a run, for computing on ``device``. Raises UserError if they cannot be
-    read any more or are not those that the run began with."""
+def reopen(path: Path, device: str = "cpu", moved: Sequence[str] = ()) -> RunInputs:
+    """The checked inputs of a run, for computing on ``device``. ``moved`` says where they are now,
+    as in "data.path=DIR". Raises UserError if they cannot be read any more or are not those that
+    the run began with."""
+    changed = stored_config(path).changed_keys(stored_config(path, moved))
+    if changed:
+        raise ConfigError(
+            f"--set: got {', '.join(changed)}, allowed where the run's inputs are now: data.path,"
+            " il.table, il.weights, svp.table, model.weights"
+        )
     here = [f"{part}.device={device}" for part in ("scorer", "trainer")]
-    inputs = open_inputs(stored_config(path, here))
-    if (path / "inputs_sha256").read_text() != inputs.sha256:
+    inputs = open_inputs(stored_config(path, [*moved, *here]))
+    if (path / "inputs_sha256").read_text("utf-8") != inputs.sha256:
         raise RunFolderError(
             f"run folder {path}: its data, irreducible losses or first weights have changed since;"
             " allowed the contents of data.path, il.table and model.weights that it began with;"

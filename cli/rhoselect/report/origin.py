@@ -31,7 +31,7 @@ def origin() -> dict[str, Any]:
 def _cpu_name() -> str:
     """The processor's name, where Linux tells it."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     except OSError:
         return platform.processor()
     return next((line.split(": ")[1] for line in lines if line.startswith("model name")), "unknown")

@@ -111,7 +111,7 @@ def load_run(path: Path) -> Run:
             " run of rhoctl train"
         )
     try:
-        summary = json.loads((path / "summary.json").read_text())
+        summary = json.loads((path / "summary.json").read_text("utf-8"))
     except FileNotFoundError:
         raise RunFolderError(
             f"run folder {path}: has no summary.json; allowed a finished run{_how_to_finish(path)}"
@@ -188,7 +188,7 @@ def _settings(path: Path) -> dict[str, str]:
 
 
 def _text(path: Path) -> str:
-    return path.read_text() if path.is_file() else ""
+    return path.read_text("utf-8") if path.is_file() else ""
 
 
 def smoothed(values: Floats) -> Floats:

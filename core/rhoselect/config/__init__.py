@@ -5,7 +5,7 @@ depends on (seed, chunk, threads, precision, lag, …) are fixed here, never tak
 so that a run means the same wherever it runs.
 """
 
-from rhoselect.config.base import Section
+from rhoselect.config.base import Section, cache_home
 from rhoselect.config.loading import apply, from_json, load, parse
 from rhoselect.config.operation import QueueConfig
 from rhoselect.config.resolving import resolve
@@ -13,7 +13,6 @@ from rhoselect.config.sections import (
     DataConfig,
     SelectionConfig,
     TrainerConfig,
-    cache_home,
 )
 from rhoselect.config.tree import Config, flat, is_free
 

@@ -2,8 +2,43 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, field_validator
+import os
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, field_validator
 from pydantic_core import PydanticCustomError
+
+from rhoselect.errors import ConfigError
+from rhoselect.files import place
+
+
+def absolute(path: str) -> str:
+    """A path as it means the same in every folder and process; URIs stay as they are."""
+    local = path.removeprefix("file://")
+    if "://" in local:
+        return path
+    try:
+        return str(place(local))
+    except ConfigError:
+        raise PydanticCustomError(
+            "home", "that home folder is not known: set HOME, or give a path without ~"
+        ) from None
+
+
+Place = Annotated[str, AfterValidator(absolute)]
+"""A path in a configuration. It is made absolute when the configuration is made."""
+
+
+def cache_home() -> Path:
+    """The folder for files that can be made again, if ``data.cache_dir`` is not set."""
+    try:
+        return place(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "rhoselect"
+    except ConfigError:
+        raise ConfigError(
+            "data.cache_dir: not set, and the home folder is not known; set data.cache_dir,"
+            " XDG_CACHE_HOME or HOME"
+        ) from None
 
 
 class Section(BaseModel):

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from rhoselect.config.removed import refuse_removed
 from rhoselect.config.tree import Config
 from rhoselect.errors import ConfigError
+from rhoselect.files import place
 
 SHOWN = 100  # most characters of a value that an error message shows
 
@@ -26,16 +27,18 @@ def load(path: Path | None, overrides: Iterable[str] = ()) -> Config:
     tree: dict[str, Any] = {}
     if path is not None:
         try:
-            tree = tomllib.loads(path.read_text())
+            tree = tomllib.loads(place(path).read_text("utf-8-sig"))
         except FileNotFoundError:
             raise ConfigError(
                 f"configuration {path}: no such file; examples/ has one to copy"
             ) from None
-        except (
-            OSError,
-            ValueError,
-            RecursionError,
-        ) as error:  # so says tomllib, and of big numbers
+        except OSError as error:
+            raise ConfigError(f"configuration {path}: cannot be read: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise ConfigError(
+                f"configuration {path}: is not UTF-8, which TOML is always in; save it as UTF-8"
+            ) from None
+        except (ValueError, RecursionError) as error:  # so says tomllib, and of big numbers
             raise ConfigError(f"configuration {path}: cannot be read as TOML: {error}") from None
     return apply(tree, overrides)
 
@@ -95,7 +98,8 @@ def _one_line(error: ValidationError) -> str:
         return (
             f"{name}: got {_shown(first['input'])}, allowed a boolean, a finite number or a string"
         )
-    return f"{name}: got {_shown(first['input'])}; {first['msg'].lower()}"
+    reason = first["msg"][:1].lower() + first["msg"][1:]
+    return f"{name}: got {_shown(first['input'])}; {reason}"
 
 
 def _shown(value: object) -> str:

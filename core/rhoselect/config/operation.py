@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from rhoselect.config.base import Section
+from rhoselect.config.base import Place, Section, absolute
 
 Amount = Annotated[float, Field(ge=0)]
 
@@ -17,16 +17,22 @@ class QueueConfig(Section):
     url: str = Field(
         "embedded", description="'embedded', or redis://, rediss:// or unix:// of a server"
     )
-    password_file: str | None = Field(None, description="file with the server's password")
-    tls_ca: str | None = Field(
+    password_file: Place | None = Field(None, description="file with the server's password")
+    tls_ca: Place | None = Field(
         None, description="PEM file of the CA that signed a rediss:// server; the system's if unset"
     )
-    tls_cert: str | None = Field(
+    tls_cert: Place | None = Field(
         None, description="PEM file of our certificate, for a server that asks for one"
     )
-    tls_key: str | None = Field(None, description="PEM file of its private key, unencrypted")
+    tls_key: Place | None = Field(None, description="PEM file of its private key, unencrypted")
     lease_s: float = Field(30.0, gt=0, description="seconds before a claimed chunk is re-issued")
     timeout_s: float = Field(600.0, gt=0, description="longest wait without a score before failing")
+
+    @field_validator("url")
+    @classmethod
+    def _absolute_socket(cls, url: str) -> str:
+        home = url.startswith("unix://~")  # redis-py takes absolute paths alone
+        return f"unix://{absolute(url.removeprefix('unix://'))}" if home else url
 
 
 class SnapshotConfig(Section):
@@ -66,7 +72,7 @@ class MetricsConfig(Section):
         description="address to listen on, without a password; '0.0.0.0' if Prometheus is on"
         " another machine",
     )
-    discovery_dir: str | None = Field(
+    discovery_dir: Place | None = Field(
         None,
         description="folder that Prometheus' file_sd_configs read, for any number of runs; the"
         " run folder's logs/metrics has the same files",
@@ -81,12 +87,18 @@ class ServiceConfig(Section):
         description="host:port (0 picks a free one) or unix:PATH; beyond loopback only with TLS"
         " and a token",
     )
-    token_file: str | None = Field(None, description="file with the token that callers must send")
-    tls_cert: str | None = Field(None, description="PEM file of the server's certificate chain")
-    tls_key: str | None = Field(None, description="PEM file of its private key")
-    tls_client_ca: str | None = Field(
+    token_file: Place | None = Field(None, description="file with the token that callers must send")
+    tls_cert: Place | None = Field(None, description="PEM file of the server's certificate chain")
+    tls_key: Place | None = Field(None, description="PEM file of its private key")
+    tls_client_ca: Place | None = Field(
         None, description="PEM file of the CA that signs callers' certificates; then required"
     )
+
+    @field_validator("address")
+    @classmethod
+    def _absolute_socket(cls, address: str) -> str:
+        kind, unix, path = address.partition("unix:")
+        return f"unix:{absolute(path)}" if unix and path and not kind else address
 
     @model_validator(mode="after")
     def _pairs(self) -> Self:

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import Field, model_validator
 
-from rhoselect.config.base import Section
+from rhoselect.config.base import Place, Section, cache_home
 
 ScoringPrecision = Literal["auto", "fp32", "bf16", "fp16"]
 Scalar = bool | int | float | str
-
-
-def cache_home() -> Path:
-    """The folder for files that can be made again, if ``data.cache_dir`` is not set."""
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "rhoselect"
 
 
 class DataConfig(Section):
     """The data set: a folder made by ``rhoctl data import``, on disk or in an object store, or a
     torch Dataset; and the order in which its points become candidates."""
 
-    path: str | None = Field(
+    path: Place | None = Field(
         None,
         description="folder of Arrow shards and manifest.json, or its URI (s3://, gs://, hdfs://),"
         " whose credentials come from the environment",
@@ -42,7 +35,7 @@ class DataConfig(Section):
         description="order of candidates: all points shuffled, or groups of shards in turn",
     )
     stream_blocks: int = Field(8, ge=1, description="shards shuffled together in order 'streamed'")
-    cache_dir: str | None = Field(
+    cache_dir: Place | None = Field(
         None, description="folder for fetched shards and mapped tables; ~/.cache/rhoselect if unset"
     )
     cache_bytes: int = Field(
@@ -55,7 +48,7 @@ class DataConfig(Section):
     @property
     def remote(self) -> bool:
         """Whether shards are fetched from a store."""
-        return self.path is not None and "://" in self.path.removeprefix("file://")
+        return self.path is not None and "://" in self.path
 
     @property
     def cache_folder(self) -> Path:
@@ -94,7 +87,7 @@ class ModelConfig(Section):
 
     factory: str = Field("rhoselect.models:mlp", description="'module:factory'")
     args: dict[str, Scalar] = Field(default_factory=dict, description="keywords for factory")
-    weights: str | None = Field(
+    weights: Place | None = Field(
         None, description="file of initial weights: .safetensors, or a state dict saved by torch"
     )
     weights_head: bool = Field(
@@ -105,11 +98,11 @@ class ModelConfig(Section):
 class IlConfig(Section):
     """The irreducible-loss table, or the model itself, both made by ``rhoctl il fit``."""
 
-    table: str | None = Field(None, description="Parquet file; needed by functions that use IL")
+    table: Place | None = Field(None, description="Parquet file; needed by functions that use IL")
     overlap: Literal["forbid", "allow"] = Field(
         "forbid", description="'allow' accepts an IL model trained on points of the train split"
     )
-    weights: str | None = Field(
+    weights: Place | None = Field(
         None,
         description="safetensors file made by 'rhoctl il fit --weights-out'; needed by functions"
         " that evaluate the IL model during the run, such as 'updated_reducible_loss'",
@@ -125,7 +118,7 @@ class IlConfig(Section):
 class SvpConfig(Section):
     """The core-set of selection.function "svp" (unused by others)."""
 
-    table: str | None = Field(None, description="file made by 'rhoctl svp fit'")
+    table: Place | None = Field(None, description="file made by 'rhoctl svp fit'")
     keep: float = Field(
         0.5, gt=0, le=1, description="share of the train split kept: the points of greatest entropy"
     )

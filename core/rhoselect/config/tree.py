@@ -27,8 +27,18 @@ from rhoselect.config.sections import (
     TrainerConfig,
 )
 
+INPUTS = {
+    "data": {"path"},
+    "model": {"weights"},
+    "il": {"table", "weights"},
+    "svp": {"table"},
+}
+"""Keys that say where a run's inputs are. These may move: what they hold is compared, by the hash
+``inputs_sha256``."""
+
 FREE: dict[str, Any] = {
-    "data": {"cache_dir", "cache_bytes", "timeout_s"},
+    **INPUTS,
+    "data": INPUTS["data"] | {"cache_dir", "cache_bytes", "timeout_s"},
     "queue": True,
     "snapshots": True,
     "cluster": True,
@@ -95,6 +105,12 @@ class Config(Section):
         scores."""
         return max(1, workers + self.trainer.scores) if workers else 1
 
+    @property
+    def inputs(self) -> dict[str, str]:
+        """Where the run's inputs are: paths and URIs by key, of those that are set."""
+        tree = self.model_dump(include=INPUTS, exclude_none=True)
+        return {f"{section}.{key}": at for section in tree for key, at in tree[section].items()}
+
     def to_toml(self) -> str:
         """The configuration as TOML, with every key that has a value."""
         import tomlkit  # rhoctl writes configurations, a loop of the user's own does not
@@ -104,7 +120,7 @@ class Config(Section):
     def changed_keys(self, other: Config) -> list[str]:
         """Dotted names of the keys that differ in ``other`` and that results depend on.
 
-        The keys in `FREE` (servers, timeouts, which processes score) may change on resume.
+        The keys in `FREE` (paths, servers, timeouts, which processes score) may change on resume.
         """
         mine, theirs = (flat(config.model_dump(exclude=FREE)) for config in (self, other))
         return sorted(n for n in mine.keys() | theirs.keys() if mine.get(n) != theirs.get(n))

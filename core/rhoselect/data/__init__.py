@@ -35,7 +35,7 @@ def open_arrow(config: DataConfig) -> ArrowDataset:
     assert config.path is not None
     if config.remote:
         return ArrowDataset.open_remote(config)
-    return ArrowDataset.open(config.path.removeprefix("file://"))
+    return ArrowDataset.open(config.path)
 
 
 def train_points(config: Config, dataset: Dataset) -> SplitPoints:

@@ -17,6 +17,7 @@ import pyarrow as pa
 from rhoselect.data.base import Labels
 from rhoselect.data.manifest import Array, Inputs, Manifest, Shard
 from rhoselect.errors import DataError, listed, shortened
+from rhoselect.files import check_readable
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,10 @@ class Block:
 def open_shard(path: Path, name: str, shard: Shard, manifest: Manifest, start: int) -> list[Block]:
     """Map one shard whose first row is row ``start``; check size, schema, rows and labels.
 
-    Raises FileNotFoundError, and DataError, which calls the shard ``name``.
+    Raises OSError if it is missing or may not be read, and DataError, which calls the shard
+    ``name``.
     """
+    check_readable(path)
     if (size := path.stat().st_size) != shard.bytes:
         raise broken(name, f"{size} bytes", f"{shard.bytes}")
     try:

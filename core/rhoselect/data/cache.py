@@ -48,7 +48,8 @@ class Cache:
     def touch(self, shard: Shard) -> bool:
         """Mark a shard as just used; False if it is not here."""
         now = time.time_ns()  # finer than the clock by which the kernel stamps files
-        with contextlib.suppress(FileNotFoundError):
+        # Of a shard that another user fetched, the owner alone may set the time.
+        with contextlib.suppress(FileNotFoundError, PermissionError):
             os.utime(self._path(shard), ns=(now, now))
         return self.holds(shard)
 
@@ -104,7 +105,7 @@ class Cache:
     def _partial(self, shard: Shard) -> Iterator[BinaryIO | None]:
         """The partial file, locked, removed at the end; None if another process holds it."""
         path = self._partial_path(shard)
-        with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+b", 0) as raw:
+        with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", 0) as raw:
             if not _lock(raw) or not _is(raw, path):
                 yield None
                 return
@@ -118,7 +119,7 @@ class Cache:
 
     def _reserve(self, shard: Shard, file: BinaryIO) -> bool:
         """Make room and take it, by size; False while others' downloads leave none."""
-        with (self.folder / ".lock").open("w") as lock:
+        with (self.folder / ".lock").open("w", encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             whole = []
             free = self.limit_bytes
@@ -143,7 +144,7 @@ class Cache:
 def _held_bytes(path: Path) -> int:
     """Bytes of another process's partial file; one left by a killed process is removed."""
     try:
-        with path.open("r+b") as file:
+        with path.open("rb") as file:  # it may be another user's
             if _lock(file):
                 if _is(file, path):
                     path.unlink()

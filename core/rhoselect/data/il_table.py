@@ -162,10 +162,17 @@ def _mapped(file: FittedFile, train: tuple[int, int], cache: Path) -> npt.NDArra
     version = _digest(status.st_ino, status.st_size, status.st_mtime_ns)
     values = cache / f"{place}-{version}.f32"
     if not values.is_file():
-        with replacing(values) as beside:
-            _write_values(file, train, beside)
-            for older in cache.glob(f"{place}-*.f32"):
-                older.unlink(missing_ok=True)
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+            with replacing(values) as beside:
+                _write_values(file, train, beside)
+                for older in cache.glob(f"{place}-*.f32"):
+                    older.unlink(missing_ok=True)
+        except OSError as error:
+            raise file.refused(
+                f"its losses cannot be kept under {cache} ({error}); set data.cache_dir to a"
+                " folder with room"
+            ) from None
     # Copy on write, though nothing writes to it: torch warns of read-only arrays.
     return np.memmap(values, np.float32, "c")
 
@@ -177,17 +184,10 @@ def _digest(*parts: object) -> str:
 def _write_values(table: FittedFile, train: tuple[int, int], values: Path) -> None:
     """Write a table's checked losses to the file ``values``."""
     count = train[1] - train[0]
-    try:
-        values.parent.mkdir(parents=True, exist_ok=True)
-        # Really written, not left as a hole: on a full disk a mapped hole would kill the process.
-        with values.open("wb") as file:
-            for first in range(0, count, STEP_ROWS):
-                np.full(min(STEP_ROWS, count - first), np.nan, np.float32).tofile(file)
-    except OSError as error:
-        raise table.refused(
-            f"its losses cannot be kept under {values.parent} ({error}); set data.cache_dir to a"
-            " folder with room"
-        ) from None
+    # Really written, not left as a hole: on a full disk a mapped hole would kill the process.
+    with values.open("wb") as file:
+        for first in range(0, count, STEP_ROWS):
+            np.full(min(STEP_ROWS, count - first), np.nan, np.float32).tofile(file)
     losses = np.memmap(values, np.float32, "r+")
     _fill(table, train, losses)
     losses.flush()

@@ -147,16 +147,19 @@ class Manifest(Part):
 def read_manifest(folder: Path) -> Manifest:
     """Read and check manifest.json. Raises DataError when missing, malformed or inconsistent."""
     path = folder / FILE_NAME
-    if not folder.is_dir():
-        raise DataError(f"data set {folder}: no such folder; make one with `rhoctl data import`")
     try:
         content = path.read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
+        if not folder.is_dir():
+            raise DataError(
+                f"data set {folder}: no such folder; if it moved, say where it is"
+                " (--set data.path=DIR), or make one with `rhoctl data import`"
+            ) from None
         raise DataError(
             f"data set {folder}: has no {FILE_NAME}; allowed a folder made by `rhoctl data import`"
         ) from None
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error}") from None
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
     return parse_manifest(content, str(path))
 
 

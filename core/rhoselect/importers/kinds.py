@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -97,13 +99,32 @@ def import_dataset(
     _check(kind, reading)
     _check_ending(kind, Path(src))
     recipe = _checked_recipe(kind, recipe | {"noise_pairs": noise_pairs})
-    with bombs_refused():
+    with bombs_refused(), _unreadable_is_said(Path(src)):
         found = READERS[kind](Path(src), reading)
         found = replace(found, source=found.source or f"{kind} {Path(src).name}")
         if classes is not None:
             found = replace(found, classes=classes)
         write_found(dst, found, shard_rows, reading.encoding, Recipe(**recipe))
     return ArrowDataset.open(dst)
+
+
+@contextmanager
+def _unreadable_is_said(src: Path) -> Iterator[None]:
+    """Tell what this user may not read from what is missing or broken. Raises PermissionError, also
+    for a folder below ``src``: a search by pattern would find nothing in it."""
+    for _ in os.walk(src, onerror=_raise_unreadable):
+        pass
+    try:
+        yield
+    except DataError as error:
+        if isinstance(error.__context__, PermissionError):
+            raise error.__context__ from None
+        raise
+
+
+def _raise_unreadable(error: OSError) -> None:
+    if isinstance(error, PermissionError):
+        raise error
 
 
 def check_options(kind: str, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -179,7 +179,7 @@ def _write(
         )
         written = {"shards": shards, "origins": write_origins(partial, origins)}
         manifest = manifest.model_copy(update=written)
-        (partial / FILE_NAME).write_text(manifest.model_dump_json(indent=2) + "\n")
+        (partial / FILE_NAME).write_text(manifest.model_dump_json(indent=2) + "\n", "utf-8")
         partial.rename(folder)
     except BaseException:
         shutil.rmtree(partial)

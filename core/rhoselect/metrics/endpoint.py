@@ -67,7 +67,7 @@ def announce(config: MetricsConfig, run: Path, role: str, worker: str, address: 
     for path in _files(config, run, worker):
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as beside:  # atomically: Prometheus may read at any time
-            beside.write_text(text)
+            beside.write_text(text, "utf-8")
 
 
 @contextmanager

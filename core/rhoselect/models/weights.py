@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from rhoselect.errors import ModelError, listed
+from rhoselect.files import check_readable
 from rhoselect.importing import one_line
 
 
@@ -48,6 +49,7 @@ def read_weights(path: Path, key: str) -> Mapping[str, Tensor]:
     """The tensors of a file by name: safetensors by its suffix, else torch's format, never with
     other pickled objects. Raises ModelError."""
     try:
+        check_readable(path)
         if path.suffix == ".safetensors":
             return load_file(path)
         found = torch.load(path, map_location="cpu", weights_only=True)
@@ -56,6 +58,8 @@ def read_weights(path: Path, key: str) -> Mapping[str, Tensor]:
             f"{key}: got {path}, no such file; allowed a .safetensors file or a state dict"
             " saved by torch"
         ) from None
+    except PermissionError:
+        raise
     except Exception as error:  # a file of any other kind: anything may come out of parsing it
         raise ModelError(
             f"{key} {path}: cannot be read ({one_line(error)[:200]}); allowed a"

@@ -142,11 +142,12 @@ def _open_copy(data: Any, join: Collate, run: pb.OpenRunResponse) -> Any:
         collate(data, np.arange(1), join, torch.device("cpu"))
         return data
     config = configuration.from_json(run.config_json)
-    mine = config.data.model_copy(update={"path": str(data), "dataset": None})
-    dataset = open_data(mine)
+    here = config.data.model_dump() | {"path": str(data), "dataset": None}
+    mine = configuration.parse(config.model_dump() | {"data": here})
+    dataset = open_data(mine.data)
     if dataset.fingerprint != run.fingerprint:
         raise DataError(
             f"data {data}: got fingerprint {dataset.fingerprint[:12]}, allowed the service's"
             f" {run.fingerprint[:12]}: its points are others"
         )
-    return train_points(config.model_copy(update={"data": mine}), dataset)
+    return train_points(mine, dataset)

@@ -73,7 +73,7 @@ def _password(config: QueueConfig) -> str | None:
         return os.environ.get(PASSWORD_VARIABLE)
     file = f"queue.password_file {config.password_file}"
     try:
-        password = Path(config.password_file).read_text().strip()
+        password = Path(config.password_file).read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: cannot be read: {error}") from None
     if not password:

@@ -62,13 +62,15 @@ def _token(folder: RunFolder) -> Iterator[tuple[str, str]]:
     token = secrets.token_urlsafe(32)
     with writing(folder):
         path.unlink(missing_ok=True)
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        with os.fdopen(
+            os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8"
+        ) as file:
             file.write(token + "\n")
     try:
         yield token, str(path)
     finally:
         with suppress(OSError):
-            if path.read_text().strip() == token:  # not a newer trainer's
+            if path.read_text("utf-8").strip() == token:  # not a newer trainer's
                 path.unlink()
 
 
@@ -102,7 +104,7 @@ class Control(control_pb2_grpc.ControlServicer):
         }
         text = json.dumps(entry) + "\n"
         with writing(folder):
-            put(folder, path, lambda beside: beside.write_text(text))
+            put(folder, path, lambda beside: beside.write_text(text, "utf-8"))
         try:
             yield
         except RunStopped:
@@ -113,7 +115,7 @@ class Control(control_pb2_grpc.ControlServicer):
         finally:
             host.loop.call_soon_threadsafe(self._over.set)
             with suppress(OSError, ValueError):
-                if json.loads(path.read_text()) == entry:  # not a newer trainer's
+                if json.loads(path.read_text("utf-8")) == entry:  # not a newer trainer's
                     path.unlink()
 
     async def Status(

@@ -25,9 +25,6 @@ from rhoselect.scorer.loop import Scorer
 from rhoselect.service.errors import status_to_errors
 from rhoselect.snapshots.grpc import GrpcStore
 
-PLACES = {"data.path", "il.table", "il.weights", "svp.table", "model.weights"}
-"""Keys of files whose paths may differ on this machine. Their contents must equal the run's."""
-
 FILES = ("password_file", "tls_ca", "tls_cert", "tls_key")
 """Keys of [queue] that come from --set or the environment here, never from the run."""
 
@@ -96,10 +93,11 @@ def _local_config(attached: pb.AttachResponse, overrides: Iterable[str]) -> Conf
     base = theirs.model_dump()
     base["queue"] |= dict.fromkeys(FILES)
     ours = configuration.apply(base, overrides)
-    if changed := set(theirs.changed_keys(ours)) - PLACES:
+    if changed := theirs.changed_keys(ours):
         raise ConfigError(
-            f"--set: got {listed(sorted(changed), 3)}, which scores depend on, allowed paths and"
-            f" addresses on this machine: {', '.join(sorted(PLACES))}, queue.url and so on"
+            f"--set: got {listed(changed, 3)}, which scores depend on, allowed paths and addresses"
+            " on this machine: data.path, il.table, il.weights, svp.table, model.weights,"
+            " queue.url and so on"
         )
     return ours
 

@@ -14,6 +14,7 @@ import grpc
 
 from rhoselect.config.operation import ServiceConfig
 from rhoselect.errors import ConfigError
+from rhoselect.files import place
 
 TOKEN_VARIABLE = "RHOSELECT_SERVICE_TOKEN"
 SHORTEST_TOKEN = 16
@@ -151,10 +152,10 @@ def _check_pair(
     try:
         if cert is not None:
             # A password would be asked for at the terminal.
-            context.load_cert_chain(cert, key, password="")
+            context.load_cert_chain(place(cert), None if key is None else place(key), password="")
         file = ca
         if ca is not None:
-            context.load_verify_locations(ca)
+            context.load_verify_locations(place(ca))
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(
             f"{name}: cannot use {file} ({error.strerror or error}); allowed PEM files of a"
@@ -164,7 +165,7 @@ def _check_pair(
 
 def _read(name: str, path: Path | str) -> bytes:
     try:
-        return Path(path).read_bytes()
+        return place(path).read_bytes()
     except OSError as error:
         raise ConfigError(f"{name} {path}: cannot be read: {error.strerror}") from None
 

@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rhoselect.errors import RunFolderError
+from rhoselect.files import check_readable
 from rhoselect.importing import one_line
 from rhoselect.models.weights import separate
 from rhoselect.trainer.runfolder import RunFolder, put
@@ -95,7 +96,9 @@ def load_newest(folder: Path) -> Checkpoint | None:
 
 
 def load(path: Path) -> Checkpoint:
-    """The checkpoint in a file. Raises RunFolderError if it is not whole."""
+    """The checkpoint in a file. Raises RunFolderError if it is not whole, OSError if it may not be
+    read."""
+    check_readable(path)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -107,7 +110,8 @@ def load(path: Path) -> Checkpoint:
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         reason = one_line(error)
         raise RunFolderError(
-            f"checkpoint {path}: cannot be read ({reason}); remove it to resume from the one before"
+            f"checkpoint {path}: cannot be read ({reason}); allowed a whole one; restore it from a"
+            " copy, or start a new run"
         ) from None
 
 
@@ -150,7 +154,9 @@ def _sha256(progress: str, tensors: Mapping[str, Tensor]) -> str:
 
 def checkpoint_paths(folder: Path) -> list[Path]:
     """The checkpoints of a run, oldest first."""
-    return sorted((folder / "checkpoints").glob("step-*.safetensors"))
+    # Not glob, which finds nothing in a folder that may not be read.
+    found = (folder / "checkpoints").iterdir()
+    return sorted(path for path in found if path.match("step-*.safetensors"))
 
 
 def newest_before(folder: Path, step: int) -> Path | None:

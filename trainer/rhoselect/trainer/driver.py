@@ -45,7 +45,7 @@ class Driver:
 @contextmanager
 def driving(path: Path) -> Iterator[None]:
     """Be the driver of the run in ``path`` for the block. Raises RunFolderError if it has one."""
-    with (path / LOCK).open("a+") as file:
+    with (path / LOCK).open("a+", encoding="utf-8") as file:
         _hold(file, path)
         file.truncate(0)
         file.write(f"{os.getpid()} {socket.gethostname()}\n")
@@ -56,7 +56,7 @@ def driving(path: Path) -> Iterator[None]:
 def driver_of(path: Path) -> Driver | None:
     """The driver of the run in ``path``; None if it never had one."""
     try:
-        with (path / LOCK).open() as file:
+        with (path / LOCK).open(encoding="utf-8") as file:
             pid, _, host = file.read().strip().partition(" ")
             lives = _is_held(file)
     except FileNotFoundError:

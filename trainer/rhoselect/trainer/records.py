@@ -88,7 +88,7 @@ class Records:
                 part.unlink()
         evaluations = [e for e in read_evaluations(folder.path) if e["step"] <= step]
         lines = "".join(json.dumps(e) + "\n" for e in evaluations)
-        put(folder, folder.path / "eval.jsonl", lambda beside: beside.write_text(lines))
+        put(folder, folder.path / "eval.jsonl", lambda beside: beside.write_text(lines, "utf-8"))
 
     def append(self, record: StepRecord) -> None:
         """Add a row; it reaches the disk with ``flush``."""
@@ -98,7 +98,7 @@ class Records:
         """Add a line to eval.jsonl."""
         self._folder.check_fence()
         line = {"step": step, "seconds": round(seconds, 3), **asdict(evaluation)}
-        with (self._folder.path / "eval.jsonl").open("a") as file:
+        with (self._folder.path / "eval.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -119,7 +119,7 @@ class Records:
         folder = self._folder
         put(folder, folder.path / "steps.parquet", lambda beside: _merge(folder.path, beside))
         text = json.dumps(summary, indent=2) + "\n"
-        put(folder, folder.path / "summary.json", lambda beside: beside.write_text(text))
+        put(folder, folder.path / "summary.json", lambda beside: beside.write_text(text, "utf-8"))
 
 
 def _merge(folder: Path, beside: Path) -> None:
@@ -176,13 +176,14 @@ def read_evaluations(folder: Path) -> list[dict[str, Any]]:
     path = folder / "eval.jsonl"
     if not path.exists():
         return []
-    lines = path.read_text().split("\n")[:-1]
+    lines = path.read_text("utf-8").split("\n")[:-1]
     return [json.loads(line) for line in lines]
 
 
 def part_paths(folder: Path) -> list[Path]:
     """The part files of a run."""
-    return list((folder / "steps").glob("part-*.parquet"))
+    # Not glob, which finds nothing in a folder that may not be read.
+    return [path for path in (folder / "steps").iterdir() if path.match("part-*.parquet")]
 
 
 def selected_sha256(indices: Iterable[Indices]) -> str:

@@ -21,7 +21,7 @@ RESULTS = ("summary.json", "steps.parquet", "model.safetensors", "report.html")
 def kind_of(path: Path) -> Kind:
     """Who takes the optimizer's steps of the run in a folder."""
     file = path / "kind"
-    return "served" if file.exists() and file.read_text() == "served" else "trained"
+    return "served" if file.exists() and file.read_text("utf-8") == "served" else "trained"
 
 
 def check_kind(path: Path, kind: Kind) -> None:
@@ -48,7 +48,7 @@ def how_to_resume(path: Path) -> str:
 def steps_if_finished(path: Path) -> int | None:
     """The steps of a finished run, None for another. Raises RunFolderError."""
     try:
-        return int(json.loads((path / "summary.json").read_text())["steps"])
+        return int(json.loads((path / "summary.json").read_text("utf-8"))["steps"])
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError):
@@ -57,9 +57,10 @@ def steps_if_finished(path: Path) -> int | None:
         ) from None
 
 
-def lengthen(path: Path, config: Config) -> None:
-    """Let a run go on to the ``trainer.steps`` of ``config``, also one that was finished."""
+def go_on_with(path: Path, config: Config) -> None:
+    """Let a run go on with ``config``: to its ``trainer.steps``, also if the run was finished, and
+    with its inputs where they are now."""
     with replacing(path / "config.toml") as beside:
-        beside.write_text(config.to_toml())
+        beside.write_text(config.to_toml(), "utf-8")
     for name in RESULTS:
         (path / name).unlink(missing_ok=True)

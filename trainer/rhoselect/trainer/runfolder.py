@@ -1,6 +1,6 @@
 """The run folder: what a run leaves on disk, and the fence that keeps an old trainer out of it.
 
-config.toml       the resolved configuration
+config.toml       the resolved configuration, with absolute paths
 kind              "trained" by rhoctl train, or "served" to a loop of the user's
 lock              held by the process that drives the run: see ``driver``
 run_id            a random name: the run's keys on a shared queue server
@@ -34,7 +34,7 @@ from rhoselect.errors import (
     listed,
     shortened,
 )
-from rhoselect.files import replacing
+from rhoselect.files import check_readable, replacing
 from rhoselect.selector.fence import Fence, NoFence
 from rhoselect.trainer.driver import check_ended
 from rhoselect.trainer.resuming import Kind, check_kind, how_to_resume
@@ -62,10 +62,10 @@ class RunFolder:
         try:
             for name in ("generations", "checkpoints", "steps", "logs"):
                 (beside / name).mkdir(parents=True)
-            (beside / "config.toml").write_text(config.to_toml())
-            (beside / "kind").write_text(kind)
-            (beside / "run_id").write_text(secrets.token_hex(8))
-            (beside / "inputs_sha256").write_text(inputs_sha256)
+            (beside / "config.toml").write_text(config.to_toml(), "utf-8")
+            (beside / "kind").write_text(kind, "utf-8")
+            (beside / "run_id").write_text(secrets.token_hex(8), "utf-8")
+            (beside / "inputs_sha256").write_text(inputs_sha256, "utf-8")
             beside.rename(path)
         except OSError as error:
             shutil.rmtree(beside, ignore_errors=True)
@@ -90,7 +90,7 @@ class RunFolder:
         names = (entry.name for entry in (path / "generations").iterdir())
         # A file browser or a network file system leaves files of its own there.
         generation = max((int(name) for name in names if name.isdecimal()), default=0)
-        return RunFolder(path, (path / "run_id").read_text(), generation)
+        return RunFolder(path, (path / "run_id").read_text("utf-8"), generation)
 
     @staticmethod
     def _take_over(path: Path) -> RunFolder:
@@ -128,7 +128,14 @@ def check_absent(path: Path) -> None:
 
 
 def stored_config(path: Path, overrides: Iterable[str] = ()) -> Config:
-    """The configuration in a run's folder. Raises RunFolderError if this version cannot use it."""
+    """The configuration in a run's folder. Raises RunFolderError if there is none, or if this
+    version cannot use it, and OSError if it may not be read."""
+    try:
+        check_readable(path / "config.toml")
+    except (FileNotFoundError, NotADirectoryError):
+        raise RunFolderError(
+            f"run folder {path}: has no config.toml; allowed a folder of a run"
+        ) from None
     try:
         return configuration.load(path / "config.toml", overrides)
     except ConfigError as error:
@@ -144,13 +151,15 @@ def check_resume(
     """The configuration to resume ``path`` with: ``given``, or its own, with ``overrides``.
 
     Raises RunFolderError if the folder is not that of a run of this kind, if a process runs it, or
-    if keys changed that the result depends on.
+    if keys changed that the result depends on, and OSError if a checkpoint may not be read.
     """
-    if not (path / "config.toml").is_file():
-        raise RunFolderError(f"run folder {path}: has no config.toml; allowed a folder of a run")
+    stored = stored_config(path)
     check_kind(path, kind)
     check_ended(path)
-    stored = resolve(stored_config(path))
+    for entry in (path / "checkpoints").iterdir():
+        if entry.match("step-*"):
+            check_readable(entry)
+    stored = resolve(stored)
     config = resolve(configuration.load(given or path / "config.toml", overrides))
     changed = stored.changed_keys(config)
     if _more_steps(stored, config):
@@ -172,7 +181,7 @@ def _more_steps(stored: Config, config: Config) -> bool:
 
 def check_inputs(path: Path, inputs_sha256: str) -> None:
     """Raise RunFolderError if a run would be resumed on other points, losses or first weights."""
-    if (path / "inputs_sha256").read_text() != inputs_sha256:
+    if (path / "inputs_sha256").read_text("utf-8") != inputs_sha256:
         raise RunFolderError(
             f"run folder {path}: --resume with other data or irreducible losses (or first weights)"
             " than it began with; allowed the same contents of data.path, il.table and"

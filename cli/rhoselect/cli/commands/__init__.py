@@ -1,4 +1,8 @@
-"""The subcommands of ``rhoctl``, a module each."""
+"""The subcommands of ``rhoctl``, a module each.
+
+A module imports what takes long (torch, pyarrow, matplotlib, Ray) when its command runs: a mistake
+on the command line or in a configuration is then said at once.
+"""
 
 from __future__ import annotations
 

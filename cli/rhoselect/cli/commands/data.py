@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import numpy as np
 import typer
@@ -12,10 +12,17 @@ from rich.console import Console
 
 from rhoselect import config as configuration
 from rhoselect.cli.import_options import columns_in, duplicates_in, pairs_in, relevance_in, shape_in
-from rhoselect.data import ArrowDataset, Encoding, Manifest, open_arrow
 from rhoselect.errors import ConfigError, listed
-from rhoselect.importers import KINDS, import_dataset
 
+if TYPE_CHECKING:
+    from rhoselect.data import ArrowDataset, Encoding, Manifest
+
+# `importers.KINDS`, which takes seconds to import.
+KINDS = (
+    *("fashion-mnist", "idx", "qmnist", "cifar-10", "cifar-100", "cinic-10", "image-folder"),
+    *("clothing-1m", "ambiguous-mnist", "cola", "sst-2", "hugging-face", "webdataset", "numpy"),
+    *("parquet", "csv", "tsv"),
+)
 app = typer.Typer(rich_markup_mode=None, help="Import and show data sets.")
 
 
@@ -105,6 +112,15 @@ def import_(
 
       rhoctl data import csv reviews.csv data/reviews --columns text,label --test 0.2 --holdout 0.3
     """
+    options: dict[str, Any] = {
+        "noise_pairs": pairs_in(noise_pairs),
+        "relevance": relevance_in(relevance),
+        "shape": shape_in(shape),
+        "columns": columns_in(columns),
+        **duplicates_in(duplicates),
+    }
+    from rhoselect.importers import import_dataset
+
     dataset = import_dataset(
         kind,
         src,
@@ -113,19 +129,15 @@ def import_(
         label_noise=label_noise,
         noise_seed=noise_seed,
         test=test,
-        noise_pairs=pairs_in(noise_pairs),
         holdout=holdout,
         holdout_noise=holdout_noise,
-        relevance=relevance_in(relevance),
         relevance_splits=tuple(relevance_splits.split(",")),
         ambiguous=ambiguous,
-        **duplicates_in(duplicates),
-        shape=shape_in(shape),
         encoding=cast("Encoding | None", encoding),  # which it checks
         resize=resize,
         tokens=tokens,
         vocabulary=vocabulary,
-        columns=columns_in(columns),
+        **options,
     )
     _show(dataset, str(dst))
 
@@ -148,7 +160,10 @@ def info(
 
       rhoctl data info 's3://bucket/fm?region=eu-central-1'
     """
-    dataset = open_arrow(configuration.parse({"data": {"path": path}}).data)
+    settings = configuration.parse({"data": {"path": path}}).data
+    from rhoselect.data import open_arrow
+
+    dataset = open_arrow(settings)
     if verify:
         dataset.verify()
     lines = [f"point {index:<6} {_point(dataset, index)}" for index in _indices(dataset, points)]

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -14,7 +14,9 @@ from rich.text import Text
 
 from rhoselect import config as configuration
 from rhoselect.cli.commands import Sets
-from rhoselect.cli.doctor import Finding, examine
+
+if TYPE_CHECKING:
+    from rhoselect.cli.doctor import Finding
 
 COLOURS = {"ok": "green", "warning": "yellow", "broken": "red"}
 
@@ -36,7 +38,10 @@ def doctor(
       rhoctl doctor my.toml --set cluster.address=10.0.0.1:6379
     """
     nowhere = [] if config is not None else ['data.path=""']  # a configuration must name data
-    found = examine(configuration.load(config, [*nowhere, *(sets or [])]), runs)
+    settings = configuration.load(config, [*nowhere, *(sets or [])])
+    from rhoselect.cli.doctor import examine
+
+    found = examine(settings, runs)
     findings = list(found) if as_json else list(_printed(found))
     broken = any(finding.state == "broken" for finding in findings)
     if as_json:

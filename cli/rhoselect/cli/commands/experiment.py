@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from rhoselect.cli.commands import MOST_WORKERS
-from rhoselect.cli.run import check_servers, execute
 from rhoselect.errors import ConfigError
-from rhoselect.grids import document, grid, runner, table
-from rhoselect.grids.recipes import Recipes
-from rhoselect.inputs import RunInputs
-from rhoselect.trainer.runfolder import RunFolder
+from rhoselect.grids import grid
+
+if TYPE_CHECKING:
+    from rhoselect.inputs import RunInputs
+    from rhoselect.trainer.runfolder import RunFolder
 
 app = typer.Typer(
     rich_markup_mode=None, help="Grids of runs, such as the paper's tables and figures."
@@ -77,6 +77,10 @@ def run(
     file = grid.find(name, specs)
     loaded = grid.load(file)
     cells = grid.cells(loaded, loaded.seeds if seeds is None else _seeds(seeds))
+    from rhoselect.cli.run import check_servers, execute
+    from rhoselect.grids import document, runner, table
+    from rhoselect.grids.recipes import Recipes
+
     recipes = Recipes(loaded, out, None if data is None else _source(data))
     folder = out / file.stem
     configs = runner.check(cells, recipes, sets or [])
@@ -112,6 +116,8 @@ def report(
 
       rhoctl experiment report --runs runs/paper --out docs/results/paper.md
     """
+    from rhoselect.grids import document
+
     count = document.page(specs, runs, out)
     Console(highlight=False, markup=False).print(f"{out}: {count} experiments")
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from rhoselect.errors import ConfigError
-from rhoselect.report.export import Counts
-from rhoselect.report.export import export as export_points
+
+if TYPE_CHECKING:
+    from rhoselect.report.export import Counts
 
 SUFFIX = ".parquet"
 
@@ -21,17 +22,25 @@ def export(
     device: Annotated[
         str, typer.Option(help="Device that computes the losses: auto, cpu, cuda or cuda:N.")
     ] = "auto",
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Where inputs are that moved."),
+    ] = None,
 ) -> None:
     """Write every point of the train split with its losses, how often it was a candidate and was
     selected, and whether it is suspected noisy or redundant. Columns: docs/report.md.
 
-    Example:
+    Examples:
 
       rhoctl export runs/demo-rho --out points.parquet
+
+      rhoctl export runs/demo-rho --out points.parquet --set data.path=/mnt/fm
     """
     if out.suffix != SUFFIX:
         raise ConfigError(f"--out {out}: got {out.suffix!r}, allowed {SUFFIX}")
-    counts = export_points(run, out, device)
+    from rhoselect.report.export import export as export_points
+
+    counts = export_points(run, out, device, sets or [])
     console = Console(highlight=False, markup=False, soft_wrap=True)
     console.print(
         f"{out}: {counts.points} points, {counts.suspected} suspected noisy,"

@@ -5,27 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import typer
 from rich.console import Console
 
 from rhoselect.cli.commands import Sets
-from rhoselect.cli.fit_display import fit_display
 from rhoselect.cli.fits import SMALL_CNN, Model, Overwrite, check_new, naming_default
-from rhoselect.compute import keep_memory
-from rhoselect.data.il_table import IlTable, write_table
 from rhoselect.errors import ConfigError
-from rhoselect.trainer.fit import (
-    FitOptions,
-    doubts,
-    fit_folds,
-    fit_holdout,
-    irreducible_config,
-    save_model,
-    score_reference,
-)
+
+if TYPE_CHECKING:
+    from rhoselect.data.il_table import IlTable
 
 app = typer.Typer(rich_markup_mode=None, help="Irreducible losses.")
 
@@ -92,28 +83,35 @@ def fit(
     keys = [f"il.overlap={overlap}"]
     if weights is not None:
         keys.append(f"model.weights={json.dumps(str(weights))}")
-    config = irreducible_config(data, reference or model or SMALL_CNN, [*keys, *(sets or [])])
-    options = FitOptions(batch, epochs, patience)
+    from rhoselect.cli.fit_display import fit_display
+    from rhoselect.compute import keep_memory
+    from rhoselect.data.il_table import write_table
+    from rhoselect.trainer import fit as fits
+
+    config = fits.irreducible_config(data, reference or model or SMALL_CNN, [*keys, *(sets or [])])
+    options = fits.FitOptions(batch, epochs, patience)
     console = Console()
     keep_memory()
     network = None
     shown = fit_display(console, "mean loss of the points to score")
     with naming_default(reference or model), shown as progress:
         if reference is not None:
-            table, network = score_reference(config)
+            table, network = fits.score_reference(config)
         elif folds is not None:
-            table = fit_folds(config, folds, options, progress)
+            table = fits.fit_folds(config, folds, options, progress)
         else:
-            table, network = fit_holdout(config, options, split, progress)
+            table, network = fits.fit_holdout(config, options, split, progress)
     write_table(out, table)
     if weights_out is not None and network is not None:
-        save_model(weights_out, network, config, table)
+        fits.save_model(weights_out, network, config, table)
     for line in _outcome(out, table):
         console.print(line, highlight=False, soft_wrap=True)
 
 
 def _outcome(out: Path, table: IlTable) -> Iterator[str]:
     """What was written, how good the model is, and why that may not be enough."""
+    from rhoselect.trainer.fit import doubts
+
     about, mean = table.metadata, float(table.values.mean(dtype=np.float64))
     assert about.accuracy is not None and about.guess_loss is not None, "labels are known here"
     yield (

@@ -6,7 +6,7 @@ import itertools
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -16,10 +16,10 @@ from rich.table import Table
 from rhoselect import config as configuration
 from rhoselect.cli.commands import Sets
 from rhoselect.config import resolve
-from rhoselect.inputs import open_inputs
 from rhoselect.planning import model
-from rhoselect.planning.measure import STAGES, Calibration, calibrate
-from rhoselect.report.origin import origin
+
+if TYPE_CHECKING:
+    from rhoselect.planning.measure import Calibration
 
 MOST_DEVICES = 17
 ROWS = {
@@ -31,8 +31,7 @@ ROWS = {
 }
 SPLIT = {
     "devices": "devices",
-    "training": "to train",
-    "scoring": "to score",
+    "scoring": "of them score",
     "step_ms": "ms a step",
     "break_even": "pays at fewer steps than uniform on all, times",
 }
@@ -44,7 +43,7 @@ def plan(
         int | None,
         typer.Option(
             min=1,
-            help=f"Devices to divide between training and scoring [default: 1 to {MOST_DEVICES}].",
+            help=f"Devices, of which one trains [default: 1 to what helps, or {MOST_DEVICES}].",
         ),
     ] = None,
     sets: Sets = None,
@@ -53,7 +52,7 @@ def plan(
     """Measure for a minute whether RHO-LOSS will pay, and with how many workers.
 
     Prints what a step will take at lag 0, how many times fewer steps RHO-LOSS must need to be
-    faster than uniform selection, and how to share devices between training and scoring. Trains
+    faster than uniform selection, and how many devices help: one trains, the others score. Trains
     nothing and leaves nothing behind.
 
     Examples:
@@ -62,7 +61,12 @@ def plan(
 
       rhoctl plan my.toml --devices 8 --json
     """
-    inputs = open_inputs(resolve(configuration.load(config, sets or [])))
+    settings = configuration.load(config, sets or [])
+    from rhoselect.inputs import open_inputs
+    from rhoselect.planning.measure import STAGES, calibrate
+    from rhoselect.report.origin import origin
+
+    inputs = open_inputs(resolve(settings))
     console = Console(highlight=False, markup=False, soft_wrap=True)
     if not inputs.scoring.needs.forward:
         nothing = f"{inputs.config.selection.function} needs no forward: there is nothing to plan"
@@ -77,7 +81,8 @@ def plan(
             inputs,
             lambda stage: progress.update(task, description=stage, completed=next(stages)),
         )
-    counts = range(1, MOST_DEVICES + 1) if devices is None else [devices]
+    helpful = 1 + model.enough_workers(model.own_devices(found.parts))
+    counts = range(1, min(helpful, MOST_DEVICES) + 1) if devices is None else [devices]
     result = {
         "workers_enough": model.enough_workers(found.parts),
         "verdict": model.verdict(found.parts),
@@ -114,7 +119,7 @@ def _show(console: Console, found: Calibration, result: dict[str, Any]) -> None:
     for row in result["rows"]:
         steps.add_row(*(_cell(row[name]) for name in ROWS))
     console.print(steps)
-    split = Table(*SPLIT.values(), title="devices, one a process; a step on k of them is train / k")
+    split = Table(*SPLIT.values(), title="devices, one a process: one trains")
     for row in result["split"]:
         split.add_row(*(_cell(row[name]) for name in SPLIT))
     console.print(split)

@@ -10,11 +10,6 @@ import typer
 from rich.console import Console
 
 from rhoselect.errors import ConfigError
-from rhoselect.report.arms import arms_of, differences
-from rhoselect.report.comparison import WIDTH, comparison, table
-from rhoselect.report.origin import origin
-from rhoselect.report.page import page
-from rhoselect.report.runs import load_run, told_apart
 
 KINDS = (".html", ".png")
 
@@ -41,6 +36,12 @@ def report(
     """
     if out is not None and out.suffix not in KINDS:
         raise ConfigError(f"--out {out}: got {out.suffix!r}, allowed {' or '.join(KINDS)}")
+    from rhoselect.report.arms import arms_of, differences
+    from rhoselect.report.comparison import WIDTH, comparison, table
+    from rhoselect.report.origin import origin
+    from rhoselect.report.page import page
+    from rhoselect.report.runs import load_run, told_apart
+
     if out is not None and out.suffix == ".png":
         from rhoselect.report.plots import figure  # matplotlib takes a second to import
     loaded = told_apart([load_run(path) for path in runs], runs)
@@ -59,4 +60,4 @@ def report(
             out.write_text(page(loaded, runs), encoding="utf-8")
     if as_json is not None:
         found = {**origin(), "rows": rows, "differences": unlike}
-        as_json.write_text(json.dumps(found, indent=2) + "\n")
+        as_json.write_text(json.dumps(found, indent=2) + "\n", "utf-8")

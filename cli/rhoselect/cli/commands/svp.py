@@ -9,11 +9,7 @@ import typer
 from rich.console import Console
 
 from rhoselect.cli.commands import Sets
-from rhoselect.cli.fit_display import fit_display
 from rhoselect.cli.fits import SMALL_CNN, Model, Overwrite, check_new, naming_default
-from rhoselect.compute import keep_memory
-from rhoselect.selection.coreset import write_entropies
-from rhoselect.trainer.fit import FitOptions, fit_proxy, proxy_config
 
 app = typer.Typer(rich_markup_mode=None, help="Core-sets by a proxy model.")
 
@@ -46,6 +42,11 @@ def fit(
       rhoctl train run.toml --set selection.function=svp --set svp.table=data/fm-svp.safetensors
     """
     check_new({"--out": out}, overwrite)
+    from rhoselect.cli.fit_display import fit_display
+    from rhoselect.compute import keep_memory
+    from rhoselect.selection.coreset import write_entropies
+    from rhoselect.trainer.fit import FitOptions, fit_proxy, proxy_config
+
     config = proxy_config(data, model or SMALL_CNN, sets or [])
     console = Console()
     keep_memory()

@@ -3,30 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from rhoselect import config as configuration
 from rhoselect.cli.commands import MOST_WORKERS, Sets
-from rhoselect.cli.run import check_servers, execute
 from rhoselect.config import resolve
+from rhoselect.config.reference import described
 from rhoselect.errors import ConfigError
-from rhoselect.inputs import RunInputs, open_inputs
-from rhoselect.metrics import check_endpoint
-from rhoselect.report.page import write_page
-from rhoselect.trainer.driver import driving
-from rhoselect.trainer.resuming import lengthen, steps_if_finished
-from rhoselect.trainer.runfolder import (
-    RunFolder,
-    check_absent,
-    check_inputs,
-    check_resume,
-    default_run_dir,
-    stored_config,
-    writing,
-)
+
+if TYPE_CHECKING:
+    from rhoselect.inputs import RunInputs
 
 
 def train(
@@ -53,17 +42,24 @@ def train(
 
       rhoctl train --resume --run-dir runs/u --set trainer.steps=20000
     """
-    path = _run_dir(run_dir, config, resume)
     console = Console(highlight=False, markup=False, soft_wrap=True)
+    given = None if resume else configuration.load(config, sets or [])
+    path = _run_dir(run_dir, config, resume)
+    from rhoselect.cli.run import check_servers
+    from rhoselect.inputs import open_inputs
+    from rhoselect.metrics import check_endpoint
+    from rhoselect.trainer.resuming import steps_if_finished
+    from rhoselect.trainer.runfolder import check_absent, check_inputs, check_resume
+
     done = steps_if_finished(path) if resume else None
-    if resume:
+    if given is None:
         settings = check_resume(path, config, sets or [])
         if done is not None and done >= settings.trainer.steps:
             more = f"--set trainer.steps={2 * done}"
             console.print(f"{path}: is finished, after {done} steps; for more: {more}")
             return
     else:
-        settings = resolve(configuration.load(config, sets or []))
+        settings = resolve(given)
         check_absent(path)
     inputs = open_inputs(settings)
     if resume:
@@ -76,18 +72,32 @@ def train(
     if dry_run:
         console.print(_plan(inputs, workers), end="")
         return
-    new = None if resume else RunFolder.create(path, settings, inputs.sha256)
-    with driving(path):
-        if done is not None or stored_config(path).trainer.steps != settings.trainer.steps:
-            lengthen(path, settings)
-        folder = new or RunFolder.resume(path)
-        summary = execute(inputs, folder, workers, console, path.name)
-        with writing(folder):
-            write_page(path)
+    summary = _train(path, inputs, workers, resume, console)
     console.print(
         f"{path}: {summary['steps']} steps in {summary['wall_seconds']:.1f} s, best accuracy"
         f" {summary['best_accuracy']:.4f}, final {summary['final_accuracy']:.4f}"
     )
+
+
+def _train(
+    path: Path, inputs: RunInputs, workers: int, resume: bool, console: Console
+) -> dict[str, Any]:
+    """Train in a new run folder, or go on in one; returns the summary."""
+    from rhoselect.cli.run import execute
+    from rhoselect.report.page import write_page
+    from rhoselect.trainer.driver import driving
+    from rhoselect.trainer.resuming import go_on_with
+    from rhoselect.trainer.runfolder import RunFolder, writing
+
+    new = None if resume else RunFolder.create(path, inputs.config, inputs.sha256)
+    with driving(path):
+        if new is None:
+            go_on_with(path, inputs.config)
+        folder = new or RunFolder.resume(path)
+        summary = execute(inputs, folder, workers, console, path.name)
+        with writing(folder):
+            write_page(path)
+    return summary
 
 
 def _run_dir(run_dir: Path | None, config: Path | None, resume: bool) -> Path:
@@ -95,11 +105,13 @@ def _run_dir(run_dir: Path | None, config: Path | None, resume: bool) -> Path:
         return run_dir
     if resume:
         raise ConfigError("--resume: needs --run-dir DIR, the folder of the run to go on with")
+    from rhoselect.trainer.runfolder import default_run_dir
+
     return default_run_dir(config.stem if config is not None else "run")
 
 
 def _plan(inputs: RunInputs, workers: int) -> str:
-    """The resolved configuration and what it amounts to, as commented TOML."""
+    """The resolved configuration and what it amounts to, as TOML with the meaning of each key."""
     plan, settings = inputs.plan, inputs.config
     function = inputs.scoring.function
     return (
@@ -108,5 +120,5 @@ def _plan(inputs: RunInputs, workers: int) -> str:
         f"# {settings.trainer.steps} steps = {settings.trainer.steps * plan.n_B / plan.n:.2f}"
         f" epochs of candidates; {workers} workers; scoring forward:"
         f" {'yes' if function.needs.forward else 'no'}\n"
-        f"{settings.to_toml()}"
+        f"{described(settings)}"
     )

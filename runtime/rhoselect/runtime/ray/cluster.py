@@ -45,7 +45,7 @@ TRAINER_CALLS = 8  # concurrent calls: ``run``, and requests for its status or c
 
 def run_cluster(inputs: RunInputs, folder: RunFolder, workers: int, watch: Watch) -> dict[str, Any]:
     """Run to the end and return the summary. Raises RunError if the trainer dies."""
-    config = placement.absolute_paths(inputs.config)
+    config = inputs.config
     folder = replace(folder, path=folder.path.absolute())
     with ExitStack() as stack:
         url, server = queue_url(config.queue), None

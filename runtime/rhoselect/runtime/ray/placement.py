@@ -7,6 +7,7 @@ of node a resource of its own. Scorers are spread over the nodes that fit.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -128,37 +129,16 @@ def check_node(config: Config, run: Path, queue_url: str, expected: str) -> None
         return
     node = f"node {_ray.util.get_node_ip_address()}"
     check_versions(node, expected)
-    for key, path in {"--run-dir": str(run), **_paths(config)}.items():
-        if not Path(path).exists():
+    for key, path in {"--run-dir": str(run), **config.inputs}.items():
+        if "://" in path:
+            continue
+        if not os.access(path, os.R_OK):
+            reason = "may not be read" if os.access(path, os.F_OK) else "does not exist"
             raise ConfigError(
-                f"{node}: {key} {path} does not exist there; allowed a path at which every node"
-                " sees the same files; mount a shared folder on all of them"
+                f"{node}: {key} {path} {reason} there; allowed a path at which every node sees the"
+                " same files; mount a shared folder on all of them"
             )
     try:
         check_server(queue_url)
     except QueueConfigError as error:
         raise ConfigError(f"{node}: {error}") from None
-
-
-def absolute_paths(config: Config) -> Config:
-    """The configuration with absolute paths, as each node has a working folder of its own."""
-    update: dict[str, dict[str, str]] = {}
-    for name, path in _paths(config).items():
-        section, key = name.split(".")
-        update.setdefault(section, {})[key] = str(Path(path).absolute())
-    sections = {
-        name: getattr(config, name).model_copy(update=changed) for name, changed in update.items()
-    }
-    return config.model_copy(update=sections)
-
-
-def _paths(config: Config) -> dict[str, str]:
-    """The files that every actor reads, by key."""
-    paths = {
-        "data.path": config.data.path,
-        "model.weights": config.model.weights,
-        "il.table": config.il.table,
-        "il.weights": config.il.weights,
-        "svp.table": config.svp.table,
-    }
-    return {key: path for key, path in paths.items() if path is not None and "://" not in path}
