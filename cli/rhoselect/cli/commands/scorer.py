@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from rhoselect.cli.commands.running import Running, on_running_run
-from rhoselect.cli.signals import handled
 from rhoselect.service.connect import channel_of
 
 
@@ -31,6 +30,7 @@ def scorer(
 
       rhoctl scorer trainer.example:7443 --token-file token --tls-ca ca.pem --set data.path=/web
     """
+    from rhoselect.cli.signals import handled
     from rhoselect.service.remote_scorer import attach, score
 
     stop = threading.Event()
