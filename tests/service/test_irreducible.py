@@ -96,3 +96,9 @@ def test_what_does_not_go_is_told(
     data = [(torch.full((2,), float(n)), n % 2) for n in range(10)]
     with pytest.raises(error, match=message):
         fit_irreducible_losses(nn.Linear(2, 2), data, **more)
+
+
+def test_what_is_no_model_is_told() -> None:
+    data = [(torch.zeros(2), 0), (torch.ones(2), 1)]
+    with pytest.raises(ModelError, match="model: got a function"):
+        fit_irreducible_losses(own_losses, data, folds=2)  # type: ignore[arg-type]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -15,6 +14,8 @@ from torch.utils.data import default_collate
 
 from rhoselect import config as configuration
 from rhoselect.client.batch import Collate
+from rhoselect.client.local import copied
+from rhoselect.client.options import check_copyable
 from rhoselect.client.user_data import (
     Losses,
     UserPoints,
@@ -83,6 +84,7 @@ def fit_irreducible_losses(
     """
     if (holdout is None) == (folds is None):
         raise ConfigError("fit_irreducible_losses: allowed holdout=… or folds=…, one of the two")
+    check_copyable(model)
     points = UserPoints(data, collate_fn)
     learnt = points if holdout is None else UserPoints(holdout, collate_fn)
     fitter = _fitter(model, points, _config(config), options, losses, progress)
@@ -117,7 +119,7 @@ def _fitter(
             " losses(model, batch) -> [C]"
         )
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    replica = UserReplica(copy.deepcopy(model), config, device, losses)
+    replica = UserReplica(copied(model), config, device, losses)
     check_losses(replica, points)
 
     def make_learner(
@@ -125,7 +127,7 @@ def _fitter(
     ) -> Learner:
         return UserLearner(losses or cross_entropy, network, settings, seed, device)
 
-    small = SmallModel("", model, replica, config.scorer.precision, make_learner)
+    small = SmallModel("", copied(model), replica, config.scorer.precision, make_learner)
     return Fitter(small, "", config.trainer, config.seed, options, progress)
 
 

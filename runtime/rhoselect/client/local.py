@@ -94,13 +94,13 @@ def user_data_backend(
     scoring = user_scoring(settings, given.losses, points, given.irreducible_losses)
     check_first_step(settings, scoring, 0, step)
     device = resolve_device(settings.scorer.device, "scorer.device")
-    replica = UserReplica(_copy(model), settings, device, given.losses)
+    replica = UserReplica(copied(model), settings, device, given.losses)
     check_losses(replica, points)
     inputs = SelectionInputs(settings, points, plan, scoring, classes=0)
     return _local(inputs, replica, step)
 
 
-def _copy(model: nn.Module) -> nn.Module:
+def copied(model: nn.Module) -> nn.Module:
     """A copy of a model. For mixed precision, accelerate puts another forward in place of the
     model's own; that one cannot be copied, and the copy has a precision of its own."""
     prepared, original = model.forward, model.__dict__.get("_original_forward")
