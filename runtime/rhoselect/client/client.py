@@ -16,11 +16,12 @@ from rhoselect.client.options import (
     ClientOptions,
     Options,
     check_model,
+    check_module,
     check_together,
     checked,
 )
 from rhoselect.client.user_data import UserPoints
-from rhoselect.errors import ConfigError, ModelError, UserError
+from rhoselect.errors import ConfigError, UserError
 from rhoselect.types import Layout
 
 
@@ -91,8 +92,7 @@ class SelectionClient:
         step: int = 0,
         **options: Unpack[ClientOptions],
     ) -> None:
-        if not isinstance(model, nn.Module):
-            raise ModelError(f"model: got a {type(model).__name__}, allowed a torch.nn.Module")
+        check_module(model)
         self._model, self._step, self._given = model, step, False
         self._device = next((p.device for p in model.parameters()), torch.device("cpu"))
         given = checked(options)

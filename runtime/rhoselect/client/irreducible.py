@@ -15,7 +15,7 @@ from torch.utils.data import default_collate
 from rhoselect import config as configuration
 from rhoselect.client.batch import Collate
 from rhoselect.client.local import copied
-from rhoselect.client.options import check_copyable
+from rhoselect.client.options import check_copyable, check_module
 from rhoselect.client.user_data import (
     Losses,
     UserPoints,
@@ -84,6 +84,7 @@ def fit_irreducible_losses(
     """
     if (holdout is None) == (folds is None):
         raise ConfigError("fit_irreducible_losses: allowed holdout=… or folds=…, one of the two")
+    check_module(model)
     check_copyable(model)
     points = UserPoints(data, collate_fn)
     learnt = points if holdout is None else UserPoints(holdout, collate_fn)

@@ -80,6 +80,12 @@ def check_together(
         )
 
 
+def check_module(model: Any) -> None:
+    """Raise ModelError for what is no module."""
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"model: got a {type(model).__name__}, allowed a torch.nn.Module")
+
+
 def check_model(model: nn.Module, layout: Layout) -> None:
     """Raise ModelError unless the model has the tensors of ``layout``. Of a wrapper, such as
     DistributedDataParallel, name the attribute that holds the model."""
