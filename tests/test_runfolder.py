@@ -366,7 +366,8 @@ def test_evaluations_are_lines_of_the_contract(folder: RunFolder) -> None:
     Records(folder, 0).add_evaluation(50, 1.23456, EVALUATION)
     (line,) = read_evaluations(folder.path)
     assert line == {"step": 50, "seconds": 1.235, **asdict(EVALUATION)}
-    assert list(line) == ["step", "seconds", "accuracy", "loss", "worst_class_accuracy"]
+    names = ["step", "seconds", "accuracy", "loss", "worst_class_accuracy", "class_accuracy"]
+    assert list(line) == names
 
 
 def test_steps_parquet_has_exactly_the_columns_of_the_contract(folder: RunFolder) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ class Evaluation:
     accuracy: float
     loss: float
     worst_class_accuracy: float
-    class_accuracy: Sequence[float | None] = ()
+    class_accuracy: list[float | None] = field(default_factory=list)
 
 
 def evaluate(
