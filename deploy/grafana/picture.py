@@ -101,6 +101,7 @@ def draw(axes: Axes, panel: dict[str, Any], lines: list[Series]) -> None:
 def _number(axes: Axes, unit: Formatter, lines: list[Series]) -> None:
     """The last value, large, above a faint curve."""
     axes.set_axis_off()
+    axes.yaxis.set_major_formatter(unit)
     for _, times, values in lines:
         axes.fill_between(times, values, alpha=0.15)
         axes.text(0.0, 0.4, unit(values[-1]), fontsize=20, transform=axes.transAxes)
