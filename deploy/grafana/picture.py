@@ -104,7 +104,8 @@ def _number(axes: Axes, unit: Formatter, lines: list[Series]) -> None:
     axes.yaxis.set_major_formatter(unit)
     for _, times, values in lines:
         axes.fill_between(times, values, alpha=0.15)
-        axes.text(0.0, 0.4, unit(values[-1]), fontsize=20, transform=axes.transAxes)
+        last = values[-1] if values[-1] >= 1000 else float(f"{values[-1]:.3g}")
+        axes.text(0.0, 0.4, unit(last), fontsize=20, transform=axes.transAxes)
 
 
 def page(server: str, run: str, start: float, end: float) -> Figure:
