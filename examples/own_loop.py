@@ -4,7 +4,8 @@
     python examples/own_loop.py CONFIG.toml ADDRESS    # asks `rhoctl serve CONFIG.toml --workers 2`
 
 CONFIG.toml may be examples/fashion-mnist.toml once `make train` has made its data; `rhoctl serve`
-prints its address. Either way the points are those of `rhoctl train CONFIG.toml`.
+prints its address. Either way the points are those of `rhoctl train CONFIG.toml`. The run folder,
+of `rhoctl serve` or a new one below runs/, is one for `rhoctl report` and `rhoctl export`.
 """
 
 import sys
@@ -36,4 +37,5 @@ for batch in selection:
 test = data.split("test")
 points = test.read(test.indices, torch.device("cpu"))
 accuracy = (model.eval()(points.inputs).argmax(1) == points.labels).double().mean()
+selection.log(config.trainer.steps, accuracy=accuracy)  # into the run folder, for rhoctl report
 print(f"test accuracy {accuracy:.4f}")

@@ -50,6 +50,12 @@ def same_start() -> None:
     torch.set_num_threads(2)
 
 
+@pytest.fixture
+def away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A working folder of its own: a loop without ``run_dir`` leaves its folder below it."""
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture(scope="module", params=[False, True], ids=["without bf16", "with bf16"])
 def fast_bf16(request: pytest.FixtureRequest) -> Iterator[bool]:
     """Whether this process believes that its hardware has bf16, which precision "auto" asks."""

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from support import DEADLINE_S, ended_well, made, rhoctl, start
 from warm import Process
 
@@ -15,6 +17,7 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
+@pytest.mark.usefixtures("away")
 def test_the_readme_shows_what_its_loop_prints() -> None:
     """All but the digits, which depend on the kind of CPU."""
     [code] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
@@ -49,6 +52,7 @@ def test_examples_import_only_what_is_public() -> None:
     assert imported <= public
 
 
+@pytest.mark.usefixtures("away")
 def test_own_loop_learns_what_rhoctl_train_does(tiny_config: Path, tmp_path: Path) -> None:
     """In one process, and asking ``rhoctl serve`` in another: to the same digit."""
     script = ROOT / "examples" / "own_loop.py"

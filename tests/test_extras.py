@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -15,7 +16,8 @@ def without(packages: tuple[str, ...], code: str, *arguments: str) -> tuple[int,
     """Exit code, output and errors of ``code`` in a process that cannot import ``packages``."""
     block = f"import sys; sys.modules.update(dict.fromkeys({packages!r}))\n"
     command = [sys.executable, "-c", block + code, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True)
+    with TemporaryDirectory() as folder:
+        done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
     return done.returncode, done.stdout, done.stderr
 
 

@@ -23,6 +23,8 @@ from rhoselect.plan import Plan
 from support import CLASSES, ended_well, made, patches
 from warm import Process
 
+pytestmark = pytest.mark.usefixtures("away")
+
 METHODS = {
     "lag 0": [],
     "lag 1": ["selection.lag=1"],

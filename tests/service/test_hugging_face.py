@@ -6,6 +6,7 @@ The library takes seconds to import, so each function does that itself.
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from rhoselect.client.batch import SelectionBatch
 from rhoselect.errors import ConfigError, DataError, ModelError
 from rhoselect.plan import Plan
 from rhoselect.trainer.fit import FitOptions
+
+pytestmark = pytest.mark.usefixtures("away")
 
 STEPS, n_b, n_B, CHUNK, LR = 10, 8, 32, 16, 1e-3
 
@@ -136,11 +139,16 @@ def test_the_usual_recipe(tmp_path: Path) -> None:
         arguments,
         train_dataset=data,
         eval_dataset=data.select(range(32)),
+        compute_metrics=lambda predicted: {"accuracy": 0.5},
         data_collator=transformers.DataCollatorWithPadding(tokenizer),
         selection={"n_B": n_B, "chunk": CHUNK},
         irreducible_losses=torch.rand(128),
     )
     made.train()
+    [folder] = (tmp_path / "runs").iterdir()
+    lines = [json.loads(line) for line in (folder / "eval.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [4, 8]
+    assert lines[1]["accuracy"] == 0.5
     steps = 2 * (128 // n_B)
     history = made.state.log_history
     assert made.state.global_step == steps

@@ -126,7 +126,7 @@ def test_calls_out_of_turn_are_refused_and_change_nothing(learner: Learner) -> N
         lambda: learner.next(-1),
         lambda: learner.next(20),
         lambda: learner.stub.Report(pb.ReportRequest(session=learner.session, step=0)),
-        lambda: learner.stub.OpenRun(pb.OpenRunRequest(step=20)),
+        lambda: learner.stub.OpenRun(pb.OpenRunRequest(step=21)),
         lambda: learner.stub.OpenRun(pb.OpenRunRequest(step=-1)),
     ]
     for call in wrong:

@@ -6,7 +6,7 @@ import sys
 
 OPTIONAL = (
     *("google", "grpc", "grpc_health", "grpc_reflection", "grpc_status"),
-    *("matplotlib", "ray", "redis", "rich", "tomlkit", "typer"),
+    *("matplotlib", "ray", "redis", "rich", "typer"),
 )
 """What the extra "all" installs for ``rhoctl`` and a plain ``pip install rhoselect`` does not."""
 

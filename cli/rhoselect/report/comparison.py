@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from rhoselect.report.arms import Arm, Spread, arms_of, spread
-from rhoselect.report.runs import Run
+from rhoselect.report.runs import Run, mean
 from rhoselect.report.tables import terminal_table
 
 BASELINE = "uniform"
@@ -58,7 +58,7 @@ def _row(run: Run, arm: str, target: float) -> Row:
         "steps": run.summary["steps"],
         "best_accuracy": run.summary["best_accuracy"],
         "final_accuracy": run.summary["final_accuracy"],
-        "worst_class_accuracy": float(run.worst_class_accuracy[-1]),
+        "worst_class_accuracy": mean(run.worst_class_accuracy[-1:]),
         "target_accuracy": round(target, 4),
         "steps_to_target": None if at is None else int(run.steps[at]),
         "seconds_to_target": None if at is None else float(run.seconds[at]),

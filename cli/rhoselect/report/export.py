@@ -20,6 +20,7 @@ from rhoselect.data.point_table import write_points
 from rhoselect.errors import RunFolderError
 from rhoselect.inputs import RunInputs
 from rhoselect.models.replica import Replica
+from rhoselect.models.weights import read_weights
 from rhoselect.report.history import NEVER, History, history, reopen
 from rhoselect.report.runs import load_run
 from rhoselect.trainer import checkpoint as checkpoints
@@ -152,8 +153,11 @@ def export(path: Path, out: Path, device_name: str, moved: Sequence[str] = ()) -
 
 
 def last_weights(path: Path, steps: int, layout: Layout) -> Iterator[tuple[str, torch.Tensor]]:
-    """The weights after a run's last step, by the names of ``layout``. Raises RunFolderError."""
-    found = checkpoints.load_newest(path)
+    """The weights after a run's last step, by the names of ``layout``. Raises UserError."""
+    found, model = checkpoints.load_newest(path), path / "model.safetensors"
+    if found is None and model.exists():  # a loop of the user's own leaves no checkpoint
+        weights = read_weights(model, "export")
+        return ((name, weights[name]) for name in layout)
     if found is None or found.progress.step != steps:
         raise RunFolderError(
             f"run folder {path}: the checkpoint of its last step, {steps}, is missing; allowed a"

@@ -13,6 +13,7 @@ from rhoselect.errors import ConfigError, RunFolderError
 from rhoselect.inputs import RunInputs, open_inputs
 from rhoselect.plan import Plan
 from rhoselect.report.runs import Run, Selected
+from rhoselect.trainer.own_loop import GIVEN_DATA
 from rhoselect.trainer.runfolder import stored_config
 
 AT_ONCE = 1 << 18
@@ -31,7 +32,13 @@ def reopen(path: Path, device: str = "cpu", moved: Sequence[str] = ()) -> RunInp
             " il.table, il.weights, svp.table, model.weights"
         )
     here = [f"{part}.device={device}" for part in ("scorer", "trainer")]
-    inputs = open_inputs(stored_config(path, [*moved, *here]))
+    config = stored_config(path, [*moved, *here])
+    if config.data.dataset == GIVEN_DATA:
+        raise RunFolderError(
+            f"run folder {path}: its points were given by the loop (data=…) and are not known"
+            " here; allowed a run whose configuration names them: data.path or data.dataset"
+        )
+    inputs = open_inputs(config)
     if (path / "inputs_sha256").read_text("utf-8") != inputs.sha256:
         raise RunFolderError(
             f"run folder {path}: its data, irreducible losses or first weights have changed since;"

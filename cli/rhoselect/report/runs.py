@@ -40,8 +40,12 @@ class Selected:
     correct: Floats
 
     def share(self, flags: npt.NDArray[np.bool_]) -> Floats:
-        """The share [T] of each batch that has its flag of ``flags`` [S]."""
-        return np.bincount(self.step, flags) / np.bincount(self.step)
+        """The share [T] of each batch that has its flag of ``flags`` [S]; NaN of one that is not
+        known."""
+        batches = len(self.corrupted)
+        counts = np.bincount(self.step, minlength=batches)
+        flagged = np.bincount(self.step, flags, batches)
+        return np.where(counts > 0, flagged / np.maximum(counts, 1), np.nan)
 
 
 @dataclass(frozen=True)
@@ -105,11 +109,6 @@ class Run:
 
 def load_run(path: Path) -> Run:
     """Read a finished run folder. Raises RunFolderError."""
-    if kind_of(path) == "served":
-        raise RunFolderError(
-            f"run folder {path}: was served to a loop of your own, which has the results; allowed a"
-            " run of rhoctl train"
-        )
     try:
         summary = json.loads((path / "summary.json").read_text("utf-8"))
     except FileNotFoundError:
@@ -137,6 +136,8 @@ def _how_to_finish(path: Path) -> str:
     driver = driver_of(path)
     if driver is not None and driver.lives:
         return f"; {driver} still runs it"
+    if kind_of(path) == "served":
+        return "; a loop of your own makes one when it ends, or closes its SelectionClient"
     return f"; finish it with: {how_to_resume(path)}"
 
 
@@ -150,7 +151,12 @@ def told_apart(runs: Sequence[Run], paths: Sequence[Path]) -> list[Run]:
 
 
 def _read(path: Path, summary: dict[str, Any]) -> Run:
-    evaluations = read_evaluations(path)
+    evaluations = [e for e in read_evaluations(path) if e.get("accuracy") is not None]
+    if not evaluations:
+        raise ValueError(
+            "eval.jsonl: got no accuracy; a loop of your own gives it with selection.log(step,"
+            " accuracy=…)"
+        )
     rows = read_steps(path)
     steps = np.array([e["step"] for e in evaluations], np.int64)
     batches = rows["indices"].chunks  # of which one alone could not count so many points
@@ -162,16 +168,17 @@ def _read(path: Path, summary: dict[str, Any]) -> Run:
         _floats(rows["correct_share"].to_pylist()),
     )
     accuracy = _floats(e["accuracy"] for e in evaluations)
-    if not len(accuracy) or not np.isfinite(accuracy).all():
-        raise ValueError("eval.jsonl: got no accuracy, or one that is not finite")
+    if not np.isfinite(accuracy).all():
+        raise ValueError("eval.jsonl: got an accuracy that is not finite")
+    drawn = np.cumsum([0, *rows["candidates"].to_pylist()])
     return Run(
         path.name,
         summary,
         steps,
         _floats(e["seconds"] for e in evaluations),
-        np.cumsum(rows["candidates"].to_numpy())[steps - 1],
+        drawn[np.minimum(steps, len(rows))],
         accuracy,
-        _floats(e["worst_class_accuracy"] for e in evaluations),
+        _floats(e.get("worst_class_accuracy") for e in evaluations),
         selected,
         _settings(path / "config.toml"),
         _text(path / "inputs_sha256"),

@@ -113,7 +113,7 @@ class Config(Section):
 
     def to_toml(self) -> str:
         """The configuration as TOML, with every key that has a value."""
-        import tomlkit  # rhoctl writes configurations, a loop of the user's own does not
+        import tomlkit  # scorers and looks at a run write no configuration
 
         return tomlkit.dumps(self.model_dump(exclude_none=True))
 

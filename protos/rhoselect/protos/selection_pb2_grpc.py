@@ -32,6 +32,8 @@ class SelectionStub:
 
     PublishSnapshot(version t) -> NextBatch(step t) -> its own optimizer step -> [Report(step t)]
 
+    After the last step it publishes the final version. Log may be called at any time.
+
     Every call may be repeated after a failure: it has the same answer and no second effect. A call
     of a session that a newer OpenRun replaced ends with ABORTED. Errors carry google.rpc.ErrorInfo
     with domain "rhoselect"; its reason names the kind, as in CONFIG_ERROR.
@@ -63,6 +65,11 @@ class SelectionStub:
                 request_serializer=rhoselect_dot_protos_dot_selection__pb2.ReportRequest.SerializeToString,
                 response_deserializer=rhoselect_dot_protos_dot_selection__pb2.ReportResponse.FromString,
                 _registered_method=True)
+        self.Log = channel.unary_unary(
+                '/rhoselect.v1.Selection/Log',
+                request_serializer=rhoselect_dot_protos_dot_selection__pb2.LogRequest.SerializeToString,
+                response_deserializer=rhoselect_dot_protos_dot_selection__pb2.LogResponse.FromString,
+                _registered_method=True)
         self.Close = channel.unary_unary(
                 '/rhoselect.v1.Selection/Close',
                 request_serializer=rhoselect_dot_protos_dot_selection__pb2.CloseRequest.SerializeToString,
@@ -76,6 +83,8 @@ class SelectionServicer:
     One session at a time. Per step t, from the session's first step on, a learner calls
 
     PublishSnapshot(version t) -> NextBatch(step t) -> its own optimizer step -> [Report(step t)]
+
+    After the last step it publishes the final version. Log may be called at any time.
 
     Every call may be repeated after a failure: it has the same answer and no second effect. A call
     of a session that a newer OpenRun replaced ends with ABORTED. Errors carry google.rpc.ErrorInfo
@@ -105,6 +114,13 @@ class SelectionServicer:
 
     def Report(self, request, context):
         """Tells the losses of a step's batch.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Log(self, request, context):
+        """Adds to the records of the run what the learner measured.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -140,6 +156,11 @@ def add_SelectionServicer_to_server(servicer, server):
                     request_deserializer=rhoselect_dot_protos_dot_selection__pb2.ReportRequest.FromString,
                     response_serializer=rhoselect_dot_protos_dot_selection__pb2.ReportResponse.SerializeToString,
             ),
+            'Log': grpc.unary_unary_rpc_method_handler(
+                    servicer.Log,
+                    request_deserializer=rhoselect_dot_protos_dot_selection__pb2.LogRequest.FromString,
+                    response_serializer=rhoselect_dot_protos_dot_selection__pb2.LogResponse.SerializeToString,
+            ),
             'Close': grpc.unary_unary_rpc_method_handler(
                     servicer.Close,
                     request_deserializer=rhoselect_dot_protos_dot_selection__pb2.CloseRequest.FromString,
@@ -159,6 +180,8 @@ class Selection:
     One session at a time. Per step t, from the session's first step on, a learner calls
 
     PublishSnapshot(version t) -> NextBatch(step t) -> its own optimizer step -> [Report(step t)]
+
+    After the last step it publishes the final version. Log may be called at any time.
 
     Every call may be repeated after a failure: it has the same answer and no second effect. A call
     of a session that a newer OpenRun replaced ends with ABORTED. Errors carry google.rpc.ErrorInfo
@@ -263,6 +286,33 @@ class Selection:
             '/rhoselect.v1.Selection/Report',
             rhoselect_dot_protos_dot_selection__pb2.ReportRequest.SerializeToString,
             rhoselect_dot_protos_dot_selection__pb2.ReportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Log(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rhoselect.v1.Selection/Log',
+            rhoselect_dot_protos_dot_selection__pb2.LogRequest.SerializeToString,
+            rhoselect_dot_protos_dot_selection__pb2.LogResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -44,6 +44,10 @@ class Backend(Protocol):
         """The losses [n_b] of the last batch."""
         ...
 
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Record values after ``step`` steps; also after ``close``."""
+        ...
+
     def close(self) -> None:
         """End the session and free its resources."""
         ...
@@ -73,8 +77,11 @@ class SelectionClient:
     its N points, or the path of their table. Items must depend on their index alone, and may be
     read in another thread.
 
+    A loop leaves a run folder behind, which ``rhoctl report`` reads: with an address that of the
+    service, else ``run_dir``, by default a new one below runs/, none if None.
+
     ``step`` is the first step of a loop that resumes; ``model`` then has the weights after ``step``
-    optimizer steps.
+    optimizer steps. With ``run_dir`` the folder of the earlier steps goes on.
 
     The constructor raises UserError for a configuration, data, losses, a model or a token that
     cannot be used; ServiceError if the service cannot be reached. Later calls raise RunError, among
@@ -99,17 +106,12 @@ class SelectionClient:
         check_together(local, address, config, data is not None, given)
         self._backend: Backend
         if address is not None:
-            self._backend = _remote_backend(address, step, data, given)
+            self._backend = _remote_backend(address, model, step, data, given)
         elif data is not None:
             points = UserPoints(data, given.collate_fn)
             self._backend = user_data_backend(config or {}, model, points, given, step)
         else:
-            self._backend = local_backend(config or {}, step)
-        try:
-            check_model(model, self._backend.layout)
-        except BaseException:
-            self.close()
-            raise
+            self._backend = local_backend(config or {}, model, given, step)
 
     def __iter__(self) -> Iterator[SelectionBatch]:
         """The batches of the remaining steps. Raises UserError unless the loop calls ``step``."""
@@ -149,17 +151,28 @@ class SelectionClient:
         self._given = False
         self._step += 1
         self._model = model
-        if self._step < self._backend.steps:
-            self._publish(model)
+        self._publish(model)
+
+    def log(self, step: int, **values: float) -> None:
+        """Record what the loop measured after ``step`` optimizer steps, also after the last batch::
+
+            selection.log(step, accuracy=0.91, loss=0.3)
+
+        ``accuracy``, a share from 0 to 1, is what ``rhoctl report`` compares. Raises UserError.
+        """
+        try:
+            numbers = {name: float(value) for name, value in values.items()}
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise UserError(f"log: got a value that is no number ({error})") from None
+        self._backend.log(step, numbers)
 
     def close(self) -> None:
         """End the session. The iterator calls this after the last batch. It may be repeated."""
         self._backend.close()
 
     def _publish(self, model: nn.Module) -> None:
-        if self._backend.layout:
-            check_model(model, self._backend.layout)
-            self._backend.publish(self._step, model.state_dict())
+        check_model(model, self._backend.layout)
+        self._backend.publish(self._step, model.state_dict())
 
     def __enter__(self) -> Self:
         return self
@@ -173,7 +186,9 @@ class SelectionClient:
         self.close()
 
 
-def _remote_backend(address: str, step: int, data: Any, given: Options) -> Backend:
+def _remote_backend(
+    address: str, model: nn.Module, step: int, data: Any, given: Options
+) -> Backend:
     """Selection by a service: only this needs gRPC. Raises ConfigError if that is missing."""
     try:
         from rhoselect.client.remote import Remote
@@ -184,4 +199,10 @@ def _remote_backend(address: str, step: int, data: Any, given: Options) -> Backe
             " install it with pip install 'rhoselect[service]'"
         ) from None
     security = Security.of_client(given.token_file, given.tls_ca, given.tls_cert, given.tls_key)
-    return Remote(address, security, step, data, given.collate_fn, given.timeout_s)
+    remote = Remote(address, security, step, data, given.collate_fn, given.timeout_s)
+    try:
+        check_model(model, remote.layout)
+    except BaseException:
+        remote.close()
+        raise
+    return remote

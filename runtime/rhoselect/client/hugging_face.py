@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
+from types import EllipsisType
 from typing import Any
 
 from torch import Tensor, nn
@@ -16,6 +18,7 @@ from rhoselect.client.batch import SelectionBatch
 from rhoselect.client.client import SelectionClient
 from rhoselect.client.user_data import Losses, classifier_losses
 from rhoselect.errors import ConfigError, DataError
+from rhoselect.trainer.own_loop import GIVEN_DATA
 
 
 def classification_losses(model: nn.Module, batch: SelectionBatch) -> Tensor:
@@ -36,7 +39,8 @@ class SelectionTrainer(Trainer):  # type: ignore[misc]
     ``irreducible_losses`` (see ``SelectionClient``). If a method samples, the training loss is the
     mean of these losses times their weights.
 
-    Each ``train`` is a run of its own. One process, no gradient accumulation, no
+    Each ``train`` is a run of its own, with the evaluations in its run folder, which ``run_dir``
+    names as for ``SelectionClient``. One process, no gradient accumulation, no
     ``resume_from_checkpoint``. Raises UserError like ``SelectionClient``.
     """
 
@@ -46,6 +50,7 @@ class SelectionTrainer(Trainer):  # type: ignore[misc]
         selection: Mapping[str, Any],
         irreducible_losses: Any = None,
         losses: Losses = classification_losses,
+        run_dir: Path | str | EllipsisType | None = ...,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -57,8 +62,9 @@ class SelectionTrainer(Trainer):  # type: ignore[misc]
                 " loss of each point that it is to learn by"
             )
         self._selection = {**selection, "n_b": self.args.per_device_train_batch_size}
-        self._batches = self._open()
-        self.add_callback(_AfterStep(self))
+        self._run_dir = run_dir
+        self._batches = self._open(run_dir=None)
+        self.add_callback(_Telling(self))
         self._batches.selection.close()  # it was made to find mistakes before ``train``
 
     def train(self, resume_from_checkpoint: Any = None, **kwargs: Any) -> Any:
@@ -75,7 +81,7 @@ class SelectionTrainer(Trainer):  # type: ignore[misc]
 
     def get_train_dataloader(self) -> Any:
         """The selected batches of a new run, in place of a DataLoader."""
-        self._batches = self._open()
+        self._batches = self._open(self._run_dir)
         return self._batches
 
     def compute_loss(
@@ -88,13 +94,13 @@ class SelectionTrainer(Trainer):  # type: ignore[misc]
         losses = self._losses(model, replace(batch, inputs=inputs))
         return (losses * batch.weights).mean()
 
-    def _open(self) -> _Batches:
+    def _open(self, run_dir: Path | str | EllipsisType | None) -> _Batches:
         """A new run over what the Trainer's own DataLoader reads: with its columns and collator."""
         if self.train_dataset is None:
             raise DataError("train_dataset: got none, allowed a map-style data set")
         loader, settings = super().get_train_dataloader(), self.args
         points = len(loader.dataset) if hasattr(loader.dataset, "__len__") else 0
-        tree = {"data": {"dataset": "given:data"}, "selection": self._selection}
+        tree = {"data": {"dataset": GIVEN_DATA}, "selection": self._selection}
         epoch_steps = max(1, points // configuration.parse(tree).selection.n_B)
         steps = settings.max_steps
         if steps <= 0:
@@ -111,6 +117,7 @@ class SelectionTrainer(Trainer):  # type: ignore[misc]
             collate_fn=loader.collate_fn,
             losses=self._losses,
             irreducible_losses=self._irreducible_losses,
+            run_dir=run_dir,
         )
         return _Batches(selection, loader.dataset, epoch_steps)
 
@@ -131,7 +138,9 @@ class _Batches:
             yield batch.inputs
 
 
-class _AfterStep(TrainerCallback):  # type: ignore[misc]
+class _Telling(TrainerCallback):  # type: ignore[misc]
+    """Tells the selection of steps and evaluations."""
+
     def __init__(self, trainer: SelectionTrainer) -> None:
         self._trainer = trainer
 
@@ -140,6 +149,19 @@ class _AfterStep(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         """The optimizer has taken its step."""
         self._trainer._batches.selection.step(model)
+
+    def on_evaluate(
+        self, args: Any, state: Any, control: Any, metrics: Mapping[str, Any], **kwargs: Any
+    ) -> None:
+        """Record the numbers of an evaluation: "eval_accuracy" is its accuracy."""
+        numbers = {
+            name.removeprefix("eval_"): float(value)
+            for name, value in metrics.items()
+            if isinstance(value, int | float)
+        }
+        if not 0 <= numbers.get("accuracy", 0.0) <= 1:  # such as percents: no share to compare
+            numbers["eval_accuracy"] = numbers.pop("accuracy")
+        self._trainer._batches.selection.log(state.global_step, **numbers)
 
 
 def _check_arguments(settings: Any, selection: Mapping[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 
 from rhoselect import config as configuration
 from rhoselect.client.batch import SelectionBatch
-from rhoselect.client.options import Options, check_copyable
+from rhoselect.client.options import Options, check_copyable, check_model
+from rhoselect.client.run_folders import open_folder
 from rhoselect.client.user_data import UserPoints, UserReplica, check_losses, user_scoring
 from rhoselect.compute import repeatable, resolve_device
 from rhoselect.config import Config, resolve
@@ -28,13 +30,14 @@ from rhoselect.selector.fence import NoFence
 from rhoselect.selector.picker import PickedPoints
 from rhoselect.selector.session import Session, check_first_step
 from rhoselect.snapshots.local import LocalStore
+from rhoselect.trainer.own_loop import GIVEN_DATA, LoopRecords
 
 
 class Local:
-    """A session in this process."""
+    """A session in this process. It ends with the process, if not before."""
 
     def __init__(self, session: Session) -> None:
-        self._session = session
+        self._session, self.close = session, weakref.finalize(self, session.close)
         self.steps = session.config.trainer.steps
         self.layout, self.needs_losses = session.layout, session.needs_losses
 
@@ -57,9 +60,9 @@ class Local:
         """Note the losses of the last batch."""
         self._session.report(step, losses.float().cpu())
 
-    def close(self) -> None:
-        """End the session."""
-        self._session.close()
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Record values after ``step`` steps."""
+        self._session.log(step, values)
 
     def _read(
         self, points: SplitPoints, picked: PickedPoints, device: torch.device
@@ -70,14 +73,18 @@ class Local:
         return batch.inputs, batch.labels
 
 
-def local_backend(config: Path | str | Mapping[str, Any], step: int) -> Local:
+def local_backend(
+    config: Path | str | Mapping[str, Any], model: nn.Module, given: Options, step: int
+) -> Local:
     """Selection as ``rhoctl train --workers 0`` does it. Raises UserError."""
     settings = servable(resolve(_load_config(config, [])))
     inputs = open_inputs(settings)
     check_servable(inputs)
     check_first_step(settings, inputs.scoring, inputs.classes, step)
     device = resolve_device(settings.scorer.device, "scorer.device")
-    return _local(inputs, inputs.new_replica(device), step)
+    replica = inputs.new_replica(device)
+    check_model(model, replica.layout if inputs.scoring.needs.forward else {})
+    return _local(inputs, replica, given, step)
 
 
 def user_data_backend(
@@ -89,15 +96,15 @@ def user_data_backend(
 ) -> Local:
     """Selection from a data set of the loop's own, by its own losses. Raises UserError."""
     check_copyable(model)
-    settings = servable(resolve(_load_config(config, ["data.dataset=given:data"])))
+    settings = servable(resolve(_load_config(config, [f"data.dataset={GIVEN_DATA}"])))
     plan = open_plan(settings, points)
     scoring = user_scoring(settings, given.losses, points, given.irreducible_losses)
     check_first_step(settings, scoring, 0, step)
     device = resolve_device(settings.scorer.device, "scorer.device")
     replica = UserReplica(copied(model), settings, device, given.losses)
-    check_losses(replica, points)
+    point_flops = check_losses(replica, points)
     inputs = SelectionInputs(settings, points, plan, scoring, classes=0)
-    return _local(inputs, replica, step)
+    return _local(inputs, replica, given, step, point_flops)
 
 
 def copied(model: nn.Module) -> nn.Module:
@@ -113,11 +120,17 @@ def copied(model: nn.Module) -> nn.Module:
         model.forward = prepared
 
 
-def _local(inputs: SelectionInputs, replica: Replica, step: int) -> Local:
+def _local(
+    inputs: SelectionInputs, replica: Replica, given: Options, step: int, point_flops: int = 0
+) -> Local:
     """A session in this process: all that scores is ``replica``."""
+    folder, recorder = open_folder(given.run_dir, inputs, step), None
+    if folder is not None:
+        recorder = LoopRecords(inputs, folder, step, 0, point_flops)
     queue, snapshots = MemoryQueue(inputs.config.queue.lease_s), LocalStore()
     scorer = Scorer(inputs, replica, queue, snapshots, Metrics(), slot=0, lanes=1)
-    return Local(build_session(inputs, scorer, queue, snapshots, NoFence(), 0, step))
+    fence = folder or NoFence()
+    return Local(build_session(inputs, scorer, queue, snapshots, fence, 0, step, recorder))
 
 
 def _load_config(config: Path | str | Mapping[str, Any], more: list[str]) -> Config:

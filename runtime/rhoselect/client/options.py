@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
+from types import EllipsisType
 from typing import Any, TypedDict
 
 import torch
@@ -30,6 +31,7 @@ class ClientOptions(TypedDict, total=False):
     tls_cert: Path | str | None
     tls_key: Path | str | None
     timeout_s: float
+    run_dir: Path | str | EllipsisType | None
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Options:
     tls_cert: Path | str | None = None
     tls_key: Path | str | None = None
     timeout_s: float = WAIT_S
+    run_dir: Path | str | EllipsisType | None = ...
 
 
 def checked(options: ClientOptions) -> Options:
@@ -72,6 +75,11 @@ def check_together(
     if local and any(each is not None for each in secured):
         raise ConfigError(
             "SelectionClient: got token_file, tls_ca, tls_cert or tls_key, allowed with an address"
+        )
+    if address is not None and given.run_dir is not ...:
+        raise ConfigError(
+            f"SelectionClient: got run_dir {str(given.run_dir)!r} with an address, allowed with"
+            " local=True: a service has a run folder of its own"
         )
     if any(each is not None for each in own) and not (local and data):
         raise ConfigError(

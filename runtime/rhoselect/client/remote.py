@@ -41,6 +41,7 @@ class Remote:
         timeout_s: float,
     ) -> None:
         self._address, self._timeout_s, self._join = address, timeout_s, join
+        self._security = security
         self._channel = open_channel(address, security)
         self._stub = SelectionStub(self._channel)  # type: ignore[no-untyped-call]
         self._open = False
@@ -58,7 +59,9 @@ class Remote:
             raise
 
     def publish(self, version: int, tensors: Mapping[str, Tensor]) -> None:
-        """Send the weights, cast to the dtypes that scorers use."""
+        """Send the weights, cast to the dtypes that scorers use, if any are needed."""
+        if not self.layout:
+            return
         blob = blobs.pack(tensors, self.layout)
         head = pb.PublishSnapshotHeader(
             session=self._session, version=version, blob=blobs.header(blob)
@@ -95,6 +98,16 @@ class Remote:
         values = losses.float().cpu().tolist()
         request = pb.ReportRequest(session=self._session, step=step, losses=values)
         self._again(lambda: self._stub.Report(request))
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Send what the loop measured, also after ``close``."""
+        request = pb.LogRequest(session=self._session, step=step, values=values)
+        if self._open:
+            self._again(lambda: self._stub.Log(request))
+            return
+        with open_channel(self._address, self._security) as channel:
+            stub = SelectionStub(channel)  # type: ignore[no-untyped-call]
+            self._again(lambda: stub.Log(request))
 
     def close(self) -> None:
         """End the session. Ignore errors: the service may have ended."""

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from rhoselect.client.batch import Collate, SelectionBatch, collate
 from rhoselect.client.given_losses import given_losses
@@ -173,11 +174,14 @@ def user_scoring(config: Config, losses: Losses | None, points: UserPoints, il: 
     return Scoring(function, given_losses(il, len(points), config))
 
 
-def check_losses(replica: UserReplica, points: UserPoints) -> None:
-    """Raise ModelError unless the losses of two points can be computed."""
+def check_losses(replica: UserReplica, points: UserPoints) -> int:
+    """Raise ModelError unless the losses of two points can be computed. Returns the FLOPs of one
+    (matrix products and convolutions)."""
     indices = points.first(2)
     try:
-        replica(points.read(indices, replica.device))
+        with FlopCounterMode(display=False) as counter:
+            replica(points.read(indices, replica.device))
+        return int(counter.get_total_flops()) // len(indices)
     except ModelError:
         raise
     except Exception as error:  # the user's code: anything may come out of it

@@ -42,6 +42,7 @@ class Selection(selection_pb2_grpc.SelectionServicer):
         self._open = open_session
         self._changing = asyncio.Lock()
         self._held: _Held | None = None
+        self._closed: _Held | None = None  # the last one, for what its loop measures at the end
 
     @property
     def service(self) -> Service:
@@ -61,6 +62,7 @@ class Selection(selection_pb2_grpc.SelectionServicer):
                     await self._hold(None)
                 raise
             await self._hold(held)
+            self._closed = None
         return answer
 
     async def PublishSnapshot(
@@ -101,11 +103,24 @@ class Selection(selection_pb2_grpc.SelectionServicer):
             await held.run(held.session.report, request.step, losses)
         return pb.ReportResponse()
 
+    async def Log(
+        self, request: pb.LogRequest, context: grpc.aio.ServicerContext
+    ) -> pb.LogResponse:
+        async with errors_to_status(context):
+            values = dict(request.values)
+            if self._closed is not None and self._closed.name == request.session:
+                await asyncio.to_thread(self._closed.session.log, request.step, values)
+            else:
+                held = self._held_for(request.session)
+                await held.run(held.session.log, request.step, values)
+        return pb.LogResponse()
+
     async def Close(
         self, request: pb.CloseRequest, context: grpc.aio.ServicerContext
     ) -> pb.CloseResponse:
         async with errors_to_status(context), self._changing:
             if self._held is not None and self._held.name == request.session:
+                self._closed = self._held
                 await self._hold(None)
         return pb.CloseResponse()
 

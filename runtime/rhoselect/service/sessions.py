@@ -17,6 +17,7 @@ from rhoselect.service.blobs import to_specs
 from rhoselect.service.selection import Open, Opened
 from rhoselect.service.served import Backends, ServedRun
 from rhoselect.snapshots.local import LocalStore
+from rhoselect.trainer.own_loop import LoopRecords
 from rhoselect.trainer.runfolder import RunFolder
 
 MakeBackends = Callable[[RunFolder, int], AbstractContextManager[Backends]]
@@ -47,8 +48,10 @@ def sessions(inputs: RunInputs, run: ServedRun, make_backends: MakeBackends) -> 
                 queue, snapshots = backends.queue, backends.snapshots
                 share = config.lanes(count)
                 scorer = build_scorer(inputs, count, share, queue, snapshots, metrics)
+                ended = step == config.trainer.steps  # its records are complete
+                recorder = None if ended else LoopRecords(inputs, folder, step, count)
                 session = build_session(
-                    inputs, scorer, queue, snapshots, backends.fence, count, step
+                    inputs, scorer, queue, snapshots, backends.fence, count, step, recorder
                 )
                 stack.callback(session.close)
                 stack.enter_context(run.watching(folder, session, backends))

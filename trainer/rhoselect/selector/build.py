@@ -11,7 +11,7 @@ from rhoselect.scorer.loop import Scorer
 from rhoselect.selector.fence import ClosableFence, Fence
 from rhoselect.selector.rescorer import Rescorer
 from rhoselect.selector.selector import Selector
-from rhoselect.selector.session import Session
+from rhoselect.selector.session import Recorder, Session
 from rhoselect.selector.windows import Windows
 from rhoselect.snapshots import SnapshotStore
 
@@ -47,11 +47,12 @@ def build_session(
     fence: Fence,
     workers: int,
     first_step: int,
+    recorder: Recorder | None = None,
 ) -> Session:
     """A session, in which the scorers compute the second stages (see ``servable``)."""
     closable = ClosableFence(fence)
     selector = build_selector(inputs, scorer, None, queue, snapshots, closable, workers)
-    return Session(inputs, selector, closable, scorer.metrics, first_step)
+    return Session(inputs, selector, closable, scorer.metrics, first_step, recorder)
 
 
 def servable(config: Config) -> Config:

@@ -6,10 +6,12 @@ trains. A repeated call has no second effect. Calls come one at a time.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -25,9 +27,25 @@ from rhoselect.status import Status
 from rhoselect.types import Layout
 
 
+class Recorder(Protocol):
+    """What keeps a session's records. ``trainer.own_loop.LoopRecords`` is one."""
+
+    def add(self, batch: SelectedBatch, loss: float | None) -> None:
+        """The loop has taken its step on ``batch``, whose mean loss before is known or not."""
+        ...
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Add values that the loop measured after ``step`` steps; also after ``close``."""
+        ...
+
+    def close(self, weights: Mapping[str, Tensor] | None) -> None:
+        """The session has ended, with ``weights`` if they are known."""
+        ...
+
+
 class Session:
     """One generation of a run, from ``first_step`` on. Calls raise FencedError once a newer
-    generation exists, and after ``abandon``."""
+    generation exists, and after ``abandon``. ``recorder`` is told of the steps, if there is one."""
 
     def __init__(
         self,
@@ -36,24 +54,28 @@ class Session:
         fence: ClosableFence,
         metrics: Metrics,
         first_step: int,
+        recorder: Recorder | None = None,
     ) -> None:
         self.config, self.train = inputs.config, inputs.train
         self._selector, self._fence, self._metrics = selector, fence, metrics
         self.layout, self.needs_losses = selector.layout, selector.needs_losses
         self._next, self._published, self._reported = first_step, -1, -1
+        self._recorder, self._taken = recorder, first_step
+        self._newest: Mapping[str, Tensor] | None = None
         self._batch: SelectedBatch | None = None
         self._started = self._stepped = time.monotonic()
         self.latest = Status(first_step)
         selector.begin(first_step)
 
     def publish(self, version: int, tensors: Mapping[str, Tensor]) -> None:
-        """Publish the weights after ``version`` steps. A version published before is ignored.
+        """Publish the weights after ``version`` steps, the last one included. A version published
+        before is ignored.
 
         Raises UserError if another version is due, ModelError for tensors that do not match
         ``layout``.
         """
         self._fence.check_fence()
-        if not self.layout or version <= self._published:
+        if version <= self._published:
             return
         if version != self._next:
             raise UserError(
@@ -65,8 +87,10 @@ class Session:
                 " the losses of its batch before the next weights; give them to step()"
             )
         check_tensors(tensors, self.layout)
-        self._selector.publish(version, tensors)
-        self._published = version
+        if self.layout:
+            self._selector.publish(version, tensors)
+        self._published, self._newest = version, tensors
+        self._take()
 
     def next(self, step: int) -> SelectedBatch:
         """Wait for the scores of ``step`` and return its batch. ``step`` is that of the last call,
@@ -87,6 +111,7 @@ class Session:
                 f"step {step}: requested before its weights were published; publish version"
                 f" {step} first"
             )
+        self._take()
         self._batch = self._selector.next(step)
         self._next = step + 1
         self._observe(self._batch)
@@ -109,6 +134,23 @@ class Session:
         self._reported = step
         self.latest = replace(self.latest, loss=losses.mean().item())
 
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Record what the loop measured after ``step`` steps; also after ``close``. Raises
+        UserError."""
+        accuracy = values.get("accuracy", 0.0)
+        if not 0 <= step <= self._next:
+            raise UserError(f"step: got {step}, allowed 0 to {self._next}, the steps taken so far")
+        if not values or {"step", "seconds"} & values.keys():
+            raise UserError(
+                f"log: got values of {sorted(values)}, allowed at least one, of any name but step"
+                " and seconds"
+            )
+        if not (0 <= accuracy <= 1 or math.isnan(accuracy)):
+            raise UserError(f"accuracy: got {accuracy:g}, allowed a share from 0 to 1")
+        if self._recorder is not None:
+            self._recorder.log(step, values)
+        self.latest = replace(self.latest, accuracy=values.get("accuracy", self.latest.accuracy))
+
     def abandon(self) -> None:
         """Make a call that waits end with FencedError; any thread may call this."""
         self._fence.closed = True
@@ -119,8 +161,28 @@ class Session:
 
     def close(self) -> None:
         """Wait for the background work. Ignore FencedError: a newer session may exist by now."""
-        with suppress(FencedError):
-            self._selector.end()
+        try:
+            with suppress(FencedError):
+                self._selector.end()
+        finally:
+            with suppress(FencedError):
+                self._end_records()
+
+    def _end_records(self) -> None:
+        if not self.layout and self._next == self.config.trainer.steps:
+            self._take()  # of a method without weights nothing else tells of the last step
+        if self._recorder is not None:
+            known = self._published == self._taken
+            self._recorder.close(self._newest if known else None)
+
+    def _take(self) -> None:
+        """The loop has taken its step on the last batch: record this, once."""
+        if self._batch is None or self._taken > self._batch.step:
+            return
+        self._taken = self._batch.step + 1
+        if self._recorder is not None:
+            known = self._reported == self._batch.step
+            self._recorder.add(self._batch, self.latest.loss if known else None)
 
     def _observe(self, batch: SelectedBatch) -> None:
         now, step = time.monotonic(), batch.step
@@ -130,6 +192,7 @@ class Session:
         self.latest = Status(
             step + 1,
             loss=self.latest.loss,
+            accuracy=self.latest.accuracy,
             staleness=staleness,
             wall_seconds=now - self._started,
             wait_seconds=self._selector.waited_s,

@@ -26,7 +26,7 @@ from rhoselect.trainer.checkpoint import Checkpoint, Progress
 from rhoselect.trainer.control import TrainerControl
 from rhoselect.trainer.evaluate import evaluate
 from rhoselect.trainer.learner import Learner, StepResult
-from rhoselect.trainer.records import Records, StepRecord
+from rhoselect.trainer.records import Records, StepRecord, corrupted_share
 from rhoselect.trainer.runfolder import RunFolder, writing
 
 
@@ -138,9 +138,6 @@ class Trainer:
         train, step, points = self._inputs.train, selected.step, selected.points
         loss, n_B = result.loss.item(), self._config.selection.n_B
         self._check_finite("training loss", step, loss)
-        clean, corrupted = train.clean_labels(points.indices), None
-        if clean is not None:
-            corrupted = float((clean != train.labels(points.indices)).mean())
         record = StepRecord(
             step=step,
             window=step,
@@ -151,7 +148,7 @@ class Trainer:
             candidates=n_B,
             wait_ms=1e3 * selected.waited_s,
             step_ms=1e3 * (time.perf_counter() - selected.asked_at),
-            corrupted_share=corrupted,
+            corrupted_share=corrupted_share(train, points.indices),
             correct_share=float(result.correct.float().mean()),
         )
         self.records.append(record)

@@ -11,17 +11,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from torch import nn
 
+from rhoselect.data import SplitPoints
 from rhoselect.errors import RunFolderError
 from rhoselect.trainer.evaluate import Evaluation
 from rhoselect.trainer.runfolder import RunFolder, put
@@ -57,20 +59,21 @@ class StepRecord:
     request for the batch until its points were picked; ``step_ms``: milliseconds from the same
     moment until the new weights were published and the window was closed; ``corrupted_share``:
     share of points with a wrong label, 0 to 1 (None: clean labels are not known);
-    ``correct_share``: share of points classified correctly before the step, 0 to 1.
+    ``correct_share``: share of points classified correctly before the step, 0 to 1. ``loss`` and
+    ``correct_share`` are None where only a loop of the user's own knows them.
     """
 
     step: int
     window: int
-    indices: Indices
+    indices: Indices | Sequence[int]
     scores: Sequence[float]
-    loss: float
+    loss: float | None
     staleness: int
     candidates: int
     wait_ms: float
     step_ms: float
     corrupted_share: float | None
-    correct_share: float
+    correct_share: float | None
 
 
 class Records:
@@ -96,8 +99,12 @@ class Records:
 
     def add_evaluation(self, step: int, seconds: float, evaluation: Evaluation) -> None:
         """Add a line to eval.jsonl."""
+        self.add_values(step, seconds, asdict(evaluation))
+
+    def add_values(self, step: int, seconds: float, values: Mapping[str, Any]) -> None:
+        """Add a line to eval.jsonl of what a loop of the user's own measured."""
         self._folder.check_fence()
-        line = {"step": step, "seconds": round(seconds, 3), **asdict(evaluation)}
+        line = {"step": step, "seconds": round(seconds, 3), **values}
         with (self._folder.path / "eval.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
             file.flush()
@@ -118,8 +125,12 @@ class Records:
         """Merge the parts into steps.parquet and write summary.json."""
         folder = self._folder
         put(folder, folder.path / "steps.parquet", lambda beside: _merge(folder.path, beside))
-        text = json.dumps(summary, indent=2) + "\n"
-        put(folder, folder.path / "summary.json", lambda beside: beside.write_text(text, "utf-8"))
+        self.write_summary(summary)
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Write summary.json."""
+        text, path = json.dumps(summary, indent=2) + "\n", self._folder.path / "summary.json"
+        put(self._folder, path, lambda beside: beside.write_text(text, "utf-8"))
 
 
 def _merge(folder: Path, beside: Path) -> None:
@@ -178,6 +189,25 @@ def read_evaluations(folder: Path) -> list[dict[str, Any]]:
         return []
     lines = path.read_text("utf-8").split("\n")[:-1]
     return [json.loads(line) for line in lines]
+
+
+def corrupted_share(points: SplitPoints, indices: Indices) -> float | None:
+    """The share of ``indices`` [C] with a wrong label; None if clean labels are not known."""
+    clean = points.clean_labels(indices)
+    return None if clean is None else float((clean != points.labels(indices)).mean())
+
+
+def end_of_parts(folder: Path, step: int) -> int:
+    """The step at the end of the newest part that has no later one than ``step``; 0 of none."""
+    ends = [_generation_and_end(part)[1] for part in part_paths(folder)]
+    return max((end for end in ends if end <= step), default=0)
+
+
+def rows_after(folder: Path, step: int) -> list[StepRecord]:
+    """The rows of ``step`` and later ones."""
+    tables = _read_parts(folder, SCHEMA.names)
+    later = (table.filter(pc.field("step") >= step).to_pylist() for table in tables)
+    return [StepRecord(**row) for rows in later for row in rows]
 
 
 def part_paths(folder: Path) -> list[Path]:

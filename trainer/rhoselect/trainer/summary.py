@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from rhoselect.data.il_table import IlMetadata
-from rhoselect.inputs import RunInputs
+from rhoselect.inputs import RunInputs, SelectionInputs
 from rhoselect.models.reference import ReferenceMetadata
 from rhoselect.trainer import records
 from rhoselect.trainer.checkpoint import Progress
@@ -25,30 +25,41 @@ def summarise(
 ) -> dict[str, Any]:
     """The summary of a finished run. ``busy_seconds`` are those of the trainer's process by phase,
     since its start or last resume."""
+    weights_sha256 = records.weights_sha256(learner.model)
+    flops = count_flops(inputs, progress, learner)
+    summary = summary_of(inputs, folder, workers, progress, weights_sha256, flops)
+    return {**summary, "busy_seconds": busy_seconds}
+
+
+def summary_of(
+    inputs: SelectionInputs,
+    folder: RunFolder,
+    workers: int,
+    progress: Progress,
+    weights_sha256: str | None,
+    flops: dict[str, int],
+) -> dict[str, Any]:
+    """The summary of a run by its logs. ``weights_sha256`` is None, and accuracies are, where only
+    a loop of the user's own knows them. ``flops`` has those of training, scoring, il."""
     config, scoring = inputs.config, inputs.scoring
-    evaluations = records.read_evaluations(folder.path)
-    accuracies = [e["accuracy"] for e in evaluations]
     staleness = records.read_steps(folder.path, ["staleness"])["staleness"].to_numpy()
     proxy = scoring.core_set.metadata if scoring.core_set else None
-    flops = _flops(inputs, progress, learner)
     return {
         "method": config.selection.function,
         "workers": workers,
         "lag": config.selection.lag,
         "steps": progress.step,
-        "best_accuracy": max(accuracies),
-        "final_accuracy": accuracies[-1],
-        "steps_to": {str(t): _steps_to(evaluations, t) for t in config.trainer.targets},
+        **accuracies_of(folder, config.trainer.targets),
         "wall_seconds": progress.wall_seconds,
         "il_seconds": sum(made.seconds for made in _fitted_before(inputs)),
         "proxy_seconds": proxy.seconds if proxy else 0.0,
         "trainer_wait_seconds": progress.wait_seconds,
-        "busy_seconds": busy_seconds,
+        "busy_seconds": {},
         "scored_points": progress.scored_points,
         "scored_points_per_second": progress.scored_points / progress.wall_seconds,
         "max_staleness_steps": int(staleness.max()),
         "mean_staleness_steps": float(staleness.mean()),
-        "weights_sha256": records.weights_sha256(learner.model),
+        "weights_sha256": weights_sha256,
         "selected_sha256": records.selected_sha256(records.read_selected(folder.path)),
         "flops": {**flops, "proxy": proxy.flops if proxy else 0},
         "seed": config.seed,
@@ -56,7 +67,19 @@ def summarise(
     }
 
 
-def _flops(inputs: RunInputs, progress: Progress, learner: Learner) -> dict[str, int]:
+def accuracies_of(folder: RunFolder, targets: Iterable[float]) -> dict[str, Any]:
+    """The part of a summary that the evaluations give."""
+    evaluations = records.read_evaluations(folder.path)
+    evaluations = [e for e in evaluations if e.get("accuracy") is not None]
+    accuracies = [e["accuracy"] for e in evaluations]
+    return {
+        "best_accuracy": max(accuracies, default=None),
+        "final_accuracy": accuracies[-1] if accuracies else None,
+        "steps_to": {str(target): _steps_to(evaluations, target) for target in targets},
+    }
+
+
+def count_flops(inputs: RunInputs, progress: Progress, learner: Learner) -> dict[str, int]:
     """FLOPs of training, scoring and irreducible losses, counted on one batch each."""
     config, scoring = inputs.config, inputs.scoring
     rescored = 0
@@ -73,15 +96,19 @@ def _flops(inputs: RunInputs, progress: Progress, learner: Learner) -> dict[str,
         score += forwards * forward_flops(learner.reference.model, sample)
         if config.il.update_lr_factor:
             train += trained * step_flops(learner.reference.model, sample)
-    il = sum(made.flops for made in _fitted_before(inputs))
-    return {"train": train, "score": score, "il": il}
+    return {"train": train, "score": score, "il": il_flops(inputs)}
 
 
-def _fitted_before(inputs: RunInputs) -> Iterator[IlMetadata | ReferenceMetadata]:
+def il_flops(inputs: SelectionInputs) -> int:
+    """FLOPs spent before the run on its irreducible losses."""
+    return sum(made.flops for made in _fitted_before(inputs))
+
+
+def _fitted_before(inputs: SelectionInputs) -> Iterator[IlMetadata | ReferenceMetadata]:
     """Where the run's irreducible losses and their model come from."""
     if inputs.scoring.needs.il and inputs.scoring.il is not None:
         yield inputs.scoring.il.metadata
-    if inputs.reference is not None:
+    if isinstance(inputs, RunInputs) and inputs.reference is not None:
         yield inputs.reference.metadata
 
 
