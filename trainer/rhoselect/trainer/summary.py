@@ -63,7 +63,7 @@ def summary_of(
         "selected_sha256": records.selected_sha256(records.read_selected(folder.path)),
         "flops": {**flops, "proxy": proxy.flops if proxy else 0},
         "seed": config.seed,
-        "data_fingerprint": inputs.dataset.fingerprint,
+        "data_fingerprint": inputs.dataset.fingerprint if isinstance(inputs, RunInputs) else "",
     }
 
 
