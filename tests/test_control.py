@@ -190,7 +190,9 @@ def test_scorers_come_and_go(
         made("pause", run)
         made("scale", run, "--workers", "0")
         made("resume", run)
-        ended_well(process)
+        out, errors = process.communicate(timeout=DEADLINE_S)
+    assert (process.returncode, errors) == (0, "")
+    assert "raylet" not in out, "Ray's own words about the killed scorer"
     assert not sessions(), "what Ray kept went with it"
     assert hashes(run) == undisturbed
     rows = pq.read_table(run / "steps.parquet", columns=["indices"]).to_pylist()

@@ -22,7 +22,7 @@ import ray
 from ray.exceptions import RayError
 
 from rhoselect.config import Config
-from rhoselect.errors import ConfigError, RunError
+from rhoselect.errors import ConfigError, RunError, RunStopped
 from rhoselect.inputs import RunInputs
 from rhoselect.metrics import Metrics, withdraw
 from rhoselect.runtime.machine import ray_folder, scratch, versions
@@ -203,8 +203,14 @@ def _initialised(address: str, options: dict[str, Any]) -> Iterator[None]:
     # Ray's processes inherit this. A hang-up is for this process, which still needs them to end in
     # order.
     unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    # Ray would print what it knows of each dead process, in several lines: the run says it in one.
+    cast(Any, ray)._private.worker.print_to_stdstream = lambda *_, **__: None
     try:
         ray.init(address=address, **options)
+    except SystemExit:  # SIGTERM, which Ray has taken while it starts
+        stopped = RunStopped("SIGTERM: stopped while Ray was starting; continue with --resume")
+        stopped.exit_code = 128 + signal.SIGTERM
+        raise stopped from None
     except Exception as error:  # Ray raises no more special one when a node does not start
         reason = str(error).splitlines()[0]
         raise ConfigError(
