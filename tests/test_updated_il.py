@@ -159,7 +159,7 @@ def test_a_model_that_cannot_serve_is_refused(
     fit = ("il", "fit", "--data", dataset_dir, "--out", tmp_path / "il", "--weights-out", foreign)
     made(*fit, "--model", "rhoselect.models:mlp", "--split", "train", "--overlap", "allow")
     cases = {
-        "il.weights=no/file": "il.weights no/file: no such file",
+        "il.weights=no/file": "no/file: no such file",
         f"il.weights={__file__}": "not a file of 'rhoctl il fit --weights-out'",
         f"il.weights={foreign}": "overlap the train split",
     }
