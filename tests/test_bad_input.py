@@ -303,7 +303,9 @@ FOLDERS: dict[str, tuple[Callable[[Path], Any], str]] = {
         r"manifest\.json: malformed at fingerprint",
     ),
     "rows": (
-        lambda d: change_manifest(d, lambda m: m["shards"][0].update(rows=401)),
+        lambda d: change_manifest(
+            d, lambda m: (m["shards"][0].update(rows=401), m.update(origins=None))
+        ),
         r"00000\.arrow: got 400 rows, allowed 401 by the manifest",
     ),
     "split beyond the rows": (
@@ -382,8 +384,11 @@ IMPORTS = {
     "seed": ("numpy POINTS DST --noise-seed -1", r"noise seed: got -1, allowed 0 or more"),
     "shape": ("parquet POINTS DST --shape 3x3", r"--shape: got '3x3', allowed integers"),
     "shape of another kind": ("idx POINTS DST --shape 1,4,4", r"shape: .* for idx, allowed sizes"),
-    "not Parquet": ("parquet POINTS DST", r"points\.npz: not a readable Parquet file"),
-    "no IDX folder": ("idx POINTS DST", r"points\.npz: no such folder"),
+    "not Parquet": (
+        "parquet POINTS DST",
+        r"points\.npz: got a \.npz file for parquet; give its kind",
+    ),
+    "no IDX folder": ("idx POINTS DST", r"points\.npz: got a \.npz file for idx; give its kind"),
 }
 
 

@@ -51,6 +51,7 @@ def fork_and_wait(connection: socket.socket) -> list[str]:
     child = os.fork()
     if child == 0:
         os.setsid()
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
         for number, replaced in enumerate([os.open(os.devnull, os.O_RDONLY), *outs]):
             os.dup2(replaced, number)
             os.close(replaced)

@@ -21,6 +21,13 @@ from servers import PASSWORD, Cluster, redis_cluster
 CHUNKS = [chunk_scores({1: 0.5, 2: 2.5}, rejected=[3]), chunk_scores({5: 1.5})]
 
 
+@pytest.fixture(autouse=True)
+def empty(cluster: Cluster) -> None:
+    """Other tests of the session share the cluster."""
+    for admin in cluster.admins:
+        admin.flushall()
+
+
 def queue_at(url: str, run_id: str) -> RedisQueue:
     return RedisQueue(url, run_id, 1, 60.0, 600.0, 30.0)
 

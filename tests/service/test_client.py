@@ -344,7 +344,7 @@ def test_mistakes_fail_at_construction_in_one_line(
         ("selection.n_b", changed("selection", n_b=65)),
         ("1.weight is missing", here),
         ("allowed 1 for a loop of your own", changed("trainer", publish_every=2)),
-        ("allowed 0 to 19", {**here, "step": 20}),
+        ("allowed 0 to 20", {**here, "step": 21}),
         ("allowed 0 with selection.lag >= 1", {**changed("selection", lag=1), "step": 1}),
         ("allowed with an address", {**here, "token_file": tmp_path / "token"}),
         ("data.path", {**own, "data": "data/points"}),
