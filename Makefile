@@ -1,6 +1,7 @@
 # make train    the demonstration on Fashion-MNIST: data, irreducible losses, two runs, table, plot
 # make test     the tests, in two processes (PYTEST_ARGS="-n 0 -k queue": some of them, in one)
 # make test-long       what takes minutes: one fault after another in a real run, the wheel alone
+# make test-benchmarks  smallest runs of the slower benchmarks
 # make test-cluster    `ray up` on hosts of this machine's own making; as root, minutes
 # make test-smoke      import, 20 steps and a served loop on each Python and on the oldest torch
 # make test-all        all of these
@@ -42,7 +43,7 @@ IL := data/fashion-mnist-il.parquet
 DEMO := examples/fashion-mnist.toml
 RUNS := runs/demo-uniform runs/demo-rho
 
-.PHONY: train test test-long test-cluster test-smoke test-all cluster-package check docs protos format clean distclean help
+.PHONY: train test test-long test-benchmarks test-cluster test-smoke test-all cluster-package check docs protos format clean distclean help
 .DELETE_ON_ERROR:
 
 help:
@@ -61,10 +62,13 @@ test-long: $(VENV)
 test-cluster: $(VENV)
 	$(BIN)/python -m pytest -m cluster $(PYTEST_ARGS)
 
+test-benchmarks: $(VENV)
+	$(SERVERS) $(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
 test-smoke:
 	scripts/smoke.sh
 
-test-all: test test-long test-cluster test-smoke
+test-all: test test-long test-benchmarks test-cluster test-smoke
 
 # Everything that a machine needs but torch and the other packages; and the token of the clusters.
 cluster-package: $(VENV)

@@ -34,6 +34,12 @@ SMALLEST = {
     "snapshots.py": ["--megabytes", "3", "--readers", "1", "--repeats", "2"],
 }
 
+SLOWER = {
+    "chaos.py": ["--kills", "1", "--steps", "60", "--workers", "1", "--folder", "FOLDER"],
+    "plan.py": ["--models", "emulated mlp", "--workers", "0", "--steps", "3", "--rounds", "1"],
+    "soak.py": ["--minutes", "0.05", "--warm-up", "0.02", "--folder", "FOLDER"],
+}
+
 
 def python(*arguments: str) -> None:
     ran = subprocess.run(
@@ -54,6 +60,17 @@ def test_every_benchmark_starts() -> None:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("script", SMALLEST)
 def test_a_smallest_run_writes_its_figures(script: str, tmp_path: Path) -> None:
-    figures = tmp_path / "figures.json"
-    python(f"benchmarks/{script}", *SMALLEST[script], "--json", str(figures))
-    assert "command" in json.loads(figures.read_text())
+    write_figures(script, SMALLEST[script], tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("script", SLOWER)
+def test_a_smallest_run_of_a_slower_one_writes_its_figures(script: str, tmp_path: Path) -> None:
+    write_figures(script, SLOWER[script], tmp_path)
+
+
+def write_figures(script: str, arguments: list[str], folder: Path) -> None:
+    given = [each.replace("FOLDER", str(folder / "runs")) for each in arguments]
+    python(f"benchmarks/{script}", *given, "--json", str(folder / "figures.json"))
+    assert "command" in json.loads((folder / "figures.json").read_text())
