@@ -109,11 +109,11 @@ def test_a_tilde_on_the_command_line_is_the_home_folder(
     assert list(Path.cwd().iterdir()) == [], "no folder of the name ~"
 
 
-@pytest.mark.parametrize("given", ["--run-dir=~nobody-here/x", "--set=data.path=~nobody-here/x"])
+@pytest.mark.parametrize("given", ["--run-dir=~no-such-user/x", "--set=data.path=~no-such-user/x"])
 def test_a_home_folder_that_is_not_known_is_said(home: Path, tiny_config: Path, given: str) -> None:
     result = rhoctl("train", tiny_config, given, "--dry-run")
     assert (result.code, result.err.count("\n")) == (2, 1)
-    assert "~nobody-here/x" in result.err and "home folder is not known" in result.err
+    assert "~no-such-user/x" in result.err and "home folder is not known" in result.err
 
 
 @pytest.mark.usefixtures("no_home")

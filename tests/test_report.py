@@ -405,7 +405,7 @@ def test_a_page_begins_with_its_verdict_and_rounds_its_numbers() -> None:
     )
     order = [text.index(part) for part in (sentence, "Learning rate", "<svg", "Cost", "Classes")]
     assert order == sorted(order)
-    assert not re.search(r"\d\.\d{5}", "".join(shown.texts)), "digits that nobody reads"
+    assert not re.search(r"\d\.\d{5}", "".join(shown.texts)), "more digits than a reader needs"
     assert "{" not in "".join(shown.texts), "JSON"
 
 

@@ -23,17 +23,17 @@ from rhoselect.trainer.checkpoint import Checkpoint, Progress
 from rhoselect.trainer.runfolder import RunFolder
 from support import patches, rhoctl
 
-NOBODY = 65534
+ANOTHER_USER = 65534
 HARMFUL = r"remove|no such|not found|missing|again|no run is going on|has no|earlier version"
 
 
 @contextmanager
-def as_nobody() -> Iterator[None]:
+def as_another_user() -> Iterator[None]:
     """A user who does not own the files: root may read everything."""
     if os.geteuid() != 0:
         yield
         return
-    os.seteuid(NOBODY)
+    os.seteuid(ANOTHER_USER)
     try:
         yield
     finally:
@@ -62,7 +62,11 @@ def ground(
         run = RunFolder.create(folder / "run", inputs.config, inputs.sha256)
         checkpoints.save(run, Checkpoint(Progress(5), {}, {}, []), keep=1)
         (run.path / "control.json").write_text(json.dumps({"pid": 1}))
-        for build in {*CASES.values(), WEIGHTS}:  # imports, for which nobody may lack the right
+        # As root: these commands import modules that the other user may not read.
+        for build in {
+            *CASES.values(),
+            WEIGHTS,
+        }:  # they import modules, which the other user may not read
             rhoctl(*build(folder))
         yield folder
 
@@ -122,7 +126,7 @@ def test_it_is_said_and_nothing_harmful_is_advised(ground: Path, locked: str, bu
     mode = path.stat().st_mode
     path.chmod(0)
     try:
-        with as_nobody():
+        with as_another_user():
             result = rhoctl(*build(ground))
     finally:
         path.chmod(mode)
@@ -141,7 +145,7 @@ def test_users_share_a_cache_of_shards(ground: Path) -> None:
     cache = Cache(folder, limit_bytes=shard.bytes)
     content = (ground / "data" / shard.file).read_bytes()
     cache.get(shard, lambda file: file.write(content) and None, timeout_s=1.0)
-    with as_nobody():
+    with as_another_user():
         path = Cache(folder, limit_bytes=shard.bytes).get(shard, refuse, timeout_s=1.0)
         assert path.read_bytes() == content
 
@@ -155,7 +159,7 @@ def test_a_folder_of_checkpoints_that_may_not_be_read_is_no_new_start(ground: Pa
     folder = ground / "run" / "checkpoints"
     folder.chmod(0)
     try:
-        with as_nobody(), pytest.raises(PermissionError):
+        with as_another_user(), pytest.raises(PermissionError):
             checkpoints.load_newest(ground / "run")
     finally:
         folder.chmod(0o755)
