@@ -25,9 +25,12 @@ PYTEST_ARGS ?=
 TORCH ?= $(shell grep '^torch==' constraints.txt)
 TORCH_INDEX ?=
 
+RUNTIME := .venv/runtime
 VENV := .venv/installed
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+# Python compiles a module when it first imports it; to compile all of torch and Ray takes a minute.
+INSTALL := $(PIP) install --no-compile
 RHOCTL := $(BIN)/rhoctl
 SERVERS = REDIS_SERVER="$$(scripts/servers.sh)" PROMETHEUS="$$(scripts/servers.sh prometheus)" \
 	CHROMIUM="$$(scripts/servers.sh chromium)"
@@ -100,16 +103,21 @@ format: $(VENV)
 
 # The environment is brought up to date when what it is made from changes. torch goes first, so that
 # it can come from another index and be another release than the one in constraints.txt.
-$(VENV): pyproject.toml constraints.txt
+$(RUNTIME): pyproject.toml constraints.txt
 	@$(PIP) --version >/dev/null 2>&1 || scripts/venv.sh $(PYTHON) .venv
-	$(PIP) install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) '$(TORCH)'
+	$(INSTALL) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) '$(TORCH)'
 	grep -v '^torch==' constraints.txt > .venv/constraints.txt
 	$(PIP) freeze | grep '^torch==' >> .venv/constraints.txt
-	$(PIP) install -c .venv/constraints.txt -e '.[dev]'
+	$(INSTALL) -c .venv/constraints.txt -e '.[all]'
+	touch $@
+
+# The demonstration does without the packages of tests and tools.
+$(VENV): $(RUNTIME)
+	$(INSTALL) -c .venv/constraints.txt -e '.[dev]'
 	touch $@
 
 # The demonstration's products: each is made once; an interrupted run goes on where it was.
-$(DATA)/manifest.json: | $(VENV)
+$(DATA)/manifest.json: | $(RUNTIME)
 	$(RHOCTL) data import fashion-mnist auto $(DATA) \
 		--label-noise 0.1 --noise-seed 0 --holdout 0.5
 
