@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,27 @@ def test_token_ids_train_to_the_same_bits_with_and_without_a_worker(
         summary = json.loads((run / "summary.json").read_text())
         hashes.append((summary["selected_sha256"], summary["weights_sha256"]))
     assert hashes[0] == hashes[1]
+
+
+def test_the_page_shows_imported_texts_in_words_and_other_ids_as_they_are(
+    text_data: Path, tmp_path: Path
+) -> None:
+    lines = [f"{'Great' if n % 2 else 'Poor'} film number {n}\t{n % 2}\n" for n in range(200)]
+    (tmp_path / "films.tsv").write_text("text\tlabel\n" + "".join(lines))
+    made("data", "import", "tsv", tmp_path / "films.tsv", tmp_path / "films", "--test", "0.2")
+    for data, vocabulary in ((tmp_path / "films", 8192), (text_data, 20)):
+        more = [f"model.args.vocabulary={vocabulary}", "selection.function=loss"]
+        run, page = tmp_path / f"run-{vocabulary}", tmp_path / f"{vocabulary}.html"
+        made("train", "--run-dir", run, *settings(data, [*more, "trainer.steps=4"]))
+        made("report", run, "--out", page)
+    texts_shown = re.findall("<q>(.*?)</q>", (tmp_path / "8192.html").read_text())
+    assert len(texts_shown) == 24
+    assert all(re.fullmatch(r"(great|poor) film number \d+", text) for text in texts_shown)
+    assert "share a token id" in (tmp_path / "8192.html").read_text()
+    ids_shown = re.findall("<q>(.*?)</q>", (tmp_path / "20.html").read_text())
+    assert len(ids_shown) == 24
+    assert all(re.fullmatch(r"\d+( \d+)*", ids) for ids in ids_shown)
+    assert "share a token id" not in (tmp_path / "20.html").read_text()
 
 
 def test_the_transformer_learns_which_token_is_there(text_data: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from PIL import Image
 from rhoselect.data import ArrowDataset
 from rhoselect.errors import DataError
 from rhoselect.importers import import_dataset
+from rhoselect.sources.leftovers import Seen
 from rhoselect.sources.source import Options
 from rhoselect.sources.text import tokenize
 from support import made, rhoctl
@@ -36,7 +37,7 @@ def read(dataset: ArrowDataset, split: str = "train") -> tuple[np.ndarray, list[
 
 
 def tokens(texts: list[str]) -> np.ndarray:
-    return tokenize(texts, Options())
+    return tokenize(texts, Options(), Seen())
 
 
 def folder(path: Path, files: dict[str, str | bytes]) -> Path:

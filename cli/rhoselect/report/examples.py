@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import torch
 from rhoselect.compute import threads
 from rhoselect.data import SplitPoints
 from rhoselect.data.images import thumbnail
-from rhoselect.errors import RunFolderError
+from rhoselect.errors import RunFolderError, shortened
 from rhoselect.inputs import RunInputs
 from rhoselect.report.export import irreducible_losses, last_weights
 from rhoselect.report.history import History
@@ -30,6 +30,8 @@ SIDE = 96
 """Pixels of a picture, at most."""
 NUMBERS = 12
 """Numbers of an input that is no picture, at most."""
+CHARACTERS = 300
+"""Of a text, at most."""
 Array = npt.NDArray[Any]
 
 
@@ -53,12 +55,15 @@ class Example:
 
 @dataclass(frozen=True)
 class Examples:
-    """EACH or fewer points of each kind; the names of the classes [K], if they have names."""
+    """EACH or fewer points of each kind; the names of the classes [K], if they have names.
+    ``in_words``: whether their texts are words, of which those with one token id cannot be told
+    apart."""
 
     skipped: list[Example]
     selected: list[Example]
     suspicious: list[Example]
     names: Sequence[str] | None
+    in_words: bool
 
 
 def examples_of(path: Path, run: Run, inputs: RunInputs, past: History) -> Examples:
@@ -72,7 +77,8 @@ def examples_of(path: Path, run: Run, inputs: RunInputs, past: History) -> Examp
     losses = _last_losses(path, run, inputs)
     doubted = np.array([], np.int64) if il is None else _suspicious(inputs, past, il, losses)
     show = _Shower(inputs, past, il, losses)
-    return Examples(show(skipped), show(most), show(doubted), inputs.dataset.class_names)
+    kinds = (show(skipped), show(most), show(doubted))
+    return Examples(*kinds, inputs.dataset.class_names, bool(inputs.train.words))
 
 
 def _suspicious(inputs: RunInputs, past: History, il: Array, losses: _Losses | None) -> Ints:
@@ -135,7 +141,7 @@ class _Shower:
                 int(self.past.seen[rank]),
                 int(self.past.selected[rank]),
                 origins[place],
-                *_looks(stored[place]),
+                *_looks(stored[place], train.words),
             )
             for place, rank in enumerate(ranks)
         ]
@@ -151,11 +157,15 @@ def _origins(train: SplitPoints, indices: Indices) -> list[str]:
     ]
 
 
-def _looks(value: Array) -> tuple[bytes | None, str]:
-    """A picture of an input [C, H, W] of 1, 3 or 4 channels; else its first numbers as text."""
+def _looks(value: Array, words: Mapping[int, str]) -> tuple[bytes | None, str]:
+    """A picture of an input [C, H, W] of 1, 3 or 4 channels; else the words of its token ids, or
+    its first numbers, as text."""
     if value.ndim == 3 and len(value) in (1, 3, 4) and min(value.shape[1:]) > 1:
         return thumbnail(_grey_levels(value), SIDE), ""
     flat = value.reshape(-1)
+    if words:
+        text = " ".join(words.get(token, "?") for token in np.trim_zeros(flat, "b").tolist())
+        return None, shortened(text, CHARACTERS) or "(empty)"
     if flat.dtype.kind == "i":
         flat = flat[: max(1, len(np.trim_zeros(flat, "b")))]  # of tokens, zeros at the end pad
     more = " …" if len(flat) > NUMBERS else ""

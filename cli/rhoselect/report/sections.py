@@ -19,6 +19,10 @@ from rhoselect.report.verdict import Outcome
 CLASSES = 20
 """Classes that a table shows at most."""
 UNKNOWN = "unknown"
+IN_WORDS = (
+    "Texts are shown as the model gets them, word by word, in lower case and cut; of words that"
+    " share a token id, the most frequent one."
+)
 Names = Sequence[str] | None
 """What people call the classes [K], if they have names."""
 
@@ -172,7 +176,8 @@ def gallery(name: str, found: Examples) -> str:
         for title, about, examples in kinds
         if examples
     )
-    return heading(f"Points of {name}") + shown if shown else ""
+    about = paragraph(IN_WORDS, "about") if found.in_words else ""
+    return heading(f"Points of {name}") + about + shown if shown else ""
 
 
 def _named(number: int, names: Names) -> str:

@@ -12,12 +12,12 @@ from torch import Tensor
 from rhoselect.config import DataConfig
 from rhoselect.data.augment import Augmentation
 from rhoselect.data.base import Labels, Mask, Origins, Span, SplitPoints, span_of
+from rhoselect.data.beside import origins_of
 from rhoselect.data.blocks import Blobs, Block, broken
 from rhoselect.data.cache import Cache
 from rhoselect.data.fingerprint import content_hash, file_hash
 from rhoselect.data.images import decode
 from rhoselect.data.manifest import Array
-from rhoselect.data.origins import origins_of
 from rhoselect.data.remote import RemoteShards
 from rhoselect.data.shards import LocalShards, Located, Shards
 from rhoselect.data.store import Store
@@ -70,7 +70,7 @@ class ArrowDataset:
         for number, shard in enumerate(self.manifest.shards):
             if (got := file_hash(self._shards.path(number))) != shard.sha256:
                 raise broken(f"{self._shards.location}/{shard.file}", f"sha256 {got}", shard.sha256)
-        _ = self._shards.origins  # which checks its hash
+        _ = self._shards.origins, self._shards.words  # which checks their hashes
         m = self.manifest
         rows = ((block.inputs, block.labels, block.clean) for block in self._blocks())
         if (got := content_hash(m.inputs, m.classes, m.splits, rows)) != m.fingerprint:
@@ -164,8 +164,12 @@ class DatasetPoints(SplitPoints):
 
     def origins(self, indices: Indices) -> Origins:
         """By the table that the import left beside the shards; data sets of 0.1 have none."""
-        table = self._shards.origins
-        return Origins.unknown(len(indices)) if table is None else origins_of(table, indices)
+        return origins_of(self._shards.origins, indices)
+
+    @property
+    def words(self) -> Mapping[int, str]:
+        """By the table that the import of texts left beside the shards."""
+        return self._shards.words
 
     def originals(self, indices: Indices) -> Indices:
         """Only train has duplicates."""

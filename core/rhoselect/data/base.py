@@ -105,6 +105,11 @@ class SplitPoints(ABC):
         """Where ``indices`` [C] came from. Raises DataError."""
         return Origins.unknown(len(indices))
 
+    @property
+    def words(self) -> Mapping[int, str]:
+        """{token id: the word that it was made from}, {} where not known. Raises DataError."""
+        return {}
+
     def originals(self, indices: Indices) -> Indices:
         """The index [C] that each of ``indices`` [C] is a duplicate of; mostly itself."""
         return indices

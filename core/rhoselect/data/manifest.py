@@ -107,7 +107,7 @@ class Manifest(Part):
     ``relevant_classes`` are those kept in full, ``ambiguous`` says where in the data set those
     points of a split are. ``columns`` are those of a table (inputs, …, label). ``notes`` say what
     the import left out or changed, a line each. ``origins`` is the file that says where each point
-    came from.
+    came from, ``words`` the one that says which word each token id was made from.
     """
 
     format: Literal[1] = 1
@@ -131,6 +131,7 @@ class Manifest(Part):
     class_names: tuple[str, ...] | None = None
     columns: tuple[str, ...] = ()
     origins: Shard | None = None
+    words: Shard | None = None
     notes: tuple[str, ...] = ()
 
     @property

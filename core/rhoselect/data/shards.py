@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from abc import ABC, abstractmethod
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,9 +16,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from rhoselect.data.base import Span
+from rhoselect.data.beside import ORIGINS, WORDS, read_beside
 from rhoselect.data.blocks import Block, open_shard
-from rhoselect.data.manifest import Manifest, read_manifest
-from rhoselect.data.origins import read_origins
+from rhoselect.data.manifest import Manifest, Shard, read_manifest
 from rhoselect.errors import DataError
 from rhoselect.types import Indices
 
@@ -59,10 +59,21 @@ class Shards(ABC):
     @cached_property
     def origins(self) -> pa.Table | None:
         """Where the points came from, if the data set knows it. Raises as ``content``."""
-        about = self.manifest.origins
+        return self._beside(self.manifest.origins, ORIGINS)
+
+    @cached_property
+    def words(self) -> Mapping[int, str]:
+        """{token id: the word that it was made from}, {} where not known. Raises as ``content``."""
+        table = self._beside(self.manifest.words, WORDS)
+        if table is None:
+            return {}
+        return dict(zip(table["id"].to_pylist(), table["word"].to_pylist(), strict=True))
+
+    def _beside(self, about: Shard | None, schema: pa.Schema) -> pa.Table | None:
         if about is None:
             return None
-        return read_origins(self.content(about.file), f"{self.location}/{about.file}", about)
+        content = self.content(about.file)
+        return read_beside(content, f"{self.location}/{about.file}", about, schema)
 
     @abstractmethod
     def blocks(self, number: int) -> Sequence[Block]:

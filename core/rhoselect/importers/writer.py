@@ -22,6 +22,7 @@ from rhoselect.data.blocks import Blobs
 from rhoselect.data.fingerprint import content_hash, file_hash
 from rhoselect.data.manifest import FILE_NAME, Array, Encoding, Inputs, Kind, Manifest, Shard
 from rhoselect.errors import DataError
+from rhoselect.importers.beside import joined_origins, write_beside
 from rhoselect.importers.columns import (
     Columns,
     checked_columns,
@@ -31,7 +32,6 @@ from rhoselect.importers.columns import (
 )
 from rhoselect.importers.labels import class_count, gap_notes, occurring_names, without_gaps
 from rhoselect.importers.mix import Mixed, apply_recipe
-from rhoselect.importers.origins import joined_origins, write_origins
 from rhoselect.importers.recipe import Recipe
 from rhoselect.sources.source import Found, Splits
 
@@ -91,7 +91,10 @@ def write_found(
         "columns": tuple(found.columns),
     }
     manifest = manifest.model_copy(update=about | _mix(recipe, result, manifest.splits))
-    return _write(folder, manifest, parts, shard_rows, joined_origins(parts, sizes, found.origins))
+    beside = {"origins": joined_origins(parts, sizes, found.origins)}
+    if found.words is not None:
+        beside["words"] = found.words
+    return _write(folder, manifest, parts, shard_rows, beside)
 
 
 def _mix(recipe: Recipe, result: Mixed, splits: Mapping[str, Span]) -> dict[str, Any]:
@@ -166,7 +169,7 @@ def _write(
     manifest: Manifest,
     parts: Mapping[str, Columns],
     shard_rows: int | None,
-    origins: pa.Table,
+    beside: Mapping[str, pa.Table],
 ) -> Manifest:
     step = shard_rows or max(1, SHARD_BYTES // _row_bytes(manifest.inputs, parts))
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -177,8 +180,8 @@ def _write(
             _write_shard(partial / f"{number:05d}.arrow", manifest, columns)
             for number, columns in enumerate(_cut(parts, step))
         )
-        written = {"shards": shards, "origins": write_origins(partial, origins)}
-        manifest = manifest.model_copy(update=written)
+        tables = {name: write_beside(partial, name, table) for name, table in beside.items()}
+        manifest = manifest.model_copy(update={"shards": shards, **tables})
         (partial / FILE_NAME).write_text(manifest.model_dump_json(indent=2) + "\n", "utf-8")
         partial.rename(folder)
     except BaseException:

@@ -25,10 +25,12 @@ class Seen:
     """Counts of an import, which become the notes of its manifest.
 
     ``counts`` is {what: how many, or how great}, ``endings`` is {ending of a skipped file: number}.
+    ``words`` counts those of texts; they become a table of their own.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
     endings: Counter[str] = field(default_factory=Counter)
+    words: Counter[str] = field(default_factory=Counter)
 
     def entries(self, folder: Path) -> list[Path]:
         """What is in a folder, by name; leftovers are counted and left out."""

@@ -1,4 +1,4 @@
-"""Where points come from, as readers tell it: tables of ``data.origins.SCHEMA``."""
+"""Where points come from, as readers tell it: tables of ``data.beside.ORIGINS``."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
+from rhoselect.data.beside import ORIGINS
 from rhoselect.data.manifest import Array
-from rhoselect.data.origins import SCHEMA
 
 
 def of_files(names: Sequence[str]) -> pa.Table:
@@ -21,4 +21,4 @@ def of_rows(names: Sequence[str], number: Array, row: Array) -> pa.Table:
 
 
 def _table(source: pa.Array, row: pa.Array) -> pa.Table:
-    return pa.Table.from_arrays([source, row], schema=SCHEMA)
+    return pa.Table.from_arrays([source, row], schema=ORIGINS)

@@ -48,7 +48,8 @@ class Options:
 class Found:
     """What a source holds; from ``classes`` on where its reader knows it. ``columns`` are those of
     a table that were used, the label last. ``notes`` say what was left out or changed, a line each.
-    ``origins`` {split: table} say where its rows come from, if not just from that split.
+    ``origins`` {split: table} say where its rows come from, if not just from that split. ``words``
+    is the table of the words of token ids.
     """
 
     kind: Kind
@@ -60,6 +61,7 @@ class Found:
     class_names: Sequence[str] | None = None
     columns: Sequence[str] = ()
     origins: Mapping[str, pa.Table] = field(default_factory=dict)
+    words: pa.Table | None = None
 
 
 def match_splits(names: Iterable[str], where: str, test: float = 0.0) -> dict[str, str]:

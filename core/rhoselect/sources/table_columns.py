@@ -22,6 +22,7 @@ from rhoselect.sources.table_labels import (
     numbered,
 )
 from rhoselect.sources.table_rows import SPLIT, joined
+from rhoselect.sources.text import word_table
 
 INPUTS = ("image", "img", "inputs", "pixel_values", "input_ids", "text", "sentence")
 LABELS = ("label", "labels", "class", "target")
@@ -49,8 +50,7 @@ def found_in(
     labels, names = numbered(where, rows, values, found["train"], label)
     splits, origins = dict[str, tuple[Array, Array]](), {}
     for ours, theirs in found.items():
-        mask = rows.splits == theirs
-        some = rows.taken(mask)
+        some = rows.taken(mask := rows.splits == theirs)
         splits[ours] = inputs_of(where, some, inputs, options, seen), labels[mask]
         origins[ours] = of_rows(rows.names, some.part, some.row)
     text = are_texts(rows, inputs)
@@ -66,6 +66,7 @@ def found_in(
         class_names=names or names_in_schemas([part.table.schema for part in parts], label),
         columns=(*inputs, label),
         origins=origins,
+        words=word_table(seen.words, options.vocabulary),
     )
 
 

@@ -44,7 +44,7 @@ def inputs_of(where: str, rows: Rows, names: Sequence[str], options: Options, se
     if len(names) > 1 or _is_number(kind):
         return _features(where, rows, names, options.shape)
     if t.is_large_string(kind):
-        return tokenize(_texts(where, names[0], column), options)
+        return tokenize(_texts(where, names[0], column), options, seen)
     if t.is_struct(kind):
         return image_inputs(_embedded(where, rows, column), options, seen)
     if t.is_large_binary(kind) or t.is_fixed_size_binary(kind):

@@ -2,21 +2,26 @@
 
 A token is a run of letters and digits, or one other sign, in lower case; its id is a hash of it
 between 1 and vocabulary - 1, so two words may share an id (about 1 word in 5 does among 2,000
-different ones at 8192). 0 is padding. No table has to travel with the ids.
+different ones at 8192). 0 is padding. No run needs a table of the words; an import leaves one, so
+that people can read its texts.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
+from rhoselect.data.beside import WORDS
 from rhoselect.data.manifest import Array
 from rhoselect.errors import DataError
-from rhoselect.sources.source import Found, Options
+from rhoselect.sources.leftovers import Seen
+from rhoselect.sources.source import Found, Options, Splits
 
 TOKEN = re.compile(r"\w+|[^\w\s]")
 COLA_FILES = {
@@ -33,13 +38,25 @@ def token_id(token: str, vocabulary: int) -> int:
     return 1 + int.from_bytes(digest, "little") % (vocabulary - 1)
 
 
-def tokenize(texts: Sequence[str], options: Options) -> Array:
-    """Token ids [R, T] int64; longer texts are cut after T tokens, shorter ones end in zeros."""
+def tokenize(texts: Sequence[str], options: Options, seen: Seen) -> Array:
+    """Token ids [R, T] int64; longer texts are cut after T tokens, shorter ones end in zeros. The
+    words are counted."""
     ids = np.zeros((len(texts), options.tokens), np.int64)
     for row, text in enumerate(texts):
         words = TOKEN.findall(text.lower())[: options.tokens]
         ids[row, : len(words)] = [token_id(word, options.vocabulary) for word in words]
+        seen.words.update(words)
     return ids
+
+
+def word_table(counts: Counter[str], vocabulary: int) -> pa.Table | None:
+    """The token ids of the words counted, each with its word: of those that share it the most
+    frequent one. None without a word."""
+    words = {
+        token_id(word, vocabulary): word  # the last one stays
+        for word in sorted(counts, key=lambda word: (counts[word], word))
+    }
+    return pa.table([list(words), list(words.values())], schema=WORDS) if words else None
 
 
 def read_cola(folder: Path, options: Options) -> Found:
@@ -47,16 +64,17 @@ def read_cola(folder: Path, options: Options) -> Found:
 
     No header; columns: source, label (0 or 1), the author's mark, sentence.
     """
-    splits = {}
+    splits, seen = {}, Seen()
     for split, names in COLA_FILES.items():
         path, rows = _rows(folder, names)
-        splits[split] = _texts(path, rows, 1, COLA_COLUMNS, label=1, text=3, options=options)
-    return Found("tokens", splits, 2, options.vocabulary)
+        labels = _labels(path, rows, 1, COLA_COLUMNS)
+        splits[split] = tokenize([row[3] for row in rows], options, seen), labels
+    return _found(splits, options, seen)
 
 
 def read_sst2(folder: Path, options: Options) -> Found:
     """SST-2's train.tsv and dev.tsv (which becomes test): header and rows of sentence, label."""
-    splits = {}
+    splits, seen = {}, Seen()
     for split, names in SST2_FILES.items():
         path, rows = _rows(folder, names)
         if rows[0] != ["sentence", "label"]:
@@ -64,8 +82,14 @@ def read_sst2(folder: Path, options: Options) -> Found:
                 f"{path}: got first line {rows[0]}, allowed the header sentence, label of GLUE's"
                 " SST-2"
             )
-        splits[split] = _texts(path, rows[1:], 2, 2, label=1, text=0, options=options)
-    return Found("tokens", splits, 2, options.vocabulary)
+        labels = _labels(path, rows[1:], 2, 2)
+        splits[split] = tokenize([row[0] for row in rows[1:]], options, seen), labels
+    return _found(splits, options, seen)
+
+
+def _found(splits: Splits, options: Options, seen: Seen) -> Found:
+    words = word_table(seen.words, options.vocabulary)
+    return Found("tokens", splits, 2, options.vocabulary, words=words)
 
 
 def _rows(folder: Path, names: Sequence[str]) -> tuple[Path, list[list[str]]]:
@@ -86,22 +110,12 @@ def _rows(folder: Path, names: Sequence[str]) -> tuple[Path, list[list[str]]]:
     return path, rows
 
 
-def _texts(
-    path: Path,
-    rows: Sequence[Sequence[str]],
-    first_line: int,
-    columns: int,
-    *,
-    label: int,
-    text: int,
-    options: Options,
-) -> tuple[Array, Array]:
-    """Token ids [R, T] and labels [R] of tab-separated rows."""
+def _labels(path: Path, rows: Sequence[Sequence[str]], first_line: int, columns: int) -> Array:
+    """Labels [R] of tab-separated rows, from the second column."""
     for number, row in enumerate(rows, first_line):
-        if len(row) != columns or row[label].strip() not in ("0", "1"):
+        if len(row) != columns or row[1].strip() not in ("0", "1"):
             raise DataError(
                 f"{path}: row {number}: got {len(row)} columns {[part[:20] for part in row]},"
-                f" allowed {columns}, the label (0 or 1) in column {label + 1}"
+                f" allowed {columns}, the label (0 or 1) in column 2"
             )
-    labels = np.array([int(row[label]) for row in rows], np.int64)
-    return tokenize([row[text] for row in rows], options), labels
+    return np.array([int(row[1]) for row in rows], np.int64)

@@ -1,4 +1,4 @@
-"""The file that keeps where the points of a data set came from."""
+"""The tables that an import leaves beside the shards: see ``data.beside``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from rhoselect.data.manifest import Shard
 from rhoselect.importers.columns import Columns
 from rhoselect.sources.origins import of_rows
 
-FILE_NAME = "origins.parquet"
 GROUP_ROWS = 1 << 16
 
 
@@ -31,8 +30,8 @@ def joined_origins(
     return pa.concat_tables(whole).take(pa.array(origin, mask=origin < 0))
 
 
-def write_origins(folder: Path, table: pa.Table) -> Shard:
-    """Write the file beside the shards."""
-    path = folder / FILE_NAME
+def write_beside(folder: Path, name: str, table: pa.Table) -> Shard:
+    """Write the table ``name`` beside the shards."""
+    path = folder / f"{name}.parquet"
     pq.write_table(table, path, row_group_size=GROUP_ROWS)
     return Shard(file=path.name, rows=len(table), bytes=path.stat().st_size, sha256=file_hash(path))
