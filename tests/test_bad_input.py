@@ -600,7 +600,7 @@ def test_resume_on_other_irreducible_losses(
     config.write_text(config.read_text().replace(str(il_table), str(changed)))
     refused(
         rhoctl("train", "--resume", "--run-dir", unfinished),
-        f"run folder {unfinished}: --resume with other data or irreducible losses .*restore",
+        f"run folder {unfinished}: got other data or irreducible losses .*restore",
     )
     assert not (unfinished / "summary.json").exists()
 

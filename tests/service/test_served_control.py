@@ -12,13 +12,16 @@ from service_helpers import inputs, service, train
 from torch import Tensor
 
 from rhoselect.client import SelectionClient
-from rhoselect.errors import UserError
+from rhoselect.config import load
+from rhoselect.errors import RunFolderError, StorageError, UserError
 from rhoselect.inputs import RunInputs
 from rhoselect.protos import control_pb2 as pb
 from rhoselect.protos.control_pb2_grpc import ControlStub
 from rhoselect.service.connect import Target, channel_of
 from rhoselect.service.errors import status_to_errors
 from rhoselect.trainer.records import selected_sha256, weights_sha256
+from rhoselect.trainer.resuming import Kind
+from rhoselect.trainer.runfolder import RunFolder, writing
 from support import behind_proxy, made, rhoctl
 
 
@@ -84,8 +87,50 @@ def test_a_served_run_is_not_trained(tiny_config: Path, tmp_path: Path) -> None:
 def test_a_trained_run_is_not_served(tiny_config: Path, tmp_path: Path) -> None:
     made("train", tiny_config, "--run-dir", tmp_path / "run", "--set", "trainer.steps=1")
     refused = rhoctl("serve", "--resume", "--run-dir", tmp_path / "run")
-    assert refused.code == 2 and "one of rhoctl train" in refused.err
+    assert refused.code == 2 and "a run of rhoctl train" in refused.err
     assert len(list((tmp_path / "run" / "generations").iterdir())) == 1
+
+
+GOING_ON = {
+    "trained": "rhoctl train --resume --run-dir {}",
+    "served": "rhoctl serve --resume --run-dir {}",
+    "local": "SelectionClient(…, run_dir='{}', step=…) in your loop",
+}
+
+
+@pytest.mark.parametrize("kind", GOING_ON)
+def test_every_message_says_how_a_folder_of_its_kind_goes_on(
+    tiny_config: Path, tmp_path: Path, kind: Kind
+) -> None:
+    """A loop that selects in its own process has no service, and nothing resumes it but itself."""
+    folder = tmp_path / "run"
+    made_folder = RunFolder.create(folder, load(tiny_config), kind=kind)
+    advice = {each: text.format(folder) for each, text in GOING_ON.items()}
+    own = advice.pop(kind)
+    commands = [["report", folder], ["train", tiny_config, "--run-dir", folder]]
+    commands += [
+        [command, "--resume", "--run-dir", folder]
+        for command, of in (("train", "trained"), ("serve", "served"))
+        if of != kind
+    ]
+    asking: list[list[str | Path]] = [["status", folder], ["stop", folder], ["scorer", folder]]
+    for words in (*commands, *asking):
+        result = rhoctl(*words)
+        assert (result.code, result.err.count("\n")) == (2, 1), result
+        assert not any(other in result.err for other in advice.values()), result.err
+        if kind == "local" and words in asking:
+            assert "serves nothing" in result.err and "--resume" not in result.err
+        else:
+            assert own in result.err, result.err
+    with pytest.raises(StorageError) as error, writing(made_folder):
+        raise OSError("the disk is full")
+    assert own in str(error.value)
+    assert not any(other in str(error.value) for other in advice.values())
+    if kind != "local":
+        model = inputs(tiny_config).new_model()
+        with pytest.raises(RunFolderError) as refused:
+            SelectionClient(model, local=True, config=tiny_config, run_dir=folder, step=1)
+        assert own in str(refused.value)
 
 
 def in_parts(run: RunInputs, between: Callable[[int, int], None], **where: Any) -> tuple[str, str]:

@@ -24,6 +24,7 @@ from rhoselect.models.weights import read_weights
 from rhoselect.report.history import NEVER, History, history, reopen
 from rhoselect.report.runs import load_run
 from rhoselect.trainer import checkpoint as checkpoints
+from rhoselect.trainer.resuming import kind_of
 from rhoselect.types import Indices, Layout
 
 BLOCK_ROWS = 1 << 16
@@ -154,10 +155,17 @@ def export(path: Path, out: Path, device_name: str, moved: Sequence[str] = ()) -
 
 def last_weights(path: Path, steps: int, layout: Layout) -> Iterator[tuple[str, torch.Tensor]]:
     """The weights after a run's last step, by the names of ``layout``. Raises UserError."""
-    found, model = checkpoints.load_newest(path), path / "model.safetensors"
-    if found is None and model.exists():  # a loop of the user's own leaves no checkpoint
+    if kind_of(path) != "trained":  # a loop of the user's own keeps its checkpoints
+        model = path / "model.safetensors"
+        if not model.exists():
+            raise RunFolderError(
+                f"run folder {path}: has no model.safetensors, the weights after its last step;"
+                " allowed the folder of a loop whose weights were known: in its own process, or"
+                " served for a method that scores by them"
+            )
         weights = read_weights(model, "export")
         return ((name, weights[name]) for name in layout)
+    found = checkpoints.load_newest(path)
     if found is None or found.progress.step != steps:
         raise RunFolderError(
             f"run folder {path}: the checkpoint of its last step, {steps}, is missing; allowed a"

@@ -136,9 +136,12 @@ def _how_to_finish(path: Path) -> str:
     driver = driver_of(path)
     if driver is not None and driver.lives:
         return f"; {driver} still runs it"
-    if kind_of(path) == "served":
-        return "; a loop of your own makes one when it ends, or closes its SelectionClient"
-    return f"; finish it with: {how_to_resume(path)}"
+    if kind_of(path) == "trained":
+        return f"; finish it with: {how_to_resume(path)}"
+    return (
+        "; a loop of your own makes one when it ends, or closes its SelectionClient; if it has"
+        f" died, go on with: {how_to_resume(path)}"
+    )
 
 
 def told_apart(runs: Sequence[Run], paths: Sequence[Path]) -> list[Run]:

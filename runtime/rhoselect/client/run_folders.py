@@ -26,7 +26,7 @@ def open_folder(
     sha256 = inputs.sha256 if isinstance(inputs, RunInputs) else ""
     if not path.exists():
         try:
-            return RunFolder.create(path, inputs.config, sha256, "served")
+            return RunFolder.create(path, inputs.config, sha256, "local")
         except RunFolderError as error:
             raise RunFolderError(f"{error}; with run_dir=None the loop leaves no folder") from None
     if not step or not (path / "config.toml").is_file():
@@ -34,7 +34,7 @@ def open_folder(
             f"run_dir {path}: exists, allowed a new folder, or that of a loop which resumes with"
             " step=…; choose another"
         )
-    check_kind(path, "served")
+    check_kind(path, "local")
     changed = resolve(stored_config(path)).changed_keys(inputs.config)
     if changed:
         raise RunFolderError(

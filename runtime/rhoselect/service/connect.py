@@ -18,7 +18,7 @@ from rhoselect.service.errors import status_to_errors
 from rhoselect.service.security import Security, is_here
 from rhoselect.trainer.control import REQUEST_S
 from rhoselect.trainer.driver import Driver, driver_of
-from rhoselect.trainer.resuming import how_to_resume
+from rhoselect.trainer.resuming import WHOSE, how_to_resume, kind_of
 
 DEADLINE_S = REQUEST_S + 10.0  # longer than the service waits, so that its error arrives
 
@@ -100,8 +100,13 @@ def _talk(address: str, security: Security) -> Iterator[grpc.Channel]:
 
 
 def _entry(folder: Path) -> Entry:
-    """What the run's driver wrote there. Raises RunFolderError if the run has ended, ServiceError
-    if it lives and has no service that can be found."""
+    """What the run's driver wrote there. Raises RunFolderError if the run has ended or never has a
+    service, ServiceError if it lives and has none that can be found."""
+    if kind_of(folder) == "local":
+        raise RunFolderError(
+            f"run folder {folder}: is {WHOSE['local']} and serves nothing; allowed one of rhoctl"
+            " train or rhoctl serve; look at its eval.jsonl, or at rhoctl report when it has ended"
+        )
     driver = driver_of(folder)
     try:
         entry = TypeAdapter(Entry).validate_json((folder / FILE_NAME).read_bytes())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -11,9 +12,14 @@ from rhoselect.config import Config
 from rhoselect.errors import RunFolderError
 from rhoselect.files import replacing
 
-Kind = Literal["trained", "served"]
-"""trained: by rhoctl train. served: by a loop of the user's, for which rhoctl serve selects."""
-COMMANDS: dict[Kind, str] = {"trained": "rhoctl train", "served": "rhoctl serve"}
+Kind = Literal["trained", "served", "local"]
+"""trained: by rhoctl train. served: by a loop of the user's, for which rhoctl serve selects. local:
+by one that selects in its own process."""
+WHOSE: Mapping[Kind, str] = {
+    "trained": "a run of rhoctl train",
+    "served": "a run of rhoctl serve, whose model a loop of your own trains",
+    "local": "a run of a loop of your own, which selects in its own process",
+}
 RESULTS = ("summary.json", "steps.parquet", "model.safetensors", "report.html")
 """Files that only a finished run has."""
 
@@ -21,28 +27,28 @@ RESULTS = ("summary.json", "steps.parquet", "model.safetensors", "report.html")
 def kind_of(path: Path) -> Kind:
     """Who takes the optimizer's steps of the run in a folder."""
     file = path / "kind"
-    return "served" if file.exists() and file.read_text("utf-8") == "served" else "trained"
+    text = file.read_text("utf-8") if file.exists() else ""
+    return next((kind for kind in WHOSE if kind == text), "trained")
 
 
 def check_kind(path: Path, kind: Kind) -> None:
-    """Raise RunFolderError unless the run in a folder is of this kind."""
-    if kind_of(path) == kind:
-        return
-    if kind == "served":
+    """Raise RunFolderError unless the run in a folder is of this kind: rhoctl train would train
+    another model in the folder of a user's loop."""
+    found = kind_of(path)
+    if found != kind:
         raise RunFolderError(
-            f"run folder {path}: is one of rhoctl train, allowed one of rhoctl serve; go on with:"
+            f"run folder {path}: is {WHOSE[found]}; allowed {WHOSE[kind]}; go on with:"
             f" {how_to_resume(path)}"
         )
-    raise RunFolderError(
-        f"run folder {path}: is one of rhoctl serve, whose model a loop of your own trains; allowed"
-        " one of rhoctl train, which would train another model in it; serve it again with:"
-        f" {how_to_resume(path)}"
-    )
 
 
 def how_to_resume(path: Path) -> str:
-    """The command that goes on with the run in a folder."""
-    return f"{COMMANDS[kind_of(path)]} --resume --run-dir {shlex.quote(str(path))}"
+    """The command, or the line of a user's loop, that goes on with the run in a folder."""
+    kind = kind_of(path)
+    if kind == "local":
+        return f"SelectionClient(…, run_dir={str(path)!r}, step=…) in your loop"
+    command = "rhoctl train" if kind == "trained" else "rhoctl serve"
+    return f"{command} --resume --run-dir {shlex.quote(str(path))}"
 
 
 def steps_if_finished(path: Path) -> int | None:

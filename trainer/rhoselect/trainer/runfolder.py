@@ -1,7 +1,7 @@
 """The run folder: what a run leaves on disk, and the fence that keeps an old trainer out of it.
 
 config.toml       the resolved configuration, with absolute paths
-kind              "trained" by rhoctl train, or "served" to a loop of the user's
+kind              "trained" by rhoctl train, "served" to a loop of the user's, or of a "local" one
 lock              held by the process that drives the run: see ``driver``
 run_id            a random name: the run's keys on a shared queue server
 inputs_sha256     of the data set's fingerprint, the irreducible losses, the weights to begin with
@@ -121,9 +121,10 @@ def default_run_dir(name: str) -> Path:
 def check_absent(path: Path) -> None:
     """Raise RunFolderError if a new run cannot be made at ``path``."""
     if path.exists():
+        is_run = (path / "config.toml").exists()
+        more = f", or continue it with: {how_to_resume(path)}" if is_run else ""
         raise RunFolderError(
-            f"run folder {path}: exists; allowed a new one; continue it with --resume or choose"
-            " another --run-dir"
+            f"run folder {path}: exists; allowed a new one; choose another --run-dir{more}"
         )
 
 
@@ -183,8 +184,8 @@ def check_inputs(path: Path, inputs_sha256: str) -> None:
     """Raise RunFolderError if a run would be resumed on other points, losses or first weights."""
     if (path / "inputs_sha256").read_text("utf-8") != inputs_sha256:
         raise RunFolderError(
-            f"run folder {path}: --resume with other data or irreducible losses (or first weights)"
-            " than it began with; allowed the same contents of data.path, il.table and"
+            f"run folder {path}: got other data or irreducible losses (or first weights) than it"
+            " began with; allowed the same contents of data.path, il.table and"
             " model.weights; restore them or start a new run"
         )
 
@@ -209,6 +210,6 @@ def writing(folder: RunFolder) -> Iterator[None]:
         folder.check_fence()
         reason, path = shortened(str(error)), folder.path
         raise StorageError(
-            f"run folder {path}: cannot be written ({reason}); what its checkpoints hold is safe;"
-            f" make room, then: {how_to_resume(path)}"
+            f"run folder {path}: cannot be written ({reason}); make room, then go on from the last"
+            f" checkpoint with: {how_to_resume(path)}"
         ) from None
