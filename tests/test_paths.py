@@ -14,13 +14,15 @@ from typing import Any
 import pytest
 
 from rhoselect import config as configuration
+from rhoselect.cli.main import main
 from rhoselect.config import Config, cache_home
 from rhoselect.config.base import Section
 from rhoselect.errors import ConfigError
 from rhoselect.files import place
+from rhoselect.importers import write_dataset
 from rhoselect.inputs import open_inputs
 from rhoselect.trainer.runfolder import RunFolder, stored_config
-from support import hashes, made, rhoctl
+from support import CLASSES, hashes, made, patches, rhoctl
 
 NAMES = ("path", "cache_dir", "discovery_dir", "weights", "table")
 ENDINGS = ("_file", "_ca", "_cert", "_key")
@@ -126,6 +128,29 @@ def test_without_a_home_folder_there_is_one_line() -> None:
         configuration.load(None, ["data.path=~/x"])
 
 
+@pytest.fixture
+def gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A working folder that was deleted, as a terminal that stayed in it has it."""
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+
+
+@pytest.mark.usefixtures("gone")
+def test_in_a_deleted_folder_there_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["rhoctl", "doctor"])
+    with pytest.raises(SystemExit, match=r"^2$"):
+        main()
+    said = capsys.readouterr()
+    assert (said.out, said.err.count("\n")) == ("", 1)
+    assert "the working folder of this process is gone" in said.err
+    with pytest.raises(ConfigError, match=r"^data\.path: got 'data'; the working folder .* gone"):
+        configuration.load(None, ["data.path=data"])
+
+
 def begun(tiny_config: Path, dataset_dir: Path, il_table: Path, run: Path) -> Path:
     """A run that was started in the folder of its inputs, with relative paths, and stopped before
     its first checkpoint. Returns that folder."""
@@ -181,18 +206,48 @@ def test_a_run_goes_on_with_inputs_that_have_moved(
     made("export", run, "--out", home / "points.parquet")
 
 
-def test_an_export_finds_inputs_that_have_moved(
+def test_an_export_and_a_report_find_inputs_that_have_moved(
     home: Path, tiny_config: Path, dataset_dir: Path, il_table: Path
 ) -> None:
-    run, out = home / "run", home / "points.parquet"
+    """Another data set there is not taken for the run's."""
+    run, out, page = home / "run", home / "points.parquet", home / "page.html"
     before = begun(tiny_config, dataset_dir, il_table, run)
     made("train", "--resume", "--run-dir", run)
     before.rename(home / "moved")
     assert rhoctl("export", run, "--out", out).code == 2
     keys = [f"data.path={home}/moved/data", f"il.table={home}/moved/il.parquet"]
-    made("export", run, "--out", out, *(word for key in keys for word in ("--set", key)))
-    refused = rhoctl("export", run, "--out", out, "--set", "selection.n_b=4")
-    assert refused.code == 2 and "selection.n_b" in refused.err
+    moved = [word for key in keys for word in ("--set", key)]
+    made("export", run, "--out", out, *moved)
+    made("report", run, "--out", page)
+    assert "--set data.path=DIR" in page.read_text() and "<img" not in page.read_text()
+    made("report", run, "--out", page, *moved)
+    assert "<img" in page.read_text() and "cannot be shown" not in page.read_text()
+    write_dataset(home / "other", "image", patches(seed=1), CLASSES)
+    made("report", run, "--out", page, "--set", f"data.path={home}/other", *moved[2:])
+    assert "cannot be shown" in page.read_text() and "<img" not in page.read_text()
+    for command in (["export", run, "--out", out], ["report", run, "--out", page]):
+        for key in ("selection.n_b=4", "data.pth=x"):
+            refused = rhoctl(*command, "--set", key)
+            assert (refused.code, refused.err.count("\n")) == (2, 1)
+            assert key.partition("=")[0] in refused.err and "earlier version" not in refused.err
+    alone = rhoctl("report", run, *moved)
+    assert alone.code == 2 and "--out FILE.html" in alone.err
+
+
+def test_runs_of_several_places_are_reported_together(
+    home: Path, tiny_config: Path, dataset_dir: Path, il_table: Path
+) -> None:
+    """One has moved, another one is where it was."""
+    before = begun(tiny_config, dataset_dir, il_table, home / "moved")
+    made("train", "--resume", "--run-dir", home / "moved")
+    before.rename(home / "inputs of moved")
+    made("train", tiny_config, "--run-dir", home / "still", "--set", "trainer.lr=0.01")
+    keys = [f"data.path={home}/inputs of moved/data", f"il.table={home}/gone.parquet"]
+    page = home / "page.html"
+    moved = [word for key in keys for word in ("--set", key)]
+    made("report", home / "still", home / "moved", "--out", page, *moved)
+    assert page.read_text().count("cannot be shown") == 1
+    assert "Points of still" in page.read_text()
 
 
 def test_text_is_utf_8_whatever_the_locale_says(tmp_path: Path) -> None:

@@ -14,12 +14,24 @@ from rhoselect.errors import ConfigError
 
 def place(path: Path | str) -> Path:
     """The absolute path of what a user names: ``~`` is a home folder, and a relative path begins
-    at the working folder. Raises ConfigError for a home folder that is not known."""
+    at the working folder. Raises ConfigError for a home folder that is not known, or a working
+    folder that is gone."""
     try:
-        return Path(path).expanduser().absolute()
+        named = Path(path).expanduser()
+        return named if named.is_absolute() else working_folder() / named
     except RuntimeError:
         raise ConfigError(
             f"{path}: got ~, but that home folder is not known; set HOME, or give a path without ~"
+        ) from None
+
+
+def working_folder() -> Path:
+    """The working folder. Raises ConfigError if it is gone, or may not be read."""
+    try:
+        return Path.cwd()
+    except OSError as error:
+        raise ConfigError(
+            f"the working folder of this process is gone: {error.strerror}; cd to one that exists"
         ) from None
 
 

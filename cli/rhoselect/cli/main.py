@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from importlib import import_module
 
@@ -10,7 +9,7 @@ import typer
 from rich.console import Console
 
 from rhoselect.errors import RhoError, RunStopped, shortened
-from rhoselect.files import place
+from rhoselect.files import place, working_folder
 
 COMMANDS = {
     "data": "data:app",
@@ -59,8 +58,7 @@ def _rhoctl() -> None:
 
 def main() -> None:
     """Entry point: runs a command and turns errors into one line and an exit code."""
-    sys.path.insert(0, os.getcwd())  # configurations may name modules in this folder
-    sys.exit(run(sys.argv[1:]))
+    sys.exit(run(sys.argv[1:], find_modules_here=True))
 
 
 def _expanded(argument: str) -> str:
@@ -71,11 +69,14 @@ def _expanded(argument: str) -> str:
     return str(place(argument)) if argument.startswith("~") else argument
 
 
-def run(arguments: list[str]) -> int:
-    """Run a command line and return its exit code."""
+def run(arguments: list[str], find_modules_here: bool = False) -> int:
+    """Run a command line and return its exit code. ``find_modules_here``: its configurations may
+    name modules in the working folder."""
     arguments = arguments or ["--help"]
     stderr = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
     try:
+        if find_modules_here:
+            sys.path.insert(0, str(working_folder()))
         arguments = [_expanded(argument) for argument in arguments]
         app = commands(arguments)
         code = app(arguments, prog_name="rhoctl", standalone_mode=False)

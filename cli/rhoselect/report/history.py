@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from rhoselect.errors import ConfigError, RunFolderError
+from rhoselect import config as configuration
+from rhoselect.errors import ConfigError, RunFolderError, UserError
 from rhoselect.inputs import RunInputs, open_inputs
 from rhoselect.plan import Plan
 from rhoselect.report.runs import Run, Selected
@@ -25,12 +26,7 @@ def reopen(path: Path, device: str = "cpu", moved: Sequence[str] = ()) -> RunInp
     """The checked inputs of a run, for computing on ``device``. ``moved`` says where they are now,
     as in "data.path=DIR". Raises UserError if they cannot be read any more or are not those that
     the run began with."""
-    changed = stored_config(path).changed_keys(stored_config(path, moved))
-    if changed:
-        raise ConfigError(
-            f"--set: got {', '.join(changed)}, allowed where the run's inputs are now: data.path,"
-            " il.table, il.weights, svp.table, model.weights"
-        )
+    check_moved(path, moved)
     here = [f"{part}.device={device}" for part in ("scorer", "trainer")]
     config = stored_config(path, [*moved, *here])
     if config.data.dataset == GIVEN_DATA:
@@ -46,6 +42,17 @@ def reopen(path: Path, device: str = "cpu", moved: Sequence[str] = ()) -> RunInp
             " restore them"
         )
     return inputs
+
+
+def check_moved(path: Path, moved: Sequence[str]) -> None:
+    """Raise ConfigError if ``moved`` changes more of a run than where its inputs are."""
+    stored = stored_config(path)
+    changed = stored.changed_keys(configuration.load(path / "config.toml", moved))
+    if changed:
+        raise ConfigError(
+            f"--set: got {', '.join(changed)}, allowed where the run's inputs are now: data.path,"
+            " il.table, il.weights, svp.table, model.weights"
+        )
 
 
 @dataclass(frozen=True)
@@ -64,9 +71,19 @@ class History:
         return skipped
 
 
-def past_of(path: Path, run: Run) -> tuple[RunInputs, History]:
-    """A run's inputs, opened again, and the history of its points. Raises UserError."""
-    inputs = reopen(path)
+def past_of(path: Path, run: Run, moved: Sequence[str] = ()) -> tuple[RunInputs, History]:
+    """A run's inputs, opened again, and the history of its points. ``moved`` says where the inputs
+    of several runs are: those of one that are not there may be where they were. Raises UserError.
+    """
+    try:
+        inputs = reopen(path, moved=moved)
+    except UserError as error:
+        if not moved:
+            raise
+        try:
+            inputs = reopen(path)
+        except UserError:
+            raise error from None
     return inputs, history(inputs.plan, run.summary["steps"], run.selected)
 
 

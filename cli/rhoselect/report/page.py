@@ -29,24 +29,26 @@ class Look:
     examples: Examples
 
 
-def look(path: Path, run: Run) -> Look | str:
+def look(path: Path, run: Run, moved: Sequence[str]) -> Look | str:
     """A look at the points of a run; if its data can no longer be read, why they are unknown."""
     try:
-        inputs, past = past_of(path, run)
+        inputs, past = past_of(path, run, moved)
         return Look(coverage_of(inputs, past, run), examples_of(path, run, inputs, past))
     except UserError as error:
         return shortened(str(error))
 
 
-def page(runs: Sequence[Run], paths: Sequence[Path] | None = None) -> str:
+def page(
+    runs: Sequence[Run], paths: Sequence[Path] | None = None, moved: Sequence[str] = ()
+) -> str:
     """The page that compares runs. ``paths`` are their folders; without them the page says nothing
-    that takes a look at the data."""
+    that takes a look at the data. ``moved``: where those are now, see ``past_of``."""
     arms = arms_of(runs)
     base = baseline(arms)
     arms = [base, *(arm for arm in arms if arm is not base)]
     found = outcomes(arms, comparison(runs))
     where = {id(run): path for run, path in zip(runs, paths or [], strict=bool(paths))}
-    looks = [look(where[id(arm.first)], arm.first) if where else "" for arm in arms]
+    looks = [look(where[id(arm.first)], arm.first, moved) if where else "" for arm in arms]
     known = [each.coverage if isinstance(each, Look) else None for each in looks]
     unknown = [
         f"{arm.first.name}: {reason}"

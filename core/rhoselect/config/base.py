@@ -20,10 +20,8 @@ def absolute(path: str) -> str:
         return path
     try:
         return str(place(local))
-    except ConfigError:
-        raise PydanticCustomError(
-            "home", "that home folder is not known: set HOME, or give a path without ~"
-        ) from None
+    except ConfigError as error:
+        raise PydanticCustomError("place", "{reason}", {"reason": str(error)}) from None
 
 
 Place = Annotated[str, AfterValidator(absolute)]

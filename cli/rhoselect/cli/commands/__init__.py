@@ -16,3 +16,8 @@ Sets = Annotated[
     typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a key (repeatable)."),
 ]
 """Keys that override those of the configuration file."""
+Moved = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Where inputs are that moved."),
+]
+"""Keys that say where the inputs of a finished run are now."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from rhoselect.cli.commands import Moved
 from rhoselect.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -22,10 +23,7 @@ def export(
     device: Annotated[
         str, typer.Option(help="Device that computes the losses: auto, cpu, cuda or cuda:N.")
     ] = "auto",
-    sets: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Where inputs are that moved."),
-    ] = None,
+    sets: Moved = None,
 ) -> None:
     """Write every point of the train split with its losses, how often it was a candidate and was
     selected, and whether it is suspected noisy or redundant. Columns: docs/report.md.

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from rhoselect.errors import ConfigError
+from rhoselect.cli.commands import Moved
+from rhoselect.errors import ConfigError, listed
 
 KINDS = (".html", ".png")
 
@@ -21,6 +22,7 @@ def report(
         typer.Option(help="FILE.html: a page that compares the runs; FILE.png: the curves alone."),
     ] = None,
     as_json: Annotated[Path | None, typer.Option("--json", help="Write the table as JSON.")] = None,
+    sets: Moved = None,
 ) -> None:
     """Compare finished runs: steps and seconds to the best accuracy of the uniform run; on a page,
     also what was selected and skipped, with points to look at.
@@ -33,11 +35,20 @@ def report(
       rhoctl report runs/demo-uniform runs/demo-rho --out runs/demo.png
 
       rhoctl report runs/demo-uniform runs/demo-rho --out runs/demo.html
+
+      rhoctl report runs/demo-rho --out runs/demo.html --set data.path=/mnt/fm
     """
     if out is not None and out.suffix not in KINDS:
         raise ConfigError(f"--out {out}: got {out.suffix!r}, allowed {' or '.join(KINDS)}")
+    moved = sets or []
+    if moved and (out is None or out.suffix == ".png"):
+        raise ConfigError(
+            f"--set: got {listed(moved)}, allowed with --out FILE.html, which alone looks at the"
+            " inputs"
+        )
     from rhoselect.report.arms import arms_of, differences
     from rhoselect.report.comparison import WIDTH, comparison, table
+    from rhoselect.report.history import check_moved
     from rhoselect.report.origin import origin
     from rhoselect.report.page import page
     from rhoselect.report.runs import load_run, told_apart
@@ -45,6 +56,8 @@ def report(
     if out is not None and out.suffix == ".png":
         from rhoselect.report.plots import figure  # matplotlib takes a second to import
     loaded = told_apart([load_run(path) for path in runs], runs)
+    for path in runs if moved else ():
+        check_moved(path, moved)
     rows = comparison(loaded)
     console = Console()
     console.width = max(console.width, WIDTH)
@@ -57,7 +70,7 @@ def report(
         if out.suffix == ".png":
             out.write_bytes(figure(loaded))
         else:
-            out.write_text(page(loaded, runs), encoding="utf-8")
+            out.write_text(page(loaded, runs, moved), encoding="utf-8")
     if as_json is not None:
         found = {**origin(), "rows": rows, "differences": unlike}
         as_json.write_text(json.dumps(found, indent=2) + "\n", "utf-8")
