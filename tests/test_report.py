@@ -10,6 +10,7 @@ import shutil
 from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -236,6 +237,51 @@ def test_a_difference_beside_the_selection_is_named(key: str, value: str) -> Non
     assert value in line and UNIFORM.name in line and RHO.name in line
     assert line in Page(page([UNIFORM, other])).warnings[0]
     assert differences(arms_of([UNIFORM, RHO])) == []
+
+
+def test_settings_that_a_loop_of_the_user_s_does_not_obey_are_not_shown_as_its_own() -> None:
+    """Its optimizer is its own; and its model, if it gave the points."""
+    own = {**RHO.settings, "trainer.lr": "0.5"}
+    given = {**own, "data.dataset": '"given:data"', "model.factory": '"m:other"'}
+    del given["data.path"]
+    served, local = (
+        replace(RHO, name=name, kind=name, settings=settings, summary=RHO.summary | {"steps": 7})
+        for name, settings in (("served", own), ("local", given))
+    )
+    lines = differences(arms_of([UNIFORM, served]))
+    assert lines == ["optimizer: the configuration's (my-uniform); a loop's (served)"]
+    assert differences(arms_of([served])) == []
+    summary = local.summary | {"data_fingerprint": ""}
+    known = replace(UNIFORM, summary=UNIFORM.summary | {"data_fingerprint": "f" * 64})
+    assert differences(arms_of([known, replace(local, summary=summary)])) == [
+        "model: the configuration's (my-uniform); a loop's (local)",
+        "optimizer: the configuration's (my-uniform); a loop's (local)",
+        "data (content): ffffffffffff (my-uniform); not known (local)",
+    ]
+    texts = Page(page([local])).texts
+    facts = dict(pairwise(texts))
+    assert facts["Data"] == "given by the loop"
+    assert [facts[name] for name in ("Model", "Learning rate", "Schedule")] == [
+        "the loop's own"
+    ] * 3
+    assert facts["Steps"] == "7"
+    assert len(arms_of([seed(RHO, 0), seed(served, 1)])) == 2
+
+
+def test_a_page_of_little_has_no_empty_parts() -> None:
+    """One evaluation is a dot, as it makes no line; a table without rows is left out."""
+    once = replace(run("loss", [0.5], corrupted_share=None), class_accuracy=None)
+    unknown = np.full(3000, np.nan)
+    selected = replace(once.selected, corrupted=unknown, correct=unknown)
+    text = page([replace(once, selected=selected)])
+    assert "class='dot" in text
+    assert "<tbody></tbody>" not in text and "<div class=charts></div>" not in text
+    shown = Page(text)
+    assert all(len(rows) > 1 for rows in shown.tables)
+    assert shown.headings[1:] == ["Cost"]
+    beside = Page(page([UNIFORM, replace(once, selected=selected)]))
+    assert beside.legends[0] == ["my-uniform", "my-loss"]
+    assert beside.legends[-1] == ["my-uniform"], "which alone has a curve there"
 
 
 def test_data_are_compared_by_content_where_it_is_known() -> None:

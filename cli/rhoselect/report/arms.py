@@ -87,7 +87,7 @@ def arms_of(runs: Sequence[Run]) -> list[Arm]:
         settings = {k: v for k, v in run.settings.items() if not is_free(k)}
         alike = sorted(f"{k}={v}" for k, v in settings.items() if k not in {"seed", *PLACES})
         # Without settings there is no evidence that runs are alike.
-        group = (run.summary["method"], run.inputs_sha256, *(alike or [run.name]))
+        group = (run.summary["method"], run.kind, run.inputs_sha256, *(alike or [run.name]))
         seed = run.summary["seed"]
         groups.setdefault((times[group, seed], *group), []).append(run)
         times[group, seed] += 1
@@ -113,24 +113,30 @@ def _name(runs: Sequence[Run], alone: bool = True) -> str:
 
 def differences(arms: Sequence[Arm]) -> list[str]:
     """What arms differ in beside their selection, a line each."""
-    lines = []
+    lines = list[str]()
     known = [arm for arm in arms if arm.first.settings]
     if len(arms) > 1 and len(known) < len(arms):
         names = _some([arm.name for arm in arms if not arm.first.settings])
         lines.append(f"settings: not known of {names}, so they cannot be compared")
+    for name, key in (("model", "model.factory"), ("optimizer", "trainer.lr")):
+        ours = [arm.name for arm in known if arm.first.obeyed(key)]
+        theirs = [arm.name for arm in known if not arm.first.obeyed(key)]
+        if ours and theirs:
+            lines.append(f"{name}: the configuration's ({_some(ours)}); a loop's ({_some(theirs)})")
     conditions = [_conditions(arm.first, known) for arm in known]
     for key in sorted({key for each in conditions for key in each}):
         values: dict[str, list[str]] = {}
         for arm, each in zip(known, conditions, strict=True):
-            values.setdefault(each.get(key, "unset"), []).append(arm.name)
+            if arm.first.obeyed(key):
+                values.setdefault(each.get(key, "unset"), []).append(arm.name)
         if len(values) > 1:
             lines.append(f"{key}: " + _some([f"{v} ({_some(n)})" for v, n in values.items()], "; "))
     return lines
 
 
 def _conditions(run: Run, arms: Sequence[Arm]) -> Mapping[str, str]:
-    """The settings of a run that others should share; the content of its data, where that is known
-    of all, in place of its path."""
+    """The settings of a run that others should share; the content of its data, where runs tell it,
+    in place of its path or module."""
     found = {
         key: value
         for key, value in run.settings.items()
@@ -139,8 +145,9 @@ def _conditions(run: Run, arms: Sequence[Arm]) -> Mapping[str, str]:
         and (key in PLACES or not is_free(key))
     }
     if all("data_fingerprint" in arm.first.summary for arm in arms):
-        found.pop("data.path", None)
-        found["data (content)"] = str(run.summary["data_fingerprint"])[:12]
+        for place in ("data.path", "data.dataset"):
+            found.pop(place, None)
+        found["data (content)"] = str(run.summary["data_fingerprint"])[:12] or "not known"
     return found
 
 

@@ -85,6 +85,7 @@ class Chart:
         items = "".join(
             f"<li class=c{number % COLOURS}>{html.escape(curve.name)}</li>"
             for number, curve in enumerate(self.curves)
+            if not np.isnan(curve.y).all()
         )
         return f"<ul class=legend>{items}</ul>"
 

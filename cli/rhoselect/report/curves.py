@@ -27,6 +27,7 @@ def accuracy_chart(found: Sequence[Outcome]) -> Chart:
         for number, each in enumerate(found)
         if each.steps.sure is not None and len(found) > 1
     ]
+    marks += [(c.x[0], c.y[0], n) for n, c in enumerate(curves) if len(c.x) == 1]  # no line
     low = bottom([run for each in found for run in each.arm.runs])
     high = max(float(np.max(c.y if c.high is None else c.high)) for c in curves)
     span = (low, min(1.0, high + 0.05 * (high - low) + 1e-3))

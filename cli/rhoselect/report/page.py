@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rhoselect.errors import UserError, shortened
-from rhoselect.report.arms import arms_of, differences
+from rhoselect.report.arms import Arm, arms_of, differences
 from rhoselect.report.comparison import baseline, comparison
 from rhoselect.report.coverage import Coverage, coverage_of
 from rhoselect.report.curves import accuracy_chart, selected_charts
@@ -57,7 +57,6 @@ def page(
     ]
     names = next((each.examples.names for each in looks if isinstance(each, Look)), None)
     headline, sentences = verdict(found)
-    charts = "".join(chart.figure() for chart in selected_charts(arms, known))
     sections = [
         heading(headline, 1),
         *(paragraph(text) for text in sentences),
@@ -65,11 +64,7 @@ def page(
         facts(conditions(arms)),
         accuracy_chart(found).figure(big=True),
         costs(found),
-        heading("What was trained on"),
-        f"<div class=charts>{charts}</div>",
-        shares(arms, known),
-        skipped(arms, known),
-        warning("The points of these runs cannot be shown:", unknown),
+        *_trained_on(arms, known, unknown),
         classes(arms, known, names),
         *(
             gallery(arm.name, each.examples)
@@ -78,6 +73,20 @@ def page(
         ),
     ]
     return document(", ".join(arm.name for arm in arms), sections)
+
+
+def _trained_on(
+    arms: Sequence[Arm], known: Sequence[Coverage | None], unknown: Sequence[str]
+) -> list[str]:
+    """The section of what the batches consisted of; nothing if nothing is known of it."""
+    charts = "".join(chart.figure() for chart in selected_charts(arms, known))
+    parts = [
+        f"<div class=charts>{charts}</div>" if charts else "",
+        shares(arms, known),
+        skipped(arms, known),
+        warning("The points of these runs cannot be shown:", unknown),
+    ]
+    return [heading("What was trained on"), *parts] if any(parts) else []
 
 
 def write_page(path: Path) -> None:

@@ -17,8 +17,9 @@ from rhoselect.config import flat
 from rhoselect.errors import RunFolderError
 from rhoselect.importing import one_line
 from rhoselect.trainer.driver import driver_of
+from rhoselect.trainer.own_loop import GIVEN_DATA
 from rhoselect.trainer.records import read_evaluations, read_steps
-from rhoselect.trainer.resuming import how_to_resume, kind_of
+from rhoselect.trainer.resuming import Kind, how_to_resume, kind_of
 from rhoselect.types import Indices
 
 Floats = npt.NDArray[np.float64]
@@ -69,6 +70,15 @@ class Run:
     settings: Mapping[str, str] = field(default_factory=dict)
     inputs_sha256: str = ""
     class_accuracy: Sequence[float | None] | None = None
+    kind: Kind = "trained"
+
+    def obeyed(self, key: str) -> bool:
+        """Whether a setting had an effect: the optimizer of a loop of the user's is its own, and so
+        is its model if it gave the points."""
+        if key.startswith("trainer."):
+            return self.kind == "trained"
+        given = self.settings.get("data.dataset") == json.dumps(GIVEN_DATA)
+        return not (given and key.startswith("model."))
 
     @property
     def flops(self) -> Floats:
@@ -186,6 +196,7 @@ def _read(path: Path, summary: dict[str, Any]) -> Run:
         _settings(path / "config.toml"),
         _text(path / "inputs_sha256"),
         evaluations[-1].get("class_accuracy"),
+        kind_of(path),
     )
 
 

@@ -75,7 +75,8 @@ def _spent(each: Outcome) -> tuple[float, float, float]:
 
 
 def shares(arms: Sequence[Arm], coverages: Sequence[Coverage | None]) -> str:
-    """What the batches consisted of, as means over the steps of an arm's first seed."""
+    """What the batches consisted of, as means over the steps of an arm's first seed; nothing if no
+    arm knows."""
     weakest = min(arm.first.final for arm in arms)
 
     def early(run: Run) -> float | None:
@@ -99,7 +100,8 @@ def shares(arms: Sequence[Arm], coverages: Sequence[Coverage | None]) -> str:
         for name, values in rows.items()
         if any(value is not None for value in values)
     ]
-    return table(["share of the points trained on", *(arm.name for arm in arms)], cells)
+    heads = ["share of the points trained on", *(arm.name for arm in arms)]
+    return table(heads, cells) if cells else ""
 
 
 def skipped(arms: Sequence[Arm], coverages: Sequence[Coverage | None]) -> str:

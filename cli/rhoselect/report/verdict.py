@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 from rhoselect.report.arms import Arm, Spread, spread
 from rhoselect.report.comparison import Row, baseline
 from rhoselect.report.units import count, percent, seconds, times
+from rhoselect.trainer.own_loop import GIVEN_DATA
 
 
 @dataclass(frozen=True)
@@ -129,22 +130,27 @@ def conditions(arms: Sequence[Arm]) -> list[tuple[str, str]]:
         "Chosen from": ("selection.n_B",),
         "Learning rate": ("trainer.lr",),
         "Schedule": ("trainer.schedule",),
-        "Steps": ("trainer.steps",),
         "Scoring precision": ("scorer.precision",),
     }
     shown = [(name, _by_arm(arms, [_setting(a, *keys[name]) for a in arms])) for name in keys]
     seeds = [", ".join(str(run.summary["seed"]) for run in arm.runs) for arm in arms]
     workers = [", ".join(sorted({str(r.summary["workers"]) for r in arm.runs})) for arm in arms]
+    steps = [", ".join(sorted({count(r.summary["steps"]) for r in arm.runs})) for arm in arms]
     methods = [str(arm.first.summary["method"]) for arm in arms]
-    shown += [("Method", _by_arm(arms, methods)), ("Seeds", _by_arm(arms, seeds))]
+    shown += [("Steps", _by_arm(arms, steps)), ("Method", _by_arm(arms, methods))]
+    shown.append(("Seeds", _by_arm(arms, seeds)))
     shown.append(("Scorers (0: one process)", _by_arm(arms, workers)))
     return [(name, value) for name, value in shown if value]
 
 
 def _setting(arm: Arm, *keys: str) -> str:
     """The first of these settings that the arm has, as short as it can be read."""
+    if not arm.first.obeyed(keys[0]):
+        return "the loop's own"
     text = next((arm.first.settings[key] for key in keys if key in arm.first.settings), '""')
     value = json.loads(text)
+    if value == GIVEN_DATA:
+        return "given by the loop"
     if isinstance(value, str):
         return PurePosixPath(value).name.removeprefix("rhoselect.models:")
     return f"{value:,}" if isinstance(value, int) else f"{value:g}"
