@@ -283,6 +283,29 @@ def test_a_second_signal_ends_at_once(tiny_config: Path, tmp_path: Path) -> None
     assert not (run / "summary.json").exists()
 
 
+WHILE_RAY_JOINS = """
+import os, signal
+from ray._private import worker
+connect = worker.connect
+def connect_and_be_stopped(*arguments, **options):
+    connect(*arguments, **options)
+    os.kill(os.getpid(), signal.SIGTERM)
+worker.connect = connect_and_be_stopped
+"""
+
+
+@pytest.mark.timeout(240)
+def test_a_signal_while_ray_joins_stops_in_order(tiny_config: Path, tmp_path: Path) -> None:
+    """Ray's own handlers would end the process: in C++ with a trace, in Python without a line."""
+    run = tmp_path / "run"
+    arguments = ("train", str(tiny_config), "--run-dir", str(run), "--workers", "1", *SETS)
+    process = Process("-c", WHILE_RAY_JOINS + COMMAND, "", *arguments)
+    out, errors = process.communicate(timeout=DEADLINE_S)
+    assert (process.returncode, errors) == (128 + signal.SIGTERM, "")
+    assert f"continue with: rhoctl train --resume --run-dir {run}" in out
+    assert not (run / "summary.json").exists()
+
+
 def test_a_paused_run_stands_still_and_answers(paused: Paused) -> None:
     before = ask("status", paused.run)
     made_at = ask("checkpoint", paused.run)  # by the trainer itself, which has taken no step since

@@ -204,10 +204,16 @@ def _initialised(address: str, options: dict[str, Any]) -> Iterator[None]:
     # order.
     unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     # Ray would print what it knows of each dead process, in several lines: the run says it in one.
-    cast(Any, ray)._private.worker.print_to_stdstream = lambda *_, **__: None
+    private = cast(Any, ray)._private
+    private.worker.print_to_stdstream = lambda *_, **__: None
+    # In C++, in this process alone: it would end it at SIGTERM, with a trace.
+    private.ray_constants.RAY_DISABLE_FAILURE_SIGNAL_HANDLER = True
+    taking = private.utils.set_sigterm_handler
+    if callable(terminated):  # it stops the run in order, as soon as there is one
+        private.utils.set_sigterm_handler = lambda _: None
     try:
         ray.init(address=address, **options)
-    except SystemExit:  # SIGTERM, which Ray has taken while it starts
+    except SystemExit:  # SIGTERM without a handler of ours: Ray has taken it while it starts
         stopped = RunStopped("SIGTERM: stopped while Ray was starting; continue with --resume")
         stopped.exit_code = 128 + signal.SIGTERM
         raise stopped from None
@@ -218,6 +224,7 @@ def _initialised(address: str, options: dict[str, Any]) -> Iterator[None]:
             " a running cluster whose token (~/.ray/auth_token) is here, too"
         ) from None
     finally:
+        private.utils.set_sigterm_handler = taking
         signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, terminated)  # which Ray has taken
