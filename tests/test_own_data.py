@@ -21,8 +21,8 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.M | re.S)
 
 
-def commands() -> list[list[str]]:
-    lines = blocks("sh")[0].replace("\\\n", " ").splitlines()
+def commands(block: int) -> list[list[str]]:
+    lines = blocks("sh")[block].replace("\\\n", " ").splitlines()
     return [shlex.split(line, comments=True)[1:] for line in lines]
 
 
@@ -39,7 +39,7 @@ def test_from_a_csv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = [f'"{text}",{label}' for text, label in rows]
     Path("reviews.csv").write_text("\n".join(["text,label", *lines]) + "\n")
     Path("reviews.toml").write_text(blocks("toml")[0])
-    imported, fit, train, export = commands()
+    imported, fit, train, export = commands(0)
     assert "classes      2: bad, good\n" in made(*imported).out
     made(*fit, "--epochs", "1", "--set", "model.args.width=16", "--set", "model.args.layers=1")
     made(*train, "--set", "trainer.steps=3", "--set", "metrics.port=-1")
@@ -51,12 +51,16 @@ def test_from_a_csv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_from_a_torch_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_data.py").write_text(blocks("python")[0])
     (tmp_path / "run.toml").write_text(blocks("toml")[1])
+    monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     dataset = open_data(load(tmp_path / "run.toml").data)
     assert [stop - start for start, stop in dataset.splits.values()] == [4000, 2000, 1000]
     assert dataset.classes == 5 and dataset.class_names is None
     found = dataset.split("test").origins(np.array([6003]))
     assert (found.source[0], found.row[0]) == ("test", 3)
+    [fit] = commands(1)
+    made(*fit, "--epochs", "1", "--set", "model.args.width=16")
+    made("train", "run.toml", "--set", "il.table=il.parquet", "--set", "trainer.steps=3")
 
 
 def test_arrays_written_to_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
