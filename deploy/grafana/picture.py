@@ -104,7 +104,7 @@ def _number(axes: Axes, unit: Formatter, lines: list[Series]) -> None:
     axes.yaxis.set_major_formatter(unit)
     for _, times, values in lines:
         axes.fill_between(times, values, alpha=0.15)
-        last = values[-1] if values[-1] >= 1000 else float(f"{values[-1]:.3g}")
+        last = round(values[-1]) if values[-1] >= 1000 else float(f"{values[-1]:.3g}")
         axes.text(0.0, 0.4, unit(last), fontsize=20, transform=axes.transAxes)
 
 
