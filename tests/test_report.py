@@ -355,10 +355,17 @@ def test_a_run_that_is_not_finished_is_told_how_to_finish(folder: Path) -> None:
         load_run(folder)
 
 
-@pytest.mark.parametrize("lines", ["", '{"step": 2, "seconds": 1, "accuracy": NaN}\n'])
-def test_a_run_without_readable_accuracies_is_refused(folder: Path, lines: str) -> None:
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ("", r"has no accuracy in eval\.jsonl"),
+        ('{"step": 2, "seconds": 1, "accuracy": NaN}\n', r"cannot be read: .*eval\.jsonl"),
+    ],
+    ids=["none", "NaN"],
+)
+def test_a_run_without_readable_accuracies_is_refused(folder: Path, lines: str, words: str) -> None:
     (folder / "eval.jsonl").write_text(lines)
-    with pytest.raises(RunFolderError, match=r"evaluations or steps cannot be read: .*eval\.jsonl"):
+    with pytest.raises(RunFolderError, match=words):
         load_run(folder)
 
 

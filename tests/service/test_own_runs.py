@@ -152,6 +152,19 @@ def test_a_service_keeps_the_steps_of_a_loop_that_died(tiny_config: Path, tmp_pa
     assert "selection.log(step, accuracy=…)" in refused.err
 
 
+def test_an_export_wants_no_accuracy(tiny_config: Path, tmp_path: Path) -> None:
+    """It tells of points; a report compares accuracies, and says how to give them."""
+    run, folder = inputs(tiny_config), tmp_path / "run"
+    model = run.new_model()
+    train(run, SelectionClient(model, local=True, config=tiny_config, run_dir=folder), model)
+    made("export", folder, "--out", tmp_path / "points.parquet")
+    assert pq.read_table(tmp_path / "points.parquet").num_rows == 400
+    refused = rhoctl("report", folder)
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "has no accuracy in eval.jsonl" in refused.err
+    assert "selection.log(step, accuracy=…)" in refused.err
+
+
 def test_steps_that_a_folder_has_not_seen_have_no_indices(
     tiny_config: Path, tmp_path: Path
 ) -> None:

@@ -132,7 +132,7 @@ def _count(flags: Array) -> int:
 
 def export(path: Path, out: Path, device_name: str, moved: Sequence[str] = ()) -> Counts:
     """Write the table of a finished run; ``moved``: see ``reopen``. Raises UserError."""
-    run = load_run(path)
+    run = load_run(path, measured=False)
     device = resolve_device(device_name, "--device")
     inputs = reopen(path, str(device), moved)
     replica = inputs.new_evaluator(device, inputs.config.scorer.precision)

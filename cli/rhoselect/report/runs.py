@@ -117,8 +117,8 @@ class Run:
         return first_at_least(self.smooth, accuracy)
 
 
-def load_run(path: Path) -> Run:
-    """Read a finished run folder. Raises RunFolderError."""
+def load_run(path: Path, measured: bool = True) -> Run:
+    """Read a finished run folder; ``measured``: one that has accuracies. Raises RunFolderError."""
     try:
         summary = json.loads((path / "summary.json").read_text("utf-8"))
     except FileNotFoundError:
@@ -132,11 +132,17 @@ def load_run(path: Path) -> Run:
             f"run folder {path}: summary.json is not a run's; allowed a finished run"
         )
     try:
-        return _read(path, summary)
+        run = _read(path, summary)
     except (ValueError, KeyError, TypeError) as error:
         raise RunFolderError(
             f"run folder {path}: its evaluations or steps cannot be read: {one_line(error)}"
         ) from None
+    if measured and not len(run.accuracy):
+        raise RunFolderError(
+            f"run folder {path}: has no accuracy in eval.jsonl, allowed one or more; a loop of your"
+            " own gives them with selection.log(step, accuracy=…)"
+        )
+    return run
 
 
 def _how_to_finish(path: Path) -> str:
@@ -165,11 +171,6 @@ def told_apart(runs: Sequence[Run], paths: Sequence[Path]) -> list[Run]:
 
 def _read(path: Path, summary: dict[str, Any]) -> Run:
     evaluations = [e for e in read_evaluations(path) if e.get("accuracy") is not None]
-    if not evaluations:
-        raise ValueError(
-            "eval.jsonl: got no accuracy; a loop of your own gives it with selection.log(step,"
-            " accuracy=…)"
-        )
     rows = read_steps(path)
     steps = np.array([e["step"] for e in evaluations], np.int64)
     batches = rows["indices"].chunks  # of which one alone could not count so many points
@@ -195,7 +196,7 @@ def _read(path: Path, summary: dict[str, Any]) -> Run:
         selected,
         _settings(path / "config.toml"),
         _text(path / "inputs_sha256"),
-        evaluations[-1].get("class_accuracy"),
+        evaluations[-1].get("class_accuracy") if evaluations else None,
         kind_of(path),
     )
 
