@@ -194,9 +194,9 @@ def _score(setup: Setup, slot: int) -> None:
     _begin()
     _slower[0] = setup.scenario.times if slot < setup.scenario.slow else 1.0
     inputs = open_inputs(setup.config)
-    share = inputs.config.lanes(SCORERS)
+    share, cpu = inputs.config.lanes(SCORERS), torch.device("cpu")
     queue, snapshots = setup.queue(), setup.snapshots(writer=False)
-    scorer = build_scorer(inputs, slot, share, queue, snapshots, Metrics("scorer"))
+    scorer = build_scorer(inputs, cpu, slot, share, queue, snapshots, Metrics("scorer"))
     setup.ready.wait(START_S)
     scorer.run(threading.Event())
 

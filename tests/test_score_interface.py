@@ -24,7 +24,7 @@ from rhoselect.compute import threads
 from rhoselect.config import Config
 from rhoselect.data.il_table import IlMetadata, IlTable
 from rhoselect.errors import ConfigError
-from rhoselect.inputs import open_inputs
+from rhoselect.inputs import check_scoring, open_inputs
 from rhoselect.metrics import Metrics
 from rhoselect.models.build import build_model
 from rhoselect.models.replica import Numerics, Replica
@@ -479,7 +479,7 @@ class StatefulWithoutForward(ClassWeights):
 def test_a_state_travels_with_the_weights_or_not_at_all() -> None:
     """Found when a run starts, not by a worker in the middle of it."""
     with pytest.raises(ConfigError, match="fails on two points: KeyError: 'class_weights'"):
-        open_inputs(settings("StatefulWithoutForward"))
+        check_scoring(open_inputs(settings("StatefulWithoutForward")), torch.device("cpu"))
 
 
 class CrashingQueue(MemoryQueue):

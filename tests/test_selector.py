@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from torch import Tensor
 
 from rhoselect import config as configuration
@@ -56,7 +57,7 @@ def test_a_scorer_gives_back_what_it_claimed_in_an_older_slot(tiny_config: Path)
     """When it leaves a run that was scaled meanwhile; then nobody waits for its leases."""
     inputs = open_inputs(configuration.load(tiny_config))
     queue, stop = MemoryQueue(lease_s=600), threading.Event()
-    scorer = build_scorer(inputs, HELPERS, 2, queue, LocalStore(), Metrics())
+    scorer = build_scorer(inputs, torch.device("cpu"), HELPERS, 2, queue, LocalStore(), Metrics())
     queue.open(0, 0, 4)
     thread = threading.Thread(target=scorer.run, args=(stop,))
     thread.start()

@@ -10,9 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from rhoselect.config import TrainerConfig
+from rhoselect.config import TrainerConfig, parse
+from rhoselect.config.sections import ModelConfig
+from rhoselect.data import ArrowDataset
+from rhoselect.errors import DataError
 from rhoselect.importers import write_dataset
-from rhoselect.models.build import build_model
+from rhoselect.inputs import open_dataset
+from rhoselect.models.build import build_model, vocabulary_of
 from rhoselect.models.replica import Numerics, Replica
 from rhoselect.trainer.learner import Learner
 from rhoselect.types import Batch
@@ -131,10 +135,81 @@ def test_a_token_outside_the_vocabulary_is_one_line(text_data: Path, tmp_path: P
     words = settings(text_data, ["selection.function=uniform", "trainer.steps=12"])
     words += ["--set", "model.args.vocabulary=10"]
     result = rhoctl("train", "--run-dir", tmp_path / "run", "--workers", "0", *words)
-    assert result.code == 2
-    assert "got token ids from 0 to 1" in result.err
-    assert "allowed 0 to 9" in result.err
-    assert result.err.count("\n") == 1
+    assert result.code == 2 and result.err.count("\n") == 1
+    assert re.search(
+        r"data: got token id 1\d in point \d+, allowed 0 to 9 by the model", result.err
+    )
+    assert "set model.args.vocabulary to the number of ids" in result.err
+    assert not (tmp_path / "run").exists()
+    args = ("--model", TEXT, "--set", "model.args.vocabulary=10", "--out", tmp_path / "il.parquet")
+    fitted = rhoctl("il", "fit", "--data", text_data, *args)
+    assert fitted.code == 2 and "allowed 0 to 9 by the model" in fitted.err
+
+
+@pytest.mark.parametrize("unknown", [-1, 20, 2**40])
+def test_a_token_outside_the_vocabulary_of_its_data_set(tmp_path: Path, unknown: int) -> None:
+    """Refused by the import, and by a read of a folder that was changed since. On a GPU an
+    embedding would end the process without a message, at the first such point."""
+    splits = {"train": texts(0, 64), "test": texts(1, 8)}
+    write_dataset(tmp_path / "good", "tokens", splits, vocabulary=20)
+    points = ArrowDataset.open(tmp_path / "good").split("train")
+    assert points.read(points.indices, CPU).inputs.max() == 19
+    splits["train"][0][[5, 7], 3] = unknown
+    allowed = r"allowed 0 to 19"
+    with pytest.raises(DataError, match=f"train: got token id {unknown} in row 5, {allowed}, as"):
+        write_dataset(tmp_path / "bad", "tokens", splits, vocabulary=20)
+    assert not (tmp_path / "bad").exists()
+
+    write_dataset(tmp_path / "unchecked", "tokens", splits)
+    manifest = tmp_path / "unchecked" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"vocabulary": null', '"vocabulary": 20'))
+    points = ArrowDataset.open(tmp_path / "unchecked").split("train")
+    points.read(np.array([0, 4, 6]), CPU)
+    with pytest.raises(DataError, match=f"got token id {unknown} in point 7, {allowed} by the man"):
+        points.read(np.array([9, 7, 0, 5]), CPU)
+
+
+class Numbers:
+    """Texts of a torch data set."""
+
+    classes = 2
+
+    def __init__(self, split: str) -> None:
+        self.texts = texts(0, 64)
+
+    def __len__(self) -> int:
+        return 64
+
+    def __getitem__(self, place: int) -> tuple[np.ndarray, int]:
+        return self.texts[0][place], int(self.texts[1][place])
+
+
+def test_a_token_of_a_torch_data_set_that_the_model_does_not_know() -> None:
+    config = parse(
+        {
+            "data": {"dataset": "test_text_models:Numbers"},
+            "model": {"factory": TEXT, "args": {"vocabulary": 19}},
+        }
+    )
+    points = open_dataset(config).split("train")
+    bad = np.flatnonzero((texts(0, 64)[0] == 19).any(axis=1))
+    with pytest.raises(
+        DataError, match=rf"Numbers': got token id 19 in point {bad[0]}, .*18 by the"
+    ):
+        points.read(points.indices, CPU)
+    points.read(np.setdiff1d(points.indices, bad), CPU)
+
+
+def made_with(factory: str, **args: int) -> int | None:
+    return vocabulary_of(ModelConfig(factory=f"rhoselect.models:{factory}", args=args))
+
+
+def test_a_model_says_how_many_tokens_it_knows_before_it_is_made() -> None:
+    assert made_with("text_transformer", vocabulary=7) == 7
+    assert made_with("albert") == 30_000
+    assert made_with("mlp") is None
+    assert made_with("text_transformer", unknown=1) is None
+    assert made_with("no_such") is None
 
 
 @pytest.mark.parametrize(

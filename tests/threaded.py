@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from rhoselect import config as configuration
 from rhoselect.inputs import open_inputs
 from rhoselect.metrics import Metrics
@@ -41,7 +43,8 @@ def run(
             failures.append(error)
 
     scorers = [
-        build_scorer(inputs, slot, share, queue, snapshots, Metrics()) for slot in range(workers)
+        build_scorer(inputs, torch.device("cpu"), slot, share, queue, snapshots, Metrics())
+        for slot in range(workers)
     ]
     works = [each.run for each in scorers]
     works[:frozen] = [lambda _, slot=slot: queue.claim(slot, 60.0, share) for slot in range(frozen)]

@@ -112,6 +112,15 @@ class FailingForward(Linear):
         raise AssertionError
 
 
+class FailingStep(Linear):
+    """Wants targets while it trains, as detectors do."""
+
+    def forward(self, inputs: Tensor) -> Any:
+        if self.training:
+            raise KeyError("targets")
+        return self.layers(inputs)
+
+
 class NothingToTrain(nn.Module):
     def __init__(self, input_shape: tuple[int, ...], classes: int) -> None:
         super().__init__()

@@ -7,21 +7,22 @@ import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 
 import numpy as np
 import torch
 
-from rhoselect.errors import ConfigError
+from rhoselect.errors import ConfigError, ModelError
 from rhoselect.hashing import key64, mix64
 from rhoselect.types import Indices
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+NO_KERNEL = " does not have a deterministic implementation"  # torch's words, after the operator
 
 
-def resolve_device(name: str, key: str) -> torch.device:
-    """The device that a configuration value names. Raises ConfigError, naming ``key``, if the value
-    is malformed or this process does not see the device."""
+def parse_device(name: str, key: str) -> torch.device:
+    """The device that a configuration value names, whether or not it is here. Raises ConfigError,
+    naming ``key``, if the value is malformed."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -30,21 +31,54 @@ def resolve_device(name: str, key: str) -> torch.device:
         raise ConfigError(f"{key}: got {name!r}, allowed auto, cpu, cuda or cuda:N") from None
     if device.type not in ("cpu", "cuda"):
         raise ConfigError(f"{key}: got {name!r}, allowed auto, cpu, cuda or cuda:N")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(
-            f"{key}: got {name!r}, but this process sees {torch.cuda.device_count()} CUDA devices;"
-            " choose cpu or install a CUDA build of torch"
-        )
     return device
+
+
+def resolve_device(name: str, key: str) -> torch.device:
+    """The device that a configuration value names: "cuda" is the first GPU that this process sees.
+    Raises ConfigError, naming ``key``, if the value is malformed or the device is not here. Call
+    this in the process that computes on the device."""
+    device = parse_device(name, key)
+    if device.type == "cpu":
+        return device
+    index, count = device.index or 0, torch.cuda.device_count()
+    if index >= count:
+        advice = "choose one of those" if count else "choose cpu or install a CUDA build of torch"
+        raise ConfigError(
+            f"{key}: got {name!r}, but this process sees {count} CUDA devices; {advice}"
+        )
+    return torch.device("cuda", index)
+
+
+def make_current(device: torch.device) -> None:
+    """Make ``device``, if it is a GPU, the current one of this thread and of the pools that it
+    makes. torch's own kernels run where their tensors are; those of Triton and of extensions, and
+    pinned memory, use the current GPU, which is GPU 0 by default."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
 
 
 @contextmanager
 def repeatable(device: torch.device) -> Iterator[None]:
     """Run the block with kernels whose results repeat bit for bit. CPU kernels always do. For CUDA
-    this sets torch to deterministic algorithms and restores its settings at the end."""
-    if device.type != "cuda":
-        yield
-        return
+    this sets torch to deterministic algorithms and restores its settings at the end. Raises
+    ModelError if the block needs an operator that has no such kernel."""
+    with _deterministic() if device.type == "cuda" else nullcontext():
+        try:
+            yield
+        except RuntimeError as error:
+            operator, found, _ = str(error).partition(NO_KERNEL)
+            if not found:
+                raise
+            raise ModelError(
+                f"model.factory: its model uses {operator}, which has no kernel on"
+                f" {device.type} whose results repeat bit for bit, allowed operators that have"
+                " one; use another layer there, or set trainer.device and scorer.device to cpu"
+            ) from error
+
+
+@contextmanager
+def _deterministic() -> Iterator[None]:
     before = (
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
@@ -62,8 +96,11 @@ def repeatable(device: torch.device) -> Iterator[None]:
 
 
 def has_fast_bf16(device: str) -> bool:
-    """Whether the hardware computes bf16 matmuls; without, they are many times slower than fp32."""
+    """Whether the hardware computes bf16 matmuls; without, they are many times slower than fp32.
+    Of GPUs on other machines this is assumed: all since 2020 do."""
     if device.startswith("cuda"):
+        if not torch.cuda.is_available():
+            return True
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
@@ -101,11 +138,15 @@ def single_threaded_pool(name: str) -> ThreadPoolExecutor:
 
     torch gives a thread, when it first computes, the number that any thread set last. So this one
     has its own number before it sets it, and a helper thread sets the caller's number once more,
-    for the later threads of the user's process.
+    for the later threads of the user's process. Its current GPU is that of the calling thread.
     """
     others = torch.get_num_threads()
+    in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    gpu = torch.cuda.current_device() if in_use else None
 
     def begin() -> None:
+        if gpu is not None:
+            torch.cuda.set_device(gpu)
         torch.get_num_threads()
         torch.set_num_threads(1)
         again = threading.Thread(target=torch.set_num_threads, args=(others,))

@@ -393,6 +393,13 @@ SETTINGS = [
         "model.args={}",
     ),
     setting(
+        "model's output",
+        "training step that fails",
+        r"model\.factory .*fails in a training step of 8 points: KeyError: 'targets'",
+        "model.factory=user_code:FailingStep",
+        "model.args={}",
+    ),
+    setting(
         "torch data set",
         "no data-set module",
         r"data\.dataset: .*'no_such_module' cannot be imported",

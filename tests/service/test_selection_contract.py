@@ -331,7 +331,7 @@ def test_a_call_that_waits_is_let_go_at_the_end(tiny_config: Path, tmp_path: Pat
     run = inputs(tiny_config, ["trainer.scores=false"])
     folder = RunFolder.create(tmp_path / "run", run.config)
     queue, snapshots = MemoryQueue(lease_s=30.0), LocalStore()
-    scorer = build_scorer(run, 1, 2, queue, snapshots, Metrics())
+    scorer = build_scorer(run, torch.device("cpu"), 1, 2, queue, snapshots, Metrics())
     session = build_session(run, scorer, queue, snapshots, folder, workers=1, first_step=0)
     session.publish(0, run.new_model().state_dict())
     with ThreadPoolExecutor(1) as pool:

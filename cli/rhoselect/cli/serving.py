@@ -16,9 +16,10 @@ from rhoselect import config as configuration
 from rhoselect.cli.display import Show, display
 from rhoselect.cli.run import check_servers
 from rhoselect.cli.signals import handled
-from rhoselect.compute import keep_memory
+from rhoselect.compute import keep_memory, make_current
 from rhoselect.config import Config, resolve
-from rhoselect.inputs import RunInputs, open_inputs
+from rhoselect.devices import own_device
+from rhoselect.inputs import RunInputs, check_scoring, open_inputs
 from rhoselect.metrics import announced, check_endpoint
 from rhoselect.runtime.queue_address import queue_url
 from rhoselect.runtime.queue_server import EmbeddedServer
@@ -52,6 +53,9 @@ def serve_run(path: Path, config: Path | None, workers: int, sets: list[str], re
     check_address(settings.service.address, security)
     inputs = open_inputs(settings)
     check_servable(inputs)
+    device = own_device(settings)
+    make_current(device)
+    check_scoring(inputs, device)
     check_servers(settings, workers)
     check_endpoint(settings.metrics)
     if resume:

@@ -17,11 +17,12 @@ from rhoselect.inputs import RunInputs, open_inputs
 from rhoselect.report.page import write_page
 from rhoselect.selection import get_function
 from rhoselect.trainer.driver import driving
+from rhoselect.trainer.rehearsal import check_start
 from rhoselect.trainer.resuming import go_on_with
 from rhoselect.trainer.runfolder import RunFolder, check_inputs, stored_config
 
-Execute = Callable[[RunInputs, RunFolder, str], object]
-"""Trains a run to its end in its folder; the last argument is a title for people."""
+Execute = Callable[[RunInputs, RunFolder, int, str], object]
+"""Trains a run to its end in its folder, with a number of scorers and a title for people."""
 
 
 def check(grid: Sequence[Cell], recipes: Recipes, overrides: Sequence[str]) -> list[Config]:
@@ -81,9 +82,11 @@ def run(
     folder: Path,
     overrides: Sequence[str],
     execute: Execute,
+    workers: int,
     console: Console,
 ) -> None:
-    """Make what the grid needs, then run one cell after the other in ``folder``.
+    """Make what the grid needs, then run one cell after the other in ``folder``, with ``workers``
+    scorers if its method needs forwards.
 
     Finished runs are left as they are, unfinished ones go on. Raises RunFolderError for a run that
     was made with another configuration.
@@ -100,21 +103,23 @@ def run(
             continue
         title = f"{number + 1}/{len(grid)} {cell.name}"
         console.print(title, highlight=False)
-        _run_one(path, config, execute, title)
+        _run_one(path, config, execute, workers, title)
 
 
-def _run_one(path: Path, config: Config, execute: Execute, title: str) -> None:
+def _run_one(path: Path, config: Config, execute: Execute, workers: int, title: str) -> None:
     resumed = path.exists()
     if resumed:
         _check_same(path, config)
     inputs = open_inputs(config)
     if resumed:
         check_inputs(path, inputs.sha256)
+    workers = workers if inputs.scoring.needs.forward else 0
+    check_start(inputs, workers)
     new = None if resumed else RunFolder.create(path, inputs.config, inputs.sha256)
     with driving(path):
         if new is None:
             go_on_with(path, config)
-        execute(inputs, new or RunFolder.resume(path), title)
+        execute(inputs, new or RunFolder.resume(path), workers, title)
         write_page(path)
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from rhoselect import config as configuration
-from rhoselect.compute import resolve_device
+from rhoselect.compute import make_current, resolve_device
 from rhoselect.errors import RunError
 from rhoselect.inputs import RunInputs, open_inputs
 from rhoselect.models.replica import Replica
@@ -104,6 +104,7 @@ def _work(connection: Connection, text: str, folder: Path) -> None:
     inputs = open_inputs(configuration.from_json(text))
     torch.set_num_threads(inputs.config.scorer.threads)
     replica = scoring_replica(inputs, inputs.config.scorer.precision)
+    make_current(replica.device)
     batch = first_chunk(inputs, replica.device)
     store = SharedMemoryStore(folder, writer=False)
 

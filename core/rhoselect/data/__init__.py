@@ -50,9 +50,12 @@ def train_points(config: Config, dataset: Dataset) -> SplitPoints:
     return dataset.split("train", Augmentation(config.seed, augment.crop_padding, augment.flip))
 
 
-def open_data(config: DataConfig) -> Dataset:
-    """The data set that section ``data`` names. Raises DataError, ConfigError or WaitError."""
+def open_data(config: DataConfig, vocabulary: int | None = None) -> Dataset:
+    """The data set that section ``data`` names. Reads refuse token ids that a model of
+    ``vocabulary`` ids does not know. Raises DataError, ConfigError or WaitError."""
     if config.path is not None:
-        return open_arrow(config)
+        dataset = open_arrow(config)
+        dataset.vocabulary = vocabulary
+        return dataset
     assert config.dataset is not None, "DataConfig sets exactly one of path and dataset"
-    return TorchDataset(config.dataset, config.args)
+    return TorchDataset(config.dataset, config.args, vocabulary)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +13,11 @@ from rhoselect.config import DataConfig
 from rhoselect.data.augment import Augmentation
 from rhoselect.data.base import Labels, Mask, Origins, Span, SplitPoints, span_of
 from rhoselect.data.beside import origins_of
-from rhoselect.data.blocks import Blobs, Block, broken
+from rhoselect.data.blocks import Block, broken
 from rhoselect.data.cache import Cache
 from rhoselect.data.fingerprint import content_hash, file_hash
+from rhoselect.data.gathering import as_asked, blobs_of, clean_of, gather, raw_of
+from rhoselect.data.ids import check_ids
 from rhoselect.data.images import decode
 from rhoselect.data.manifest import Array
 from rhoselect.data.remote import RemoteShards
@@ -26,7 +28,8 @@ from rhoselect.types import Batch, Indices
 
 
 class ArrowDataset:
-    """A folder made by ``write_dataset``, here or in a store."""
+    """A folder made by ``write_dataset``, here or in a store. ``vocabulary`` is how many token ids
+    the model knows that reads are for, if that is known."""
 
     def __init__(self, shards: Shards) -> None:
         self._shards = shards
@@ -36,6 +39,7 @@ class ArrowDataset:
         self.class_names = manifest.class_names
         self.input_shape: tuple[int, ...] = manifest.inputs.shape
         self.splits: Mapping[str, Span] = manifest.splits
+        self.vocabulary: int | None = None
 
     @classmethod
     def open(cls, path: Path | str) -> ArrowDataset:
@@ -63,7 +67,8 @@ class ArrowDataset:
                 f"augment: got inputs of kind {self.manifest.inputs.kind}, allowed for images"
                 " alone; leave the section out"
             )
-        return DatasetPoints(span_of(name, self.splits), self._shards, augmentation)
+        span = span_of(name, self.splits)
+        return DatasetPoints(span, self._shards, augmentation, self.vocabulary)
 
     def verify(self) -> None:
         """Read everything; raise DataError if a shard's hash or the fingerprint differs."""
@@ -85,10 +90,14 @@ class DatasetPoints(SplitPoints):
     """A split of an ArrowDataset."""
 
     def __init__(
-        self, span: Span, shards: Shards, augmentation: Augmentation | None = None
+        self,
+        span: Span,
+        shards: Shards,
+        augmentation: Augmentation | None = None,
+        vocabulary: int | None = None,
     ) -> None:
         super().__init__(span)
-        self._augmentation = augmentation
+        self._augmentation, self._vocabulary = augmentation, vocabulary
         self._shards, self._manifest = shards, shards.manifest
         self.far = shards.far
         self._scales: dict[torch.device, tuple[Tensor, Tensor]] = {}
@@ -119,16 +128,20 @@ class DatasetPoints(SplitPoints):
         Images are (x / 255 - mean) / std in float32, converted on the device, element by element:
         a point has the same bits in any batch; with ``epochs`` x are augmented views. Tokens are
         int64, floats float32 as stored. Raises DataError naming the index of an encoded image that
-        is broken or of another shape.
+        is broken or of another shape, and that of an unknown token id.
         """
         located = self._located(indices)
-        inputs = _to_device(self._inputs(located), device)
+        stored = self._inputs(located)
+        if self._manifest.inputs.kind == "tokens":
+            where, declared = self._shards.location, self._manifest.vocabulary
+            check_ids(stored, indices, where, self._vocabulary, declared)
+        inputs = _to_device(stored, device)
         if self._augmentation is not None and epochs is not None:
             inputs = self._augmentation(inputs, indices, epochs)
         if self._manifest.inputs.kind == "image":
             mean, std = self._scale(device)
             inputs = inputs.to(torch.float32).div_(255).sub_(mean).div_(std)
-        labels = _gather(located, lambda block: block.labels, np.empty(len(indices), np.int64))
+        labels = gather(located, lambda block: block.labels, np.empty(len(indices), np.int64))
         return Batch(indices, inputs, _to_device(labels, device))
 
     def stored(self, indices: Indices) -> Array:
@@ -138,13 +151,13 @@ class DatasetPoints(SplitPoints):
     def labels(self, indices: Indices) -> Labels:
         """Labels [C] int64, as trained on."""
         result = np.empty(len(indices), np.int64)
-        return _gather(self._located(indices), lambda block: block.labels, result)
+        return gather(self._located(indices), lambda block: block.labels, result)
 
     def clean_labels(self, indices: Indices) -> Labels | None:
         """Labels [C] int64 before noise was put in; None if the data set does not hold them."""
         if not self._manifest.clean_label:
             return None
-        return _gather(self._located(indices), _clean, np.empty(len(indices), np.int64))
+        return gather(self._located(indices), clean_of, np.empty(len(indices), np.int64))
 
     def relevant(self, indices: Indices) -> Mask | None:
         """By the manifest's ``relevant_classes``."""
@@ -183,14 +196,14 @@ class DatasetPoints(SplitPoints):
         described = self._manifest.inputs
         result = np.empty((len(located.indices), *described.shape), described.dtype)
         if described.encoding is None:
-            return _gather(located, _raw, result)
+            return gather(located, raw_of, result)
         for block, begin, end in located.pieces:
             for place in range(begin, end):
                 index = int(located.indices[place])
                 where = f"{self._shards.location}: point {index}"
-                content = _blobs(block)[index - block.start]
+                content = blobs_of(block)[index - block.start]
                 result[place] = decode(content, described.encoding, described.shape, where)
-        return _as_asked(located, result)
+        return as_asked(located, result)
 
     def _located(self, indices: Indices) -> Located:
         if len(indices) > 0:
@@ -208,39 +221,6 @@ class DatasetPoints(SplitPoints):
             )
             self._scales[device] = mean, std
         return self._scales[device]
-
-
-def _gather(located: Located, column: Callable[[Block], Array], result: Array) -> Array:
-    """Rows [C, ...] of a column, in the order asked for; ``result`` [C, ...] is for their use."""
-    for block, begin, end in located.pieces:
-        rows = located.indices[begin:end] - block.start
-        # "clip" writes straight into the result; "raise" would buffer it. They are inside.
-        column(block).take(rows, axis=0, out=result[begin:end], mode="clip")
-    return _as_asked(located, result)
-
-
-def _as_asked(located: Located, ascending: Array) -> Array:
-    """Rows [C, ...] of ascending indices in the order in which they were asked for."""
-    if located.places is None:
-        return ascending
-    result = np.empty_like(ascending)
-    result[located.places] = ascending
-    return result
-
-
-def _raw(block: Block) -> Array:
-    assert not isinstance(block.inputs, Blobs)
-    return block.inputs
-
-
-def _blobs(block: Block) -> Blobs:
-    assert isinstance(block.inputs, Blobs)
-    return block.inputs
-
-
-def _clean(block: Block) -> Labels:
-    assert block.clean is not None
-    return block.clean
 
 
 def _to_device(array: Array, device: torch.device) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from rhoselect.data.base import Labels, Origins, Span, SplitPoints, span_of
+from rhoselect.data.ids import check_ids
 from rhoselect.data.repeatable import same
 from rhoselect.errors import ConfigError, DataError, listed
 from rhoselect.importing import load_object, one_line
@@ -33,13 +34,14 @@ class TorchDataset:
     different processes. The points of the fingerprint are read twice to see that.
 
     ``classes`` is the train data set's attribute of that name (a number, or a sequence of names);
-    without one, all its items are read once for the greatest label + 1.
+    without one, all its items are read once for the greatest label + 1. int64 inputs are token ids,
+    of which the model knows ``vocabulary``, if that is known.
 
     ``fingerprint`` hashes the import path, the arguments, the lengths, and 64 points at even
     distances over all splits: a change of other points goes unnoticed.
     """
 
-    def __init__(self, path: str, args: Mapping[str, Any]) -> None:
+    def __init__(self, path: str, args: Mapping[str, Any], vocabulary: int | None = None) -> None:
         if "split" in args:
             raise ConfigError("data.args: got 'split', allowed any other name; the splits are all")
         factory = load_object(path, "data.dataset")
@@ -56,7 +58,7 @@ class TorchDataset:
         lengths = {name: len(part) for name, part in self._parts.items()}
         ends = np.cumsum([0, *lengths.values()]).tolist()
         self.splits: dict[str, Span] = dict(zip(lengths, pairwise(ends), strict=True))
-        self.path = path
+        self.path, self.vocabulary = path, vocabulary
         self.input_shape: tuple[int, ...] = tuple(_item(path, self._parts["train"], 0)[0].shape)
         named = getattr(self._parts["train"], "classes", None)
         self.class_names = tuple(map(str, named)) if isinstance(named, Sequence) else None
@@ -120,10 +122,15 @@ class TorchPoints(SplitPoints):
     def read(self, indices: Indices, device: torch.device, epochs: Indices | None = None) -> Batch:
         """Inputs [C, *input_shape] as the data set gives them in any epoch, labels [C] int64.
 
-        Raises DataError for a label beyond ``classes`` and for an input of another shape.
+        Raises DataError for a label beyond ``classes``, an unknown token id, and an input of
+        another shape.
         """
-        inputs, labels = self._items(indices)
-        return Batch(indices, torch.stack(inputs).to(device), torch.from_numpy(labels).to(device))
+        items, labels = self._items(indices)
+        inputs = torch.stack(items)
+        if inputs.dtype == torch.int64:
+            where, vocabulary = f"data.dataset {self._dataset.path!r}", self._dataset.vocabulary
+            check_ids(inputs.numpy(force=True), indices, where, vocabulary, None)
+        return Batch(indices, inputs.to(device), torch.from_numpy(labels).to(device))
 
     def labels(self, indices: Indices) -> Labels:
         """Labels [C] int64; reads the whole points."""

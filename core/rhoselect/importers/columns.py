@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from rhoselect.data.base import Labels
+from rhoselect.data.ids import first_unknown
 from rhoselect.data.images import decode
 from rhoselect.data.manifest import DTYPES, Array, Encoding, Inputs, Kind
 from rhoselect.errors import DataError, listed
@@ -66,6 +67,17 @@ def checked_columns(
         made[name] = _columns(kind, name, *splits[name], start)
         start += len(made[name].labels)
     return made
+
+
+def check_vocabulary(parts: Mapping[str, Columns], vocabulary: int) -> None:
+    """Raise DataError for a token id outside 0 ... ``vocabulary`` - 1."""
+    for name, part in parts.items():
+        if found := first_unknown(part.inputs, vocabulary):
+            row, unknown = found
+            raise DataError(
+                f"{name}: got token id {unknown} in row {row}, allowed 0 to {vocabulary - 1}, as"
+                f" the vocabulary is {vocabulary}"
+            )
 
 
 def _names(splits: Splits, needed: Sequence[str]) -> list[str]:

@@ -25,6 +25,7 @@ from rhoselect.errors import DataError
 from rhoselect.importers.beside import joined_origins, write_beside
 from rhoselect.importers.columns import (
     Columns,
+    check_vocabulary,
     checked_columns,
     encoded,
     images,
@@ -74,6 +75,8 @@ def write_found(
     check_destination(folder)
     recipe.check()
     read, mapped = checked_columns(found.kind, found.splits, encoding, recipe.needed), list[str]()
+    if found.kind == "tokens" and found.vocabulary is not None:
+        check_vocabulary(read, found.vocabulary)
     sizes = {name: len(part.labels) for name, part in read.items()}
     if recipe.map_labels:
         found = replace(found, classes=None, class_names=occurring_names(read, found.class_names))

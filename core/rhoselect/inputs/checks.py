@@ -1,32 +1,50 @@
-"""Tries the score function on two points, before a run starts."""
+"""Tries model and score function on two points, before a run starts.
+
+One process of a run does this, on the device that scores: a model may have kernels for a GPU alone,
+and a forward of a large one would take minutes elsewhere.
+"""
 
 from __future__ import annotations
 
 import torch
 
+from rhoselect.compute import repeatable
 from rhoselect.config import Config
 from rhoselect.errors import ConfigError
 from rhoselect.importing import one_line
 from rhoselect.inputs.run_inputs import RunInputs
+from rhoselect.models.build import check_output
 from rhoselect.selection.interface import State
-from rhoselect.types import Batch, ForwardOutput
+from rhoselect.types import ForwardOutput
 
 
-def check_scores(inputs: RunInputs, sample: Batch) -> None:
+def check_scoring(inputs: RunInputs, device: torch.device) -> None:
+    """Raise ModelError or ConfigError unless the model gives one row of class scores a point on
+    ``device``, and the score function one score a point."""
+    model = inputs.new_model().to(device)
+    sample = inputs.train.read(inputs.train.first(2), device)
+    check_output(inputs.config.model.factory, model, sample.inputs, inputs.classes)
+    del model  # a GPU may not hold it and a replica
+    check_scores(inputs, device)
+
+
+def check_scores(inputs: RunInputs, device: torch.device) -> None:
     """Raise ConfigError unless the score function gives one score a point for two points."""
     function, output = inputs.config.selection.function, None
+    sample = inputs.train.read(inputs.train.first(2), device)
     state: State = {}  # it is published with the weights
-    if inputs.scoring.needs.forward:
-        replica = inputs.new_replica(torch.device("cpu"), bn="running")
-        output = replica(sample)
-        _check_passes(inputs.config, output, replica(sample))
-        state = inputs.scoring.function.initial_state(inputs.classes)
-    try:
-        scores, _ = inputs.scoring(sample.indices, output, state)
-    except Exception as error:
-        raise ConfigError(
-            f"selection.function {function}: fails on two points: {one_line(error)}"
-        ) from None
+    with repeatable(device):
+        if inputs.scoring.needs.forward:
+            replica = inputs.new_replica(device, bn="running")
+            output = replica(sample)
+            _check_passes(inputs.config, output, replica(sample))
+            state = inputs.scoring.function.initial_state(inputs.classes)
+        try:
+            scores, _ = inputs.scoring(sample.indices, output, state)
+        except Exception as error:
+            raise ConfigError(
+                f"selection.function {function}: fails on two points: {one_line(error)}"
+            ) from None
     if scores.shape != (2,):
         raise ConfigError(
             f"selection.function {function}: for 2 points gives scores of shape"

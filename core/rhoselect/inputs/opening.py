@@ -1,32 +1,30 @@
-"""Opens and checks what a run works on. Nothing is written: ``--dry-run`` does this and no more.
+"""Opens what a run works on, from its configuration, in every process of the run.
 
-The trainer's process and every scorer's open the inputs from the same configuration.
+No model is made and no device is used here: ``checks`` tries both, in one process.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
-from rhoselect.compute import resolve_device
 from rhoselect.config import Config, resolve
 from rhoselect.data import Dataset, open_data, train_points
 from rhoselect.data.il_table import IlTable, read_table
+from rhoselect.devices import check_names
 from rhoselect.errors import ConfigError, DataError, listed
-from rhoselect.inputs.checks import check_scores
 from rhoselect.inputs.reference import open_reference
 from rhoselect.inputs.run_inputs import RunInputs
-from rhoselect.models.build import check_output
+from rhoselect.models.build import vocabulary_of
 from rhoselect.plan import open_plan
 from rhoselect.selection import Scoring, get_function
 from rhoselect.selection.coreset import CoreSet, read_core_set
 
 
 def open_inputs(config: Config) -> RunInputs:
-    """Open and check data, irreducible losses, score function and model. Raises UserError."""
+    """Open and check data, irreducible losses and score function. Raises UserError."""
     config = resolve(config)
-    dataset = open_data(config.data)
+    check_names(config)
+    dataset = open_dataset(config)
     for split in ("train", "test"):
         if split not in dataset.splits:
             raise DataError(
@@ -40,13 +38,12 @@ def open_inputs(config: Config) -> RunInputs:
     core_set = _open_core_set(config, dataset) if function.needs.core_set else None
     reference = open_reference(config, dataset) if function.needs.reference else None
     scoring = Scoring(function, table, core_set)
-    inputs = RunInputs(config, train, plan, scoring, dataset.classes, dataset, test, reference)
-    resolve_device(config.scorer.device, "scorer.device")
-    resolve_device(config.trainer.device, "trainer.device")
-    sample = train.read(train.first(2), torch.device("cpu"))
-    check_output(config.model.factory, inputs.new_model(), sample.inputs, inputs.classes)
-    check_scores(inputs, sample)
-    return inputs
+    return RunInputs(config, train, plan, scoring, dataset.classes, dataset, test, reference)
+
+
+def open_dataset(config: Config) -> Dataset:
+    """The data set of ``config``, for its model. Raises DataError, ConfigError or WaitError."""
+    return open_data(config.data, vocabulary_of(config.model))
 
 
 def _open_table(config: Config, dataset: Dataset) -> IlTable:

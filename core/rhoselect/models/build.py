@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -66,6 +67,20 @@ def build_model(
             f"model.factory {factory}: its model has no parameters to train, allowed at least one"
         )
     return model
+
+
+def vocabulary_of(config: ModelConfig) -> int | None:
+    """How many token ids the model of ``config`` knows: ``vocabulary`` of its factory's arguments,
+    as given or by default. None without one, or if the factory cannot be called, which it says when
+    it is."""
+    try:
+        make = load_object(config.factory, "model.factory")
+        called = inspect.signature(make).bind_partial(**config.args)
+    except (ValueError, TypeError):
+        return None
+    called.apply_defaults()
+    given = called.arguments.get("vocabulary")
+    return given if isinstance(given, int) else None
 
 
 def check_output(factory: str, model: nn.Module, inputs: Tensor, classes: int) -> None:

@@ -19,7 +19,7 @@ from rhoselect.client.user_data import UserPoints, UserReplica, check_losses, us
 from rhoselect.compute import repeatable, resolve_device
 from rhoselect.config import Config, resolve
 from rhoselect.data import SplitPoints
-from rhoselect.inputs import SelectionInputs, open_inputs
+from rhoselect.inputs import SelectionInputs, check_scoring, open_inputs
 from rhoselect.metrics import Metrics
 from rhoselect.models.replica import Replica
 from rhoselect.plan import open_plan
@@ -82,6 +82,7 @@ def local_backend(
     check_servable(inputs)
     check_first_step(settings, inputs.scoring, inputs.classes, step)
     device = resolve_device(settings.scorer.device, "scorer.device")
+    check_scoring(inputs, device)
     replica = inputs.new_replica(device)
     check_model(model, replica.layout if inputs.scoring.needs.forward else {})
     return _local(inputs, replica, given, step)

@@ -12,6 +12,7 @@ import grpc
 from rhoselect import config as configuration
 from rhoselect.compute import keep_memory
 from rhoselect.config import Config
+from rhoselect.devices import scorer_device
 from rhoselect.errors import ConfigError, FencedError, RhoError, RunError, ServiceError, listed
 from rhoselect.inputs import RunInputs, open_inputs
 from rhoselect.metrics import Metrics
@@ -71,7 +72,8 @@ def score(
     check_server(url)
     queue = open_queue(config, url, session.run_id, session.generation)
     snapshots = GrpcStore(channel, session.run_id, session.generation)
-    scorer = build_scorer(inputs, attached.slot, attached.lanes, queue, snapshots, metrics)
+    slot, device = attached.slot, scorer_device(config, attached.slot, beside_trainer=False)
+    scorer = build_scorer(inputs, device, slot, attached.lanes, queue, snapshots, metrics)
     with _beating(_stub(channel), attached, scorer, stop):
         try:
             scorer.run(stop)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 from rhoselect.config import Config
+from rhoselect.devices import own_device
 from rhoselect.inputs import RunInputs
 from rhoselect.metrics import Metrics
 from rhoselect.protos import selection_pb2 as pb
@@ -34,7 +35,7 @@ def in_process(config: Config, folder: RunFolder, workers: int) -> Iterator[Back
 
 def sessions(inputs: RunInputs, run: ServedRun, make_backends: MakeBackends) -> Open:
     """A function that opens sessions in the folder of ``run`` and shows them in its status."""
-    config, metrics = inputs.config, Metrics()
+    config, metrics, device = inputs.config, Metrics(), own_device(inputs.config)
     metrics.serve(config.metrics, run.folder.path, "trainer")
 
     @contextmanager
@@ -47,7 +48,7 @@ def sessions(inputs: RunInputs, run: ServedRun, make_backends: MakeBackends) -> 
                 stack.callback(backends.snapshots.close)
                 queue, snapshots = backends.queue, backends.snapshots
                 share = config.lanes(count)
-                scorer = build_scorer(inputs, count, share, queue, snapshots, metrics)
+                scorer = build_scorer(inputs, device, count, share, queue, snapshots, metrics)
                 ended = step == config.trainer.steps  # its records are complete
                 recorder = None if ended else LoopRecords(inputs, folder, step, count)
                 session = build_session(

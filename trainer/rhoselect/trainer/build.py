@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from rhoselect.compute import resolve_device
+from rhoselect.compute import make_current
+from rhoselect.devices import own_device, trainer_device
 from rhoselect.errors import RunStopped
 from rhoselect.inputs import RunInputs
 from rhoselect.metrics import Metrics
@@ -47,9 +48,10 @@ def build_trainer(
     ``control`` is where others request a pause, a checkpoint or a stop.
     """
     config = inputs.config
-    device = resolve_device(config.trainer.device, "trainer.device")
+    device, scoring = trainer_device(config), own_device(config)
     share = config.lanes(workers)
-    scorer = build_scorer(inputs, workers, share, queue, snapshots, metrics)
+    scorer = build_scorer(inputs, scoring, workers, share, queue, snapshots, metrics)
+    make_current(device)
     replica = inputs.new_replica(device) if rescores_here(config) else None
     selector = build_selector(inputs, scorer, replica, queue, snapshots, folder, workers)
     learner, evaluator = new_learner(inputs, device), inputs.new_evaluator(device)

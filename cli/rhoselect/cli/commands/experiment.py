@@ -87,8 +87,8 @@ def run(
     runner.check_runs(folder / "runs", resume)
     console = Console(highlight=False, markup=False, soft_wrap=True)
 
-    def train(inputs: RunInputs, folder: RunFolder, title: str) -> None:
-        execute(inputs, folder, workers if inputs.scoring.needs.forward else 0, console, title)
+    def train(inputs: RunInputs, folder: RunFolder, scorers: int, title: str) -> None:
+        execute(inputs, folder, scorers, console, title)
 
     if dry_run:
         for cell in cells:
@@ -97,7 +97,7 @@ def run(
         return
     for config in configs:
         check_servers(config, workers)
-    runner.run(cells, recipes, folder / "runs", sets or [], train, console)
+    runner.run(cells, recipes, folder / "runs", sets or [], train, workers, console)
     rows = document.write(loaded, cells, recipes, folder)
     console.width = max(console.width, 160)
     console.print(table.table(loaded.title, rows))

@@ -65,6 +65,7 @@ def plan(
     from rhoselect.inputs import open_inputs
     from rhoselect.planning.measure import STAGES, calibrate
     from rhoselect.report.origin import origin
+    from rhoselect.trainer.rehearsal import rehearse
 
     inputs = open_inputs(resolve(settings))
     console = Console(highlight=False, markup=False, soft_wrap=True)
@@ -72,6 +73,7 @@ def plan(
         nothing = f"{inputs.config.selection.function} needs no forward: there is nothing to plan"
         console.print(json.dumps({"verdict": nothing}) if as_json else nothing)
         return
+    rehearse(inputs)
     shown = Console(stderr=True)
     # Only on a terminal: in a log file an error shall stay one line.
     with Progress(console=shown, transient=True, disable=not shown.is_terminal) as progress:

@@ -48,6 +48,7 @@ def train(
     from rhoselect.cli.run import check_servers
     from rhoselect.inputs import open_inputs
     from rhoselect.metrics import check_endpoint
+    from rhoselect.trainer.rehearsal import check_start
     from rhoselect.trainer.resuming import steps_if_finished
     from rhoselect.trainer.runfolder import check_absent, check_inputs, check_resume
 
@@ -69,6 +70,7 @@ def train(
         workers = 0
     check_servers(settings, workers)
     check_endpoint(settings.metrics)
+    check_start(inputs, workers)
     if dry_run:
         console.print(_plan(inputs, workers), end="")
         return

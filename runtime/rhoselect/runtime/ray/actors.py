@@ -12,6 +12,7 @@ from typing import Any
 from rhoselect import config as configuration
 from rhoselect.compute import keep_memory
 from rhoselect.config import Config
+from rhoselect.devices import scorer_device
 from rhoselect.inputs import RunInputs, open_inputs
 from rhoselect.metrics import Metrics
 from rhoselect.queue.redis import RedisQueue
@@ -27,6 +28,7 @@ from rhoselect.trainer.build import build_trainer, run_trainer
 from rhoselect.trainer.checkpoint import newest_progress
 from rhoselect.trainer.control import Action, StopPoint, TrainerControl
 from rhoselect.trainer.loop import Trainer
+from rhoselect.trainer.rehearsal import rehearse_on_gpu
 from rhoselect.trainer.runfolder import RunFolder, check_inputs
 
 
@@ -80,7 +82,8 @@ class ScorerActor:
         snapshots = self._endpoints.snapshots(writer=False)
         share = config.lanes(self._workers)
         inputs = _inputs(config, self._run)
-        self._scorer = build_scorer(inputs, self._slot, share, queue, snapshots, metrics)
+        device = scorer_device(config, self._slot, config.cluster.address == "local")
+        self._scorer = build_scorer(inputs, device, self._slot, share, queue, snapshots, metrics)
         logging.info("scorer %d of process %d is ready", self._slot, os.getpid())
         self._scorer.run(self._stop)
         snapshots.close()
@@ -119,6 +122,7 @@ class TrainerActor:
         snapshots = self._endpoints.snapshots(writer=True)
         inputs, folder = _inputs(config, self._run), replace(self._run, queue=queue)
         try:
+            rehearse_on_gpu(inputs)
             self._trainer = build_trainer(
                 inputs, folder, queue, snapshots, metrics, self._workers, self._control
             )

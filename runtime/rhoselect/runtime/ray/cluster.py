@@ -117,6 +117,7 @@ def scorers(
 
     fleet = Fleet(partial(_start_scorer, config, folder, endpoints), forget, folder, how)
     try:
+        placement.tell_sharing(config, workers)
         fleet.scale(workers)
         yield fleet
     finally:

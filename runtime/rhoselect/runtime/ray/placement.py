@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import ray
+import torch
 from ray.exceptions import RayActorError
 
+from rhoselect import devices
 from rhoselect.config import Config
 from rhoselect.errors import ConfigError, QueueConfigError, RunError, listed
 from rhoselect.queue.redis import check_server
@@ -36,6 +38,16 @@ def trainer_options(config: Config) -> dict[str, Any]:
 def scorer_options(config: Config) -> dict[str, Any]:
     """Ray's options of a scorer: on the node that has most room left for it."""
     return _options(_scorer_resources(config), "SPREAD")
+
+
+def tell_sharing(config: Config, workers: int) -> None:
+    """Say on stderr that scorers of a "local" cluster share GPUs, if they do: Ray does not count
+    them there."""
+    if config.cluster.address != "local":
+        return
+    line = devices.sharing(config, workers, torch.cuda.device_count())
+    if line is not None:
+        print(f"rhoctl: {line}", file=sys.stderr)
 
 
 def _options(resources: Resources, strategy: str) -> dict[str, Any]:

@@ -12,9 +12,10 @@ from pathlib import Path
 from torch import nn
 
 from rhoselect.config import Config
-from rhoselect.data import Dataset, open_data
+from rhoselect.data import Dataset
 from rhoselect.data.il_table import IlTable
 from rhoselect.errors import ConfigError, IrreducibleLossError
+from rhoselect.inputs import open_dataset
 from rhoselect.models.reference import ReferenceMetadata, save_reference
 from rhoselect.trainer.fit.fitter import Fitter
 from rhoselect.trainer.fit.training import (
@@ -47,7 +48,7 @@ def fit_holdout(
     split is kept. Raises NonFiniteLossError, IrreducibleLossError if ``split`` overlaps the train
     split, unless ``config.il.overlap`` is "allow", and UserError for what cannot be used.
     """
-    dataset = open_data(config.data)
+    dataset = open_dataset(config)
     train, holdout = dataset.split("train"), dataset.split(split)
     overlaps = max(train.start, holdout.start) < min(train.stop, holdout.stop)
     if overlaps and config.il.overlap != "allow":
@@ -70,7 +71,7 @@ def fit_folds(
 
     Raises NonFiniteLossError, and UserError for what cannot be used.
     """
-    dataset = open_data(config.data)
+    dataset = open_dataset(config)
     train = dataset.split("train")
     if not 2 <= folds <= len(train):
         raise ConfigError(f"folds: got {folds}, allowed 2 to the {len(train)} of 'train'")
@@ -88,7 +89,7 @@ def score_reference(config: Config) -> tuple[IlTable, nn.Module]:
     The caller must make sure that the model was not trained on the train split: this function
     cannot check it. Raises NonFiniteLossError, and UserError for what cannot be used.
     """
-    dataset = open_data(config.data)
+    dataset = open_dataset(config)
     model = SmallModel.build(config, dataset)
     fitter = _fitter(model, dataset, config, DEFAULTS, SILENT)
     return fitter.reference(dataset.split("train")), model.network

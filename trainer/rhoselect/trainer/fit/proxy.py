@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from rhoselect.compute import threads
 from rhoselect.config import Config
-from rhoselect.data import open_data
+from rhoselect.inputs import open_dataset
 from rhoselect.selection.coreset import ProxyMetadata
 from rhoselect.selection.uncertainty import entropy
 from rhoselect.trainer.fit.training import (
@@ -45,7 +45,7 @@ def fit_proxy(
 
     Raises NonFiniteLossError, and UserError for what cannot be used.
     """
-    dataset = open_data(config.data)
+    dataset = open_dataset(config)
     train = Subset.of(dataset.split("train"))
     check_batch(options.batch, len(train.indices), "'train'")
     model = SmallModel.build(config, dataset)

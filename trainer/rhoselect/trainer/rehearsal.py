@@ -1,0 +1,64 @@
+"""Tries a run before it starts: output, scores and one training step, on the run's own devices.
+
+One process does this. The driver does if all devices are CPUs or if it does everything itself: then
+a bad model is refused before a folder is made. Otherwise the trainer's process does, as the driver
+may see no GPU, and a context of its own there would take memory from the run.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from rhoselect.compute import make_current, repeatable
+from rhoselect.devices import own_device, trainer_device, uses_gpu
+from rhoselect.errors import ModelError, RhoError
+from rhoselect.importing import one_line
+from rhoselect.inputs import RunInputs
+from rhoselect.inputs.checks import check_scores
+from rhoselect.models.build import check_output
+from rhoselect.trainer.build import new_learner
+
+
+def check_start(inputs: RunInputs, workers: int) -> None:
+    """What the driver checks of a run with ``workers`` scorers, before it makes a folder. Raises
+    UserError."""
+    if workers == 0 or not uses_gpu(inputs.config):
+        rehearse(inputs)
+    elif inputs.config.cluster.address == "local":  # the actors see what is here
+        trainer_device(inputs.config)
+        own_device(inputs.config)
+
+
+def rehearse_on_gpu(inputs: RunInputs) -> None:
+    """What the trainer's process checks when it starts. Raises UserError."""
+    if uses_gpu(inputs.config):
+        rehearse(inputs)
+
+
+def rehearse(inputs: RunInputs) -> None:
+    """Try the run on the devices of the trainer's process, with networks that are thrown away: this
+    changes no result. Raises UserError."""
+    device, scoring = trainer_device(inputs.config), own_device(inputs.config)
+    for each in (scoring, device):
+        make_current(each)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        _train_once(inputs, device)
+        check_scores(inputs, scoring)
+
+
+def _train_once(inputs: RunInputs, device: torch.device) -> None:
+    """Raise ModelError unless the model can take a step of n_b points."""
+    factory, n_b = inputs.config.model.factory, inputs.config.selection.n_b
+    learner = new_learner(inputs, device)
+    batch = inputs.train.read(inputs.train.first(n_b), device)
+    check_output(factory, learner.model, batch.inputs, inputs.classes)
+    try:
+        with repeatable(device):
+            learner.update(batch, None, step=0).loss.item()
+    except RhoError:
+        raise
+    except Exception as error:  # the user's code: anything may come out of it
+        raise ModelError(
+            f"model.factory {factory}: its model fails in a training step of {n_b} points:"
+            f" {one_line(error)}"
+        ) from error
