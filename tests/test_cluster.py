@@ -119,6 +119,7 @@ def test_two_nodes_of_which_one_is_killed(tiny_config: Path, tmp_path: Path, ser
             r" free in the cluster: CPU 1 of 3, rho_scorer 999 of 1000, rho_trainer 0 of 1"
             r" after 0\.5 s; lower --workers, .*",
         )
+        assert not (tmp_path / "refused").exists(), "nothing has begun in it"
 
 
 def test_what_actors_take(tiny_config: Path) -> None:

@@ -180,8 +180,8 @@ class ScorerConfig(Section):
 
     precision: ScoringPrecision = Field(
         "auto",
-        description="autocast dtype of the scoring forward; auto: bf16 where the hardware has it,"
-        " else fp32",
+        description="autocast dtype of the scoring forward; auto: bf16 where the hardware has it"
+        " (GPUs of other machines are taken to), else fp32",
     )
     channels_last: bool = Field(
         False,
@@ -196,7 +196,11 @@ class ScorerConfig(Section):
     prefetch: int = Field(
         2, ge=1, le=1024, description="tickets claimed and read ahead of their weights"
     )
-    device: str = Field("auto", description="'auto', 'cpu', 'cuda' or 'cuda:N'")
+    device: str = Field(
+        "auto",
+        description="'auto', 'cpu', 'cuda' (the GPUs after the trainer's, in turn) or 'cuda:N'; the"
+        " trainer scores on its own GPU",
+    )
 
 
 class TrainerConfig(Section):
@@ -211,7 +215,7 @@ class TrainerConfig(Section):
     precision: Literal["fp32", "bf16"] = Field("fp32", description="autocast of training")
     threads: int = Field(1, ge=1, le=1024, description="CPU threads of the trainer")
     scores: bool = Field(True, description="the trainer scores chunks while it waits for scores")
-    device: str = Field("auto", description="'auto', 'cpu', 'cuda' or 'cuda:N'")
+    device: str = Field("auto", description="'auto', 'cpu', 'cuda' (the first GPU) or 'cuda:N'")
     publish_every: int = Field(1, ge=1, description="steps between snapshots")
     eval_every: int = Field(50, ge=1, description="steps between evaluations on the test split")
     eval_batch: int = Field(1000, ge=1, description="points per evaluation forward")

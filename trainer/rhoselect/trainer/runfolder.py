@@ -113,6 +113,12 @@ class RunFolder:
         self.queue.check_fence()
 
 
+def discard_unused(path: Path) -> None:
+    """Remove a run folder in which training has not begun, so that nothing half made is left."""
+    if not (path / "eval.jsonl").exists():  # the trainer's first file
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def default_run_dir(name: str) -> Path:
     """A new folder below runs/: the random end tells runs apart that start in the same second."""
     return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"

@@ -12,7 +12,7 @@ from rhoselect import config as configuration
 from rhoselect.cli.commands import MOST_WORKERS, Sets
 from rhoselect.config import resolve
 from rhoselect.config.reference import described
-from rhoselect.errors import ConfigError
+from rhoselect.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
     from rhoselect.inputs import RunInputs
@@ -70,7 +70,7 @@ def train(
         workers = 0
     check_servers(settings, workers)
     check_endpoint(settings.metrics)
-    check_start(inputs, workers)
+    check_start(inputs, workers, only=dry_run)
     if dry_run:
         console.print(_plan(inputs, workers), end="")
         return
@@ -89,14 +89,19 @@ def _train(
     from rhoselect.report.page import write_page
     from rhoselect.trainer.driver import driving
     from rhoselect.trainer.resuming import go_on_with
-    from rhoselect.trainer.runfolder import RunFolder, writing
+    from rhoselect.trainer.runfolder import RunFolder, discard_unused, writing
 
     new = None if resume else RunFolder.create(path, inputs.config, inputs.sha256)
     with driving(path):
         if new is None:
             go_on_with(path, inputs.config)
         folder = new or RunFolder.resume(path)
-        summary = execute(inputs, folder, workers, console, path.name)
+        try:
+            summary = execute(inputs, folder, workers, console, path.name)
+        except UserError:  # of an actor, which saw what this process could not
+            if new is not None:
+                discard_unused(path)
+            raise
         with writing(folder):
             write_page(path)
     return summary
