@@ -5,6 +5,8 @@
 # make test-cluster    `ray up` on hosts of this machine's own making; as root, minutes
 # make test-smoke      import, 20 steps and a served loop on each Python and on the oldest torch
 # make test-all        all of these
+# make test-gpu        the tests of a CUDA device, where there is one (GPU=cpu: on the CPU)
+# make gpu-bundle      dist/gpu: the check of a GPU for a machine without network (docs/results/gpu.md)
 # make cluster-package what `ray up` copies to the machines of a cluster (docs/deploy.md)
 # make check    lint, format, types, floors, bounds of size, generated code
 # make docs     the reference of the Python interface, from the docstrings, in build/reference
@@ -20,6 +22,7 @@
 PYTHON ?= python3
 WORKERS ?= 2
 PYTEST_ARGS ?=
+GPU ?= cuda
 # Which torch. The index that pip is set up with decides which build; TORCH_INDEX names another, such
 # as PyTorch's own index of the small CPU-only builds for Linux (see "Get started" on pytorch.org).
 TORCH ?= $(shell grep '^torch==' constraints.txt)
@@ -46,7 +49,7 @@ IL := data/fashion-mnist-il.parquet
 DEMO := examples/fashion-mnist.toml
 RUNS := runs/demo-uniform runs/demo-rho
 
-.PHONY: train test test-long test-benchmarks test-cluster test-smoke test-all cluster-package check docs protos format clean distclean help
+.PHONY: train test test-long test-benchmarks test-cluster test-smoke test-all test-gpu gpu-bundle cluster-package check docs protos format clean distclean help
 .DELETE_ON_ERROR:
 
 help:
@@ -72,6 +75,12 @@ test-smoke:
 	scripts/smoke.sh
 
 test-all: test test-long test-benchmarks test-cluster test-smoke
+
+test-gpu: $(VENV)
+	RHOSELECT_GPU_TESTS=$(GPU) $(BIN)/python -m pytest tests/gpu $(PYTEST_ARGS)
+
+gpu-bundle: $(VENV)
+	$(BIN)/python scripts/gpu_bundle.py dist/gpu
 
 # Everything that a machine needs but torch and the other packages; and the token of the clusters.
 cluster-package: $(VENV)

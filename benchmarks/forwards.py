@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
     parser.add_argument("--chunk", type=int, default=160)
     parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     parser.add_argument("--json", type=Path, help="write the figures here")
     options = parser.parse_args()
     warnings.simplefilter("ignore")  # dynamic quantisation announces its move to another package
@@ -52,13 +53,15 @@ def main() -> None:
     keep_memory()
     rows = []
     for name in track(options.models, "models"):
-        model = MODELS[name]().eval().requires_grad_(False)
-        inputs, labels = torch.randn(options.chunk, 1, 28, 28), torch.arange(options.chunk) % 10
+        model = MODELS[name]().eval().requires_grad_(False).to(options.device)
+        inputs = torch.randn(options.chunk, 1, 28, 28, device=options.device)
+        labels = torch.arange(options.chunk, device=options.device) % 10
         for form, make in FORMS.items():
             figures = compare(model, make, inputs, labels, options.repeats)
             rows.append({"model": name, "form": form, **figures})
     show("forms of a forward, against plain float32", rows, COLUMNS)
-    write(options.json, {"chunk": options.chunk, "repeats": options.repeats, "rows": rows})
+    figures = {"chunk": options.chunk, "repeats": options.repeats, "device": str(options.device)}
+    write(options.json, {**figures, "rows": rows})
 
 
 def compare(
@@ -81,12 +84,14 @@ def compare(
             started = time.perf_counter()
             with torch.inference_mode():
                 forward(inputs)
+            if inputs.is_cuda:
+                torch.cuda.synchronize(inputs.device)
             times[key].append(1e3 * (time.perf_counter() - started))
     medians = {key: statistics.median(values) for key, values in times.items()}
     return {
         **medians,
         "speedup": medians["plain_ms"] / medians["ms"],
-        "ranks": spearman(*(each.numpy() for each in losses)),
+        "ranks": spearman(*(each.cpu().numpy() for each in losses)),
     }
 
 
@@ -101,7 +106,7 @@ def bf16(model: nn.Module) -> Forward:
             module.to(torch.bfloat16)
 
     def forward(inputs: Tensor) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(inputs.device.type, torch.bfloat16):
             return model(inputs)
 
     return forward

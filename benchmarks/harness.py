@@ -60,12 +60,14 @@ def write_config(path: Path, settings: Settings) -> None:
     path.write_text(tomlkit.dumps(tree))
 
 
-def synthetic_data(folder: Path, points: int = 20_000) -> tuple[Path, Path]:
-    """Random 28 x 28 images of 10 classes with random irreducible losses, for timing only."""
+def synthetic_data(
+    folder: Path, points: int = 20_000, shape: tuple[int, ...] = (1, 28, 28)
+) -> tuple[Path, Path]:
+    """Random images of 10 classes with random irreducible losses, for timing only."""
     rng = np.random.default_rng(0)
 
     def split(rows: int) -> tuple[Any, Any]:
-        images = rng.integers(0, 256, (rows, 1, 28, 28), np.uint8)
+        images = rng.integers(0, 256, (rows, *shape), np.uint8)
         return images, rng.integers(0, 10, rows)
 
     data, table = folder / "data", folder / "il.parquet"

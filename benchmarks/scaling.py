@@ -39,6 +39,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2, 4, 8, 16])
     parser.add_argument("--train-ms", type=float, nargs="+", default=[100.0, 400.0])
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
+    parser.add_argument("--device", default="cpu", help="that does the MLP's arithmetic")
     parser.add_argument("--steps", type=int, default=60, help="counted steps of a run")
     parser.add_argument("--json", type=Path, help="write the figures here")
     options = parser.parse_args()
@@ -48,7 +49,7 @@ def main() -> None:
         data, table = synthetic_data(folder)
         uniform = {}
         for train_ms in options.train_ms:
-            settings = settings_of(data, table, train_ms, options.steps)
+            settings = settings_of(data, table, train_ms, options)
             # In its best form: one chunk a window, as there is nothing to share out.
             settings |= {"selection.function": "uniform", "selection.chunk": N_BIG}
             run = folder / f"uniform-{train_ms:g}"
@@ -62,14 +63,16 @@ def main() -> None:
         ]
         for train_ms, workers, mode in track(cases, "runs"):
             run = folder / f"{train_ms:g}-{workers}-{mode.replace(' ', '')}"
-            settings = settings_of(data, table, train_ms, options.steps) | MODES[mode]
+            settings = settings_of(data, table, train_ms, options) | MODES[mode]
             train(run, settings, workers)
             rows.append(row_of(run, train_ms, workers, mode, uniform[train_ms]))
     show("emulated device", rows, [*COLUMNS, "overhead_ms"])
     write(options.json, {"emulated": True, "n_b": N_B, "n_B": N_BIG, "chunk": CHUNK, "rows": rows})
 
 
-def settings_of(data: Path, table: Path, train_ms: float, steps: int) -> dict[str, Any]:
+def settings_of(
+    data: Path, table: Path, train_ms: float, options: argparse.Namespace
+) -> dict[str, Any]:
     """The configuration of a run on the emulated device."""
     point_ms = train_ms / 3 / N_B
     args = {"width": 128, "depth": 2, "point_ms": point_ms, "precision_factor": FACTOR}
@@ -82,7 +85,9 @@ def settings_of(data: Path, table: Path, train_ms: float, steps: int) -> dict[st
         "selection.n_B": N_BIG,
         "selection.chunk": CHUNK,
         "scorer.precision": "fp32",
-        "trainer.steps": steps + WARM_UP,
+        "scorer.device": options.device,
+        "trainer.device": options.device,
+        "trainer.steps": options.steps + WARM_UP,
         "trainer.eval_every": 1_000_000,
         "trainer.checkpoint_every": 1_000_000,
         "metrics.port": -1,

@@ -26,7 +26,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from rich.progress import track
 
 from harness import show, synthetic_data, train, write
-from rhoselect.compute import keep_memory
+from rhoselect.compute import keep_memory, repeatable
 from rhoselect.importing import load_object
 
 CASES: dict[str, dict[str, Any]] = {
@@ -44,6 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", default=list(CASES), choices=list(CASES))
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
+    parser.add_argument("--device", default="cpu", help="of the scorer, the trainer and the loop")
     parser.add_argument("--seconds", type=float, default=8.0, help="length of a measurement")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path, help="write the figures here")
@@ -53,11 +54,12 @@ def main() -> None:
         data, table = synthetic_data(Path(scratch))
         for name in track(options.models, "models"):
             case, pairs = CASES[name], []
+            how = (case, options.precision, options.device)
             for repeat in range(options.repeats):
                 run = Path(scratch) / f"{name}-{repeat}"
-                before = bare_rate(case, options.precision, options.seconds / 2)
-                running = running_rate(case, options.precision, options.seconds, run, data, table)
-                after = bare_rate(case, options.precision, options.seconds / 2)
+                before = bare_rate(*how, options.seconds / 2)
+                running = running_rate(*how, options.seconds, run, data, table)
+                after = bare_rate(*how, options.seconds / 2)
                 pairs.append(((before + after) / 2, running))
             bare, running = (statistics.median(rates) for rates in zip(*pairs, strict=True))
             rows.append(
@@ -65,6 +67,7 @@ def main() -> None:
                     "model": name,
                     "chunk": case["chunk"],
                     "precision": options.precision,
+                    "device": options.device,
                     "bare_points_per_s": bare,
                     "points_per_s": running,
                     "efficiency": statistics.median(own / loop for loop, own in pairs),
@@ -74,25 +77,36 @@ def main() -> None:
     write(options.json, {"repeats": options.repeats, "rows": rows})
 
 
-def bare_rate(case: dict[str, Any], precision: str, seconds: float) -> float:
-    """Points a second of a forward loop on one thread."""
+def bare_rate(case: dict[str, Any], precision: str, device: str, seconds: float) -> float:
+    """Points a second of a forward loop on one thread, or on a GPU, which it keeps busy."""
     torch.set_num_threads(1)
     keep_memory()
+    place = torch.device(device)
     factory = load_object(case["factory"], "factory")
-    model = factory(input_shape=(1, 28, 28), classes=10, **case["args"]).eval()
-    inputs = torch.randn(case["chunk"], 1, 28, 28)
+    model = factory(input_shape=(1, 28, 28), classes=10, **case["args"]).eval().to(place)
+    inputs = torch.randn(case["chunk"], 1, 28, 28, device=place)
     low = precision == "bf16"
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=low):
+    autocast = torch.autocast(place.type, torch.bfloat16, enabled=low)
+    with repeatable(place), torch.inference_mode(), autocast:
         model(inputs)
         started, points = time.perf_counter(), 0
         while (elapsed := time.perf_counter() - started) < seconds:
-            model(inputs)
-            points += case["chunk"]
+            for _ in range(1 if place.type == "cpu" else 50):
+                model(inputs)
+                points += case["chunk"]
+            if place.type == "cuda":
+                torch.cuda.synchronize(place)
     return points / elapsed
 
 
 def running_rate(
-    case: dict[str, Any], precision: str, seconds: float, run: Path, data: Path, table: Path
+    case: dict[str, Any],
+    precision: str,
+    device: str,
+    seconds: float,
+    run: Path,
+    data: Path,
+    table: Path,
 ) -> float:
     """Points a second of the only scorer of a run."""
     settings = {
@@ -106,6 +120,8 @@ def running_rate(
         "selection.n_B": 10 * case["chunk"],
         "selection.chunk": case["chunk"],
         "scorer.precision": precision,
+        "scorer.device": device,
+        "trainer.device": device,
         "trainer.scores": False,
         "trainer.steps": 10_000_000,
         "trainer.eval_every": 10_000_000,

@@ -6,7 +6,8 @@ A repeat measures, one after the other,
 - publish to loaded: from the call of ``publish`` until the last reader has every tensor in memory
   of its own (``publish`` is the part of it that the trainer is held up for),
 - memcpy: as many processes, each copying as many bytes from memory of its own to memory of its own
-  at the same time; from the first one's start to the last one's end.
+  at the same time; from the first one's start to the last one's end. On a GPU the copies are from
+  pinned memory to the device, where the trainer's tensors and the readers' are, too.
 
 The tensors are those of transformer blocks. ``bfloat16``: matrices are cast at publish, biases and
 norms stay float32; ``float32``: nothing is cast. Megabytes are those of the snapshot.
@@ -56,6 +57,7 @@ class Case:
     folder: Path
     shapes: Shapes
     layout: Layout
+    device: str
 
 
 def main() -> None:
@@ -63,6 +65,7 @@ def main() -> None:
     parser.add_argument("--megabytes", type=int, nargs="+", default=[*WIDTHS], choices=WIDTHS)
     parser.add_argument("--readers", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--device", default="cpu", help="of the trainer's and readers' tensors")
     parser.add_argument("--json", type=Path, help="write the figures here")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -71,10 +74,12 @@ def main() -> None:
     with reader_processes(max(options.readers)) as readers:
         for megabytes in options.megabytes:
             for reader in readers:
-                ask(reader, "room", megabytes * MB)
+                ask(reader, "room", (megabytes * MB, options.device))
             for dtype in (torch.bfloat16, torch.float32):
                 for count in options.readers:
-                    rows.append(measured(megabytes, dtype, readers[:count], options.repeats))
+                    rows.append(
+                        measured(megabytes, dtype, readers[:count], options.repeats, options.device)
+                    )
     show(rows)
     if options.json is not None:
         described = {**origin(), "repeats": options.repeats, "seed": 0, "rows": rows}
@@ -82,15 +87,15 @@ def main() -> None:
 
 
 def measured(
-    megabytes: int, dtype: torch.dtype, readers: list[Connection], repeats: int
+    megabytes: int, dtype: torch.dtype, readers: list[Connection], repeats: int, device: str
 ) -> dict[str, Any]:
-    """The medians of one case."""
+    """The medians of one case, whose tensors are on ``device``."""
     shapes, layout = model(megabytes, dtype)
-    sources = {name: torch.randn(shape) for name, shape in shapes.items()}
+    sources = {name: torch.randn(shape, device=device) for name, shape in shapes.items()}
     folder = SharedMemoryStore.new_folder(f"bench{secrets.token_hex(4)}", 1)
     store = SharedMemoryStore(folder, writer=True)
     for reader in readers:
-        ask(reader, "case", Case(folder, shapes, layout))
+        ask(reader, "case", Case(folder, shapes, layout, device))
     loaded, published, copied = list[float](), list[float](), list[float]()
     for version in range(WARM_UP + repeats):
         for reader in readers:
@@ -128,6 +133,7 @@ def step(tensors: dict[str, Tensor]) -> None:
     while time.monotonic() < ends:
         for tensor in tensors.values():
             tensor.neg_()
+        wait(str(tensor.device))
 
 
 def model(megabytes: int, dtype: torch.dtype) -> tuple[Shapes, Layout]:
@@ -189,21 +195,32 @@ def reader(orders: Connection) -> None:
         if what == "stop":
             return
         elif what == "room":
-            source, target = (torch.ones(argument, dtype=torch.uint8) for _ in range(2))
+            size, device = argument
+            pinned = device != "cpu"
+            source = torch.ones(size, dtype=torch.uint8, pin_memory=pinned)
+            target = torch.ones(size, dtype=torch.uint8, device=device)
         elif what == "case":
             replica, store = within(target, argument), SharedMemoryStore(argument.folder, False)
         elif what == "load":
             assert store is not None and store.load(argument, into, LONG_S) is not None
+            wait(str(target.device))
             orders.send(time.monotonic())
         elif what == "copy":
             started = time.monotonic()
             target.copy_(source)
+            wait(str(target.device))
             orders.send((started, time.monotonic()))
         elif what == "leave":
             assert store is not None
             store.close()
         if what in ("room", "case", "leave"):
             orders.send("done")
+
+
+def wait(device: str) -> None:
+    """Wait until the device has done all that it was given."""
+    if device != "cpu":
+        torch.cuda.synchronize(device)
 
 
 def within(memory: Tensor, case: Case) -> dict[str, Tensor]:

@@ -4,6 +4,11 @@ set, its irreducible losses and a configuration, made once a session, read only.
 from __future__ import annotations
 
 import os
+
+# The suite's results are a CPU's, in all its processes, also where "auto" would find a GPU.
+if os.environ.get("RHOSELECT_GPU_TESTS") != "cuda":
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
 import secrets
 import sys
 from collections.abc import Iterator

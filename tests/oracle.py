@@ -20,17 +20,19 @@ def algorithm_1(
     autocast: torch.dtype | None,
     batch_statistics: bool = False,
 ) -> list[Tensor]:
-    """Train ``model`` in place on ``windows`` [n_B]; returns the indices [n_b] of each step."""
+    """Train ``model`` in place, on its device, on ``windows`` [n_B]; returns the indices [n_b] of
+    each step."""
+    device = next(model.parameters()).device
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, fused=True)
     selected = []
     for candidates in windows:
         frozen = copy.deepcopy(model).train(batch_statistics)
         losses = []
-        with torch.no_grad(), torch.autocast("cpu", autocast, enabled=autocast is not None):
+        with torch.no_grad(), torch.autocast(device.type, autocast, enabled=autocast is not None):
             for part in candidates.split(chunk):
                 inputs, labels = read(part)
                 losses.append(F.cross_entropy(frozen(inputs).float(), labels, reduction="none"))
-        reducible = torch.cat(losses) - il[candidates]
+        reducible = torch.cat(losses).cpu() - il[candidates]
         best = candidates[reducible.argsort(descending=True, stable=True)[:n_b]]
         inputs, labels = read(best)
         optimizer.zero_grad()

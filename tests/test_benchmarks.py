@@ -30,11 +30,11 @@ SMALLEST = {
     "queue.py": ["--clients", "1", "--seconds", "0.05"],
     "scale.py": ["--points", "2000", "--repeats", "1"],
     "scaling.py": ["--workers", "0", "--train-ms", "5", "--modes", "lag 0", "--steps", "3"],
-    "scorer.py": ["--models", "mlp", "--seconds", "0.2", "--repeats", "1"],
     "snapshots.py": ["--megabytes", "3", "--readers", "1", "--repeats", "2"],
 }
 
 SLOWER = {
+    "scorer.py": ["--models", "mlp", "--seconds", "0.2", "--repeats", "1"],
     "chaos.py": ["--kills", "1", "--steps", "60", "--workers", "1", "--folder", "FOLDER"],
     "plan.py": ["--models", "emulated mlp", "--workers", "0", "--steps", "3", "--rounds", "1"],
     "soak.py": ["--minutes", "0.05", "--warm-up", "0.02", "--folder", "FOLDER"],

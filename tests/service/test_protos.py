@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,6 +40,16 @@ def test_names_are_buf_s(descriptors: FileDescriptorSet) -> None:
         for call in calls:
             assert call.input_type == f".rhoselect.v1.{call.name}Request"
             assert call.output_type == f".rhoselect.v1.{call.name}Response"
+
+
+def test_the_floors_are_what_the_generated_code_needs() -> None:
+    """It refuses older releases when it is imported, so pip must not install them."""
+    project = tomllib.loads((PROTOS.parent / "pyproject.toml").read_text())["project"]
+    service = project["optional-dependencies"]["service"]
+    floors = dict(each.split(">=") for each in service)
+    code = "".join(path.read_text() for path in PROTOS.rglob("*_pb2*.py"))
+    assert {floors["grpcio"]} == set(re.findall(r"GRPC_GENERATED_VERSION = '(.*)'", code))
+    assert {floors["protobuf"]} == set(re.findall(r"# Protobuf Python Version: (.*)", code))
 
 
 def described(file: FileDescriptorProto) -> Iterator[tuple[str, bool]]:

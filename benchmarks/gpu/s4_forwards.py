@@ -1,0 +1,164 @@
+"""Stage 4: what a replica keeps of a bare bf16 loop's rate, and a running scorer of that.
+
+The bare loop holds linear and convolution weights in bf16 and runs under autocast, on one resident
+chunk. Arms of the replica are those that the product has. Ranks are Spearman's, against float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import networks
+import numpy as np
+import torch
+from stage import NOT_BUILT, Stage, run, seconds
+from torch import Tensor, nn
+
+from rhoselect.compute import repeatable
+from rhoselect.models.replica import CAST_MODULES, Numerics, Replica
+from rhoselect.selector.audit import spearman
+from rhoselect.types import Batch
+
+from harness import synthetic_data  # isort: skip
+from scorer import running_rate  # isort: skip
+
+CLASSES, VOCABULARY = 10, 4096
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network, the chunk that it scores, and what counts as one of ``unit``."""
+
+    factory: Callable[..., nn.Module]
+    shape: tuple[int, ...]
+    chunk: int
+    args: dict[str, Any]
+
+    @property
+    def unit(self) -> str:
+        return "tokens/s" if len(self.shape) == 1 else "images/s"
+
+    @property
+    def units(self) -> int:
+        return self.chunk * (self.shape[0] if len(self.shape) == 1 else 1)
+
+    def build(self, device: torch.device) -> nn.Module:
+        """With the same weights always; made on the device, as 1.2 B on a CPU take long."""
+        torch.manual_seed(0)
+        with device:
+            made = self.factory(input_shape=self.shape, classes=CLASSES, **self.args)
+        return made.eval().requires_grad_(False)
+
+    def batch(self, device: torch.device) -> Batch:
+        torch.manual_seed(1)
+        inputs = networks.inputs_of(self.shape, self.chunk, device, VOCABULARY)
+        labels = torch.arange(self.chunk, device=device) % CLASSES
+        return Batch(np.arange(self.chunk, dtype=np.int64), inputs, labels)
+
+
+CASES = {
+    "resnet50": Case(networks.resnet50, (3, 224, 224), 32, {}),
+    "vit_b16": Case(networks.vit, (3, 224, 224), 32, {}),
+    "llama_1b": Case(networks.llama, (1024,), 20, {}),
+}
+QUICK = {
+    "resnet50": Case(networks.resnet50, (3, 32, 32), 8, {"width": 4}),
+    "vit_b16": Case(networks.vit, (3, 32, 32), 8, {"width": 64, "heads": 2, "layers": 2}),
+    "llama_1b": Case(
+        networks.llama,
+        (16,),
+        4,
+        {"width": 64, "heads": 4, "groups": 2, "layers": 2, "hidden": 128, "vocabulary": 4096},
+    ),
+}
+ARMS = {
+    "channels_last": Numerics("bf16", channels_last=True),
+    "folded": Numerics("bf16", fold_batchnorm=True),
+    "channels_last, folded": Numerics("bf16", channels_last=True, fold_batchnorm=True),
+}
+RUNNING_S = 28.0  # what a run with a scorer takes, start and end included
+
+
+def main(stage: Stage) -> None:
+    cases = QUICK if stage.quick else CASES
+    for name, case in cases.items():
+        stage.part(name, forwards, name, case, needs_s=5)
+    for arm in ("graph", "compile", "fp8", "int8"):
+        stage.figure(arm, NOT_BUILT)
+    for name in ("resnet50",) if stage.quick else ("resnet50", "vit_b16"):
+        stage.part(f"{name}, a running scorer", scorer, name, cases[name], needs_s=RUNNING_S)
+
+
+def forwards(stage: Stage, name: str, case: Case) -> None:
+    device, chunk = stage.device, case.batch(stage.device)
+    repeats = 3 if stage.quick else 10 if len(case.shape) == 1 else 30
+
+    def rate(forward: Callable[[], object]) -> float:
+        return case.units / seconds(device, forward, repeats)
+
+    with repeatable(device):
+        exact = Replica(case.build(device), Numerics("fp32"), device)(chunk).losses
+        bare = bare_loop(case.build(device), chunk)
+        before = rate(bare)
+        replica = Replica(case.build(device), Numerics("bf16"), device)
+        found = rate(lambda: replica(chunk))
+        after = rate(bare)
+        stage.figure(f"{name}, bare loop", (before + after) / 2, case.unit)
+        kept = found / ((before + after) / 2)
+        stage.figure(f"{name}, replica / bare", kept, "", ">= .97")
+        ranks(stage, f"{name}, ranks in bf16", replica, chunk, exact)
+        for arm, numerics in ARMS.items() if name == "resnet50" else ():
+            form = Replica(case.build(device), numerics, device)
+            stage.figure(f"{name}, {arm} / replica", rate(lambda form=form: form(chunk)) / found)
+            ranks(stage, f"{name}, ranks {arm}", form, chunk, exact)
+    if stage.cuda:
+        stage.figure(f"{name}, memory", torch.cuda.max_memory_allocated() / 2**30, "GiB")
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def bare_loop(model: nn.Module, chunk: Batch) -> Callable[[], Tensor]:
+    """Nothing but the forward."""
+    for module in model.modules():
+        if isinstance(module, CAST_MODULES):
+            module.to(torch.bfloat16)
+
+    def forward() -> Tensor:
+        with torch.inference_mode(), torch.autocast(chunk.inputs.device.type, torch.bfloat16):
+            logits: Tensor = model(chunk.inputs)
+        return logits
+
+    return forward
+
+
+def ranks(stage: Stage, name: str, replica: Replica, chunk: Batch, exact: Tensor) -> None:
+    one, two = (each.double().cpu().numpy() for each in (replica(chunk).losses, exact))
+    stage.figure(name, spearman(one, two))
+
+
+def scorer(stage: Stage, name: str, case: Case) -> None:
+    """The only scorer of a run at lag 1, on the device on which the trainer takes small steps."""
+    data, table = synthetic_data(stage.work / f"{name}-data", 10 * case.chunk, case.shape)
+    settings = {
+        "factory": f"networks:{case.factory.__name__}",
+        "args": case.args,
+        "chunk": case.chunk,
+    }
+    chunk = case.batch(stage.device)
+    with repeatable(stage.device):
+        bare = bare_loop(case.build(stage.device), chunk)
+        loop = case.units / seconds(stage.device, bare, 3 if stage.quick else 30)
+    if stage.cuda:
+        torch.cuda.empty_cache()
+    run = stage.work / f"{name}-scorer"
+    device = str(stage.device)
+    measured_s = 0.5 if stage.quick else 6.0
+    rate = running_rate(settings, "bf16", device, measured_s, run, data, table)
+    stage.figure(f"{name}, scorer", rate, case.unit)
+    stage.figure(f"{name}, scorer / bare", rate / loop, "", ">= .95")
+
+
+if __name__ == "__main__":
+    run(main)

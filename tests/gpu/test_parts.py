@@ -1,0 +1,173 @@
+"""Parts on the device: a replica's bits, snapshots through shared memory, registered memory."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rhoselect.compute import DTYPES, repeatable
+from rhoselect.config import TrainerConfig
+from rhoselect.models import mlp, resnet18_small, small_cnn, text_transformer
+from rhoselect.models.replica import Numerics, Replica
+from rhoselect.snapshots.shm import SharedMemoryStore
+from rhoselect.trainer.learner import Learner
+from rhoselect.types import Batch
+
+CLASSES = 10
+IMAGES = {"mlp": mlp, "cnn": small_cnn, "resnet": resnet18_small}
+LONG_S = 20.0
+
+
+def model_of(name: str, seed: int = 0) -> nn.Module:
+    torch.default_generator.manual_seed(seed)
+    if name == "transformer":
+        return text_transformer(input_shape=(12,), classes=CLASSES, vocabulary=50)
+    return IMAGES[name](input_shape=(1, 28, 28), classes=CLASSES, width=8)
+
+
+def batch_of(name: str, seed: int, device: torch.device, points: int = 24) -> Batch:
+    torch.default_generator.manual_seed(seed)
+    shape = (points, 12) if name == "transformer" else (points, 1, 28, 28)
+    inputs = torch.randint(1, 50, shape) if name == "transformer" else torch.randn(shape)
+    labels = torch.randint(CLASSES, (points,))
+    indices = np.arange(points, dtype=np.int64)
+    return Batch(indices, inputs.to(device), labels.to(device))
+
+
+@pytest.fixture
+def kernels(device: torch.device) -> Iterator[None]:
+    """Those of a run."""
+    with repeatable(device):
+        yield
+
+
+def trained(name: str, device: torch.device) -> Learner:
+    """After three steps, so that weights and BatchNorm statistics are no initial ones."""
+    learner = Learner(model_of(name), TrainerConfig(lr=1e-2), 0, device)
+    for step in range(3):
+        learner.update(batch_of(name, 100 + step, device), None, step)
+    return learner
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("name", [*IMAGES, "transformer"])
+def test_a_replica_equals_plain_autocast_from_float32_weights(
+    device: torch.device, kernels: None, name: str, precision: str
+) -> None:
+    learner, points = trained(name, device), batch_of(name, 1, device)
+    replica = Replica(model_of(name, 99), Numerics(precision), device)
+    replica.load(learner.pieces(replica.layout))
+    model = copy.deepcopy(learner.model).eval()
+    enabled = precision != "fp32"
+    with torch.no_grad(), torch.autocast(device.type, DTYPES[precision], enabled=enabled):
+        logits = model(points.inputs).float()
+    output = replica(points)
+    assert torch.equal(output.logits, logits)
+    assert torch.equal(output.losses, F.cross_entropy(logits, points.labels, reduction="none"))
+    assert output.losses.device.type == device.type
+
+
+@pytest.mark.parametrize("name", [*IMAGES, "transformer"])
+def test_a_chunk_has_the_same_bits_whatever_came_before(
+    device: torch.device, kernels: None, name: str
+) -> None:
+    replica = Replica(model_of(name), Numerics("bf16"), device)
+    chunk = batch_of(name, 1, device)
+    alone = replica(chunk).losses.clone()
+    replica(batch_of(name, 2, device, points=77))
+    assert torch.equal(replica(chunk).losses, alone)
+
+
+@pytest.mark.parametrize("name", ["mlp", "resnet", "transformer"])
+def test_steps_repeat_bit_for_bit(device: torch.device, kernels: None, name: str) -> None:
+    one, two = (trained(name, device).model.state_dict() for _ in range(2))
+    assert all(torch.equal(one[each], two[each]) for each in one)
+
+
+@pytest.fixture(params=["shared memory", "a file on disk"])
+def store_folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """Where snapshots are: a kernel may refuse to lock the pages of a file on disk."""
+    if request.param == "a file on disk":
+        yield tmp_path / "store"
+    else:
+        yield SharedMemoryStore.new_folder("gputest", 1)
+
+
+def test_weights_travel_from_the_device_to_the_device(
+    device: torch.device, kernels: None, store_folder: Path
+) -> None:
+    """Through shared memory, in several versions that reuse the buffers; kernels still work."""
+    learner = trained("resnet", device)
+    replica = Replica(model_of("resnet", 99), Numerics("bf16"), device)
+    layout = {name: tensor.dtype for name, tensor in replica.layout.items()}
+    points = batch_of("resnet", 1, device)
+    twin = Replica(model_of("resnet", 98), Numerics("bf16"), device)
+    with (
+        closing(SharedMemoryStore(store_folder, writer=True)) as writer,
+        closing(SharedMemoryStore(store_folder, writer=False)) as reader,
+    ):
+        for version in range(4):
+            state = {"weight": torch.full((3,), float(version), device=device)}
+            writer.publish(version, learner.tensors, layout, state)
+            assert torch.ones(8, device=device).add_(1).sum().item() == 16, "a kernel after that"
+            got = reader.load(version, replica.load, LONG_S)
+            assert got is not None
+            assert torch.equal(got["weight"].cpu(), state["weight"].cpu())
+            writer.retire(version)
+            twin.load(learner.pieces(twin.layout))
+            assert torch.equal(replica(points).losses, twin(points).losses), version
+            learner.update(batch_of("resnet", 200 + version, device), None, version)
+
+
+def test_a_buffer_may_be_reused_as_soon_as_a_load_returns(
+    device: torch.device, store_folder: Path
+) -> None:
+    """Else a copy that is still under way would read the next version."""
+    weights = {"w": torch.zeros(1 << 22, device=device)}
+    target: dict[str, Tensor] = {"w": torch.empty(1 << 22, device=device)}
+
+    def into(pieces: Iterator[tuple[str, Tensor]]) -> None:
+        for name, tensor in pieces:
+            target[name].copy_(tensor, non_blocking=True)
+
+    with (
+        closing(SharedMemoryStore(store_folder, writer=True)) as writer,
+        closing(SharedMemoryStore(store_folder, writer=False)) as reader,
+    ):
+        for version in range(0, 20, 2):
+            for number, value in ((version, version), (version + 1, -1)):
+                weights["w"].fill_(value)
+                writer.publish(number, weights, {"w": torch.float32}, {})
+                if value >= 0:
+                    assert reader.load(number, into, LONG_S) is not None
+                writer.retire(number + 1)
+            assert target["w"].eq(version).all()
+
+
+def test_a_registration_that_fails_does_not_break_the_next_kernel(
+    cuda: torch.device, tmp_path: Path
+) -> None:
+    """CUDA keeps the error until someone asks; a foreign kernel must not be told of it."""
+    tensors = {"w": torch.arange(1000.0, device=cuda)}
+    with closing(SharedMemoryStore(tmp_path / "store", writer=True)) as writer:
+        for version in range(3):
+            writer.publish(version, tensors, {"w": torch.float32}, {})
+            found = torch.ones(1000, device=cuda).mul_(2).sum()
+            assert found.item() == 2000
+            writer.retire(version)
+
+
+def test_deterministic_kernels_are_those_of_the_block_alone(cuda: torch.device) -> None:
+    inputs = torch.randn(2, 4, 9, 9, device=cuda, requires_grad=True)
+    with repeatable(cuda), pytest.raises(RuntimeError, match="deterministic"):
+        F.adaptive_avg_pool2d(inputs, 2).sum().backward()
+    F.adaptive_avg_pool2d(inputs, 2).sum().backward()
+    assert inputs.grad is not None

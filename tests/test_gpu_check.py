@@ -1,0 +1,109 @@
+"""The check of a GPU: it runs to its end here, and no stage keeps the next from running."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+CHECK = Path(__file__).parent.parent / "benchmarks" / "gpu"
+FINE = "import json, sys\nsys.stdout.write('fine')\n"
+FINE += "record = {'stage': 'fine', 'ok': True, 'seconds': 0, 'figures': [], 'error': None}\n"
+FINE += "open(sys.argv[sys.argv.index('--json') + 1], 'w').write(json.dumps(record))\n"
+RAISES = f"""
+import sys
+sys.path.insert(0, {str(CHECK)!r})
+from stage import run
+
+def part(stage):
+    raise ValueError("a part")
+
+def main(stage):
+    stage.part("broken", part)
+    stage.figure("after it", 1.0, "s", "2")
+    raise ValueError("of its own")
+
+run(main)
+"""
+# What it started goes with it.
+HANGS = "import subprocess, sys, time\n"
+HANGS += "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+HANGS += "print('so far', flush=True)\ntime.sleep(600)"
+DIES = "import os\nos.kill(os.getpid(), 9)"
+
+
+def runner() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("gpu_check_run", CHECK / "run.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_stage_that_fails_hangs_or_dies_does_not_stop_the_next(tmp_path: Path) -> None:
+    run, out = runner(), tmp_path / "out"
+    out.mkdir()
+    stages = []
+    for name, code in {"raises": RAISES, "hangs": HANGS, "dies": DIES, "fine": FINE}.items():
+        script = tmp_path / f"{name}.py"
+        script.write_text(code)
+        stages.append(run.Stage(script, 60, quick_s=0.5 if name == "hangs" else 60))
+    run.run_stages(stages, "cpu", True, out, tmp_path)
+    whole = json.loads((out / "all.json").read_text())
+    raises, hangs, dies, fine = whole["stages"]
+    assert raises["error"] == "ValueError: of its own"
+    values = {figure["name"]: figure["value"] for figure in raises["figures"]}
+    assert values == {"broken": "failed: ValueError: a part", "after it": 1.0}
+    assert (hangs["error"], hangs["log"]) == ("was ended at its limit of 0.5 s", "so far\n")
+    assert dies["error"] == "ended with exit code -9"
+    assert (fine["ok"], fine["error"], fine["log"]) == (True, None, "fine")
+    assert [record["ok"] for record in whole["stages"]] == [False, False, False, True]
+    for record in whole["stages"]:
+        del record["log"]
+        assert json.loads((out / f"{record['stage']}.json").read_text()) == record
+    assert "after it" in run.table(whole["stages"])
+    assert "NOT OK: was ended" in run.table(whole["stages"])
+
+
+def test_nothing_that_a_hanging_stage_started_is_left(tmp_path: Path) -> None:
+    run, seen = runner(), []
+    script = tmp_path / "hangs.py"
+    script.write_text(HANGS)
+    end = run.end
+
+    def ended(process: Any) -> None:
+        seen.extend(run.session_of(process.pid))
+        end(process)
+
+    run.end = ended
+    run.run_stage(run.Stage(script, 60, quick_s=2), "cpu", True, tmp_path, tmp_path)
+    assert len(seen) == 2, "the stage and its child"
+    assert [pid for pid in seen if Path(f"/proc/{pid}").exists() and alive(pid)] == []
+
+
+def alive(pid: int) -> bool:
+    """Whether a process is more than an entry that nobody has waited for."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.long
+@pytest.mark.timeout(420)
+def test_a_quick_check_runs_every_stage_on_the_cpu(tmp_path: Path) -> None:
+    """What it finds must hold here as on a GPU, but for the figures."""
+    check = ["bash", str(CHECK / "check.sh"), "--device", "cpu", "--quick", "--out", str(tmp_path)]
+    done = subprocess.run(check, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    whole = json.loads((tmp_path / "all.json").read_text())
+    assert len(whole["stages"]) == len(list(tmp_path.glob("s*.json"))) == 9
+    assert all(record["ok"] and record["figures"] for record in whole["stages"])
+    with tarfile.open(tmp_path / "logs.tar.xz") as logs:
+        assert "s3_hashes.log" in logs.getnames()
+    assert done.stdout.splitlines()[-1].startswith("s8_leftovers  ok, ")
