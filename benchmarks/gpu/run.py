@@ -142,20 +142,23 @@ def end(process: subprocess.Popen[bytes]) -> None:
         process.terminate()
         with suppress(subprocess.TimeoutExpired):
             process.wait(GRACE_S)
-    for pid in session_of(process.pid):
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    ends = time.monotonic() + GRACE_S
+    while (left := session_of(process.pid)) and time.monotonic() < ends:
+        for pid in left:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.01)
     process.wait()
 
 
 def session_of(leader: int) -> list[int]:
-    """The processes of the session that ``leader`` began."""
+    """The processes of the session that ``leader`` began, but for those that have ended."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
             with suppress(OSError, ValueError):
                 state = (entry / "stat").read_text().rpartition(")")[2].split()
-                if int(state[3]) == leader:
+                if int(state[3]) == leader and state[0] not in "ZX":
                     found.append(int(entry.name))
     return found
 
