@@ -12,13 +12,13 @@ import re
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from rhoselect.errors import RunError
 from rhoselect.files import replacing
 from rhoselect.snapshots.format import LENGTH_BYTES, Header
+from rhoselect.snapshots.pinning import Cuda, Pinned
 
 NONE = -1
 MOST_BUFFERS = 1024
@@ -86,7 +86,9 @@ def fence() -> None:
 
 
 class Buffer:
-    """One mapped safetensors file. ``pieces``: (span, tensor over that span), in file order."""
+    """One mapped safetensors file. ``pieces``: (span, tensor over that span), in file order;
+    ``pinned``: its memory, which may be locked for a GPU. It is unmapped when the last tensor over
+    it is freed."""
 
     def __init__(self, path: Path) -> None:
         # Readers never write, but torch takes writable memory only, so they map it writable too.
@@ -96,8 +98,8 @@ class Buffer:
         start = LENGTH_BYTES + int.from_bytes(mapping[:LENGTH_BYTES], "little")
         header = Header.parse(mapping[:start])
         self._bytes = torch.frombuffer(mapping, dtype=torch.uint8)
-        self._pinned = False
         self.size = header.size
+        self.pinned = Pinned(path, self._bytes.data_ptr(), self.size, Cuda())
         self.pieces = [(span, span.view(self._bytes)) for span in header.spans]
 
     @staticmethod
@@ -117,24 +119,6 @@ class Buffer:
                 f"snapshots: {path.parent} has no room for {header.size} more bytes"
                 f' ({error.strerror}); enlarge it or set snapshots.transport = "ray"'
             ) from None
-
-    def pin(self) -> None:
-        """Lock the memory, so that a GPU's copy engine can copy to it asynchronously.
-
-        Copies to memory that is not pinned are correct too, but synchronous.
-        """
-        if not self._pinned:
-            place = self._bytes.data_ptr(), self.size
-            self._pinned = int(_cuda().cudaHostRegister(*place, 0)) == 0
-
-    def close(self) -> None:
-        """Unlock the memory. It is unmapped when the last tensor over it is freed."""
-        if self._pinned:
-            _cuda().cudaHostUnregister(self._bytes.data_ptr())
-
-
-def _cuda() -> Any:
-    return torch.cuda.cudart()  # type: ignore[no-untyped-call]
 
 
 def is_abandoned(folder: Path) -> bool:

@@ -92,7 +92,7 @@ class SharedMemoryStore:
         buffer = self._buffer(index)
         gpus = {t.device for t in sources.values() if t.is_cuda}
         if gpus:
-            buffer.pin()
+            buffer.pinned.lock()
         control.begin(index, version)
         self._notifier.notify()
         with torch.no_grad():
@@ -137,7 +137,7 @@ class SharedMemoryStore:
                 self._control.newest = NONE
             for index, buffer in self._buffers.items():
                 self._open().version[index] = NONE
-                buffer.close()
+                buffer.pinned.unlock()
             shutil.rmtree(self._folder, ignore_errors=True)
         if self._claim is not None:
             os.close(self._claim)
