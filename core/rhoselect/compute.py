@@ -95,6 +95,16 @@ def _deterministic() -> Iterator[None]:
         torch.backends.cudnn.benchmark = before[2]
 
 
+@contextmanager
+def as_guest(device: torch.device) -> Iterator[None]:
+    """Run the block, which computes on ``device``, in a process that is not ours: with repeatable
+    kernels, and afterwards torch's settings, random state and current device are as before."""
+    cuda = device.type == "cuda"
+    current = torch.cuda.device(device) if cuda else nullcontext()
+    with repeatable(device), current, torch.random.fork_rng(devices=[device] if cuda else []):
+        yield
+
+
 def has_fast_bf16(device: str) -> bool:
     """Whether the hardware computes bf16 matmuls; without, they are many times slower than fp32.
     Of GPUs on other machines this is assumed: all since 2020 do."""

@@ -16,6 +16,9 @@ Model = Annotated[
     str | None,
     typer.Option(help=f"Model factory. Default: {SMALL_CNN}, for images from 16 px."),
 ]
+Device = Annotated[
+    str, typer.Option(help="Device that trains and scores: auto, cpu, cuda or cuda:N.")
+]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace files that exist, which took time to make.")
 ]

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from rhoselect.cli.commands import Sets
-from rhoselect.cli.fits import SMALL_CNN, Model, Overwrite, check_new, naming_default
+from rhoselect.cli.fits import SMALL_CNN, Device, Model, Overwrite, check_new, naming_default
 from rhoselect.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def fit(
         ),
     ] = 0,
     batch: Annotated[int, typer.Option(min=1, help="Points a step.")] = 128,
+    device: Device = "auto",
     split: Annotated[str, typer.Option(help="Split to learn from.")] = "holdout",
     overlap: Annotated[
         str, typer.Option(help="'allow' a --split with points of the train split.")
@@ -80,7 +81,7 @@ def fit(
     """
     _check_together(folds, reference, weights, weights_out)
     check_new({"--out": out, "--weights-out": weights_out}, overwrite)
-    keys = [f"il.overlap={overlap}"]
+    keys = [f"il.overlap={overlap}", f"trainer.device={device}"]
     if weights is not None:
         keys.append(f"model.weights={json.dumps(str(weights))}")
     from rhoselect.cli.fit_display import fit_display

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from rhoselect.cli.commands import Sets
-from rhoselect.cli.fits import SMALL_CNN, Model, Overwrite, check_new, naming_default
+from rhoselect.cli.fits import SMALL_CNN, Device, Model, Overwrite, check_new, naming_default
 
 app = typer.Typer(rich_markup_mode=None, help="Core-sets by a proxy model.")
 
@@ -29,6 +29,7 @@ def fit(
     sets: Sets = None,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the train split.")] = 5,
     batch: Annotated[int, typer.Option(min=1, help="Points a step.")] = 64,
+    device: Device = "auto",
     overwrite: Overwrite = False,
 ) -> None:
     """Train a small model on the train split and write its predictive entropy on each point.
@@ -47,7 +48,8 @@ def fit(
     from rhoselect.selection.coreset import write_entropies
     from rhoselect.trainer.fit import FitOptions, fit_proxy, proxy_config
 
-    config = proxy_config(data, model or SMALL_CNN, sets or [])
+    keys = [f"trainer.device={device}", *(sets or [])]
+    config = proxy_config(data, model or SMALL_CNN, keys)
     console = Console()
     keep_memory()
     with naming_default(model), fit_display(console, "mean training loss") as progress:

@@ -21,7 +21,6 @@ from rhoselect.data.il_table import IlMetadata, IlTable, Variant
 from rhoselect.hashing import key64, permute
 from rhoselect.trainer.fit.quality import Judged, Quality, judge
 from rhoselect.trainer.fit.training import (
-    CPU,
     SILENT,
     FitOptions,
     FitProgress,
@@ -97,11 +96,12 @@ class Fitter:
         with threads(self.settings.threads):
             weights = network.state_dict()
             replica.load((name, weights[name]) for name in replica.layout)
-            judged, quality = judge(replica, Subset.of(train)), Quality()
+            scored, quality = Subset.of(train), Quality()
+            judged = judge(replica, scored, self.settings.eval_batch)
         seconds = time.monotonic() - started
         check_finite("mean loss on the train split", judged.mean)
         quality.add(judged, judged.mean)
-        sample = train.read(train.first(self.options.batch), CPU)
+        sample = train.read(train.first(self.options.batch), replica.device)
         flops = len(judged.losses) * forward_flops(network, sample)
         origin = _Origin("reference", "", (train.start, train.start))
         metadata = self._metadata(origin, weights_sha256(network), seconds, flops, quality)
@@ -117,7 +117,7 @@ class Fitter:
         with threads(self.settings.threads):
             for epoch, _ in epochs(learner, learn, options, self.seed, self.progress):
                 replica.load(learner.pieces(replica.layout))
-                now = judge(replica, scored)
+                now = judge(replica, scored, self.settings.eval_batch)
                 check_finite(f"mean loss of the points to score after epoch {epoch}", now.mean)
                 self.progress.epoch(epoch, now.mean)
                 if best is None or now.mean < best.mean:
@@ -130,7 +130,7 @@ class Fitter:
     def _flops(self, fitted: Fitted, learn: Subset, scored: Subset) -> int:
         """Those of training, and of scoring after each epoch."""
         batch = self.options.batch
-        sample = learn.points.read(learn.indices[:batch], CPU)
+        sample = learn.points.read(learn.indices[:batch], self.model.replica.device)
         trained = learn.steps(batch) * batch * step_flops(fitted.model, sample)
         judged = len(scored.indices) * forward_flops(fitted.model, sample)
         return fitted.epochs * (trained + judged)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from torch import nn
 
+from rhoselect.compute import as_guest
 from rhoselect.config import Config
 from rhoselect.data import Dataset
 from rhoselect.data.il_table import IlTable
@@ -60,7 +61,9 @@ def fit_holdout(
     check_batch(options.batch, len(holdout), repr(split))
     model = SmallModel.build(config, dataset)
     progress.begin(1, options.epochs, len(holdout) // options.batch)
-    return _fitter(model, dataset, config, options, progress).holdout(train, holdout, split)
+    fitter = _fitter(model, dataset, config, options, progress)
+    with as_guest(model.replica.device):
+        return fitter.holdout(train, holdout, split)
 
 
 def fit_folds(
@@ -79,7 +82,8 @@ def fit_folds(
     check_batch(options.batch, learnt, f"'train' without a fold of {folds}")
     model = SmallModel.build(config, dataset)
     progress.begin(folds, options.epochs, learnt // options.batch)
-    return _fitter(model, dataset, config, options, progress).folds(train, folds)
+    with as_guest(model.replica.device):
+        return _fitter(model, dataset, config, options, progress).folds(train, folds)
 
 
 def score_reference(config: Config) -> tuple[IlTable, nn.Module]:
@@ -92,7 +96,8 @@ def score_reference(config: Config) -> tuple[IlTable, nn.Module]:
     dataset = open_dataset(config)
     model = SmallModel.build(config, dataset)
     fitter = _fitter(model, dataset, config, DEFAULTS, SILENT)
-    return fitter.reference(dataset.split("train")), model.network
+    with as_guest(model.replica.device):
+        return fitter.reference(dataset.split("train")), model.network
 
 
 def save_model(path: Path, model: nn.Module, config: Config, table: IlTable) -> None:

@@ -10,13 +10,12 @@ from importlib.metadata import version
 import numpy as np
 import numpy.typing as npt
 
-from rhoselect.compute import threads
+from rhoselect.compute import as_guest, threads
 from rhoselect.config import Config
 from rhoselect.inputs import open_dataset
 from rhoselect.selection.coreset import ProxyMetadata
 from rhoselect.selection.uncertainty import entropy
 from rhoselect.trainer.fit.training import (
-    CPU,
     SILENT,
     FitOptions,
     FitProgress,
@@ -49,17 +48,20 @@ def fit_proxy(
     train = Subset.of(dataset.split("train"))
     check_batch(options.batch, len(train.indices), "'train'")
     model = SmallModel.build(config, dataset)
+    device = model.replica.device
     steps = train.steps(options.batch)
     progress.begin(1, options.epochs, steps)
     started = time.monotonic()
     learner = model.learner(train, config.trainer, options, config.seed)
-    with threads(config.trainer.threads):
+    with as_guest(device), threads(config.trainer.threads):
         for epoch, loss in epochs(learner, train, options, config.seed, progress):
             progress.epoch(epoch, loss)
         model.replica.load(learner.pieces(model.replica.layout))
-        logits = (output.logits for output in outputs(model.replica, train))
-        entropies = np.concatenate([entropy(part.log_softmax(1)).numpy() for part in logits])
-        sample = train.points.read(train.indices[: options.batch], CPU)
+        parts = outputs(model.replica, train, config.trainer.eval_batch)
+        entropies = np.concatenate(
+            [entropy(part.logits.log_softmax(1)).cpu().numpy() for part in parts]
+        )
+        sample = train.points.read(train.indices[: options.batch], device)
         flops = options.epochs * steps * options.batch * step_flops(learner.model, sample)
         flops += len(entropies) * forward_flops(learner.model, sample)
     seconds = time.monotonic() - started

@@ -31,10 +31,10 @@ class Judged:
         return float(self.losses.mean(dtype=np.float64))
 
 
-def judge(replica: Replica, scored: Subset) -> Judged:
-    """The points ``scored`` under the loaded weights."""
+def judge(replica: Replica, scored: Subset, batch: int) -> Judged:
+    """The points ``scored`` under the loaded weights, ``batch`` of them in a forward."""
     losses, correct, labels = [], 0, Counter[int]()
-    for output in outputs(replica, scored):
+    for output in outputs(replica, scored, batch):
         losses.append(output.losses.cpu().numpy())
         if output.logits.numel():
             correct += int((output.logits.argmax(1) == output.labels).sum())

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import torch
 from torch import nn
 
 from rhoselect import config as configuration
+from rhoselect.compute import resolve_device, single_threaded_pool
 from rhoselect.config import Config, TrainerConfig, resolve
 from rhoselect.data import Dataset, SplitPoints
 from rhoselect.errors import ConfigError, NonFiniteLossError
@@ -20,10 +23,9 @@ from rhoselect.models.build import check_output, configured_model
 from rhoselect.models.replica import Numerics, Replica
 from rhoselect.plan import Plan
 from rhoselect.trainer.learner import Learner
-from rhoselect.types import ForwardOutput, Indices
+from rhoselect.types import Batch, ForwardOutput, Indices
 
-SCORE_BATCH = 1000
-CPU = torch.device("cpu")
+READ_AHEAD = 2  # batches that are read during the work on one
 MakeLearner = Callable[[nn.Module, TrainerConfig, int, torch.device], Learner]
 """A learner of a model with settings and a seed, on a device."""
 
@@ -91,16 +93,18 @@ class SmallModel:
 
     @classmethod
     def build(cls, config: Config, dataset: Dataset) -> SmallModel:
-        """The model of ``config.model`` for the points of ``dataset``. Raises ModelError."""
+        """The model of ``config.model`` for the points of ``dataset``, on ``trainer.device``.
+        Raises ModelError, and ConfigError for a device that this process does not see."""
+        device = resolve_device(config.trainer.device, "trainer.device")
         network, twin = (
             configured_model(config.model, dataset.input_shape, dataset.classes, config.seed)
             for _ in range(2)
         )
         train = dataset.split("train")
-        sample = train.read(train.first(2), CPU)
-        check_output(config.model.factory, network, sample.inputs, dataset.classes)
+        sample = train.read(train.first(2), device)
+        check_output(config.model.factory, network.to(device), sample.inputs, dataset.classes)
         precision = config.scorer.precision
-        replica = Replica(twin, Numerics(precision), CPU)
+        replica = Replica(twin, Numerics(precision), device)
         return cls(config.model.factory, network, replica, precision)
 
     def learner(
@@ -144,21 +148,34 @@ def epochs(
     steps = learn.steps(options.batch)
     plan = Plan(seed, len(learn.indices), options.batch, options.batch)
     for epoch in range(1, options.epochs + 1):
-        losses = []
-        for step in range((epoch - 1) * steps, epoch * steps):
-            indices = learn.indices[plan.indices(plan.window(step))]
-            result = learner.update(learn.points.read(indices, learner.device), None, step)
-            losses.append(result.loss.item())
+        losses, numbers = [], range((epoch - 1) * steps, epoch * steps)
+        parts = (learn.indices[plan.indices(plan.window(step))] for step in numbers)
+        for step, batch in zip(numbers, read_ahead(learn, parts, learner.device), strict=True):
+            losses.append(learner.update(batch, None, step).loss.item())
             check_finite(f"training loss at step {step}", losses[-1])
             progress.step()
         yield epoch, math.fsum(losses) / steps
 
 
-def outputs(replica: Replica, scored: Subset) -> Iterator[ForwardOutput]:
-    """Forwards of the points of ``scored``, as they are and not augmented, in index order."""
-    for start in range(0, len(scored.indices), SCORE_BATCH):
-        indices = scored.indices[start : start + SCORE_BATCH]
-        yield replica(scored.points.read(indices, replica.device))
+def outputs(replica: Replica, scored: Subset, batch: int) -> Iterator[ForwardOutput]:
+    """Forwards of ``batch`` points of ``scored`` each, as they are and not augmented, in index
+    order."""
+    starts = range(0, len(scored.indices), batch)
+    parts = (scored.indices[start : start + batch] for start in starts)
+    return map(replica, read_ahead(scored, parts, replica.device))
+
+
+def read_ahead(subset: Subset, parts: Iterable[Indices], device: torch.device) -> Iterator[Batch]:
+    """The points of each of ``parts`` on ``device``. The next ones are read by a thread of their
+    own while the caller works on one."""
+    with single_threaded_pool("fit-reader") as pool:
+        asked: deque[Future[Batch]] = deque()
+        for indices in parts:
+            asked.append(pool.submit(subset.points.read, indices, device))
+            if len(asked) > READ_AHEAD:
+                yield asked.popleft().result()
+        while asked:
+            yield asked.popleft().result()
 
 
 def check_finite(what: str, loss: float) -> None:
