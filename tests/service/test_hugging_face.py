@@ -189,6 +189,29 @@ def test_each_train_is_a_run(tmp_path: Path) -> None:
     assert losses[0] == losses[1]
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+def test_a_compiled_model_learns_what_the_bare_one_does(tmp_path: Path) -> None:
+    """Compiled by the Trainer, or before, where transformers finds no names of columns."""
+    bare, by_trainer, before = (small_bert() for _ in range(3))
+    compiled: Any = torch.compile(before, backend="eager")
+    for model, arguments in (
+        (bare, {}),
+        (by_trainer, {"torch_compile": True, "torch_compile_backend": "eager"}),
+        (compiled, {"remove_unused_columns": False}),
+    ):
+        arguments = {"max_steps": 3, **arguments}
+        trainer(
+            tmp_path,
+            model,
+            sentences(),
+            irreducible_losses=torch.arange(128) / 128,
+            arguments=arguments,
+        ).train()
+    for name, expected in bare.state_dict().items():
+        assert torch.equal(by_trainer.state_dict()[name], expected), name
+        assert torch.equal(before.state_dict()[name], expected), name
+
+
 def test_a_batch_that_was_sampled_has_its_weights(tmp_path: Path) -> None:
     import transformers
 

@@ -12,14 +12,8 @@ from torch import Tensor, nn
 
 from rhoselect.client.batch import SelectionBatch
 from rhoselect.client.local import local_backend, user_data_backend
-from rhoselect.client.options import (
-    ClientOptions,
-    Options,
-    check_model,
-    check_module,
-    check_together,
-    checked,
-)
+from rhoselect.client.options import ClientOptions, Options, check_together, checked
+from rhoselect.client.own_model import check_module, weights_of
 from rhoselect.client.user_data import UserPoints
 from rhoselect.errors import ConfigError, UserError
 from rhoselect.types import Layout
@@ -171,8 +165,7 @@ class SelectionClient:
         self._backend.close()
 
     def _publish(self, model: nn.Module) -> None:
-        check_model(model, self._backend.layout)
-        self._backend.publish(self._step, model.state_dict())
+        self._backend.publish(self._step, weights_of(model, self._backend.layout))
 
     def __enter__(self) -> Self:
         return self
@@ -201,7 +194,7 @@ def _remote_backend(
     security = Security.of_client(given.token_file, given.tls_ca, given.tls_cert, given.tls_key)
     remote = Remote(address, security, step, data, given.collate_fn, given.timeout_s)
     try:
-        check_model(model, remote.layout)
+        weights_of(model, remote.layout)
     except BaseException:
         remote.close()
         raise

@@ -14,8 +14,7 @@ from torch.utils.data import default_collate
 
 from rhoselect import config as configuration
 from rhoselect.client.batch import Collate
-from rhoselect.client.local import copied
-from rhoselect.client.options import check_copyable, check_module
+from rhoselect.client.own_model import check_copyable, check_module, chosen_device, copied
 from rhoselect.client.user_data import (
     Losses,
     UserPoints,
@@ -24,13 +23,13 @@ from rhoselect.client.user_data import (
     cross_entropy,
     own_batch,
 )
-from rhoselect.compute import repeatable
+from rhoselect.compute import as_guest
 from rhoselect.config import Config, TrainerConfig, resolve
 from rhoselect.errors import ConfigError
 from rhoselect.trainer.fit import FitOptions, FitProgress
 from rhoselect.trainer.fit.fitter import Fitter, fold_subsets
 from rhoselect.trainer.fit.quality import Quality, doubts
-from rhoselect.trainer.fit.training import SCORE_BATCH, SILENT, SmallModel, Subset, check_batch
+from rhoselect.trainer.fit.training import SILENT, SmallModel, Subset, check_batch
 from rhoselect.trainer.learner import Learner
 from rhoselect.types import Batch
 
@@ -58,7 +57,7 @@ class UserLearner(Learner):
 
     def _forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         with self._autocast():
-            losses = self._losses(self.model, own_batch(batch)).float()
+            losses = self._losses(self.model, own_batch(batch, self.device)).float()
         return losses, torch.zeros_like(losses, dtype=torch.bool)  # which are right is not known
 
 
@@ -78,9 +77,9 @@ def fit_irreducible_losses(
 
     A copy of ``model`` learns from ``holdout``, which must have none of these points; or, with
     ``folds`` = K, K copies in turn learn from all of ``data`` but a fold, which they score. Data,
-    ``losses`` and ``collate_fn`` are as in ``SelectionClient``; training is on the model's device,
-    with the keys of [trainer], ``scorer.precision`` and ``seed`` in ``config``. Warns if losses
-    should be doubted. Raises UserError, such as NonFiniteLossError.
+    ``losses`` and ``collate_fn`` are as in ``SelectionClient``. ``config`` has keys of [trainer],
+    ``scorer.precision`` and ``seed``; the model's device trains unless ``trainer.device`` is given.
+    Warns if losses should be doubted. Raises UserError, such as NonFiniteLossError.
     """
     if (holdout is None) == (folds is None):
         raise ConfigError("fit_irreducible_losses: allowed holdout=… or folds=…, one of the two")
@@ -90,8 +89,7 @@ def fit_irreducible_losses(
     learnt = points if holdout is None else UserPoints(holdout, collate_fn)
     fitter = _fitter(model, points, _config(config), options, losses, progress)
     device, scored = fitter.model.replica.device, Subset.of(points)
-    devices = [device] if device.type == "cuda" else []
-    with repeatable(device), torch.random.fork_rng(devices=devices):
+    with as_guest(device):
         pairs = _pairs(learnt, scored, folds, fitter)
         values, found = _fit(fitter, scored, pairs)
     for doubt in found:
@@ -103,7 +101,7 @@ def _config(given: Mapping[str, Any] | None) -> Config:
     tree = dict(given or {})
     for section, keys in DEFAULTS.items():
         tree[section] = {**keys, **tree.get(section, {})}
-    return resolve(configuration.apply(tree, []))
+    return configuration.apply(tree, [])
 
 
 def _fitter(
@@ -119,9 +117,10 @@ def _fitter(
             "losses: got none with items that are no (inputs, label) pairs, allowed"
             " losses(model, batch) -> [C]"
         )
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    device, config = chosen_device(model, config.trainer.device, "trainer.device"), resolve(config)
     replica = UserReplica(copied(model), config, device, losses)
-    check_losses(replica, points)
+    with as_guest(device):
+        check_losses(replica, points)
 
     def make_learner(
         network: nn.Module, settings: TrainerConfig, seed: int, device: torch.device
@@ -156,7 +155,7 @@ def _fit(
     fitter: Fitter, points: Subset, pairs: Iterator[Pair]
 ) -> tuple[npt.NDArray[np.float32], list[str]]:
     """The losses [N] of ``points``, and why they should be doubted."""
-    some = points.indices[:SCORE_BATCH]
+    some = points.indices[: fitter.settings.eval_batch]
     replica, quality = fitter.model.replica, Quality()
     before = float(replica(points.points.read(some, replica.device)).losses.mean())
     values = np.empty(len(points.indices), np.float32)

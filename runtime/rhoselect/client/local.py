@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,10 +12,11 @@ from torch import Tensor, nn
 
 from rhoselect import config as configuration
 from rhoselect.client.batch import SelectionBatch
-from rhoselect.client.options import Options, check_copyable, check_model
+from rhoselect.client.options import Options
+from rhoselect.client.own_model import check_copyable, chosen_device, copied, weights_of
 from rhoselect.client.run_folders import open_folder
 from rhoselect.client.user_data import UserPoints, UserReplica, check_losses, user_scoring
-from rhoselect.compute import repeatable, resolve_device
+from rhoselect.compute import as_guest
 from rhoselect.config import Config, resolve
 from rhoselect.data import SplitPoints
 from rhoselect.inputs import SelectionInputs, check_scoring, open_inputs
@@ -34,10 +34,12 @@ from rhoselect.trainer.own_loop import GIVEN_DATA, LoopRecords
 
 
 class Local:
-    """A session in this process. It ends with the process, if not before."""
+    """A session in this process, which scores on ``scoring``. It ends with the process, if not
+    before."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, scoring: torch.device) -> None:
         self._session, self.close = session, weakref.finalize(self, session.close)
+        self._scoring = scoring
         self.steps = session.config.trainer.steps
         self.layout, self.needs_losses = session.layout, session.needs_losses
 
@@ -46,9 +48,8 @@ class Local:
         self._session.publish(version, tensors)
 
     def next(self, step: int, device: torch.device) -> SelectionBatch:
-        """Score the window of a step and return its batch. Torch's random state is kept."""
-        forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-        with repeatable(device), forked:
+        """Score the window of a step and return its batch."""
+        with as_guest(self._scoring):
             picked = self._session.next(step).points
         inputs, labels = self._read(self._session.train, picked, device)
         weights = torch.ones(len(picked.indices)) if picked.weights is None else picked.weights
@@ -77,14 +78,14 @@ def local_backend(
     config: Path | str | Mapping[str, Any], model: nn.Module, given: Options, step: int
 ) -> Local:
     """Selection as ``rhoctl train --workers 0`` does it. Raises UserError."""
-    settings = servable(resolve(_load_config(config, [])))
+    settings, device = _placed(_load_config(config, []), model)
     inputs = open_inputs(settings)
     check_servable(inputs)
     check_first_step(settings, inputs.scoring, inputs.classes, step)
-    device = resolve_device(settings.scorer.device, "scorer.device")
-    check_scoring(inputs, device)
+    with as_guest(device):
+        check_scoring(inputs, device)
     replica = inputs.new_replica(device)
-    check_model(model, replica.layout if inputs.scoring.needs.forward else {})
+    weights_of(model, replica.layout if inputs.scoring.needs.forward else {})
     return _local(inputs, replica, given, step)
 
 
@@ -97,28 +98,24 @@ def user_data_backend(
 ) -> Local:
     """Selection from a data set of the loop's own, by its own losses. Raises UserError."""
     check_copyable(model)
-    settings = servable(resolve(_load_config(config, [f"data.dataset={GIVEN_DATA}"])))
+    settings, device = _placed(_load_config(config, [f"data.dataset={GIVEN_DATA}"]), model)
     plan = open_plan(settings, points)
     scoring = user_scoring(settings, given.losses, points, given.irreducible_losses)
     check_first_step(settings, scoring, 0, step)
-    device = resolve_device(settings.scorer.device, "scorer.device")
     replica = UserReplica(copied(model), settings, device, given.losses)
-    point_flops = check_losses(replica, points)
+    with as_guest(device):
+        point_flops = check_losses(replica, points)
     inputs = SelectionInputs(settings, points, plan, scoring, classes=0)
     return _local(inputs, replica, given, step, point_flops)
 
 
-def copied(model: nn.Module) -> nn.Module:
-    """A copy of a model. For mixed precision, accelerate puts another forward in place of the
-    model's own; that one cannot be copied, and the copy has a precision of its own."""
-    prepared, original = model.forward, model.__dict__.get("_original_forward")
-    if original is None:
-        return copy.deepcopy(model)
-    try:
-        model.forward = original
-        return copy.deepcopy(model)
-    finally:
-        model.forward = prepared
+def _placed(config: Config, model: nn.Module) -> tuple[Config, torch.device]:
+    """The resolved configuration, and the device that scores. Raises UserError."""
+    scorer = config.scorer
+    device = chosen_device(model, scorer.device, "scorer.device")
+    if scorer.device == "auto":  # of a GPU without its number: a loop may resume on another
+        scorer = scorer.model_copy(update={"device": device.type})
+    return servable(resolve(config.model_copy(update={"scorer": scorer}))), device
 
 
 def _local(
@@ -131,7 +128,8 @@ def _local(
     queue, snapshots = MemoryQueue(inputs.config.queue.lease_s), LocalStore()
     scorer = Scorer(inputs, replica, queue, snapshots, Metrics(), slot=0, lanes=1)
     fence = folder or NoFence()
-    return Local(build_session(inputs, scorer, queue, snapshots, fence, 0, step, recorder))
+    session = build_session(inputs, scorer, queue, snapshots, fence, 0, step, recorder)
+    return Local(session, replica.device)
 
 
 def _load_config(config: Path | str | Mapping[str, Any], more: list[str]) -> Config:

@@ -7,15 +7,11 @@ from pathlib import Path
 from types import EllipsisType
 from typing import Any, TypedDict
 
-import torch
-from torch import nn
 from torch.utils.data import default_collate
 
 from rhoselect.client.batch import Collate
 from rhoselect.client.user_data import Losses
-from rhoselect.errors import ConfigError, ModelError, listed
-from rhoselect.selector.session import check_tensors
-from rhoselect.types import Layout
+from rhoselect.errors import ConfigError, listed
 
 WAIT_S = 600.0
 
@@ -86,40 +82,3 @@ def check_together(
             "SelectionClient: got losses or irreducible_losses, allowed with local=True and data=…,"
             " a data set of your own"
         )
-
-
-def check_module(model: Any) -> None:
-    """Raise ModelError for what is no module."""
-    if not isinstance(model, nn.Module):
-        raise ModelError(f"model: got a {type(model).__name__}, allowed a torch.nn.Module")
-
-
-def check_model(model: nn.Module, layout: Layout) -> None:
-    """Raise ModelError unless the model has the tensors of ``layout``. Of a wrapper, such as
-    DistributedDataParallel, name the attribute that holds the model."""
-    try:
-        check_tensors(model.state_dict(), layout)
-    except ModelError:
-        for name, inner in model.named_children():
-            if layout.keys() <= inner.state_dict().keys():
-                raise wrapped(model, name) from None
-        raise
-
-
-def check_copyable(model: nn.Module) -> None:
-    """Raise ModelError for a model of which no copy could score in this process."""
-    if isinstance(model, torch.jit.ScriptModule):
-        raise ModelError(
-            "model: got a TorchScript module, allowed the torch.nn.Module that it was made from:"
-            " the copy that scores has other precisions; give the module before torch.jit.script"
-        )
-    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        raise wrapped(model, "module")
-
-
-def wrapped(model: nn.Module, name: str) -> ModelError:
-    """The error for a wrapper whose attribute ``name`` is the model."""
-    return ModelError(
-        f"model: got a {type(model).__name__}, allowed the model that it wraps; give model.{name}"
-        " to SelectionClient and to step"
-    )

@@ -102,7 +102,7 @@ class UserReplica(Replica):
         """Losses [C]."""
         count = len(batch.indices)
         with torch.inference_mode(), self._autocast():
-            losses = self._losses(self._model, own_batch(batch))
+            losses = self._losses(self._model, own_batch(batch, self.device))
         if not isinstance(losses, Tensor) or losses.shape != (count,):
             got = f"{list(losses.shape)}" if isinstance(losses, Tensor) else type(losses).__name__
             raise ModelError(
@@ -112,10 +112,10 @@ class UserReplica(Replica):
         return ForwardOutput(losses.float(), torch.empty(count, 0), torch.empty(0))
 
 
-def own_batch(batch: Batch) -> SelectionBatch:
-    """What the user's losses are given for a batch that ``UserPoints.read`` gave."""
+def own_batch(batch: Batch, device: torch.device) -> SelectionBatch:
+    """What the user's losses are given for a batch that ``UserPoints.read`` put on ``device``."""
     inputs, labels = cast(tuple[Any, Tensor | None], batch.inputs)
-    ones = torch.ones(len(batch.indices))
+    ones = torch.ones(len(batch.indices), device=device)
     return SelectionBatch(-1, torch.from_numpy(batch.indices), inputs, labels, ones)
 
 
