@@ -13,10 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rhoselect.compute import DTYPES, repeatable
+from rhoselect.compute import DTYPES, as_guest, repeatable
 from rhoselect.config import TrainerConfig
 from rhoselect.models import mlp, resnet18_small, small_cnn, text_transformer
 from rhoselect.models.replica import Numerics, Replica
+from rhoselect.snapshots.pinning import Cuda
 from rhoselect.snapshots.shm import SharedMemoryStore
 from rhoselect.trainer.learner import Learner
 from rhoselect.types import Batch
@@ -163,6 +164,27 @@ def test_a_registration_that_fails_does_not_break_the_next_kernel(
             found = torch.ones(1000, device=cuda).mul_(2).sum()
             assert found.item() == 2000
             writer.retire(version)
+
+
+def test_an_error_of_a_refused_registration_is_forgotten(cuda: torch.device) -> None:
+    driver, memory = Cuda(), torch.zeros(1 << 20, dtype=torch.uint8)
+    assert driver.register(memory.data_ptr(), memory.nbytes) == 0
+    assert driver.register(memory.data_ptr(), memory.nbytes) != 0, "it is locked already"
+    driver.forget_error()
+    assert torch.ones(8, device=cuda).add_(1).sum().item() == 16
+    assert driver.unregister(memory.data_ptr()) == 0
+
+
+def test_a_guest_leaves_random_numbers_as_they_were(device: torch.device) -> None:
+    def drawn() -> list[float]:
+        return [torch.rand(()).item(), torch.rand((), device=device).item()]
+
+    torch.manual_seed(3)
+    expected = drawn()
+    torch.manual_seed(3)
+    with as_guest(device):
+        drawn()
+    assert drawn() == expected
 
 
 def test_deterministic_kernels_are_those_of_the_block_alone(cuda: torch.device) -> None:
