@@ -96,6 +96,15 @@ def test_it_leaves_no_trace(tiny_config: Path, tmp_path: Path) -> None:
     assert hashes(tmp_path / "tried") == hashes(tmp_path / "untried")
 
 
+def test_a_loop_of_ones_own_keeps_its_random_numbers(tiny_config: Path) -> None:
+    """Stochastic passes are seeded by the points."""
+    sets = ["selection.function=bald", "model.factory=user_code:Dropped", "model.args={}"]
+    inputs = open_inputs(load(tiny_config, sets))
+    state = torch.get_rng_state()
+    check_scoring(inputs, CPU)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_no_process_but_one_tries_the_model(tiny_config: Path) -> None:
     """The others open the inputs alone; the driver leaves a run on GPUs to the trainer's process,
     as a context of its own would take memory there."""

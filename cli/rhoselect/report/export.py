@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from rhoselect.compute import resolve_device, threads
+from rhoselect.compute import make_current, resolve_device, threads
 from rhoselect.data.il_table import read_table
 from rhoselect.data.point_table import write_points
 from rhoselect.errors import RunFolderError
@@ -134,6 +134,7 @@ def export(path: Path, out: Path, device_name: str, moved: Sequence[str] = ()) -
     """Write the table of a finished run; ``moved``: see ``reopen``. Raises UserError."""
     run = load_run(path, measured=False)
     device = resolve_device(device_name, "--device")
+    make_current(device)
     inputs = reopen(path, str(device), moved)
     replica = inputs.new_evaluator(device, inputs.config.scorer.precision)
     replica.load(last_weights(path, run.summary["steps"], replica.layout))

@@ -20,12 +20,13 @@ from rhoselect.types import ForwardOutput
 
 def check_scoring(inputs: RunInputs, device: torch.device) -> None:
     """Raise ModelError or ConfigError unless the model gives one row of class scores a point on
-    ``device``, and the score function one score a point."""
+    ``device``, and the score function one score a point. Torch's random state is kept."""
     model = inputs.new_model().to(device)
     sample = inputs.train.read(inputs.train.first(2), device)
     check_output(inputs.config.model.factory, model, sample.inputs, inputs.classes)
     del model  # a GPU may not hold it and a replica
-    check_scores(inputs, device)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        check_scores(inputs, device)
 
 
 def check_scores(inputs: RunInputs, device: torch.device) -> None:
