@@ -69,7 +69,7 @@ test-cluster: $(VENV)
 	$(BIN)/python -m pytest -m cluster $(PYTEST_ARGS)
 
 test-benchmarks: $(VENV)
-	$(SERVERS) $(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+	$(SERVERS) $(BIN)/python -m pytest -n 2 -m slow $(PYTEST_ARGS)
 
 test-smoke:
 	scripts/smoke.sh

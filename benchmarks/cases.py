@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -38,20 +38,29 @@ MODELS: dict[str, dict[str, Any]] = {
         "grid": 50,
         "decays": False,
     },
+    "tiny": {  # of --quick
+        "model": {"factory": "rhoselect.models:mlp", "args": {"width": 128}},
+        "il": ("rhoselect.models:mlp", [*IL, "--set", "model.args.width=128"]),
+        "steps": 300,
+        "grid": 10,
+        "decays": True,
+    },
 }
 
 
 class Case:
-    """A model on a data set; its runs are made once, however many parts ask for them."""
+    """A model on a data set; its runs are made once, however many parts ask for them.
 
-    def __init__(
-        self, folder: Path, model: str, noise: float, seeds: Sequence[int], scaling: Path
-    ) -> None:
+    ``options`` are those of time_to_accuracy.py.
+    """
+
+    def __init__(self, folder: Path, model: str, noise: float, options: Namespace) -> None:
         folder.mkdir(exist_ok=True)
-        self.name, self.spec, self.seeds, self._scaling = model, MODELS[model], seeds, scaling
-        self._folder = folder
+        self._folder, self._scaling = folder, options.scaling
+        self.name, self.spec, self.seeds = model, MODELS[model], options.seeds
+        self.devices: int = options.devices
         il_model, il_args = self.spec["il"]
-        self.ground: Ground = make_ground(folder, noise, il_model, il_args)
+        self.ground: Ground = make_ground(folder, noise, il_model, il_args, options.quick)
         self._curves: dict[str, Curve] = {}
 
     def curve(self, seed: int, workers: int = 0, **settings: Any) -> Curve:
@@ -82,8 +91,7 @@ class Case:
         return self.curve(seed, selection__function="uniform", **steps)
 
     def measured_ms(self, train_ms: float, workers: int) -> tuple[float, float]:
-        """A lag-0 step above its bound and a uniform step, in ms, as benchmarks/scaling.py
-        measured them."""
+        """A lag-0 step above its bound and a uniform step, in ms, as scaling.py measured them."""
         for row in json.loads(self._scaling.read_text())["rows"]:
             if (row["workers"], row["train_ms"], row["mode"]) == (workers, train_ms, "lag 0"):
                 return row["step_ms"] - row["bound_ms"], row["uniform_ms"]

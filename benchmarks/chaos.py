@@ -23,6 +23,7 @@ from typing import Any
 
 from rich.progress import Progress
 
+import arguments
 from harness import HERE, show, synthetic_data, train, write
 
 sys.path.insert(0, str(HERE.parent / "tests" / "chaos"))
@@ -45,8 +46,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6000, help="of a run")
     parser.add_argument("--workers", type=int, default=8, help="of a run, at most")
     parser.add_argument("--folder", type=Path, default=Path("runs/chaos"), help="to go on in")
-    parser.add_argument("--json", type=Path, help="write the figures here")
-    options = parser.parse_args()
+    small = {"kills": 1, "steps": 60, "workers": 1, "folder": Path("runs/chaos-quick")}
+    options = arguments.parse(parser, **small)
     options.folder.mkdir(parents=True, exist_ok=True)
     base = settings_of(options.folder, options.steps)
     done = options.folder / "runs.jsonl"

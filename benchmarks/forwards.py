@@ -16,7 +16,6 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +24,7 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 
+import arguments
 from harness import show, write
 from rhoselect.compute import keep_memory
 from rhoselect.models import mlp, resnet18_small, small_cnn
@@ -45,8 +45,7 @@ def main() -> None:
     parser.add_argument("--chunk", type=int, default=160)
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
-    parser.add_argument("--json", type=Path, help="write the figures here")
-    options = parser.parse_args()
+    options = arguments.parse(parser, models=["mlp"], chunk=16, repeats=1)
     warnings.simplefilter("ignore")  # dynamic quantisation announces its move to another package
     torch.set_num_threads(1)
     torch.manual_seed(0)

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,8 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.progress import track
 
+import arguments
+from curves import import_data, rhoctl
 from rhoselect.data import ArrowDataset
 from rhoselect.report.comparison import comparison
 from rhoselect.report.origin import origin
@@ -40,29 +40,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--noise", type=float, default=0.4)
     parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--json", type=Path, help="write the figures here")
-    options = parser.parse_args()
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
+    options = arguments.parse(parser, steps=50, arms=["MLP, 2 folds"])
     with tempfile.TemporaryDirectory() as scratch:
-        rows = compare(Path(scratch), options.noise, options.steps)
+        import_data(Path(scratch) / "data", options.noise, options.quick)
+        rows = compare(Path(scratch), options.arms, options.steps)
     Console(width=120).print(Markdown(markdown(rows)))
     if options.json is not None:
         about = {"noise": options.noise, "steps": options.steps, "rows": rows}
         options.json.write_text(json.dumps({**origin(), **about}, indent=2) + "\n")
 
 
-def compare(scratch: Path, noise: float, steps: int) -> list[dict[str, Any]]:
+def compare(scratch: Path, arms: list[str], steps: int) -> list[dict[str, Any]]:
     """One row an arm."""
     data, config = scratch / "data", Path("examples/fashion-mnist.toml")
-    split = ["--label-noise", str(noise), "--holdout", "0.5"]
-    rhoctl("data", "import", "fashion-mnist", "auto", data, *split)
     sets = [f"data.path={data}", f"trainer.steps={steps}", "trainer.eval_every=25"]
     flags = [word for each in [*sets, "metrics.port=-1"] for word in ("--set", each)]
     uniform = scratch / "uniform"
     rhoctl("train", config, "--run-dir", uniform, *flags, "--set", "selection.function=uniform")
     rows = []
-    for place, (arm, fit) in enumerate(track(ARMS.items(), "arms")):
+    for place, arm in enumerate(track(arms, "arms")):
         table, run = scratch / f"{place}.parquet", scratch / str(place)
-        rhoctl("il", "fit", "--data", data, "--out", table, *fit)
+        rhoctl("il", "fit", "--data", data, "--out", table, *ARMS[arm])
         rhoctl("train", config, "--run-dir", run, *flags, "--set", f"il.table={table}")
         rows.append({"arm": arm, **figures(data, table, uniform, run)})
     return rows
@@ -85,11 +84,6 @@ def figures(data: Path, table: Path, uniform: Path, run: Path) -> dict[str, Any]
         "steps_to_uniform_best": found["steps_to_target"],
         "best_accuracy": found["best_accuracy"],
     }
-
-
-def rhoctl(*arguments: str | Path) -> None:
-    command = [sys.executable, "-m", "rhoselect.cli", *map(str, arguments)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:

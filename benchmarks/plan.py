@@ -22,6 +22,7 @@ from typing import Any
 import pyarrow.parquet as pq
 from rich.progress import track
 
+import arguments
 import scaling
 from harness import HERE, Settings, show, synthetic_data, train, write
 
@@ -34,8 +35,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2, 4])
     parser.add_argument("--steps", type=int, default=40, help="counted steps of a run")
     parser.add_argument("--rounds", type=int, default=3, help="machines are not always as fast")
-    parser.add_argument("--json", type=Path, help="write the figures here")
-    options = parser.parse_args()
+    options = arguments.parse(parser, models=["emulated mlp"], workers=[0], steps=3, rounds=1)
     rows, parts = [], {}
     with tempfile.TemporaryDirectory() as scratch:
         data, table = synthetic_data(Path(scratch))

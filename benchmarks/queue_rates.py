@@ -35,6 +35,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+import arguments
 from rhoselect.queue.redis import RedisQueue
 from rhoselect.queue.redis.packing import pack_positions
 from rhoselect.report.origin import origin
@@ -58,8 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clients", type=int, nargs="+", default=CLIENTS)
     parser.add_argument("--seconds", type=float, default=0.5, help="of one round of one arm")
-    parser.add_argument("--json", type=Path, help="write the figures here")
-    options = parser.parse_args()
+    options = arguments.parse(parser, clients=[1], seconds=0.05)
     rows = []
     with tempfile.TemporaryDirectory() as scratch, EmbeddedServer(Path(scratch) / "log") as server:
         for count in options.clients:

@@ -35,6 +35,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+import arguments
 from rhoselect.data import ArrowDataset
 from rhoselect.data.il_table import IlMetadata, IlTable, read_table, write_table
 from rhoselect.data.manifest import Inputs, Manifest, Shard
@@ -62,9 +63,8 @@ def main() -> None:
     parser.add_argument("--points", type=int, nargs="+", default=list(POINTS))
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="keep the files here; made if not there")
-    parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = arguments.parse(parser, points=[2000], repeats=1)
     if options.one is not None:
         print(json.dumps(measured(options.folder, options.one)))
         return

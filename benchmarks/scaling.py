@@ -23,6 +23,7 @@ from typing import Any
 import pyarrow.parquet as pq
 from rich.progress import track
 
+import arguments
 from harness import show, synthetic_data, train, write
 
 N_B, N_BIG, CHUNK, FACTOR = 32, 320, 20, 0.26
@@ -41,15 +42,14 @@ def main() -> None:
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     parser.add_argument("--device", default="cpu", help="that does the MLP's arithmetic")
     parser.add_argument("--steps", type=int, default=60, help="counted steps of a run")
-    parser.add_argument("--json", type=Path, help="write the figures here")
-    options = parser.parse_args()
+    options = arguments.parse(parser, workers=[0], train_ms=[5.0], modes=["lag 0"], steps=3)
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         data, table = synthetic_data(folder)
         uniform = {}
         for train_ms in options.train_ms:
-            settings = settings_of(data, table, train_ms, options)
+            settings = settings_of(data, table, train_ms, options.steps, options.device)
             # In its best form: one chunk a window, as there is nothing to share out.
             settings |= {"selection.function": "uniform", "selection.chunk": N_BIG}
             run = folder / f"uniform-{train_ms:g}"
@@ -63,7 +63,8 @@ def main() -> None:
         ]
         for train_ms, workers, mode in track(cases, "runs"):
             run = folder / f"{train_ms:g}-{workers}-{mode.replace(' ', '')}"
-            settings = settings_of(data, table, train_ms, options) | MODES[mode]
+            settings = settings_of(data, table, train_ms, options.steps, options.device)
+            settings |= MODES[mode]
             train(run, settings, workers)
             rows.append(row_of(run, train_ms, workers, mode, uniform[train_ms]))
     show("emulated device", rows, [*COLUMNS, "overhead_ms"])
@@ -71,7 +72,7 @@ def main() -> None:
 
 
 def settings_of(
-    data: Path, table: Path, train_ms: float, options: argparse.Namespace
+    data: Path, table: Path, train_ms: float, steps: int, device: str = "cpu"
 ) -> dict[str, Any]:
     """The configuration of a run on the emulated device."""
     point_ms = train_ms / 3 / N_B
@@ -85,9 +86,9 @@ def settings_of(
         "selection.n_B": N_BIG,
         "selection.chunk": CHUNK,
         "scorer.precision": "fp32",
-        "scorer.device": options.device,
-        "trainer.device": options.device,
-        "trainer.steps": options.steps + WARM_UP,
+        "scorer.device": device,
+        "trainer.device": device,
+        "trainer.steps": steps + WARM_UP,
         "trainer.eval_every": 1_000_000,
         "trainer.checkpoint_every": 1_000_000,
         "metrics.port": -1,

@@ -25,6 +25,7 @@ import torch
 from prometheus_client.parser import text_string_to_metric_families
 from rich.progress import track
 
+import arguments
 from harness import show, synthetic_data, train, write
 from rhoselect.compute import keep_memory, repeatable
 from rhoselect.importing import load_object
@@ -47,8 +48,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="of the scorer, the trainer and the loop")
     parser.add_argument("--seconds", type=float, default=8.0, help="length of a measurement")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--json", type=Path, help="write the figures here")
-    options = parser.parse_args()
+    options = arguments.parse(parser, models=["mlp"], seconds=0.2, repeats=1)
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
         data, table = synthetic_data(Path(scratch))

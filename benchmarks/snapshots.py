@@ -36,6 +36,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+import arguments
 from rhoselect.report.origin import origin
 from rhoselect.snapshots.base import Pieces
 from rhoselect.snapshots.shm import SharedMemoryStore
@@ -66,8 +67,7 @@ def main() -> None:
     parser.add_argument("--readers", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--device", default="cpu", help="of the trainer's and readers' tensors")
-    parser.add_argument("--json", type=Path, help="write the figures here")
-    options = parser.parse_args()
+    options = arguments.parse(parser, megabytes=[3], readers=[1], repeats=2)
     torch.set_num_threads(1)
     torch.manual_seed(0)
     rows = []

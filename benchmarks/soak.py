@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+import arguments
 import chaos
 from chaos import FAULTS, ChaoticRun, QueueServer
 from harness import show, write, write_config
@@ -38,8 +39,8 @@ def main() -> None:
     parser.add_argument("--warm-up", type=float, default=5.0, help="minutes that are not counted")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, default=Path("runs/soak"))
-    parser.add_argument("--json", type=Path, help="write the figures here")
-    options = parser.parse_args()
+    small = {"minutes": 0.05, "warm_up": 0.02, "folder": Path("runs/soak-quick")}
+    options = arguments.parse(parser, **small)
     shutil.rmtree(options.folder, ignore_errors=True)
     options.folder.mkdir(parents=True)
     settings = chaos.settings_of(options.folder, steps=100_000_000)

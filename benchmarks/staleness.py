@@ -16,8 +16,6 @@ import argparse
 import json
 import math
 import statistics
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,9 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.progress import track
 
+import arguments
+from cases import MODELS
+from curves import make_ground, rhoctl
 from rhoselect.report.comparison import comparison
 from rhoselect.report.origin import origin
 from rhoselect.report.runs import load_run
@@ -47,13 +48,18 @@ def main() -> None:
     parser.add_argument("--config", type=Path, default=Path("examples/fashion-mnist.toml"))
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--json", type=Path, help="write the figures here, and a .md beside it")
-    options = parser.parse_args()
+    options = arguments.parse(parser, steps=100, seeds=[0])
     figures: dict[str, list[Figures]] = {arm: [] for arm in ARMS}
-    # Seeds in the outer loop: the arms of a seed are neighbours in time.
-    for seed in track(options.seeds, "seeds"):
-        for arm, found in run_arms(options.config, options.steps, seed).items():
-            figures[arm].append(found)
+    with tempfile.TemporaryDirectory() as scratch:
+        sets = [f"trainer.steps={options.steps}", "metrics.port=-1"]
+        if options.quick:
+            ground = make_ground(Path(scratch), 0.1, *MODELS["tiny"]["il"], quick=True)
+            sets += [f"{name}={value}" for name, value in ground.settings.items()]
+        # Seeds in the outer loop: the arms of a seed are neighbours in time.
+        for seed in track(options.seeds, "seeds"):
+            folder = Path(scratch) / f"seed-{seed}"
+            for arm, found in run_arms(folder, options.config, [*sets, f"seed={seed}"]).items():
+                figures[arm].append(found)
     rows = [row(arm, figures[arm]) for arm in ARMS]
     Console(width=120).print(Markdown(markdown(rows)))
     if options.json is None:
@@ -64,32 +70,23 @@ def main() -> None:
     options.json.with_suffix(".md").write_text(page)
 
 
-def run_arms(config: Path, steps: int, seed: int) -> dict[str, Figures]:
+def run_arms(folder: Path, config: Path, sets: list[str]) -> dict[str, Figures]:
     """One run of every arm, each in a fresh process; their figures."""
-    with tempfile.TemporaryDirectory() as scratch:
-        folders = [Path(scratch) / str(place) for place in range(len(ARMS))]
-        for folder, sets in zip(folders, ARMS.values(), strict=True):
-            values = [f"trainer.steps={steps}", f"seed={seed}", "metrics.port=-1", *sets]
-            flags = [word for value in values for word in ("--set", value)]
-            command = ["train", str(config), "--run-dir", str(folder), *flags]
-            subprocess.run(
-                [sys.executable, "-m", "rhoselect.cli", *command],
-                check=True,
-                stdout=subprocess.DEVNULL,
-            )
-        runs = [load_run(folder) for folder in folders]
-        compared = comparison(runs)
-        return {
-            arm: {
-                **{
-                    f"steps_to_{target}": run.summary["steps_to"][str(target)] for target in TARGETS
-                },
-                "steps_to_uniform_best": each["steps_to_target"],
-                "best_accuracy": each["best_accuracy"],
-                "corrupted_share": each["corrupted_share"],
-            }
-            for arm, run, each in zip(ARMS, runs, compared, strict=True)
+    runs = []
+    for place, own in enumerate(ARMS.values()):
+        run = folder / str(place)
+        flags = [word for value in [*sets, *own] for word in ("--set", value)]
+        rhoctl("train", config, "--run-dir", run, *flags)
+        runs.append(load_run(run))
+    return {
+        arm: {
+            **{f"steps_to_{target}": run.summary["steps_to"][str(target)] for target in TARGETS},
+            "steps_to_uniform_best": each["steps_to_target"],
+            "best_accuracy": each["best_accuracy"],
+            "corrupted_share": each["corrupted_share"],
         }
+        for arm, run, each in zip(ARMS, runs, comparison(runs), strict=True)
+    }
 
 
 def row(arm: str, figures: list[Figures]) -> dict[str, Any]:

@@ -25,13 +25,14 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import arguments
 from cases import IL, N_B, RATIO
-from curves import Curve, rhoctl
+from curves import Curve, import_data, rhoctl
 from harness import show, train, write, write_config
 from rhoselect.trainer.control import TrainerControl
 from rhoselect.trainer.records import read_evaluations, read_steps
@@ -79,37 +80,40 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--folder", type=Path, default=Path("data/stragglers"))
-    parser.add_argument("--quick", action="store_true", help="a smoke: 20 steps a run, one seed")
-    parser.add_argument("--json", type=Path, help="write the figures here, or go on with them")
-    options = parser.parse_args()
+    parser.add_argument("--steps", type=int, default=400, help="of a run, at most")
+    parser.add_argument("--uniform-steps", type=int, default=1000)
+    parser.add_argument("--trials", type=int, default=3, help="of a mode in a scenario, at most")
+    parser.add_argument("--scorers", type=int, default=16)
+    # 50 steps take 5 s, in which a scorer is stopped once.
+    small = {"seeds": [TRIAL_SEED], "steps": 50, "uniform_steps": 30, "trials": 1, "scorers": 6}
+    options = arguments.parse(parser, **small, folder=Path("data/stragglers-quick"))
     with tempfile.TemporaryDirectory() as scratch:
-        bench = Benchmark(options.folder, Path(scratch), options.json, options.quick)
-        seeds = options.seeds[:1] if options.quick else options.seeds
+        bench = Benchmark(Path(scratch), options)
         keys = {place: bench.best_keys(*place) for place in itertools.product(SCENARIOS, TRIALS)}
         # Seeds in the outer loop: the modes of a seed are neighbours in time.
-        for seed, (scenario, mode) in itertools.product(seeds, keys):
+        for seed, (scenario, mode) in itertools.product(options.seeds, keys):
             bench.row(scenario, mode, seed, keys[scenario, mode])
-        rows = [summary(bench.rows, *place, seeds, each) for place, each in keys.items()]
+        rows = [summary(bench.rows, *place, options.seeds, each) for place, each in keys.items()]
         bench.write(rows)
     show("seconds to uniform's best accuracy", rows, COLUMNS)
 
 
 class Benchmark:
-    """All runs, each made once and written to ``path`` when it is done; ``rows`` has them."""
+    """All runs, each made once and written to --json when it is done; ``rows`` has them."""
 
-    def __init__(self, folder: Path, scratch: Path, path: Path | None, quick: bool) -> None:
-        self._scratch, self._path = scratch, path
-        self._steps, self._uniform_steps = (20, 100) if quick else (400, 1000)
-        scenarios = {name: asdict(each) for name, each in SCENARIOS.items()}
-        steps = {"steps": self._steps, "uniform_steps": self._uniform_steps}
+    def __init__(self, scratch: Path, options: argparse.Namespace) -> None:
+        self._scratch, self._options, self._path = scratch, options, options.json
+        self._scenarios = {n: replace(s, scorers=options.scorers) for n, s in SCENARIOS.items()}
+        scenarios = {name: asdict(each) for name, each in self._scenarios.items()}
+        steps = {"steps": options.steps, "uniform_steps": options.uniform_steps}
         self._about = {"model": {**MODEL, **DEVICE}, "keys": BASE, **steps, "scenarios": scenarios}
         self._targets, self.rows = self._read()
-        self._settings = {**BASE, **make_data(folder)}
+        self._settings = {**BASE, **make_data(options.folder, options.quick)}
 
     def best_keys(self, scenario: str, mode: str) -> Keys:
         """Of the keys to try, those with which the trial seed is at its target first."""
         limit_s, trials = LIMIT_S, []
-        for keys in TRIALS[mode]:
+        for keys in TRIALS[mode][: self._options.trials]:
             trials.append(self.row(scenario, mode, TRIAL_SEED, keys, limit_s))
             limit_s = min(limit_s, trials[-1]["wall_s"])
         best: Keys = min(trials, key=_rank)["keys"]
@@ -123,11 +127,12 @@ class Benchmark:
                 return row
         target, name = self._target(seed), f"run-{len(self.rows)}"
         emulated = {"model.factory": "straggling:mlp", "model.args": {**MODEL, **DEVICE}}
-        own = {"seed": seed, "trainer.steps": self._steps, **keys}
+        own = {"seed": seed, "trainer.steps": self._options.steps, **keys}
         config, folder = self._scratch / f"{name}.toml", self._scratch / name
         write_config(config, {**self._settings, **emulated, **own})
         started, control = time.monotonic(), Finish(folder, target, limit_s)
-        found = run(config, folder, SCENARIOS[scenario], control, partial(figures, target=target))
+        look = partial(figures, target=target)
+        found = run(config, folder, self._scenarios[scenario], control, look)
         row = {**what, "target": target, "limit_s": limit_s, **found}
         self.rows.append(row)
         self.write()
@@ -139,7 +144,8 @@ class Benchmark:
         if str(seed) not in self._targets:
             folder = self._scratch / f"uniform-{seed}"
             uniform = {"selection.function": "uniform", "selection.chunk": 160}
-            own = {"seed": seed, "model.args": MODEL, "trainer.steps": self._uniform_steps}
+            steps = {"trainer.steps": self._options.uniform_steps}
+            own = {"seed": seed, "model.args": MODEL, **steps}
             train(folder, {**self._settings, **uniform, **own}, workers=0)
             self._targets[str(seed)] = max(smoothed(folder))
             self.write()
@@ -178,12 +184,12 @@ class Finish(TrainerControl):
         return stops
 
 
-def make_data(folder: Path) -> Keys:
+def make_data(folder: Path, quick: bool) -> Keys:
     """Fashion-MNIST with a tenth of the labels wrong and its irreducible losses, unless there."""
     data, table = folder / "data", folder / "il.parquet"
     if not table.exists():
-        noise = ("--label-noise", 0.1, "--holdout", 0.5)
-        rhoctl("data", "import", "fashion-mnist", "auto", data, *noise)
+        folder.mkdir(parents=True, exist_ok=True)
+        import_data(data, 0.1, quick)
         small = ("--model", "rhoselect.models:mlp", "--set", "model.args.width=128")
         rhoctl("il", "fit", "--data", data, "--out", table, *small, *IL)
     return {"data.path": str(data), "il.table": str(table)}

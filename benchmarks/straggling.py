@@ -47,7 +47,6 @@ from rhoselect.trainer.build import build_trainer
 from rhoselect.trainer.control import TrainerControl
 from rhoselect.trainer.runfolder import RunFolder
 
-SCORERS = 16
 START_S = 300.0  # longest wait until all processes are ready
 FORK = multiprocessing.get_context("fork")
 Row = dict[str, Any]
@@ -58,9 +57,10 @@ _slower = [1.0]  # how many times slower than declared this process's device sco
 
 @dataclass(frozen=True)
 class Scenario:
-    """What is wrong: the first ``slow`` scorers are ``times`` slower, the next one is stopped for
-    ``frozen_s`` after every ``awake_s``, snapshots come ``delay_s`` after their publication."""
+    """What is wrong: the first ``slow`` of all scorers are ``times`` slower, the next is stopped
+    for ``frozen_s`` after every ``awake_s``, snapshots come ``delay_s`` after their publication."""
 
+    scorers: int = 16
     slow: int = 0
     times: float = 1.0
     awake_s: float = 0.0
@@ -154,10 +154,11 @@ def run(config: Path, folder: Path, scenario: Scenario, control: TrainerControl,
     run_folder = RunFolder.create(folder, read)
     shared = SharedMemoryStore.new_folder(run_folder.run_id, run_folder.generation)
     published = np.frombuffer(mmap.mmap(-1, 8 * (read.trainer.steps + 1)), np.float64)
-    ready = FORK.Barrier(SCORERS + 2)
+    ready = FORK.Barrier(scenario.scorers + 2)
     with EmbeddedServer(folder / "logs" / "queue-server.log") as server:
         setup = Setup(read, run_folder, server.url, shared, published, scenario, ready)
-        scorers = [FORK.Process(target=_score, args=(setup, slot)) for slot in range(SCORERS)]
+        slots = range(scenario.scorers)
+        scorers = [FORK.Process(target=_score, args=(setup, slot)) for slot in slots]
         trainer = FORK.Process(target=_train, args=(setup, control, look))
         started = []
         try:
@@ -194,7 +195,7 @@ def _score(setup: Setup, slot: int) -> None:
     _begin()
     _slower[0] = setup.scenario.times if slot < setup.scenario.slow else 1.0
     inputs = open_inputs(setup.config)
-    share, cpu = inputs.config.lanes(SCORERS), torch.device("cpu")
+    share, cpu = inputs.config.lanes(setup.scenario.scorers), torch.device("cpu")
     queue, snapshots = setup.queue(), setup.snapshots(writer=False)
     scorer = build_scorer(inputs, cpu, slot, share, queue, snapshots, Metrics("scorer"))
     setup.ready.wait(START_S)
@@ -206,7 +207,8 @@ def _train(setup: Setup, control: TrainerControl, look: Look) -> None:
     _begin()
     inputs, folder = open_inputs(setup.config), setup.folder
     queue, snapshots = setup.queue(), setup.snapshots(writer=True)
-    trainer = build_trainer(inputs, folder, queue, snapshots, Metrics(), SCORERS, control)
+    workers = setup.scenario.scorers
+    trainer = build_trainer(inputs, folder, queue, snapshots, Metrics(), workers, control)
     setup.ready.wait(START_S)
     started = time.monotonic()
     trainer.run()

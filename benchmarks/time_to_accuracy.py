@@ -26,20 +26,21 @@ import argparse
 import math
 import statistics
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.progress import Progress
 
+import arguments
 import baseline
 from cases import MODELS, N_B, RATIO, Case
 from curves import Curve
 from harness import show, write
 
 Row = dict[str, Any]
-TRAIN_MS, DEVICES, CHUNK, FACTOR = 100.0, 17, 20, 0.26
+TRAIN_MS, CHUNK, FACTOR = 100.0, 20, 0.26
 POINT_MS = TRAIN_MS / 3 / N_B  # a forward of one point
 COLUMNS = (
     *("part", "model", "noise", "arm", "speedup_steps", "speedup_wall", "speedup_wall_with_il"),
@@ -51,21 +52,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS))
     parser.add_argument("--models", nargs="+", default=["mlp"], choices=list(MODELS))
-    parser.add_argument("--modes", nargs="+", default=list(LIVE), choices=list(LIVE))
     parser.add_argument("--noise", type=float, nargs="+", default=[0.1, 0.4])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--devices", type=int, default=17, help="emulated ones; one trains")
     parser.add_argument("--scaling", type=Path, default=Path("docs/results/scaling.json"))
-    parser.add_argument("--json", type=Path, help="write the figures here")
-    options = parser.parse_args()
-    parts = {**PARTS, "live": partial(live, modes=options.modes)}
+    small = {"models": ["tiny"], "noise": [0.1], "seeds": [0], "devices": 3}
+    options = arguments.parse(parser, **small)
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as scratch, Progress() as progress:
         cases = [(m, n) for m in options.models for n in options.noise]
         task = progress.add_task("runs", total=len(cases) * len(options.parts))
         for model, noise in cases:
-            case = Case(Path(scratch) / model, model, noise, options.seeds, options.scaling)
+            case = Case(Path(scratch) / model, model, noise, options)
             for part in options.parts:
-                rows += [{"part": part, **r} for r in parts[part](case)]
+                rows += [{"part": part, **r} for r in PARTS[part](case)]
                 progress.advance(task)
     show("time to uniform's best accuracy", rows, COLUMNS)
     write(options.json, {"seeds": options.seeds, "rows": rows})
@@ -118,7 +118,7 @@ def emulated(case: Case) -> list[Row]:
         for form, settings in forms.items()
     }
     rows = []
-    for workers in (0, DEVICES - 1):
+    for workers in (0, case.devices - 1):
         overhead_ms, uniform_ms = case.measured_ms(TRAIN_MS, workers)
         chunks = math.ceil(RATIO * N_B / CHUNK / (workers + 1))
         bound_ms = TRAIN_MS + chunks * CHUNK * POINT_MS * FACTOR
@@ -130,20 +130,20 @@ def emulated(case: Case) -> list[Row]:
 
 
 def equal(case: Case) -> list[Row]:
-    """Of 17 devices, k train; the learning rate is the one that serves the first seed best."""
-    overhead_ms, uniform_ms = case.measured_ms(TRAIN_MS, DEVICES - 1)
+    """Of all devices, k train; the learning rate is the one that serves the first seed best."""
+    overhead_ms, uniform_ms = case.measured_ms(TRAIN_MS, case.devices - 1)
     target = {seed: case.uniform(seed) for seed in case.seeds}
     rows = []
-    for k in (1, 4, 16):
+    for k in [k for k in (1, 4, 16) if k < case.devices]:
         size = {"selection__n_b": N_B * k, "selection__n_B": RATIO * N_B * k}
         size |= {"trainer__eval_every": max(5, 25 // k), "selection__chunk": 160 * min(k, 4)}
         long, short = ({"trainer__steps": case.spec["steps"] // k // n} for n in (1, 3))
-        bound_ms = TRAIN_MS + RATIO * N_B * k * POINT_MS * FACTOR / DEVICES
+        bound_ms = TRAIN_MS + RATIO * N_B * k * POINT_MS * FACTOR / case.devices
         alone = {"step_ms": uniform_ms, "il": False}
         lr, found = best_lr(case, partial(case.uniform, **size, **long))
         name = f"uniform, k = {k}, lr {lr:g}"
         rows.append(row(name, case, target, found, uniform_ms, uniform_ms, **alone))
-        if k < DEVICES - 1:
+        if k < case.devices - 1:
             lr, found = best_lr(case, partial(case.curve, **size, **short))
             times = {"uniform_ms": uniform_ms, "step_ms": bound_ms + overhead_ms}
             rows.append(row(f"RHO, k = {k}, lr {lr:g}", case, target, found, bound_ms, **times))
@@ -165,18 +165,13 @@ def best_lr(case: Case, learn: Callable[..., Curve]) -> tuple[float, dict[int, C
     return lr, {seed: learn(seed, trainer__lr=lr) for seed in case.seeds}
 
 
-LIVE: dict[str, dict[str, Any]] = {
-    "lag 0": {},
-}
+def live(case: Case) -> list[Row]:
+    """Lag 0 on the emulated device; the ceiling is a step of training alone.
 
-
-def live(case: Case, modes: Sequence[str] = tuple(LIVE)) -> list[Row]:
-    """Every mode on the emulated device; the ceiling is a step of training alone.
-
-    Sixteen scorers' real arithmetic on a few cores makes steps longer than declared: the modes are
-    to be compared with each other.
+    Sixteen scorers' real arithmetic on a few cores makes steps longer than declared.
     """
-    _, uniform_ms = case.measured_ms(TRAIN_MS, DEVICES - 1)
+    workers = case.devices - 1
+    _, uniform_ms = case.measured_ms(TRAIN_MS, workers)
     uniform = {seed: case.uniform(seed) for seed in case.seeds}
     device = {"point_ms": POINT_MS, "precision_factor": FACTOR}
     settings = {
@@ -185,13 +180,9 @@ def live(case: Case, modes: Sequence[str] = tuple(LIVE)) -> list[Row]:
         "selection__chunk": CHUNK,
         "trainer__steps": case.spec["steps"] // 6,
     }
-    rows = []
-    for mode in modes:
-        keys = {**settings, **LIVE[mode]}
-        found = {s: case.curve(s, DEVICES - 1, **keys) for s in case.seeds}
-        name = f"parallel RHO, 16 workers, {mode}"
-        rows.append(row(name, case, uniform, found, TRAIN_MS, uniform_ms))
-    return rows
+    found = {seed: case.curve(seed, workers, **settings) for seed in case.seeds}
+    name = f"parallel RHO, {workers} workers, lag 0"
+    return [row(name, case, uniform, found, TRAIN_MS, uniform_ms)]
 
 
 PARTS = {"real": real, "emulated": emulated, "live": live, "equal": equal}
@@ -246,11 +237,11 @@ def row(
 
 
 def il_seconds(case: Case, curve: Curve, uniform_ms: float | None) -> float:
-    """Seconds of the irreducible losses: measured, or priced at their FLOPs over 17 devices."""
+    """Seconds of the irreducible losses: measured, or priced at their FLOPs over all devices."""
     if uniform_ms is None:
         return case.ground.il_seconds
     per_step = curve.flops["train"] / max(curve.steps)
-    return case.ground.il_flops / per_step * uniform_ms / 1e3 / DEVICES
+    return case.ground.il_flops / per_step * uniform_ms / 1e3 / case.devices
 
 
 if __name__ == "__main__":

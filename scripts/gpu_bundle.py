@@ -176,7 +176,8 @@ def table(work: Path, folder: Path, noise: float) -> None:
 def scripts(out: Path) -> None:
     """The check beside its data, and the tests of CUDA."""
     own = [path for path in (ROOT / "benchmarks" / "gpu").iterdir() if path.is_file()]
-    for path in (*own, *(ROOT / "benchmarks" / name for name in ("harness.py", "scorer.py"))):
+    shared = ("arguments.py", "harness.py", "scorer.py")
+    for path in (*own, *(ROOT / "benchmarks" / name for name in shared)):
         shutil.copy(path, out)
     shutil.copytree(
         ROOT / "tests" / "gpu", out / "tests" / "gpu", ignore=shutil.ignore_patterns("__pycache__")

@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+import tempfile
 from collections import defaultdict
 from pathlib import Path
 
@@ -30,6 +32,10 @@ from rhoselect.data import ArrowDataset, SplitPoints
 from rhoselect.models import mlp
 from rhoselect.report.origin import origin
 from rhoselect.selector.audit import spearman
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import arguments
+from curves import import_data
 
 n_b, N_B, BATCH, MEMBERS, HOLDOUT = 32, 320, 64, 5, 2000
 CONVERGED_NATS, MOST_PASSES = 0.05, 10
@@ -129,12 +135,16 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("data/fashion-mnist"))
     parser.add_argument("--windows", type=int, default=30)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--json", type=Path, help="write the figures here")
-    options = parser.parse_args()
+    options = arguments.parse(parser, windows=2)
     torch.set_num_threads(1)
-    dataset = ArrowDataset.open(str(options.data))
-    train, holdout = dataset.split("train"), dataset.split("holdout")
-    by_seed = [measure(train, holdout, options.windows, seed) for seed in options.seeds]
+    with tempfile.TemporaryDirectory() as scratch:
+        data = options.data
+        if options.quick:
+            data = Path(scratch) / "data"
+            import_data(data, 0.1, quick=True)
+        dataset = ArrowDataset.open(str(data))
+        train, holdout = dataset.split("train"), dataset.split("holdout")
+        by_seed = [measure(train, holdout, options.windows, seed) for seed in options.seeds]
     console = Console()
     means = {}
     for name in by_seed[0]:
