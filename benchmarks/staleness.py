@@ -2,10 +2,10 @@
 
 Runs the demo's configuration (make train makes its data) for uniform selection and for RHO-LOSS
 scored with weights 0, 1 and 4 steps old, with and without the second stage (a shortlist of 5 n_b at
-temperature 1, re-scored afresh), each with several seeds, in one process each (--workers 0: the
-number of workers changes nothing). Prints medians over the seeds: the steps at which two accuracies
-are first measured, and those at which the mean of three neighbouring evaluations reaches the best
-such mean of the same seed's uniform run.
+temperature 1, re-scored afresh), each with several seeds, all in this process (--workers 0: the
+number of workers changes nothing, and steps are counted, not seconds). Prints medians over the
+seeds: the steps at which two accuracies are first measured, and those at which the mean of three
+neighbouring evaluations reaches the best such mean of the same seed's uniform run.
 
     python benchmarks/staleness.py --json docs/results/staleness.json
 """
@@ -17,6 +17,7 @@ import json
 import math
 import statistics
 import tempfile
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ from rich.progress import track
 
 import arguments
 from cases import MODELS
-from curves import make_ground, rhoctl
+from curves import make_ground
+from rhoselect.cli import main as rhoctl
 from rhoselect.report.comparison import comparison
 from rhoselect.report.origin import origin
 from rhoselect.report.runs import load_run
@@ -71,12 +73,15 @@ def main() -> None:
 
 
 def run_arms(folder: Path, config: Path, sets: list[str]) -> dict[str, Figures]:
-    """One run of every arm, each in a fresh process; their figures."""
+    """One run of every arm; their figures."""
     runs = []
     for place, own in enumerate(ARMS.values()):
         run = folder / str(place)
         flags = [word for value in [*sets, *own] for word in ("--set", value)]
-        rhoctl("train", config, "--run-dir", run, *flags)
+        with redirect_stdout(None):
+            code = rhoctl.run(["train", str(config), "--run-dir", str(run), *flags])
+        if code:
+            raise SystemExit(code)  # the reason is on standard error
         runs.append(load_run(run))
     return {
         arm: {
