@@ -94,7 +94,7 @@ def wheels() -> list[Path]:
 def cut_ray() -> Path:
     """An archive of Ray's tree with what clusters and actors need."""
     wanted = release("ray")
-    archive = CACHE / f"{wanted}.tar.xz"
+    archive = CACHE / f"{wanted.replace('==', '-')}.tar.xz"
     if not archive.exists():
         tree = CACHE / "ray"
         shutil.rmtree(tree, ignore_errors=True)

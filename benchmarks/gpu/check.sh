@@ -16,7 +16,7 @@ if [ -d "$here/wheels" ]; then
     "$python" -m pip install -q --no-index --no-deps --no-compile --no-cache-dir \
         --disable-pip-version-check --target "$site" "$here"/wheels/*.whl
     for archive in "$here"/*.tar.xz; do
-        "$python" -m tarfile -e "$archive" "$site"
+        "$python" -m tarfile --filter data -e "$archive" "$site"
     done
     export PYTHONPATH="$site" RHO_CHECK_DATA="$site/check-data" RHO_CHECK_INSTALL_S=$((SECONDS - started))
 elif [ -x "$here/../../.venv/bin/python" ] && [ -z "${PYTHON:-}" ]; then

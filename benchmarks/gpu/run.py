@@ -44,7 +44,7 @@ class Stage:
 
 
 LIMITS_S = {
-    "s0_facts": 30,
+    "s0_facts": 45,
     "s1_ceilings": 20,
     "s2_bits": 45,
     "s3_hashes": 75,

@@ -9,6 +9,7 @@ import resource
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
@@ -27,10 +28,11 @@ def main(stage: Stage) -> None:
     if stage.cuda:
         stage.part("device", device)
     stage.part("import of all packages", imports)
-    if not stage.quick:
-        stage.part("rhoctl doctor", doctor)
-    for noise in (0.1,) if stage.quick else (0.1, 0.4):
-        stage.part(f"data, {noise:.0%} noise", data, noise)
+    with ThreadPoolExecutor() as pool:
+        if not stage.quick:
+            pool.submit(stage.part, "rhoctl doctor", doctor)
+        for noise in (0.1,) if stage.quick else (0.1, 0.4):
+            pool.submit(stage.part, f"data, {noise:.0%} noise", data, noise)
 
 
 def software(stage: Stage) -> None:

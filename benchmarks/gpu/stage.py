@@ -11,6 +11,7 @@ import json
 import os
 import statistics
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -39,6 +40,7 @@ class Stage:
         self.cuda = self.device.type == "cuda"
         self.failed = False
         self._json: Path = options.json
+        self._lock = threading.Lock()  # figures come from any thread
         self._started = time.monotonic()
         self._ends = self._started + options.limit_s
         self.record: dict[str, Any] = {
@@ -60,9 +62,10 @@ class Stage:
         if isinstance(value, float):
             value = float(f"{value:.4g}")
         named = {"name": name, "value": value, "unit": unit, "predicted": predicted}
-        self.record["figures"].append(named)
-        print(f"{name}: {value} {unit}", flush=True)
-        self._write()
+        with self._lock:
+            self.record["figures"].append(named)
+            print(f"{name}: {value} {unit}", flush=True)
+            self._write()
 
     def check(self, name: str, right: dict[str, bool], predicted: str = "all") -> None:
         """Note how many of some comparisons hold, and which do not. The stage is ok if all do."""
