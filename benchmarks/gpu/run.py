@@ -67,6 +67,7 @@ def main() -> None:
     chosen = [int(number) for number in options.stages.split(",") if number]
     stages = [STAGES[number] for number in chosen] if chosen else STAGES
     options.out.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the stage is ended, too
     with tempfile.TemporaryDirectory(prefix="rho-check-") as work:
         records = run_stages(stages, options.device, options.quick, options.out, Path(work))
         keep_logs(options.out / "logs.tar.xz", Path(work))
