@@ -18,6 +18,8 @@ if [ -d "$here/wheels" ]; then
     for archive in "$here"/*.tar.xz; do
         "$python" -m tarfile --filter data -e "$archive" "$site"
     done
+    # Ray gives its agent 15 s to start, and modules that are compiled on the way may take longer.
+    "$python" -m compileall -q -j 0 "$site" >/dev/null 2>&1 || true
     export PYTHONPATH="$site" RHO_CHECK_DATA="$site/check-data" RHO_CHECK_INSTALL_S=$((SECONDS - started))
 elif [ -x "$here/../../.venv/bin/python" ] && [ -z "${PYTHON:-}" ]; then
     python="$here/../../.venv/bin/python"
