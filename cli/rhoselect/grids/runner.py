@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -95,13 +95,20 @@ def run(
     for number, cell in enumerate(grid):
         with console.status(f"{number + 1}/{len(grid)} data and irreducible losses of {cell.name}"):
             recipes.make(cell)
-    for number, cell in enumerate(grid):
-        path = folder / cell.name
-        config = resolve(settings(cell, recipes, overrides))
+    runs = {cell.name: settings(cell, recipes, overrides) for cell in grid}
+    train_all(runs, folder, execute, workers, console)
+
+
+def train_all(
+    runs: Mapping[str, Config], folder: Path, execute: Execute, workers: int, console: Console
+) -> None:
+    """Train {name of its folder: configuration} one after the other in ``folder``, as ``run``."""
+    for number, (name, given) in enumerate(runs.items()):
+        path, config = folder / name, resolve(given)
         if (path / "summary.json").exists():
             _check_same(path, config)
             continue
-        title = f"{number + 1}/{len(grid)} {cell.name}"
+        title = f"{number + 1}/{len(runs)} {name}"
         console.print(title, highlight=False)
         _run_one(path, config, execute, workers, title)
 
