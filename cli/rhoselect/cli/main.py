@@ -15,6 +15,7 @@ COMMANDS = {
     "data": "data:app",
     "il": "il:app",
     "experiment": "experiment:app",
+    "compare": "compare:compare",
     "svp": "svp:app",
     "train": "train:train",
     "serve": "serve:serve",

@@ -15,7 +15,9 @@ without those of the highest irreducible losses."""
 Ledger = Literal["free", "one", "many"]
 """Who pays for scoring and irreducible losses: nobody, the one device, a trainer and W scorers."""
 UNIFORM, HOLDOUT, WIDE = "uniform", "uniform_holdout", "uniform_wide"
-DISTINCT, CLEAN = "deduplicated", "cleaned"
+DISTINCT, CLEAN, CHARGED = "deduplicated", "cleaned", "charged"
+OPTIONAL = (HOLDOUT, WIDE, DISTINCT, CLEAN, CHARGED)
+"""Arms that a comparison may leave out."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ def scorers_of(config: Config) -> int:
 
 
 def selection_name(config: Config) -> str:
-    """The name of the arms of the configuration's own selection."""
+    """The name of the arm of the configuration's own selection, with scoring free."""
     return "".join(c if c.isalnum() else "_" for c in config.selection.function).lower()
 
 
@@ -77,7 +79,7 @@ def arms_of(
         Arm(WIDE, steps, clock.wide_s, wide, wide=True),
         Arm(DISTINCT, steps, clock.uniform_s, plain, "distinct"),
         Arm(name, steps, clock.selection_s, {}, scores=True, il=selects_il),
-        Arm(f"{name}_charged", charged, clock.selection_s, {}, scores=True, il=selects_il),
+        Arm(CHARGED, charged, clock.selection_s, {}, scores=True, il=selects_il),
     ]
     if has_il:
         arms.insert(4, Arm(CLEAN, steps, clock.uniform_s, plain, "clean", il=True))

@@ -10,7 +10,7 @@ import numpy as np
 
 from rhoselect.comparison.arms import Subset
 from rhoselect.config import Config
-from rhoselect.data import ArrowDataset, SplitPoints, open_data
+from rhoselect.data import ArrowDataset, SplitPoints, open_arrow
 from rhoselect.data.il_table import IlTable, read_table, write_table
 from rhoselect.errors import ConfigError
 from rhoselect.importers import write_dataset
@@ -41,9 +41,8 @@ class Source:
                 "data.path: missing, compare writes parts of a data set anew; make a folder with"
                 " 'rhoctl data import'"
             )
-        found = open_data(config.data)
-        assert isinstance(found, ArrowDataset), "of a path"
-        self._dataset, self._config, self._root = found, config, root
+        self._dataset = found = open_arrow(config.data)
+        self._config, self._root = config, root
         self._validation = validation
         self.has_holdout = "holdout" in found.splits
         self._train = found.split("train")

@@ -1,0 +1,104 @@
+"""The results of a comparison: one table, one plot, a sentence of verdict for each case."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from matplotlib.axes import Axes
+
+from rhoselect.comparison import reference
+from rhoselect.comparison.results import SHARED_BY, Row
+from rhoselect.report.drawing import panels_png
+from rhoselect.report.origin import origin
+from rhoselect.report.tables import markdown_table
+
+PANELS_A_ROW = 3
+HEADS = (
+    *("configuration", "budget", "arm", "steps", "rate", "final", "to best uniform"),
+    *("s free", "s one device", "s many", "device-s many"),
+)
+NOTE = """
+final: mean test accuracy of the final weights, and standard deviation over seeds. To best uniform:
+paired difference in points, and its standard error. The seconds, of one run, are in three ledgers:
+scoring and irreducible losses free; charged on one device; charged on many, which is a trainer and
+{scorers} scorers. x / y / z: irreducible losses shared by {shared} runs. *: the least or greatest
+rate tried.
+"""
+
+
+def write(
+    folder: Path,
+    found: Sequence[Row],
+    verdicts: Sequence[str],
+    left_out: Sequence[str],
+) -> None:
+    """Write results.json, table.md and figure.png."""
+    machine = json.loads((folder / reference.FILE).read_text("utf-8"))["machine"]
+    numbers = {
+        **origin(),
+        "reference_machine": machine,
+        "verdicts": list(verdicts),
+        "left_out": list(left_out),
+        "rows": list(found),
+    }
+    (folder / "results.json").write_text(json.dumps(numbers, indent=1) + "\n", "utf-8")
+    (folder / "figure.png").write_bytes(figure(found))
+    named = f"Reference machine: {machine['cpu']}, {machine['cores']} cores."
+    shared = " / ".join(map(str, SHARED_BY))
+    scorers = ", ".join(sorted({str(row["scorers"]) for row in found}))
+    note = NOTE.format(scorers=scorers, shared=shared)
+    lines = [*verdicts, "", markdown_table(*cells_of(found)), named, note, *left_out]
+    (folder / "table.md").write_text("\n".join(lines) + "\n", "utf-8")
+
+
+def cells_of(found: Sequence[Row]) -> tuple[Sequence[str], list[list[str]]]:
+    """Heads and cells of the table as text."""
+    return HEADS, [_cells(row) for row in found]
+
+
+def _cells(row: Row) -> list[str]:
+    rate = f"{row['lr']:.2g}{'*' if row['lr_at_edge'] else ''}"
+    dropped = f", {row['dropped_share']:.0%} dropped" if row["dropped_share"] else ""
+    itself = row["arm"] == row["against"]
+    difference = f"{100 * row['difference']:+.2f} ± {100 * row['error']:.2f}"
+    seconds = row["seconds"]
+    return [
+        *(row["configuration"], row["budget"], row["arm"] + dropped, str(row["steps"]), rate),
+        f"{row['mean']:.2%} ± {row['deviation']:.2%}",
+        "best" if itself else difference,
+        *(_shared(seconds[ledger]) for ledger in ("free", "one", "many")),
+        _shared(row["device_seconds"]["many"]),
+    ]
+
+
+def _shared(by_runs: dict[str, float]) -> str:
+    words = [f"{seconds:.3g}" for seconds in by_runs.values()]
+    return words[0] if len(set(words)) == 1 else " / ".join(words)
+
+
+def figure(found: Sequence[Row]) -> bytes:
+    """A PNG: a panel a configuration and budget; a line an arm, with every seed as a dot."""
+    cases = list(dict.fromkeys((row["configuration"], row["budget"]) for row in found))
+    panels = [
+        partial(_panel, f"{name}, {budget}", [r for r in found if _case(r) == (name, budget)])
+        for name, budget in cases
+    ]
+    return panels_png(panels, min(PANELS_A_ROW, len(panels)), (4.4, 3.0))
+
+
+def _case(row: Row) -> tuple[str, str]:
+    return row["configuration"], row["budget"]
+
+
+def _panel(title: str, found: Sequence[Row], axes: Axes) -> None:
+    places = range(len(found))
+    for place, row in zip(places, found, strict=True):
+        axes.plot(row["values"], [place] * len(row["values"]), "o", alpha=0.4, markersize=4)
+    means, spread = [r["mean"] for r in found], [r["deviation"] for r in found]
+    axes.errorbar(means, places, xerr=spread, fmt="|", color="black", capsize=3)
+    axes.set_yticks(places, [row["arm"] for row in found], fontsize=8)
+    axes.invert_yaxis()
+    axes.set(xlabel="final test accuracy", title=title)

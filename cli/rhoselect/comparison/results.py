@@ -1,0 +1,127 @@
+"""What a comparison found: a row an arm, with paired differences, costs and a verdict."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rhoselect.comparison.arms import (
+    CHARGED,
+    HOLDOUT,
+    UNIFORM,
+    WIDE,
+    Clock,
+    cost,
+    scorers_of,
+    selection_name,
+)
+from rhoselect.comparison.protocol import Case, Chosen
+
+Row = dict[str, Any]
+SHARED_BY = (1, 5, 25)
+"""How many runs share the irreducible losses."""
+CLEAR = 3.0
+"""Standard errors of a difference that is called one: 95% of five pairs lie within 2.8."""
+ENOUGH_SEEDS = 5
+
+
+def rows_of(
+    case: Case, chosen: Mapping[str, Chosen], finals: Mapping[str, list[float]]
+) -> list[Row]:
+    """A row an arm. ``difference`` is to the best uniform arm on one device, seed by seed, and
+    ``error`` its standard error; ``seconds`` and ``device_seconds`` are by ledger, and by how many
+    runs share the irreducible losses."""
+    best = best_of(finals, (UNIFORM, HOLDOUT))
+    scorers, rows = scorers_of(case.setting.config), []
+    for arm in case.arms:
+        values = finals[arm.name]
+        difference, error = paired(values, finals[best])
+        costs = {
+            ledger: {
+                runs: cost(arm, case.clock, ledger, runs, scorers)  # type: ignore[arg-type]
+                for runs in SHARED_BY
+            }
+            for ledger in ("free", "one", "many")
+        }
+        pick = chosen[arm.name]
+        rows.append(
+            {
+                "configuration": case.setting.name,
+                "budget": case.budget,
+                "budget_s": case.budget_s,
+                "arm": arm.name,
+                "steps": arm.steps,
+                "lr": pick.lr,
+                "lr_at_edge": pick.at_edge,
+                "trials": pick.trials,
+                "dropped_share": pick.share,
+                "values": values,
+                "mean": statistics.mean(values),
+                "deviation": statistics.stdev(values),
+                "against": best,
+                "difference": difference,
+                "error": error,
+                "scorers": scorers,
+                "seconds": _part(costs, 0),
+                "device_seconds": _part(costs, 1),
+            }
+        )
+    return rows
+
+
+def _part(costs: Mapping[str, Mapping[int, tuple[float, float]]], place: int) -> Row:
+    return {
+        ledger: {str(runs): both[place] for runs, both in by_runs.items()}
+        for ledger, by_runs in costs.items()
+    }
+
+
+def best_of(finals: Mapping[str, list[float]], names: Sequence[str]) -> str:
+    """The arm of ``names`` with the greatest mean, of those that ran."""
+    return max((n for n in names if n in finals), key=lambda name: statistics.mean(finals[name]))
+
+
+def paired(values: Sequence[float], others: Sequence[float]) -> tuple[float, float]:
+    """Mean of values - others, seed by seed, and its standard error."""
+    differences = [value - other for value, other in zip(values, others, strict=True)]
+    error = statistics.stdev(differences) / math.sqrt(len(differences))
+    return statistics.mean(differences), error
+
+
+def verdict(case: Case, finals: Mapping[str, list[float]], charged_runs: int) -> str:
+    """One sentence on a case: whether the selection wins, loses or draws in each ledger."""
+    name, scorers = selection_name(case.setting.config), scorers_of(case.setting.config)
+    baselines = (UNIFORM, HOLDOUT)
+    parts = [_said("with scoring free", name, baselines, finals)]
+    if CHARGED in finals:
+        ledger = f"charged on one device, irreducible losses shared by {charged_runs} runs,"
+        parts.append(_said(ledger, CHARGED, baselines, finals))
+    else:
+        parts.append(f"charged on one device it was not run ({case.left_out[CHARGED]})")
+    if WIDE in finals:
+        times = _slower(case.clock, scorers)
+        slower = f"in {times:.2f} times the seconds, " if times > 1 else ""
+        ledger = f"{slower}with {scorers} scorers, whose devices the baseline has, too,"
+        parts.append(_said(ledger, name, (*baselines, WIDE), finals))
+    seeds = len(finals[name])
+    few = "" if seeds >= ENOUGH_SEEDS else f" (only {seeds} seeds: a sign, not a finding)"
+    return f"{case.setting.name}, budget {case.budget}: {name} {'; '.join(parts)}{few}."
+
+
+def _slower(clock: Clock, scorers: int) -> float:
+    """How many times longer a step takes if ``scorers`` devices score beside training."""
+    return max(1.0, (clock.selection_s - clock.uniform_s) / scorers / clock.uniform_s)
+
+
+def _said(
+    ledger: str, name: str, baselines: Sequence[str], finals: Mapping[str, list[float]]
+) -> str:
+    best = best_of(finals, baselines)
+    difference, error = paired(finals[name], finals[best])
+    points = f"{100 * abs(difference):.2f} points (standard error {100 * error:.2f})"
+    if abs(difference) <= CLEAR * error:
+        return f"{ledger} draws with {best}: {100 * difference:+.2f} {points.split(' ', 1)[1]}"
+    word = "wins against" if difference > 0 else "loses against"
+    return f"{ledger} {word} {best} by {points}"
