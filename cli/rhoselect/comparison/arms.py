@@ -14,6 +14,7 @@ Subset = Literal["train", "joined", "distinct", "clean"]
 without those of the highest irreducible losses."""
 Ledger = Literal["free", "one", "many"]
 """Who pays for scoring and irreducible losses: nobody, the one device, a trainer and W scorers."""
+LEDGERS: tuple[Ledger, ...] = ("free", "one", "many")
 UNIFORM, HOLDOUT, WIDE = "uniform", "uniform_holdout", "uniform_wide"
 DISTINCT, CLEAN, CHARGED = "deduplicated", "cleaned", "charged"
 OPTIONAL = (HOLDOUT, WIDE, DISTINCT, CLEAN, CHARGED)
@@ -22,7 +23,7 @@ OPTIONAL = (HOLDOUT, WIDE, DISTINCT, CLEAN, CHARGED)
 
 @dataclass(frozen=True)
 class Clock:
-    """Mean seconds of a step on the reference machine, alone in one process: of uniform batches of
+    """Median seconds of a step on the reference machine, alone in one process: of uniform batches of
     n_b points and of (1 + W) n_b, and of the selection with its scoring; and those of the fit of
     the irreducible losses."""
 

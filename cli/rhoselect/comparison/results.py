@@ -10,8 +10,10 @@ from typing import Any
 from rhoselect.comparison.arms import (
     CHARGED,
     HOLDOUT,
+    LEDGERS,
     UNIFORM,
     WIDE,
+    Arm,
     Clock,
     cost,
     scorers_of,
@@ -38,13 +40,6 @@ def rows_of(
     for arm in case.arms:
         values = finals[arm.name]
         difference, error = paired(values, finals[best])
-        costs = {
-            ledger: {
-                runs: cost(arm, case.clock, ledger, runs, scorers)  # type: ignore[arg-type]
-                for runs in SHARED_BY
-            }
-            for ledger in ("free", "one", "many")
-        }
         pick = chosen[arm.name]
         rows.append(
             {
@@ -64,17 +59,19 @@ def rows_of(
                 "difference": difference,
                 "error": error,
                 "scorers": scorers,
-                "seconds": _part(costs, 0),
-                "device_seconds": _part(costs, 1),
+                "seconds": _costs(arm, case, 0),
+                "device_seconds": _costs(arm, case, 1),
             }
         )
     return rows
 
 
-def _part(costs: Mapping[str, Mapping[int, tuple[float, float]]], place: int) -> Row:
+def _costs(arm: Arm, case: Case, place: int) -> Row:
+    """{ledger: {runs that share the irreducible losses: seconds (0) or device-seconds (1)}}."""
+    clock, scorers = case.clock, scorers_of(case.setting.config)
     return {
-        ledger: {str(runs): both[place] for runs, both in by_runs.items()}
-        for ledger, by_runs in costs.items()
+        ledger: {str(runs): cost(arm, clock, ledger, runs, scorers)[place] for runs in SHARED_BY}
+        for ledger in LEDGERS
     }
 
 

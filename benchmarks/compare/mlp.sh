@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Equal budgets, short and long: an MLP on Fashion-MNIST with 0, 10 and 40% wrong labels.
+#   bash benchmarks/compare/mlp.sh [OPTION OF rhoctl compare]...
+# Called again, it goes on where it was interrupted. RHOCTL is the command (default rhoctl).
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+rhoctl=${RHOCTL:-rhoctl}
+for noise in 0 10 40; do
+  data=data/compare/noise$noise
+  [ -e "$data" ] || "$rhoctl" data import fashion-mnist auto "$data" \
+    --label-noise "$(printf '0.%02d' "$noise")" --holdout 0.5
+  # A small CNN: a better model than the target gives better irreducible losses.
+  [ -e "$data-il.parquet" ] || "$rhoctl" il fit --data "$data" --out "$data-il.parquet" \
+    --model rhoselect.models:small_cnn
+done
+exec "$rhoctl" compare benchmarks/compare/mlp_noise{0,10,40}.toml --steps 1000,3000 \
+  --rates 0.3,1,3 --cleaned 0.1,0.4 --without uniform_wide --out runs/compare/mlp "$@"
