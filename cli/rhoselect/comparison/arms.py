@@ -23,9 +23,9 @@ OPTIONAL = (HOLDOUT, WIDE, DISTINCT, CLEAN, CHARGED)
 
 @dataclass(frozen=True)
 class Clock:
-    """Median seconds of a step on the reference machine, alone in one process: of uniform batches of
-    n_b points and of (1 + W) n_b, and of the selection with its scoring; and those of the fit of
-    the irreducible losses."""
+    """Median seconds of a step on the reference machine, alone in one process: of uniform batches
+    of n_b points and of (1 + W) n_b, and of the selection with its scoring; and those of the fit
+    of the irreducible losses."""
 
     uniform_s: float
     wide_s: float
