@@ -98,14 +98,14 @@ class Comparison:
             for rate in self.rules.rates:
                 runs[self._trial(case, arm, rate, first)] = arm.steps * arm.step_s
             for share in self.rules.cleaned[1:] if arm.points == "clean" else ():
-                runs[f"{case.name}-{arm.name}-tune-best-{share:g}"] = arm.steps * arm.step_s
+                runs[f"{case.name}-{arm.name}-tune-*-{share:g}"] = arm.steps * arm.step_s
             for seed in range(self.rules.seeds):
                 runs[self._final(case, arm, seed)] = arm.steps * arm.step_s
         return runs
 
     def is_finished(self, name: str) -> bool:
-        """Whether a run has ended."""
-        return (self.runs / name / "summary.json").exists()
+        """Whether a run that ``planned`` names has ended; * stands for the rate that is chosen."""
+        return any(self.runs.glob(f"{name}/summary.json"))
 
     def _validated(self, case: Case, arm: Arm, rate: float, share: float) -> float:
         points = case.setting.source.make(arm.points, share, tuned=True)
