@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from matplotlib.image import imread
+from rich.console import Console
 
 from rhoselect import config as configuration
+from rhoselect.cli.comparing import comparison_in
 from rhoselect.comparison import arms, results
 from rhoselect.comparison.arms import Clock
 from rhoselect.comparison.points import Points, Source
@@ -169,18 +172,17 @@ def test_a_comparison_runs_resumes_and_says_what_it_left_out(
     machine = {"cpu": "slow", "cores": 1}
     (out / "reference.json").write_text(json.dumps({"machine": machine, "clocks": clocks}))
     command = ("compare", tiny_config, "--budget", "0.1", "--rates", "1,3", "--cleaned", "0.1,0.2")
-    command = (*command, "--seeds", "2", "--out", out)
+    command = (*command, "--seeds", "2", "--without", "uniform_wide,uniform_holdout", "--out", out)
     planned = made(*command, "--dry-run").out
-    assert "25 runs, 0.1 minutes of steps to go" in planned
+    assert "17 runs, 0.0 minutes of steps to go" in planned
     assert list((out / "runs").iterdir()) == []
     made(*command)
     found = json.loads((out / "results.json").read_text())
     steps = {row["arm"]: row["steps"] for row in found["rows"]}
     assert (steps["uniform"], steps["reducible_loss"], steps["charged"]) == (10, 10, 4)
     assert found["reference_machine"] == machine
-    assert found["left_out"] == [
-        "tiny-0.1s: without deduplicated: the train split has no exact duplicates"
-    ]
+    reason = "deduplicated: the train split has no exact duplicates"
+    assert f"tiny-0.1s: without {reason}" in found["left_out"]
     assert imread(out / "figure.png").ndim == 3
     assert found["verdicts"][0] in (out / "table.md").read_text()
     run = out / "runs" / "tiny-0.1s-reducible_loss-1"
@@ -191,7 +193,7 @@ def test_a_comparison_runs_resumes_and_says_what_it_left_out(
     made(*command)
     assert json.loads((out / "results.json").read_text())["rows"] == found["rows"]
     assert {p: p.stat().st_mtime_ns for p in times} == times
-    assert made(*command, "--dry-run").out.count(": finished") == 25
+    assert made(*command, "--dry-run").out.count(": finished") == 17
 
     other = rhoctl(*command, "--set", "trainer.weight_decay=0.5")
     assert other.code == 2
@@ -204,10 +206,11 @@ def test_a_comparison_runs_resumes_and_says_what_it_left_out(
 def test_the_seconds_of_a_step_are_measured_once_and_kept_with_the_machine(
     tiny_config: Path, tmp_path: Path
 ) -> None:
-    out, quick = tmp_path / "out", ("--without", "uniform_wide,cleaned,charged")
-    command = ("compare", tiny_config, "--steps", "3", "--rates", "1", "--seeds", "2", *quick)
-    made(*command, "--out", out)
-    stored = json.loads((out / "reference.json").read_text())
+    comparison = comparison_in([tiny_config], [], RULES, tmp_path, Console(quiet=True))
+    comparison.runs.mkdir()
+    [case] = comparison.cases()
+    stored = json.loads((tmp_path / "reference.json").read_text())
     assert stored["machine"]["cores"] >= 1
-    assert 0 < stored["clocks"]["tiny"]["uniform_s"] < 10
-    assert made(*command, "--out", out, "--dry-run").out.count(": finished") == 9
+    assert stored["clocks"]["tiny"]["uniform_s"] == case.clock.uniform_s > 0
+    shutil.rmtree(comparison.runs)
+    assert comparison.cases()[0].clock == case.clock
