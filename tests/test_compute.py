@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import threaded
-from rhoselect.compute import repeatable, single_threaded_pool, threads
+from rhoselect.compute import repeatable, single_threaded_pool, tf32_switches, threads
 from rhoselect.models import mlp
 
 
@@ -39,6 +39,23 @@ def test_cuda_kernels_repeat_within_the_block_alone(
             assert now() == before
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_tf32_is_used_as_by_default_within_the_block_alone(fails: bool) -> None:
+    """Whatever the user's own model uses: one setting scores in all processes."""
+    before = [(owner, name, getattr(owner, name)) for owner, name, _ in tf32_switches()]
+    try:
+        for owner, name, value in tf32_switches():
+            setattr(owner, name, {"ieee": "tf32", "tf32": "ieee"}.get(value, not value))
+        users = [getattr(owner, name) for owner, name, _ in before]
+        with suppress(ZeroDivisionError), repeatable(torch.device("cuda")):
+            assert all(getattr(owner, name) == value for owner, name, value in tf32_switches())
+            1 / (not fails)
+        assert [getattr(owner, name) for owner, name, _ in before] == users
+    finally:
+        for owner, name, value in before:
+            setattr(owner, name, value)
 
 
 def test_a_number_of_threads_is_that_of_a_block_in_one_thread() -> None:

@@ -8,11 +8,12 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
+from typing import Any
 
 import numpy as np
 import torch
 
-from rhoselect.errors import ConfigError, ModelError
+from rhoselect.errors import ConfigError, ModelError, RunError, shortened
 from rhoselect.hashing import key64, mix64
 from rhoselect.types import Indices
 
@@ -61,8 +62,9 @@ def make_current(device: torch.device) -> None:
 @contextmanager
 def repeatable(device: torch.device) -> Iterator[None]:
     """Run the block with kernels whose results repeat bit for bit. CPU kernels always do. For CUDA
-    this sets torch to deterministic algorithms and restores its settings at the end. Raises
-    ModelError if the block needs an operator that has no such kernel."""
+    this sets torch to deterministic algorithms, and the use of TF32 to `tf32_switches`. It restores
+    torch's settings at the end. Raises ModelError if the block needs an operator that has no such
+    kernel."""
     with _deterministic() if device.type == "cuda" else nullcontext():
         try:
             yield
@@ -79,20 +81,46 @@ def repeatable(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def _deterministic() -> Iterator[None]:
-    before = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-        torch.backends.cudnn.benchmark,
-    )
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    switches = [(torch.backends.cudnn, "benchmark", False), *tf32_switches()]
+    before = [(owner, name, getattr(owner, name)) for owner, name, _ in switches]
     # cuBLAS reads this when it creates a handle, so it stays set.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
-    torch.backends.cudnn.benchmark = False
     try:
+        for owner, name, value in switches:
+            setattr(owner, name, value)
         yield
     finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        torch.backends.cudnn.benchmark = before[2]
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        for owner, name, value in before:
+            setattr(owner, name, value)
+
+
+def tf32_switches() -> list[tuple[Any, str, Any]]:
+    """Where torch keeps the use of TF32 in float32 operations, as (object, attribute, value). The
+    values are torch's defaults: not in matrix products, but in cuDNN's convolutions and recurrent
+    layers."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    if not hasattr(cudnn, "conv"):  # before torch 2.9; since then these names may warn or raise
+        return [(matmul, "allow_tf32", False), (cudnn, "allow_tf32", True)]
+    values = ((matmul, "ieee"), (cudnn.conv, "tf32"), (cudnn.rnn, "tf32"))
+    return [(owner, "fp32_precision", value) for owner, value in values]
+
+
+@contextmanager
+def enough_memory(who: str) -> Iterator[None]:
+    """Run a forward of a chunk. Raises RunError, naming ``who``, if the GPU has no room for it.
+    Nothing is tried in another way, as that could give other bits."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise RunError(
+            f"{who}: the GPU has no room for the forward of a chunk ({shortened(str(error), 200)});"
+            " give that process more of its memory: fewer processes on the GPU, a lower"
+            " scorer.prefetch or, in a new run, a smaller selection.chunk"
+        ) from None
 
 
 @contextmanager

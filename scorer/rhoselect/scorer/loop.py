@@ -8,11 +8,12 @@ the forward of the next chunk runs. So there is no gap between forwards.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import deque
 
-from rhoselect.compute import repeatable, threads
+from rhoselect.compute import enough_memory, repeatable, threads
 from rhoselect.errors import SnapshotGoneError
 from rhoselect.inputs import SelectionInputs
 from rhoselect.metrics import Metrics
@@ -32,7 +33,7 @@ class Scorer:
 
     Its lane of the queue is its slot; there are ``lanes`` lanes. It reads the points of up to
     ``scorer.prefetch`` tickets before their weights exist, so that only the forward and the push
-    remain when the weights arrive.
+    remain when the weights arrive. ``weights`` has the replica.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class Scorer:
         self._plan, self._points = inputs.plan, inputs.train
         self._scoring, self._replica = inputs.scoring, replica
         self._queue, self._metrics = queue, metrics
-        self._weights = Weights(replica, snapshots, metrics)
+        self.weights = Weights(replica, snapshots, metrics)
         self._ahead: Reader | None = None
         self._second_stage = config.scorers_rescore
         self._pusher = Pusher(inputs, queue, metrics)
@@ -180,7 +181,7 @@ class Scorer:
 
     def _take_own(self, timeout_s: float) -> Work | None:
         """Claim a ticket of this lane, or of another lane if its weights are loaded."""
-        version = self._weights.version
+        version = self.weights.version
         loaded = -1 if version is None else version
         return self._take(timeout_s, self._lanes, loaded, only="candidates")
 
@@ -222,13 +223,15 @@ class Scorer:
 
     def _load(self, version: int, timeout_s: float) -> bool:
         """Load the weights of ``version`` if scores need any; False after ``timeout_s``."""
-        return not self._scoring.needs.forward or self._weights.load(version, timeout_s)
+        return not self._scoring.needs.forward or self.weights.load(version, timeout_s)
 
     def _score(self, work: Work) -> None:
         """Start the forward and pass its output to the pusher. On a GPU, do not wait for it."""
         output = None
         if work.batch is not None:
-            with self._metrics.busy("forward"), threads(self._config.scorer.threads):
+            busy, count = self._metrics.busy("forward"), self._config.scorer.threads
+            who = f"scoring in slot {self._slot}, process {os.getpid()}"
+            with enough_memory(who), busy, threads(count):
                 output = self._replica(work.batch)
             self._metrics.scored_points.inc(len(work.indices))
-        self._pusher.submit(work, output, self._weights.state)
+        self._pusher.submit(work, output, self.weights.state)

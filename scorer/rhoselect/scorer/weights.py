@@ -1,8 +1,12 @@
-"""The weights in a scorer's replica, replaced piece by piece as a snapshot arrives."""
+"""The weights in a process's scoring replica, replaced piece by piece as a snapshot arrives. In the
+trainer's process the same replica takes the newest weights, for second stages and audits."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+
+from torch import Tensor
 
 from rhoselect.metrics import Metrics
 from rhoselect.models.replica import Replica
@@ -12,14 +16,22 @@ from rhoselect.snapshots.base import Pieces
 
 
 class Weights:
-    """Loads snapshots into ``replica``. ``version`` is the version it holds, or None before the
-    first and during a load. ``state`` was published with that version."""
+    """Loads weights into ``replica``. ``version`` is that of the snapshot it holds; None before the
+    first, during a load and after ``take``. ``state`` was published with that version."""
 
     def __init__(self, replica: Replica, snapshots: SnapshotReader, metrics: Metrics) -> None:
-        self._replica, self._snapshots, self._metrics = replica, snapshots, metrics
+        self.replica, self._snapshots, self._metrics = replica, snapshots, metrics
         self._copied_s = 0.0
+        self._taken: Mapping[str, Tensor] | None = None
         self.version: int | None = None
         self.state: State = {}
+
+    def take(self, tensors: Mapping[str, Tensor]) -> None:
+        """Load these tensors, unless they are what ``take`` loaded last and nothing came since."""
+        if self._taken is not tensors:
+            self.version = self._taken = None  # until the load is complete
+            self.replica.load((name, tensors[name]) for name in self.replica.layout)
+            self._taken = tensors
 
     def load(self, version: int, timeout_s: float) -> bool:
         """Load ``version``. Returns False if it is not published within
@@ -53,7 +65,8 @@ class Weights:
                 asked = time.perf_counter()
             fetched_s += time.perf_counter() - asked
 
-        self._replica.load(measured())
+        self._taken = None
+        self.replica.load(measured())
         copied_s = time.perf_counter() - started - fetched_s
         self._copied_s += copied_s
         self._metrics.observe_load(fetched_s, copied_s, fetched_bytes)

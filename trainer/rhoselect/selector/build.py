@@ -5,7 +5,6 @@ from __future__ import annotations
 from rhoselect.config import Config
 from rhoselect.errors import ConfigError
 from rhoselect.inputs import RunInputs, SelectionInputs
-from rhoselect.models.replica import Replica
 from rhoselect.queue import SelectionQueue
 from rhoselect.scorer.loop import Scorer
 from rhoselect.selector.fence import ClosableFence, Fence
@@ -17,7 +16,7 @@ from rhoselect.snapshots import SnapshotStore
 
 
 def rescores_here(config: Config) -> bool:
-    """Whether a selector needs a replica of its own: for second stages, or for audits."""
+    """Whether a selector scores outside the queue, too: second stages, or audits."""
     second_stage = config.k > 1 and not config.scorers_rescore
     return second_stage or config.selection.audit_every > 0
 
@@ -25,17 +24,17 @@ def rescores_here(config: Config) -> bool:
 def build_selector(
     inputs: SelectionInputs,
     scorer: Scorer,
-    replica: Replica | None,
+    rescores: bool,
     queue: SelectionQueue,
     snapshots: SnapshotStore,
     fence: Fence,
     workers: int,
 ) -> Selector:
-    """A selector for a run with ``workers`` scorers. ``scorer`` scores in this process, ``replica``
-    re-scores here (see ``rescores_here``)."""
+    """A selector for a run with ``workers`` scorers. ``scorer`` scores in this process, and its
+    replica also ``rescores`` here (see ``rescores_here``)."""
     metrics = scorer.metrics
     windows = Windows(inputs, queue, scorer, fence, metrics, workers)
-    rescorer = None if replica is None else Rescorer(inputs, replica, snapshots, metrics)
+    rescorer = Rescorer(inputs, scorer.weights, metrics) if rescores else None
     return Selector(inputs, scorer.layout, windows, rescorer, snapshots, metrics)
 
 
@@ -51,7 +50,7 @@ def build_session(
 ) -> Session:
     """A session, in which the scorers compute the second stages (see ``servable``)."""
     closable = ClosableFence(fence)
-    selector = build_selector(inputs, scorer, None, queue, snapshots, closable, workers)
+    selector = build_selector(inputs, scorer, False, queue, snapshots, closable, workers)
     return Session(inputs, selector, closable, scorer.metrics, first_step, recorder)
 
 

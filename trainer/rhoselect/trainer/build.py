@@ -52,8 +52,8 @@ def build_trainer(
     share = config.lanes(workers)
     scorer = build_scorer(inputs, scoring, workers, share, queue, snapshots, metrics)
     make_current(device)
-    replica = inputs.new_replica(device) if rescores_here(config) else None
-    selector = build_selector(inputs, scorer, replica, queue, snapshots, folder, workers)
+    rescores = rescores_here(config)
+    selector = build_selector(inputs, scorer, rescores, queue, snapshots, folder, workers)
     learner, evaluator = new_learner(inputs, device), inputs.new_evaluator(device)
     control = control or TrainerControl()
     return Trainer(inputs, folder, learner, selector, evaluator, metrics, control)
