@@ -21,7 +21,7 @@ import pytest
 
 from rhoselect import config as configuration
 from rhoselect.errors import ConfigError
-from rhoselect.runtime.machine import versions
+from rhoselect.hardware import releases
 from rhoselect.runtime.ray import placement
 from servers import PASSWORD, free_port, tcp_server
 from support import ended_well, hashes, made, until
@@ -143,25 +143,25 @@ def test_a_node_that_cannot_take_part_says_why(
 ) -> None:
     there = configuration.load(tiny_config, ["cluster.address=auto"])
     url = server.replace("redis://", f"redis://:{quote(PASSWORD, safe='')}@")
-    placement.check_node(there, tmp_path, url, versions())
+    placement.check_node(there, tmp_path, url, releases())
 
     elsewhere = configuration.load(tiny_config, ["cluster.address=auto", "il.table=/elsewhere"])
     closed = f"redis://127.0.0.1:{free_port()}"
     wrong: dict[str, Callable[[], None]] = {
-        r"has rhoselect .*, torch .*, the run began with torch 1\.0;": lambda: placement.check_node(
-            there, tmp_path, url, "torch 1.0"
+        r"got torch '.*', allowed that of the process that began the run: torch '1\.0', ": lambda: (
+            placement.check_node(there, tmp_path, url, releases() | {"torch": "1.0"})
         ),
         r"--run-dir /nowhere does not exist there; .*shared folder": lambda: placement.check_node(
-            there, Path("/nowhere"), url, versions()
+            there, Path("/nowhere"), url, releases()
         ),
         r"il\.table /elsewhere does not exist there;": lambda: placement.check_node(
-            elsewhere, tmp_path, url, versions()
+            elsewhere, tmp_path, url, releases()
         ),
         r"queue\.url: .*cannot be reached": lambda: placement.check_node(
-            there, tmp_path, closed, versions()
+            there, tmp_path, closed, releases()
         ),
         r"queue\.url: .*refuses the user name or password": lambda: placement.check_node(
-            there, tmp_path, server, versions()
+            there, tmp_path, server, releases()
         ),
     }
     for message, check in wrong.items():

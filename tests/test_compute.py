@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import threaded
 from rhoselect.compute import repeatable, single_threaded_pool, tf32_switches, threads
 from rhoselect.models import mlp
+from support import rhoctl
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -111,3 +112,38 @@ def test_each_forward_has_the_threads_that_are_configured(
         COUNTED.clear()
         threaded.run(tiny_config, tmp_path / f"{workers}", workers, [*model, *numbers])
         assert COUNTED - {(2, 1), (2, 2)} == {(8, training), (16, scoring), (100, training)}
+
+
+class Hungry(nn.Module):
+    """A network whose GPU is full from forward ``fits`` of a chunk on. torch raises this error."""
+
+    def __init__(self, network: nn.Module, fits: int) -> None:
+        super().__init__()
+        self.network, self.fits = network, fits
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.fits -= len(inputs) == 16
+        if self.fits < 0:
+            raise torch.OutOfMemoryError(f"CUDA out of memory. GPU 0 has\nless free. {'x' * 999}")
+        output: Tensor = self.network(inputs)
+        return output
+
+
+def hungry(*, input_shape: tuple[int, ...], classes: int, fits: int) -> nn.Module:
+    """A model factory."""
+    return Hungry(mlp(input_shape=input_shape, classes=classes, width=8), fits)
+
+
+@pytest.mark.parametrize(
+    ("fits", "lag", "who"),
+    [(0, 0, "the forward at start"), (9, 0, "scoring in slot 0"), (5, 1, "scoring in the trainer")],
+)
+def test_a_gpu_without_room_is_one_line(
+    tiny_config: Path, tmp_path: Path, fits: int, lag: int, who: str
+) -> None:
+    model = f"model={{factory='test_compute:hungry', args={{fits={fits}}}}}"
+    sets = ("--set", model, "--set", f"selection.lag={lag}")
+    result = rhoctl("train", tiny_config, "--run-dir", tmp_path / "run", *sets)
+    assert (result.code, result.err.count("\n")) == (1, 1), result.err
+    assert f"{who}" in result.err and "GPU 0 has less free" in result.err
+    assert "scorer.prefetch" in result.err and len(result.err) < 600

@@ -482,7 +482,7 @@ def test_a_resumed_run_is_where_its_checkpoint_is(paused: Paused) -> None:
     ask("checkpoint", paused.run)
     folder = RunFolder.newest(paused.run)
     config = stored_config(paused.run)
-    endpoints = Endpoints("", None, paused.run, "")
+    endpoints = Endpoints("", None, paused.run, {})
     trainer = TrainerActor(config.model_dump_json(), folder, endpoints, 1)
     assert trainer.status().step == paused.step
     inputs = open_inputs(config)

@@ -3,6 +3,7 @@
     RhoError
     ├── UserError (ValueError)      bad input: exit code 2, one line: what, got, allowed, what to do
     │   ├── ConfigError             a key of the configuration, or a flag
+    │   │   └── HardwareError       a process on other hardware or releases than the run's others
     │   ├── DataError               a data set: folder, manifest, shard, label
     │   ├── IrreducibleLossError    an irreducible-loss table
     │   ├── ModelError              a model factory, or what its model returns
@@ -63,6 +64,10 @@ class UserError(RhoError, ValueError):
 
 class ConfigError(UserError):
     """A configuration key or a flag has a value that cannot be used."""
+
+
+class HardwareError(ConfigError):
+    """A process that scores differs from the others in hardware, releases or the probe's bits."""
 
 
 class DataError(UserError):

@@ -11,7 +11,8 @@ class Status:
     """A look at a running trainer. Seconds since the start, resumed time included, pauses not.
 
     ``staleness_counts``: points selected since the process started, by the age of their scores:
-    one number a bucket of ``metrics.STALENESS_STEPS``, then the older ones.
+    one number a bucket of ``metrics.STALENESS_STEPS``, then the older ones. ``inexact``: why the
+    result differs from that of a run that never stopped; empty if it does not.
     """
 
     step: int
@@ -23,3 +24,4 @@ class Status:
     scored_points: int = 0
     paused: bool = False
     staleness_counts: tuple[int, ...] = ()
+    inexact: str = ""

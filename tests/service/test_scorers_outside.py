@@ -18,6 +18,7 @@ from rhoselect.service.security import Security
 from rhoselect.snapshots.grpc import GrpcStore
 from servers import PASSWORD, free_port, tcp_server
 from support import DEADLINE_S, behind_proxy, ended_well, hashes, made, rhoctl, start, until
+from warm import Process
 
 STEPS = 300
 
@@ -27,7 +28,7 @@ def words(*settings: str) -> list[str]:
 
 
 @contextmanager
-def paused_run(config: Path, folder: Path) -> Iterator[Path]:
+def paused_run(config: Path, folder: Path) -> Iterator[tuple[Path, Process]]:
     """A run of one worker on a real server, paused; it must end well once it goes on."""
     run, port, secret = folder / "run", free_port(), folder / "secret"
     secret.write_text(PASSWORD)
@@ -37,7 +38,7 @@ def paused_run(config: Path, folder: Path) -> Iterator[Path]:
         process = start("train", config, "--workers", 1, "--run-dir", run, *flags)
         until(lambda: (run / "control.json").exists(), process)
         made("pause", run)
-        yield run
+        yield run, process
         ended_well(process)
 
 
@@ -46,7 +47,7 @@ def test_they_come_and_die_and_the_result_is_the_same(
 ) -> None:
     """On a machine with a proxy, of which nothing on loopback takes notice."""
     behind_proxy(monkeypatch)
-    with paused_run(tiny_config, tmp_path) as run:
+    with paused_run(tiny_config, tmp_path) as (run, _):
         password = words(f"queue.password_file={tmp_path}/secret")
         mortal, other = (start("scorer", run, "--json", *password) for _ in range(2))
         slots = []
@@ -67,7 +68,7 @@ def test_they_come_and_die_and_the_result_is_the_same(
 def test_strangers_and_wrong_inputs_are_refused(
     tiny_config: Path, tmp_path: Path, dataset_dir: Path
 ) -> None:
-    with paused_run(tiny_config, tmp_path) as run:
+    with paused_run(tiny_config, tmp_path) as (run, _):
         entry = json.loads((run / "control.json").read_text())
         stranger = rhoctl("scorer", entry["address"])
         assert (stranger.code, "token" in stranger.err) == (2, True)
@@ -88,6 +89,38 @@ def test_strangers_and_wrong_inputs_are_refused(
             with pytest.raises(ServiceError, match="UNAUTHENTICATED"):
                 store.load(0, lambda pieces: None, timeout_s=0)
         made("resume", run)
+
+
+def test_machines_that_give_other_bits_are_refused_and_the_run_goes_on(
+    tiny_config: Path, tmp_path: Path
+) -> None:
+    """A scorer outside, and one that is added to the cluster: its slot says why."""
+    with paused_run(tiny_config, tmp_path) as (run, process):
+        password = words(f"queue.password_file={tmp_path}/secret")
+        file = run / "hardware" / "1.json"
+        first = json.loads(file.read_text())
+        for name, value in (("threads", "7"), ("probe", "77" * 32)):
+            file.write_text(json.dumps({**first, "facts": {**first["facts"], name: value}}))
+            refused = rhoctl("scorer", run, *password)
+            assert (refused.code, refused.err.count("\n")) == (2, 1), refused.err
+            assert f"this machine: got {name} '{first['facts'][name]}', allowed" in refused.err
+            assert f"{name} '{value}'" in refused.err
+        made("scale", run, "--workers", 2)
+
+        def slots() -> list[dict[str, str]]:
+            return json.loads(made("status", run, "--json").out)["workers"]
+
+        until(lambda: slots()[1]["state"] == "refused", process)
+        assert slots()[1]["refused"].startswith("scorer 1: got probe")
+        assert slots()[0]["state"] == "running" and slots()[0]["refused"] is None
+        assert "scorer 1: got probe" in made("status", run).out
+        made("scale", run, "--workers", 1)
+        file.write_text(json.dumps(first))
+        made("scale", run, "--workers", 2)
+        until(lambda: slots()[1]["state"] == "running", process)
+        made("resume", run)
+    made("train", tiny_config, "--run-dir", tmp_path / "alone", *words(f"trainer.steps={STEPS}"))
+    assert hashes(run) == hashes(tmp_path / "alone")
 
 
 def test_a_run_in_one_process_has_no_place_for_them(tiny_config: Path, tmp_path: Path) -> None:

@@ -22,7 +22,8 @@ BAR, SHARE_BAR = 40, 10
 QUEUE_LINES = 7
 OTHER_LINES = QUEUE_LINES + 6
 """Lines of a picture beside the workers: frame, step, space, the parts, head, what is left out."""
-COLOURS = {"starting": "yellow", "running": "green", "silent": "red"}
+COLOURS = {"starting": "yellow", "running": "green", "silent": "red", "refused": "red"}
+MOST_NOTES = 3
 
 
 def as_json(run: pb.RunStatus) -> dict[str, Any]:
@@ -35,6 +36,7 @@ def as_json(run: pb.RunStatus) -> dict[str, Any]:
         "step": run.step,
         "steps": run.steps,
         "paused": run.paused,
+        "inexact": run.inexact or None,
         "loss": _known(run.loss),
         "accuracy": _known(run.accuracy),
         "lag": run.lag,
@@ -69,6 +71,7 @@ def _worker_json(worker: pb.WorkerStatus) -> dict[str, Any]:
         "pid": worker.pid or None,
         "restarts": worker.restarts,
         "scored_points": worker.scored_points,
+        "refused": worker.refused or None,
     }
 
 
@@ -90,6 +93,13 @@ def line(run: pb.RunStatus) -> str:
     return f"{name}: step {run.step}/{run.steps}{paused}  {facts(status)}{workers}"
 
 
+def notes(run: pb.RunStatus) -> list[str]:
+    """What is wrong with a run, at most `MOST_NOTES` lines."""
+    found = [f"not exact: {run.inexact}"] if run.inexact else []
+    found += [worker.refused for worker in run.workers if worker.refused]
+    return found[:MOST_NOTES]
+
+
 def picture(run: pb.RunStatus, before: pb.RunStatus | None, height: int = 1000) -> RenderableType:
     """A run as a dashboard of 80 columns or more and at most ``height`` lines; rates are since the
     look ``before``, if there was one."""
@@ -99,9 +109,10 @@ def picture(run: pb.RunStatus, before: pb.RunStatus | None, height: int = 1000) 
     parts = Table.grid(padding=(0, 2))
     parts.add_row(_facts(run, before), _staleness(run), _queue(run))
     title = Text(f"{Path(run.run_dir).name}  generation {run.generation}")
-    room = max(1, height - OTHER_LINES - max(0, len(run.staleness_counts) - QUEUE_LINES))
-    below = [_workers(run, before, room)] if run.workers else []
-    return Panel(Group(top, "", parts, *below), title=title)
+    noted = [Text(note, "red", no_wrap=True, overflow="ellipsis") for note in notes(run)]
+    taken = OTHER_LINES + len(noted) + max(0, len(run.staleness_counts) - QUEUE_LINES)
+    below = [_workers(run, before, max(1, height - taken))] if run.workers else []
+    return Panel(Group(top, "", parts, *below, *noted), title=title)
 
 
 def state_name(worker: pb.WorkerStatus) -> str:

@@ -16,7 +16,7 @@ from rhoselect import config as configuration
 from rhoselect.cli.display import Show, display
 from rhoselect.cli.run import check_servers
 from rhoselect.cli.signals import handled
-from rhoselect.compute import keep_memory, make_current
+from rhoselect.compute import keep_memory, make_current, repeatable
 from rhoselect.config import Config, resolve
 from rhoselect.devices import own_device
 from rhoselect.inputs import RunInputs, check_scoring, open_inputs
@@ -95,6 +95,7 @@ def serving(
     config = inputs.config
     keep_memory()
     with ExitStack() as stack:
+        stack.enter_context(repeatable(own_device(config)))  # this process scores, too
         run = ServedRun(path, workers)
         backends: MakeBackends = partial(in_process, config)
         polls = [run.poll]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rhoselect.errors import UserError, shortened
+from rhoselect.errors import MOST_LISTED, UserError, shortened
 from rhoselect.report.arms import Arm, arms_of, differences
 from rhoselect.report.comparison import baseline, comparison
 from rhoselect.report.coverage import Coverage, coverage_of
@@ -61,6 +61,7 @@ def page(
         heading(headline, 1),
         *(paragraph(text) for text in sentences),
         warning(UNFAIR, differences(arms)),
+        warning("The steps of these runs were not all computed alike:", _inexact(runs)),
         facts(conditions(arms)),
         accuracy_chart(found).figure(big=True),
         costs(found),
@@ -73,6 +74,12 @@ def page(
         ),
     ]
     return document(", ".join(arm.name for arm in arms), sections)
+
+
+def _inexact(runs: Sequence[Run]) -> list[str]:
+    """Why runs are not exact, of the first of them."""
+    found = [run for run in runs if run.summary.get("exact") is False]
+    return [f"{run.name}: {run.summary['inexact_because']}" for run in found[:MOST_LISTED]]
 
 
 def _trained_on(

@@ -15,9 +15,9 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-WorkerState = Literal["starting", "running", "silent"]
+WorkerState = Literal["starting", "running", "silent", "refused"]
 """Starting: it has not answered yet. Silent: it ran and does not answer; it is dead, frozen, cut
-off or being started again."""
+off or being started again. Refused: its hardware gives other bits; it does not score."""
 WORKER_STATES: tuple[WorkerState, ...] = get_args(WorkerState)
 
 
@@ -67,7 +67,7 @@ class WorkerStates(Collector):
     def collect(self) -> Iterator[StateSetMetricFamily | CounterMetricFamily]:
         states = StateSetMetricFamily(
             "rho_worker_state",
-            "State of the scorer in a slot: starting, running, silent.",
+            "State of the scorer in a slot: starting, running, silent, refused.",
             labels=["slot"],
         )
         for slot, state in self._states.items():

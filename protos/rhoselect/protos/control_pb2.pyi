@@ -13,10 +13,12 @@ class WorkerState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     WORKER_STATE_STARTING: _ClassVar[WorkerState]
     WORKER_STATE_RUNNING: _ClassVar[WorkerState]
     WORKER_STATE_SILENT: _ClassVar[WorkerState]
+    WORKER_STATE_REFUSED: _ClassVar[WorkerState]
 WORKER_STATE_UNSPECIFIED: WorkerState
 WORKER_STATE_STARTING: WorkerState
 WORKER_STATE_RUNNING: WorkerState
 WORKER_STATE_SILENT: WorkerState
+WORKER_STATE_REFUSED: WorkerState
 
 class StatusRequest(_message.Message):
     __slots__ = ()
@@ -41,7 +43,7 @@ class WatchResponse(_message.Message):
     def __init__(self, status: _Optional[_Union[RunStatus, _Mapping]] = ...) -> None: ...
 
 class RunStatus(_message.Message):
-    __slots__ = ("run_id", "generation", "run_dir", "step", "steps", "paused", "loss", "accuracy", "lag", "staleness", "wall_seconds", "wait_seconds", "scored_points", "staleness_counts", "queue", "workers")
+    __slots__ = ("run_id", "generation", "run_dir", "step", "steps", "paused", "loss", "accuracy", "lag", "staleness", "wall_seconds", "wait_seconds", "scored_points", "staleness_counts", "queue", "workers", "inexact")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     RUN_DIR_FIELD_NUMBER: _ClassVar[int]
@@ -58,6 +60,7 @@ class RunStatus(_message.Message):
     STALENESS_COUNTS_FIELD_NUMBER: _ClassVar[int]
     QUEUE_FIELD_NUMBER: _ClassVar[int]
     WORKERS_FIELD_NUMBER: _ClassVar[int]
+    INEXACT_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     generation: int
     run_dir: str
@@ -74,7 +77,8 @@ class RunStatus(_message.Message):
     staleness_counts: _containers.RepeatedCompositeFieldContainer[StalenessCount]
     queue: QueueStatus
     workers: _containers.RepeatedCompositeFieldContainer[WorkerStatus]
-    def __init__(self, run_id: _Optional[str] = ..., generation: _Optional[int] = ..., run_dir: _Optional[str] = ..., step: _Optional[int] = ..., steps: _Optional[int] = ..., paused: _Optional[bool] = ..., loss: _Optional[float] = ..., accuracy: _Optional[float] = ..., lag: _Optional[int] = ..., staleness: _Optional[int] = ..., wall_seconds: _Optional[float] = ..., wait_seconds: _Optional[float] = ..., scored_points: _Optional[int] = ..., staleness_counts: _Optional[_Iterable[_Union[StalenessCount, _Mapping]]] = ..., queue: _Optional[_Union[QueueStatus, _Mapping]] = ..., workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ...) -> None: ...
+    inexact: str
+    def __init__(self, run_id: _Optional[str] = ..., generation: _Optional[int] = ..., run_dir: _Optional[str] = ..., step: _Optional[int] = ..., steps: _Optional[int] = ..., paused: _Optional[bool] = ..., loss: _Optional[float] = ..., accuracy: _Optional[float] = ..., lag: _Optional[int] = ..., staleness: _Optional[int] = ..., wall_seconds: _Optional[float] = ..., wait_seconds: _Optional[float] = ..., scored_points: _Optional[int] = ..., staleness_counts: _Optional[_Iterable[_Union[StalenessCount, _Mapping]]] = ..., queue: _Optional[_Union[QueueStatus, _Mapping]] = ..., workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., inexact: _Optional[str] = ...) -> None: ...
 
 class StalenessCount(_message.Message):
     __slots__ = ("up_to_steps", "points")
@@ -113,18 +117,20 @@ class QueueStatus(_message.Message):
     def __init__(self, windows: _Optional[int] = ..., waiting: _Optional[int] = ..., leased: _Optional[int] = ..., points: _Optional[int] = ..., oldest_version: _Optional[int] = ..., accepted: _Optional[int] = ..., repeated: _Optional[int] = ..., late: _Optional[int] = ..., rejected: _Optional[int] = ..., reclaimed: _Optional[int] = ..., server_bytes: _Optional[int] = ..., server_limit_bytes: _Optional[int] = ...) -> None: ...
 
 class WorkerStatus(_message.Message):
-    __slots__ = ("slot", "state", "pid", "restarts", "scored_points")
+    __slots__ = ("slot", "state", "pid", "restarts", "scored_points", "refused")
     SLOT_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
     RESTARTS_FIELD_NUMBER: _ClassVar[int]
     SCORED_POINTS_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
     slot: int
     state: WorkerState
     pid: int
     restarts: int
     scored_points: int
-    def __init__(self, slot: _Optional[int] = ..., state: _Optional[_Union[WorkerState, str]] = ..., pid: _Optional[int] = ..., restarts: _Optional[int] = ..., scored_points: _Optional[int] = ...) -> None: ...
+    refused: str
+    def __init__(self, slot: _Optional[int] = ..., state: _Optional[_Union[WorkerState, str]] = ..., pid: _Optional[int] = ..., restarts: _Optional[int] = ..., scored_points: _Optional[int] = ..., refused: _Optional[str] = ...) -> None: ...
 
 class PauseRequest(_message.Message):
     __slots__ = ()

@@ -25,21 +25,25 @@ _sym_db = _symbol_database.Default()
 from rhoselect.protos import selection_pb2 as rhoselect_dot_protos_dot_selection__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n rhoselect/protos/snapshots.proto\x12\x0crhoselect.v1\x1a rhoselect/protos/selection.proto\"+\n\rAttachRequest\x12\x11\n\x04slot\x18\x01 \x01(\x03H\x00\x88\x01\x01\x42\x07\n\x05_slot\"\x93\x01\n\x0e\x41ttachResponse\x12&\n\x07session\x18\x01 \x01(\x0b\x32\x15.rhoselect.v1.Session\x12\x0c\n\x04slot\x18\x02 \x01(\x03\x12\r\n\x05lanes\x18\x03 \x01(\x03\x12\x13\n\x0b\x63onfig_json\x18\x04 \x01(\t\x12\x15\n\rinputs_sha256\x18\x05 \x01(\t\x12\x10\n\x08versions\x18\x06 \x01(\t\"_\n\x0bLoadRequest\x12&\n\x07session\x18\x01 \x01(\x0b\x32\x15.rhoselect.v1.Session\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x17\n\x0ftimeout_seconds\x18\x03 \x01(\x01\"#\n\x0cLoadResponse\x12\r\n\x05\x63hunk\x18\x02 \x01(\x0cJ\x04\x08\x01\x10\x02\x32\x91\x01\n\tSnapshots\x12\x43\n\x06\x41ttach\x12\x1b.rhoselect.v1.AttachRequest\x1a\x1c.rhoselect.v1.AttachResponse\x12?\n\x04Load\x12\x19.rhoselect.v1.LoadRequest\x1a\x1a.rhoselect.v1.LoadResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n rhoselect/protos/snapshots.proto\x12\x0crhoselect.v1\x1a rhoselect/protos/selection.proto\"+\n\rAttachRequest\x12\x11\n\x04slot\x18\x01 \x01(\x03H\x00\x88\x01\x01\x42\x07\n\x05_slot\"\xed\x01\n\x0e\x41ttachResponse\x12&\n\x07session\x18\x01 \x01(\x0b\x32\x15.rhoselect.v1.Session\x12\x0c\n\x04slot\x18\x02 \x01(\x03\x12\r\n\x05lanes\x18\x03 \x01(\x03\x12\x13\n\x0b\x63onfig_json\x18\x04 \x01(\t\x12\x15\n\rinputs_sha256\x18\x05 \x01(\t\x12\x36\n\x05\x66\x61\x63ts\x18\x07 \x03(\x0b\x32\'.rhoselect.v1.AttachResponse.FactsEntry\x1a,\n\nFactsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01J\x04\x08\x06\x10\x07\"_\n\x0bLoadRequest\x12&\n\x07session\x18\x01 \x01(\x0b\x32\x15.rhoselect.v1.Session\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x17\n\x0ftimeout_seconds\x18\x03 \x01(\x01\"#\n\x0cLoadResponse\x12\r\n\x05\x63hunk\x18\x02 \x01(\x0cJ\x04\x08\x01\x10\x02\x32\x91\x01\n\tSnapshots\x12\x43\n\x06\x41ttach\x12\x1b.rhoselect.v1.AttachRequest\x1a\x1c.rhoselect.v1.AttachResponse\x12?\n\x04Load\x12\x19.rhoselect.v1.LoadRequest\x1a\x1a.rhoselect.v1.LoadResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'rhoselect.protos.snapshots_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_ATTACHRESPONSE_FACTSENTRY']._loaded_options = None
+  _globals['_ATTACHRESPONSE_FACTSENTRY']._serialized_options = b'8\001'
   _globals['_ATTACHREQUEST']._serialized_start=84
   _globals['_ATTACHREQUEST']._serialized_end=127
   _globals['_ATTACHRESPONSE']._serialized_start=130
-  _globals['_ATTACHRESPONSE']._serialized_end=277
-  _globals['_LOADREQUEST']._serialized_start=279
-  _globals['_LOADREQUEST']._serialized_end=374
-  _globals['_LOADRESPONSE']._serialized_start=376
-  _globals['_LOADRESPONSE']._serialized_end=411
-  _globals['_SNAPSHOTS']._serialized_start=414
-  _globals['_SNAPSHOTS']._serialized_end=559
+  _globals['_ATTACHRESPONSE']._serialized_end=367
+  _globals['_ATTACHRESPONSE_FACTSENTRY']._serialized_start=317
+  _globals['_ATTACHRESPONSE_FACTSENTRY']._serialized_end=361
+  _globals['_LOADREQUEST']._serialized_start=369
+  _globals['_LOADREQUEST']._serialized_end=464
+  _globals['_LOADRESPONSE']._serialized_start=466
+  _globals['_LOADRESPONSE']._serialized_end=501
+  _globals['_SNAPSHOTS']._serialized_start=504
+  _globals['_SNAPSHOTS']._serialized_end=649
 # @@protoc_insertion_point(module_scope)

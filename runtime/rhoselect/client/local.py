@@ -20,6 +20,7 @@ from rhoselect.compute import as_guest
 from rhoselect.config import Config, resolve
 from rhoselect.data import SplitPoints
 from rhoselect.inputs import SelectionInputs, check_scoring, open_inputs
+from rhoselect.inputs.probe import scoring_facts
 from rhoselect.metrics import Metrics
 from rhoselect.models.replica import Replica
 from rhoselect.plan import open_plan
@@ -30,6 +31,7 @@ from rhoselect.selector.fence import NoFence
 from rhoselect.selector.picker import PickedPoints
 from rhoselect.selector.session import Session, check_first_step
 from rhoselect.snapshots.local import LocalStore
+from rhoselect.trainer.hardware import agree
 from rhoselect.trainer.own_loop import GIVEN_DATA, LoopRecords
 
 
@@ -124,6 +126,7 @@ def _local(
     """A session in this process: all that scores is ``replica``."""
     folder, recorder = open_folder(given.run_dir, inputs, step), None
     if folder is not None:
+        agree(folder, "this process", scoring_facts(inputs, replica))
         recorder = LoopRecords(inputs, folder, step, 0, point_flops)
     queue, snapshots = MemoryQueue(inputs.config.queue.lease_s), LocalStore()
     scorer = Scorer(inputs, replica, queue, snapshots, Metrics(), slot=0, lanes=1)

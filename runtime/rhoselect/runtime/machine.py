@@ -1,4 +1,4 @@
-"""Checks of a machine: the same versions everywhere, and a folder that only the user can read."""
+"""Folders of a machine: one that only the user can read, and one for Ray."""
 
 from __future__ import annotations
 
@@ -9,29 +9,12 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from importlib.metadata import version
 from pathlib import Path
-
-import torch
 
 from rhoselect.errors import ConfigError
 
 SOCKET_PATH_BYTES = 107  # the kernel's limit for the path of a socket, without its final NUL
 LONGEST_SOCKET = "ray-01234567/session_2026-01-31_23-59-59_999999_4194304/sockets/plasma_store"
-
-
-def versions() -> str:
-    """The versions that must be equal in all processes of a run, because results depend on them."""
-    return f"rhoselect {version('rhoselect')}, torch {torch.__version__}"
-
-
-def check_versions(who: str, expected: str) -> None:
-    """Raise ConfigError, naming this process as ``who``, unless it has the run's versions."""
-    if versions() != expected:
-        raise ConfigError(
-            f"{who}: has {versions()}, the run began with {expected}; allowed the same everywhere,"
-            " as results depend on it; install it there"
-        )
 
 
 def ray_folder() -> Path | None:

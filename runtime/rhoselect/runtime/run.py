@@ -21,13 +21,15 @@ from rhoselect.types import QueueStats, TopK
 
 @dataclass(frozen=True)
 class Worker:
-    """The state of one scorer. ``scored_points`` counts those of its current process."""
+    """The state of one scorer. ``scored_points`` counts those of its current process. ``refused``:
+    why it may not score, empty if it may."""
 
     slot: int
     state: WorkerState
     pid: int
     restarts: int
     scored_points: int
+    refused: str = ""
 
 
 class Control(Protocol):

@@ -12,16 +12,14 @@ import os
 import secrets
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
-from itertools import zip_longest
 from pathlib import Path
 
 import grpc
 
 from rhoselect.errors import ConfigError, RhoError, RunStopped
 from rhoselect.inputs import RunInputs
-from rhoselect.metrics import STALENESS_STEPS
 from rhoselect.protos import control_pb2 as pb
 from rhoselect.protos import control_pb2_grpc
 from rhoselect.runtime.run import Run
@@ -30,6 +28,7 @@ from rhoselect.service.errors import errors_to_status
 from rhoselect.service.security import Security
 from rhoselect.service.server import Host, Service
 from rhoselect.service.snapshots import Snapshots
+from rhoselect.service.status import run_status
 from rhoselect.trainer.control import REQUEST_S, Action, StopPoint
 from rhoselect.trainer.runfolder import RunFolder, put, writing
 
@@ -184,39 +183,7 @@ class Control(control_pb2_grpc.ControlServicer):
             return await asyncio.to_thread(self._peek, request.k)
 
     def _look(self) -> pb.RunStatus:
-        folder, status, config = self._run.folder, self._run.status(), self._inputs.config
-        counts = zip_longest(STALENESS_STEPS, status.staleness_counts)
-        return pb.RunStatus(
-            run_id=folder.run_id,
-            generation=folder.generation,
-            run_dir=str(folder.path),
-            step=status.step,
-            steps=config.trainer.steps,
-            paused=status.paused,
-            loss=status.loss,
-            accuracy=status.accuracy,
-            lag=config.selection.lag,
-            staleness=status.staleness,
-            wall_seconds=status.wall_seconds,
-            wait_seconds=status.wait_seconds,
-            scored_points=status.scored_points,
-            staleness_counts=[
-                pb.StalenessCount(up_to_steps=steps, points=points)
-                for steps, points in counts
-                if points is not None
-            ],
-            queue=pb.QueueStatus(**asdict(self._run.stats())),
-            workers=[
-                pb.WorkerStatus(
-                    slot=worker.slot,
-                    state=f"WORKER_STATE_{worker.state.upper()}",
-                    pid=worker.pid,
-                    restarts=worker.restarts,
-                    scored_points=worker.scored_points,
-                )
-                for worker in self._run.workers()
-            ],
-        )
+        return run_status(self._run, self._inputs.config)
 
     async def _request(self, action: Action, context: grpc.aio.ServicerContext) -> StopPoint:
         request = self._run.control.request

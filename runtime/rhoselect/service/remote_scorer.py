@@ -14,12 +14,13 @@ from rhoselect.compute import keep_memory
 from rhoselect.config import Config
 from rhoselect.devices import scorer_device
 from rhoselect.errors import ConfigError, FencedError, RhoError, RunError, ServiceError, listed
+from rhoselect.hardware import PROBE, check_alike, releases
 from rhoselect.inputs import RunInputs, open_inputs
+from rhoselect.inputs.probe import scoring_facts
 from rhoselect.metrics import Metrics
 from rhoselect.protos import snapshots_pb2 as pb
 from rhoselect.protos.snapshots_pb2_grpc import SnapshotsStub
 from rhoselect.queue.redis import check_server
-from rhoselect.runtime.machine import check_versions
 from rhoselect.runtime.queue_address import open_queue, queue_url
 from rhoselect.scorer.build import build_scorer
 from rhoselect.scorer.loop import Scorer
@@ -29,6 +30,7 @@ from rhoselect.snapshots.grpc import GrpcStore
 FILES = ("password_file", "tls_ca", "tls_cert", "tls_key")
 """Keys of [queue] that come from --set or the environment here, never from the run."""
 
+HERE = "this machine"
 BEAT_S = 2.0  # between calls that ask whether the run is running, and for the number of lanes
 MISSED = 3  # calls without an answer, after which the run is taken to have ended
 
@@ -44,7 +46,9 @@ def attach(
     """
     with status_to_errors(who):
         attached = _stub(channel).Attach(pb.AttachRequest())
-    check_versions("this machine", attached.versions)
+    ours = releases()
+    theirs = {name: value for name, value in attached.facts.items() if name in ours}
+    check_alike(HERE, ours, "the run", theirs)
     inputs = open_inputs(_local_config(attached, overrides))
     if inputs.sha256 != attached.inputs_sha256:
         raise ConfigError(
@@ -60,7 +64,8 @@ def score(
     inputs: RunInputs,
     stop: threading.Event,
 ) -> int:
-    """Score for a run until it ends, or ``stop`` is set. Returns the points scored."""
+    """Score for a run until it ends, or ``stop`` is set. Returns the points scored. Raises
+    HardwareError if this machine is not like those of the run."""
     keep_memory()
     config, session, metrics = inputs.config, attached.session, Metrics("scorer")
     url = queue_url(config.queue)
@@ -73,20 +78,36 @@ def score(
     queue = open_queue(config, url, session.run_id, session.generation)
     snapshots = GrpcStore(channel, session.run_id, session.generation)
     slot, device = attached.slot, scorer_device(config, attached.slot, beside_trainer=False)
-    scorer = build_scorer(inputs, device, slot, attached.lanes, queue, snapshots, metrics)
-    with _beating(_stub(channel), attached, scorer, stop):
-        try:
-            scorer.run(stop)
-        except (ServiceError, FencedError) as error:
-            logging.warning("leaving: %s", error)
-    with suppress(RunError):  # let other scorers claim its tickets at once
-        scorer.release()
-    queue.disconnect()
+    try:
+        scorer = build_scorer(inputs, device, slot, attached.lanes, queue, snapshots, metrics)
+        attached = _when_ready(_stub(channel), attached, stop)
+        if not stop.is_set():
+            facts = scoring_facts(inputs, scorer.weights.replica)
+            check_alike(HERE, facts, "the run", attached.facts)
+        with _beating(_stub(channel), attached, scorer, stop):
+            try:
+                scorer.run(stop)
+            except (ServiceError, FencedError) as error:
+                logging.warning("leaving: %s", error)
+        with suppress(RunError):  # let other scorers claim its tickets at once
+            scorer.release()
+    finally:
+        queue.disconnect()
     return metrics.points_scored()
 
 
 def _stub(channel: grpc.Channel) -> SnapshotsStub:
     return SnapshotsStub(channel)  # type: ignore[no-untyped-call]
+
+
+def _when_ready(
+    stub: SnapshotsStub, attached: pb.AttachResponse, stop: threading.Event
+) -> pb.AttachResponse:
+    """The service's answer once a process of the run is ready to score, or ``stop`` is set."""
+    while PROBE not in attached.facts and not stop.wait(BEAT_S):
+        with status_to_errors("the run"):
+            attached = stub.Attach(pb.AttachRequest(slot=attached.slot))
+    return attached
 
 
 def _local_config(attached: pb.AttachResponse, overrides: Iterable[str]) -> Config:

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from rhoselect.config import Config
 from rhoselect.devices import own_device
 from rhoselect.inputs import RunInputs
+from rhoselect.inputs.probe import scoring_facts
 from rhoselect.metrics import Metrics
 from rhoselect.protos import selection_pb2 as pb
 from rhoselect.queue.memory import MemoryQueue
@@ -18,6 +19,7 @@ from rhoselect.service.blobs import to_specs
 from rhoselect.service.selection import Open, Opened
 from rhoselect.service.served import Backends, ServedRun
 from rhoselect.snapshots.local import LocalStore
+from rhoselect.trainer.hardware import agree
 from rhoselect.trainer.own_loop import LoopRecords
 from rhoselect.trainer.runfolder import RunFolder
 
@@ -49,6 +51,7 @@ def sessions(inputs: RunInputs, run: ServedRun, make_backends: MakeBackends) -> 
                 queue, snapshots = backends.queue, backends.snapshots
                 share = config.lanes(count)
                 scorer = build_scorer(inputs, device, count, share, queue, snapshots, metrics)
+                agree(folder, "the service", scoring_facts(inputs, scorer.weights.replica))
                 ended = step == config.trainer.steps  # its records are complete
                 recorder = None if ended else LoopRecords(inputs, folder, step, count)
                 session = build_session(

@@ -14,11 +14,11 @@ import grpc
 from torch import Tensor
 
 from rhoselect.errors import ConfigError, FencedError, UserError
+from rhoselect.hardware import Facts, releases
 from rhoselect.inputs import RunInputs
 from rhoselect.protos import selection_pb2, snapshots_pb2_grpc
 from rhoselect.protos import snapshots_pb2 as pb
 from rhoselect.queue.base import HELPERS
-from rhoselect.runtime.machine import versions
 from rhoselect.runtime.run import Run
 from rhoselect.service import blobs
 from rhoselect.service.errors import errors_to_status
@@ -27,6 +27,7 @@ from rhoselect.snapshots import SnapshotReader
 from rhoselect.snapshots.base import Pieces
 from rhoselect.snapshots.codec import encode
 from rhoselect.snapshots.grpc import LONGEST_WAIT_S
+from rhoselect.trainer.hardware import agreed
 
 NAME = pb.DESCRIPTOR.services_by_name["Snapshots"].full_name
 MOST_WAITING = 256  # concurrent calls; further calls wait for a thread
@@ -69,7 +70,7 @@ class Snapshots(snapshots_pb2_grpc.SnapshotsServicer):
                 session=self._session,
                 slot=HELPERS * (helper + 1) + helper % shares,
                 lanes=shares,
-                versions=versions(),
+                facts=await asyncio.to_thread(self._facts),
                 config_json=config.model_dump_json(),
                 inputs_sha256=self._inputs_sha256,
             )
@@ -83,6 +84,10 @@ class Snapshots(snapshots_pb2_grpc.SnapshotsServicer):
             packed = await self._with_store(look)
             for chunk in blobs.chunks(packed or b""):
                 yield pb.LoadResponse(chunk=chunk)
+
+    def _facts(self) -> Facts:
+        first = agreed(self._run.folder)
+        return releases() if first is None else first.facts
 
     def close(self) -> None:
         """Close the readers. Call this after the server has stopped."""

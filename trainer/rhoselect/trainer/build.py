@@ -10,6 +10,7 @@ from rhoselect.compute import make_current
 from rhoselect.devices import own_device, trainer_device
 from rhoselect.errors import RunStopped
 from rhoselect.inputs import RunInputs
+from rhoselect.inputs.probe import scoring_facts
 from rhoselect.metrics import Metrics
 from rhoselect.queue import SelectionQueue
 from rhoselect.scorer.build import build_scorer
@@ -17,6 +18,7 @@ from rhoselect.selector.build import build_selector, rescores_here
 from rhoselect.snapshots import SnapshotStore
 from rhoselect.trainer.checkpoint import save_model
 from rhoselect.trainer.control import TrainerControl
+from rhoselect.trainer.hardware import agree
 from rhoselect.trainer.learner import Learner
 from rhoselect.trainer.loop import Trainer
 from rhoselect.trainer.resuming import how_to_resume
@@ -51,6 +53,7 @@ def build_trainer(
     device, scoring = trainer_device(config), own_device(config)
     share = config.lanes(workers)
     scorer = build_scorer(inputs, scoring, workers, share, queue, snapshots, metrics)
+    agree(folder, "the trainer", scoring_facts(inputs, scorer.weights.replica))
     make_current(device)
     rescores = rescores_here(config)
     selector = build_selector(inputs, scorer, rescores, queue, snapshots, folder, workers)

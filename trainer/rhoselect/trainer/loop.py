@@ -6,6 +6,7 @@ have loaded the weights that this loop published after the previous step.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from contextlib import closing
@@ -16,6 +17,7 @@ import torch
 
 from rhoselect.compute import repeatable, threads
 from rhoselect.errors import FencedError, NonFiniteLossError, WindowError
+from rhoselect.hardware import facts_of
 from rhoselect.inputs import RunInputs
 from rhoselect.metrics import Metrics
 from rhoselect.models.replica import Replica
@@ -25,6 +27,7 @@ from rhoselect.trainer import checkpoint as checkpoints
 from rhoselect.trainer.checkpoint import Checkpoint, Progress
 from rhoselect.trainer.control import TrainerControl
 from rhoselect.trainer.evaluate import evaluate
+from rhoselect.trainer.hardware import begin
 from rhoselect.trainer.learner import Learner, StepResult
 from rhoselect.trainer.records import Records, StepRecord, corrupted_share
 from rhoselect.trainer.runfolder import RunFolder, writing
@@ -66,11 +69,18 @@ class Trainer:
 
     def _run(self) -> Progress:
         device, count = self.learner.device, self._config.trainer.threads
-        with repeatable(device), threads(count), closing(self._control):
+        scoring = torch.device(self._config.scorer.device)
+        with (
+            repeatable(device),
+            repeatable(scoring),  # of the scorer in this process
+            threads(count),
+            closing(self._control),
+        ):
             self._folder.check_fence()  # an older trainer writes nothing from now on
             step = self._restore()
             with writing(self._folder):
                 self.records = Records(self._folder, step)
+                self._note_hardware(step)
             self._selector.publish(step, self.learner.tensors)
             while step < self._config.trainer.steps and not self._stops(step):
                 batch = self._next(step)
@@ -81,6 +91,12 @@ class Trainer:
                 self._save_if_due(step)
             self._selector.end()
         return self._progress(step)
+
+    def _note_hardware(self, step: int) -> None:
+        found = begin(self._folder, step, facts_of(self.learner.device))
+        if found.exact is False:
+            logging.warning("%s: is not exact: %s", self._folder.path, found.reason)
+            self.status = replace(self.status, inexact=found.reason)
 
     def look(self) -> Status:
         """The current status; any thread may call this."""

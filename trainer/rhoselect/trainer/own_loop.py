@@ -22,6 +22,7 @@ from rhoselect.inputs import RunInputs, SelectionInputs
 from rhoselect.selector.selector import SelectedBatch
 from rhoselect.trainer.build import new_learner
 from rhoselect.trainer.checkpoint import Progress, save_model
+from rhoselect.trainer.hardware import begin
 from rhoselect.trainer.records import (
     Records,
     StepRecord,
@@ -67,6 +68,7 @@ class LoopRecords:
             for row in rows:
                 self._records.append(row)
             self._records.flush()
+            begin(folder, step, training={})
             for old in [*_tails(folder.path), *(folder.path / name for name in RESULTS)]:
                 old.unlink(missing_ok=True)
             tail = folder.path / "steps" / f"tail-{folder.generation}.jsonl"

@@ -6,6 +6,7 @@ lock              held by the process that drives the run: see ``driver``
 run_id            a random name: the run's keys on a shared queue server
 inputs_sha256     of the data set's fingerprint, the irreducible losses, the weights to begin with
 generations/      one empty file a trainer generation; the highest owns the folder
+hardware/         what the generations computed on: see ``trainer.hardware``
 checkpoints/      step-000000500.safetensors …
 steps/            parts of steps.parquet that end with each checkpoint
 eval.jsonl, steps.parquet, model.safetensors, summary.json, logs/

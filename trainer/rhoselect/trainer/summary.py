@@ -11,6 +11,7 @@ from rhoselect.models.reference import ReferenceMetadata
 from rhoselect.trainer import records
 from rhoselect.trainer.checkpoint import Progress
 from rhoselect.trainer.flops import forward_flops, step_flops
+from rhoselect.trainer.hardware import exactness
 from rhoselect.trainer.learner import Learner
 from rhoselect.trainer.runfolder import RunFolder
 
@@ -42,6 +43,7 @@ def summary_of(
     """The summary of a run by its logs. ``weights_sha256`` is None, and accuracies are, where only
     a loop of the user's own knows them. ``flops`` has those of training, scoring, il."""
     config, scoring = inputs.config, inputs.scoring
+    hardware = exactness(folder.path)
     staleness = records.read_steps(folder.path, ["staleness"])["staleness"].to_numpy()
     proxy = scoring.core_set.metadata if scoring.core_set else None
     return {
@@ -59,6 +61,8 @@ def summary_of(
         "scored_points_per_second": progress.scored_points / progress.wall_seconds,
         "max_staleness_steps": int(staleness.max()),
         "mean_staleness_steps": float(staleness.mean()),
+        "exact": hardware.exact,
+        "inexact_because": hardware.reason or None,
         "weights_sha256": weights_sha256,
         "selected_sha256": records.selected_sha256(records.read_selected(folder.path)),
         "flops": {**flops, "proxy": proxy.flops if proxy else 0},

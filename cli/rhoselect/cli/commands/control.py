@@ -30,7 +30,8 @@ def status(run: Running) -> None:
     """
     with control_of(run.target) as stub:
         found = stub.Status(pb.StatusRequest()).status
-    run.answer(dashboard.line(found), dashboard.as_json(found))
+    text = "\n".join([dashboard.line(found), *dashboard.notes(found)])
+    run.answer(text, dashboard.as_json(found))
 
 
 @on_running_run

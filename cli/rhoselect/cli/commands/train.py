@@ -79,6 +79,8 @@ def train(
         f"{path}: {summary['steps']} steps in {summary['wall_seconds']:.1f} s, best accuracy"
         f" {summary['best_accuracy']:.4f}, final {summary['final_accuracy']:.4f}"
     )
+    if summary["exact"] is False:
+        console.print(f"{path}: is not exact: {summary['inexact_because']}")
 
 
 def _train(

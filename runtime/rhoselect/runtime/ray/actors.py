@@ -13,7 +13,9 @@ from rhoselect import config as configuration
 from rhoselect.compute import keep_memory
 from rhoselect.config import Config
 from rhoselect.devices import scorer_device
+from rhoselect.hardware import Facts
 from rhoselect.inputs import RunInputs, open_inputs
+from rhoselect.inputs.probe import scoring_facts
 from rhoselect.metrics import Metrics
 from rhoselect.queue.redis import RedisQueue
 from rhoselect.runtime.queue_address import open_queue
@@ -27,6 +29,7 @@ from rhoselect.status import Status
 from rhoselect.trainer.build import build_trainer, run_trainer
 from rhoselect.trainer.checkpoint import newest_progress
 from rhoselect.trainer.control import Action, StopPoint, TrainerControl
+from rhoselect.trainer.hardware import agree
 from rhoselect.trainer.loop import Trainer
 from rhoselect.trainer.rehearsal import rehearse_on_gpu
 from rhoselect.trainer.runfolder import RunFolder, check_inputs
@@ -36,13 +39,13 @@ from rhoselect.trainer.runfolder import RunFolder, check_inputs
 class Endpoints:
     """How an actor reaches queue and snapshots: ``board`` is None for shared memory.
 
-    ``versions`` are those that the run began with.
+    ``releases`` are those that the run began with.
     """
 
     queue_url: str = field(repr=False)  # it may hold a password
     board: Any
     folder: Path
-    versions: str
+    releases: Facts
 
     def queue(self, config: Config, run: RunFolder, timeout_s: float | None = None) -> RedisQueue:
         """The run's queue; ``timeout_s`` instead of queue.timeout_s."""
@@ -50,7 +53,7 @@ class Endpoints:
 
     def check_node(self, config: Config, run: RunFolder) -> None:
         """Raise ConfigError, naming this actor's node, unless it can take part in the run."""
-        placement.check_node(config, run.path, self.queue_url, self.versions)
+        placement.check_node(config, run.path, self.queue_url, self.releases)
 
     def snapshots(self, writer: bool) -> SnapshotStore:
         if self.board is not None:
@@ -84,6 +87,8 @@ class ScorerActor:
         inputs = _inputs(config, self._run)
         device = scorer_device(config, self._slot, config.cluster.address == "local")
         self._scorer = build_scorer(inputs, device, self._slot, share, queue, snapshots, metrics)
+        facts = scoring_facts(inputs, self._scorer.weights.replica)
+        agree(self._run, f"scorer {self._slot}", facts)
         logging.info("scorer %d of process %d is ready", self._slot, os.getpid())
         self._scorer.run(self._stop)
         snapshots.close()

@@ -23,9 +23,10 @@ from ray.exceptions import RayError
 
 from rhoselect.config import Config
 from rhoselect.errors import ConfigError, RunError, RunStopped
+from rhoselect.hardware import releases
 from rhoselect.inputs import RunInputs
 from rhoselect.metrics import Metrics, withdraw
-from rhoselect.runtime.machine import ray_folder, scratch, versions
+from rhoselect.runtime.machine import ray_folder, scratch
 from rhoselect.runtime.queue_address import queue_url
 from rhoselect.runtime.queue_server import EmbeddedServer
 from rhoselect.runtime.ray import placement
@@ -158,7 +159,7 @@ def endpoints_of(config: Config, folder: RunFolder, url: str) -> Endpoints:
         transport = "shm" if config.cluster.address == "local" else "ray"
     board = start_board() if transport == "ray" else None
     shared = SharedMemoryStore.new_folder(folder.run_id, folder.generation)
-    return Endpoints(url, board, shared, versions())
+    return Endpoints(url, board, shared, releases())
 
 
 @contextmanager

@@ -2,11 +2,13 @@
 
 Ray restarts a scorer that dies, in its slot. Once a second the fleet asks each scorer for its state
 and tells it the number of scorers, from which it computes its lane of the queue. A scorer that
-learns of a new number late costs time, never correctness.
+learns of a new number late costs time, never correctness. A scorer that comes to a run that goes
+on, but gives other bits, is refused: its slot says why, and the run goes on without it.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
@@ -18,7 +20,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from rhoselect.errors import RhoError, RunError
+from rhoselect.errors import HardwareError, RhoError, RunError
 from rhoselect.metrics import WorkerState
 from rhoselect.runtime.run import Worker
 from rhoselect.trainer.runfolder import RunFolder
@@ -31,11 +33,14 @@ STOP_S = 5.0  # for scorers to end by themselves, because Ray reports killed one
 @dataclass
 class _Scorer:
     """``run`` and ``asked`` are Ray's references to the results of the actor's ``run`` and of its
-    last ``look``."""
+    last ``look``. ``late``: it was added to a run, or started again in one, that works without it.
+    ``refused``: why it may not score, empty if it may."""
 
     actor: Any
     run: Any
     asked: Any
+    late: bool
+    refused: str = ""
     seen: float = -math.inf
     pid: int = 0
     restarts: int = 0
@@ -43,6 +48,7 @@ class _Scorer:
 
     def note(self, pid: int, scored_points: int) -> None:
         self.restarts += self.pid not in (0, pid)
+        self.late |= scored_points > 0
         self.pid, self.scored_points, self.seen = pid, scored_points, time.monotonic()
 
 
@@ -65,6 +71,7 @@ class Fleet:
         self._lock = threading.Lock()
         self._scorers: list[_Scorer] = []
         self._looked = -math.inf
+        self._goes_on = False
 
     def scale(self, workers: int) -> None:
         """Start or end scorers until there are ``workers``. The highest slots end first, after
@@ -73,7 +80,9 @@ class Fleet:
             gone, self._scorers = self._scorers[workers:], self._scorers[:workers]
             for slot in range(len(self._scorers), workers):
                 actor = self._start(slot, workers)
-                self._scorers.append(_Scorer(actor, actor.run.remote(), actor.look.remote(workers)))
+                run, asked = actor.run.remote(), actor.look.remote(workers)
+                self._scorers.append(_Scorer(actor, run, asked, late=self._goes_on))
+            self._goes_on = True
             self._looked = -math.inf  # tell all scorers the new number
         # Without the lock: this takes seconds, and other threads use the fleet meanwhile.
         self._end(gone)
@@ -83,22 +92,26 @@ class Fleet:
     def runs(self) -> list[Any]:
         """Ray's references to the scorers' ``run`` calls, to wait on and to pass to ``check``."""
         with self._lock:
-            return [scorer.run for scorer in self._scorers]
+            return [scorer.run for scorer in self._scorers if not scorer.refused]
 
     def check(self, ended: Sequence[Any]) -> None:
         """Raise the error of a scorer that failed. ``ended`` are those of ``runs`` that have ended.
 
         Scorers that were given up meanwhile are ignored.
         """
-        runs = self.runs()
-        for run in ended:
-            if run not in runs:
-                continue
-            try:
-                ray.get(run)
-            except RayError as error:
-                who = f"scorer {runs.index(run)}"
-                raise failure(error, who, self._folder, self._how) from None
+        with self._lock:
+            for slot, scorer in enumerate(self._scorers):
+                if scorer.refused or scorer.run not in ended:
+                    continue
+                try:
+                    ray.get(scorer.run)
+                except RayError as error:
+                    reason = failure(error, f"scorer {slot}", self._folder, self._how)
+                    if not (scorer.late and isinstance(reason, HardwareError)):
+                        raise reason from None
+                    logging.warning("refused: %s", reason)
+                    scorer.refused = str(reason)
+                    ray.kill(scorer.actor)
 
     def look(self) -> None:
         """Once a second, read the scorers' answers and ask them again. Call it more often."""
@@ -109,7 +122,7 @@ class Fleet:
             asked = [scorer.asked for scorer in self._scorers]
             answered, _ = ray.wait(asked, num_returns=len(asked), timeout=0)
             for scorer in self._scorers:
-                if scorer.asked not in answered:
+                if scorer.refused or scorer.asked not in answered:
                     continue  # one question at a time
                 with suppress(RayError):  # ``check`` tells
                     scorer.note(*ray.get(scorer.asked))
@@ -139,9 +152,12 @@ class Fleet:
 
     def _worker(self, slot: int, scorer: _Scorer) -> Worker:
         state: WorkerState = "starting"
-        if scorer.pid:
+        if scorer.refused:
+            state = "refused"
+        elif scorer.pid:
             state = "running" if time.monotonic() - scorer.seen < SILENT_S else "silent"
-        return Worker(slot, state, scorer.pid, scorer.restarts, scorer.scored_points)
+        points, restarts = scorer.scored_points, scorer.restarts
+        return Worker(slot, state, scorer.pid, restarts, points, scorer.refused)
 
     @staticmethod
     def _end(scorers: Sequence[_Scorer]) -> None:

@@ -21,8 +21,8 @@ from ray.exceptions import RayActorError
 from rhoselect import devices
 from rhoselect.config import Config
 from rhoselect.errors import ConfigError, QueueConfigError, RunError, listed
+from rhoselect.hardware import Facts, check_alike, releases
 from rhoselect.queue.redis import check_server
-from rhoselect.runtime.machine import check_versions
 
 Resources = dict[str, float]
 _ray = cast(Any, ray)  # its own types do not know these
@@ -131,16 +131,16 @@ def _listed(resources: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {amount:g}" for name, amount in sorted(resources.items()))
 
 
-def check_node(config: Config, run: Path, queue_url: str, expected: str) -> None:
+def check_node(config: Config, run: Path, queue_url: str, expected: Facts) -> None:
     """Raise ConfigError, naming this node, unless it can take part in a run.
 
-    Called by an actor when it starts. ``expected`` are the ``versions`` of the process that began
+    Called by an actor when it starts. ``expected`` are the ``releases`` of the process that began
     the run.
     """
     if config.cluster.address == "local":
         return
     node = f"node {_ray.util.get_node_ip_address()}"
-    check_versions(node, expected)
+    check_alike(node, releases(), "the process that began the run", expected)
     for key, path in {"--run-dir": str(run), **config.inputs}.items():
         if "://" in path:
             continue

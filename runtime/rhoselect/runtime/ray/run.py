@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -57,7 +58,10 @@ class ClusterRun:
         """Update ``latest`` if the trainer answers. Raises Ray's errors once it has died."""
         # No answer: the trainer is starting, or is busy, or a connection broke.
         with suppress(GetTimeoutError, ActorUnavailableError):
-            self.latest = ray.get(self._trainer.status.remote(), timeout=REPLY_S)
+            now: Status = ray.get(self._trainer.status.remote(), timeout=REPLY_S)
+            if now.inexact and not self.latest.inexact:
+                logging.warning("%s: is not exact: %s", self.folder.path, now.inexact)
+            self.latest = now
 
     def close(self) -> None:
         """Close the connection to the queue."""
