@@ -97,7 +97,8 @@ def test_machines_that_give_other_bits_are_refused_and_the_run_goes_on(
     """A scorer outside, and one that is added to the cluster: its slot says why."""
     with paused_run(tiny_config, tmp_path) as (run, process):
         password = words(f"queue.password_file={tmp_path}/secret")
-        file = run / "hardware" / "1.json"
+        log, file = run / "logs" / "scorer-0.log", run / "hardware" / "1.json"
+        until(lambda: log.exists() and "is ready" in log.read_text(), process)
         first = json.loads(file.read_text())
         for name, value in (("threads", "7"), ("probe", "77" * 32)):
             file.write_text(json.dumps({**first, "facts": {**first["facts"], name: value}}))
