@@ -15,9 +15,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from rhoselect.devices import own_device
 from rhoselect.inputs import RunInputs, SelectionInputs
 from rhoselect.selector.selector import SelectedBatch
 from rhoselect.trainer.build import new_learner
@@ -151,7 +151,7 @@ class LoopRecords:
         scored = steps * selection.n_B if inputs.scoring.needs.forward else 0
         progress = Progress(steps, seconds, _seconds(path, "wait_ms"), scored)
         if isinstance(inputs, RunInputs):
-            flops = count_flops(inputs, progress, new_learner(inputs, torch.device("cpu")))
+            flops = count_flops(inputs, progress, new_learner(inputs, own_device(inputs.config)))
         else:
             trained, each = STEP_FORWARDS * steps * selection.n_b, self._point_flops
             flops = {"train": trained * each, "score": scored * each, "il": il_flops(inputs)}
