@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +14,18 @@ from matplotlib.image import imread
 from rich.console import Console
 
 from rhoselect import config as configuration
-from rhoselect.cli.comparing import comparison_in
+from rhoselect.cli.comparing import comparison_in, run_all
 from rhoselect.comparison import arms, results
 from rhoselect.comparison.arms import Clock
 from rhoselect.comparison.points import Points, Source
-from rhoselect.comparison.protocol import Case
+from rhoselect.comparison.protocol import Case, Comparison
 from rhoselect.comparison.rules import Rules, Setting
+from rhoselect.config import Config
 from rhoselect.data import ArrowDataset
 from rhoselect.data.il_table import read_table
+from rhoselect.errors import ConfigError, RunStopped
 from rhoselect.importers import write_dataset
-from support import made, rhoctl
+from support import made, patches, rhoctl
 
 CLOCK = Clock(uniform_s=1.0, wide_s=3.0, selection_s=2.5, il_s=50.0)
 RULES = Rules((10.0,), False, 2, (1.0,), 0.25, (0.1,), 25)
@@ -201,6 +205,59 @@ def test_a_comparison_runs_resumes_and_says_what_it_left_out(
     small = rhoctl(*command[:2], "--budget", "0.001", "--out", out)
     assert (small.code, small.err.count("\n")) == (2, 1)
     assert "allowed at least one step, which takes 0.01 s" in small.err
+
+
+@pytest.fixture
+def measured(tiny_config: Path, tmp_path: Path) -> Path:
+    """The folder of a comparison whose reference is measured."""
+    reference = {"machine": {}, "clocks": {"tiny": vars(CLOCK)}}
+    (tmp_path / "reference.json").write_text(json.dumps(reference))
+    return tmp_path
+
+
+def never(runs: Mapping[str, Config]) -> None:
+    """A user who stops at the first run."""
+    raise RunStopped("stopped at step 3; continue with: rhoctl train --resume")
+
+
+def test_an_arm_that_has_nothing_to_do_is_left_out_with_its_reason(
+    tiny_config: Path, measured: Path
+) -> None:
+    splits = patches()
+    write_dataset(measured / "d", "image", {name: splits[name] for name in ("train", "test")})
+    sets = [f"data.path={measured / 'd'}", "selection.function=loss"]
+    text = tiny_config.read_text().replace("table =", "# table =")
+    (measured / "tiny.toml").write_text(text)
+    setting = Setting(measured / "tiny.toml", sets, RULES, measured)
+    [case] = Comparison([setting], RULES, measured, never).cases()
+    assert [arm.name for arm in case.arms] == ["uniform", "uniform_wide", "loss", "charged"]
+    assert case.left_out["uniform_holdout"] == "the data set has no holdout"
+    assert case.left_out["cleaned"] == "there is no il.table"
+    assert {arm.name: arm.steps for arm in case.arms}["charged"] == 4  # 10 s, and no fit to pay
+
+
+def test_irreducible_losses_that_cost_more_than_the_budget_leave_the_charged_arm_out(
+    tiny_config: Path, measured: Path
+) -> None:
+    rules = replace(RULES, charged_runs=1)
+    setting = Setting(tiny_config, [], rules, measured)
+    [case] = Comparison([setting], rules, measured, never).cases()
+    assert "charged" not in [arm.name for arm in case.arms]
+    assert case.left_out["charged"].startswith("the irreducible losses (50 s, shared by 1 runs)")
+
+
+def test_a_comparison_that_is_stopped_says_how_it_goes_on(
+    tiny_config: Path, measured: Path
+) -> None:
+    setting = Setting(tiny_config, [], RULES, measured)
+    with pytest.raises(RunStopped, match="stopped; the same command goes on"):
+        run_all(Comparison([setting], RULES, measured, never), Console(quiet=True))
+
+
+def test_points_that_are_not_in_a_folder_are_refused(tmp_path: Path) -> None:
+    config = configuration.apply({"data": {"dataset": "module:points"}}, [])
+    with pytest.raises(ConfigError, match=r"^data\.path: missing, .*rhoctl data import"):
+        Source(config, 0.25, tmp_path)
 
 
 def test_the_seconds_of_a_step_are_measured_once_and_kept_with_the_machine(

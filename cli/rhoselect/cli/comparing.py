@@ -13,6 +13,7 @@ from rhoselect.comparison import document, reference, results
 from rhoselect.comparison.protocol import Comparison
 from rhoselect.comparison.rules import Rules, settings_of
 from rhoselect.config import Config
+from rhoselect.errors import RunStopped
 from rhoselect.grids import runner
 from rhoselect.inputs import RunInputs
 from rhoselect.report.tables import terminal_table
@@ -57,8 +58,17 @@ def preview(
 
 
 def run_all(comparison: Comparison, console: Console) -> None:
-    """Train what is not finished, then write the results."""
+    """Train what is not finished, then write the results. Raises RunStopped, which says how to go
+    on."""
     comparison.runs.mkdir(parents=True, exist_ok=True)
+    try:
+        _run_all(comparison, console)
+    except RunStopped as stopped:
+        stopped.args = (f"{comparison.out}: stopped; the same command goes on from here",)
+        raise
+
+
+def _run_all(comparison: Comparison, console: Console) -> None:
     cases, rows, verdicts, left_out = comparison.cases(), [], [], []
     for case in cases:
         left_out += [f"{case.name}: without {n}: {why}" for n, why in case.left_out.items()]

@@ -9,6 +9,8 @@ from typing import Any
 
 from rhoselect.comparison.arms import (
     CHARGED,
+    CLEAN,
+    DISTINCT,
     HOLDOUT,
     LEDGERS,
     UNIFORM,
@@ -88,7 +90,8 @@ def paired(values: Sequence[float], others: Sequence[float]) -> tuple[float, flo
 
 
 def verdict(case: Case, finals: Mapping[str, list[float]], charged_runs: int) -> str:
-    """One sentence on a case: whether the selection wins, loses or draws in each ledger."""
+    """One sentence on a case: whether the selection wins, loses or draws in each ledger, and against
+    the best of the cheap rivals."""
     name, scorers = selection_name(case.setting.config), scorers_of(case.setting.config)
     baselines = (UNIFORM, HOLDOUT)
     parts = [_said("with scoring free", name, baselines, finals)]
@@ -102,6 +105,8 @@ def verdict(case: Case, finals: Mapping[str, list[float]], charged_runs: int) ->
         slower = f"in {times:.2f} times the seconds, " if times > 1 else ""
         ledger = f"{slower}with {scorers} scorers, whose devices the baseline has, too,"
         parts.append(_said(ledger, name, (*baselines, WIDE), finals))
+    if rivals := [rival for rival in (CLEAN, DISTINCT) if rival in finals]:
+        parts.append(_said("among the cheap rivals", name, rivals, finals))
     seeds = len(finals[name])
     few = "" if seeds >= ENOUGH_SEEDS else f" (only {seeds} seeds: a sign, not a finding)"
     return f"{case.setting.name}, budget {case.budget}: {name} {'; '.join(parts)}{few}."
