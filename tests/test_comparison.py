@@ -27,6 +27,7 @@ from rhoselect.errors import ConfigError, RunStopped
 from rhoselect.importers import write_dataset
 from support import made, patches, rhoctl
 
+MAP = Path(__file__).parent.parent / "benchmarks" / "compare"
 CLOCK = Clock(uniform_s=1.0, wide_s=3.0, selection_s=2.5, il_s=50.0)
 RULES = Rules((10.0,), False, 2, (1.0,), 0.25, (0.1,), 25)
 
@@ -85,6 +86,18 @@ def test_exact_duplicates_are_dropped_once(tmp_path: Path) -> None:
     assert source.has_copies()
     distinct, _ = rows(source.make("distinct", 0.0, tuned=False))
     assert sorted(distinct[:, 0].tolist()) == list(range(8))
+
+
+@pytest.mark.parametrize("noise", [0, 10, 40])
+def test_the_configurations_of_the_map_are_valid_and_differ_in_their_noise_alone(
+    noise: int,
+) -> None:
+    config = configuration.load(MAP / f"mlp_noise{noise}.toml")
+    first = configuration.load(MAP / "mlp_noise0.toml")
+    assert config.data.path == f"data/compare/noise{noise}"
+    assert config.il.table == f"data/compare/noise{noise}-il.parquet"
+    alike = {"data": first.data, "il": first.il}
+    assert config.model_copy(update=alike) == first
 
 
 def test_every_arm_has_the_steps_that_fit_into_the_budget(tiny_config: Path) -> None:

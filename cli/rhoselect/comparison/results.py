@@ -90,8 +90,8 @@ def paired(values: Sequence[float], others: Sequence[float]) -> tuple[float, flo
 
 
 def verdict(case: Case, finals: Mapping[str, list[float]], charged_runs: int) -> str:
-    """One sentence on a case: whether the selection wins, loses or draws in each ledger, and against
-    the best of the cheap rivals."""
+    """One sentence on a case: whether the selection wins, loses or draws, in each ledger and
+    against the best of the cheap rivals."""
     name, scorers = selection_name(case.setting.config), scorers_of(case.setting.config)
     baselines = (UNIFORM, HOLDOUT)
     parts = [_said("with scoring free", name, baselines, finals)]
