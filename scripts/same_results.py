@@ -46,7 +46,8 @@ LAG_1 = ["selection.lag=1", "selection.rescore=trainer"]
 IL = ["selection.function=updated_reducible_loss", "il.weights=il.safetensors"]
 RESNET = ["model.factory=rhoselect.models:resnet18_small", "model.args={width = 4}"]
 RESNET += ["trainer.steps=8", "trainer.checkpoint_every=4"]
-FOLDED = [*RESNET, "scorer.fold_batchnorm=true", "scorer.precision=bf16", "augment.flip=true"]
+FOLDED = [*RESNET, "selection.bn=running", "scorer.fold_batchnorm=true", "scorer.precision=bf16"]
+FOLDED += ["augment.flip=true"]
 SETTINGS = {  # by name, the keys that differ from CONFIG
     "lag 0": [],
     "lag 1": LAG_1,

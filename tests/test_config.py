@@ -78,7 +78,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "selection.rescore": st.sampled_from(["trainer", "scorers"]),
     "selection.shortlist": st.integers(0, 2),
     "selection.temperature": not_negative,
-    "selection.bn": st.sampled_from(["running", "batch"]),
+    "selection.bn": st.sampled_from(["auto", "running", "batch"]),
     "scorer.precision": precisions,
     "scorer.threads": st.integers(1, 1024),
     "scorer.prefetch": st.integers(1, 1024),

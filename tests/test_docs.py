@@ -58,7 +58,7 @@ def test_every_key_has_a_meaning_and_what_is_allowed() -> None:
         False,
     )
     assert described["data.path"].free and described["data.path"].allowed == "path"
-    assert described["selection.bn"].allowed == '"running" or "batch"'
+    assert described["selection.bn"].allowed == '"auto" or "running" or "batch"'
     assert described["service.address"].free
 
 

@@ -24,7 +24,7 @@ MODELS = {
         "trainer.steps=8",
     ],
 }
-MODELS["folded"] = [*MODELS["resnet"], "scorer.fold_batchnorm=true"]
+MODELS["folded"] = [*MODELS["resnet"], "selection.bn=running", "scorer.fold_batchnorm=true"]
 # Starting actors takes the time: every combination once, one of them with every number of workers;
 # what adds nothing to a process is tried in threads.
 IN_PROCESSES = [

@@ -67,14 +67,14 @@ class Scaled(Linear):
 class Dropped(nn.Module):
     """A perceptron with BatchNorm and dropout."""
 
-    def __init__(self, input_shape: tuple[int, ...], classes: int) -> None:
+    def __init__(self, input_shape: tuple[int, ...], classes: int, dropout: float = 0.5) -> None:
         super().__init__()
         self.layers = nn.Sequential(
             nn.Flatten(),
             nn.LazyLinear(32),
             nn.BatchNorm1d(32),
             nn.ReLU(),
-            nn.Dropout(0.5),
+            nn.Dropout(dropout),
             nn.Linear(32, classes),
         )
         self.layers(torch.zeros(2, *input_shape))

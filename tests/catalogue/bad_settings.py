@@ -197,6 +197,26 @@ SETTINGS = [
         "selection.n_B=416",
     ),
     setting(
+        "keys together",
+        "folded BatchNorm of a batch",
+        r"scorer\.fold_batchnorm: got true with selection\.bn = 'auto', allowed .*\"running\"",
+        "scorer.fold_batchnorm=true",
+    ),
+    setting(
+        "keys together",
+        "BatchNorm of one point",
+        r"selection\.chunk: got 1, with which one point .*; choose another, or set selection\.bn",
+        "model={factory = 'user_code:Dropped', args = {}}",
+        "selection.chunk=1",
+    ),
+    setting(
+        "keys together",
+        "BatchNorm of a shortlist's last point",
+        r"selection\.chunk: got 16, with which one point .* selection\.bn = 'batch'",
+        "model={factory = 'user_code:Dropped', args = {}}",
+        "selection={n_b = 11, n_B = 64, chunk = 16, lag = 1, shortlist = 3, bn = 'batch'}",
+    ),
+    setting(
         "removed keys",
         "a key of 0.1",
         r"selection\.max_lag: removed in 0\.2; delete the key and set selection\.lag",

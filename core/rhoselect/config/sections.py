@@ -151,9 +151,17 @@ class SelectionConfig(Section):
     temperature: float = Field(
         1.0, ge=0, description="Gumbel noise on stale scores when shortlist > 1"
     )
-    bn: Literal["running", "batch"] = Field(
-        "running", description="BatchNorm statistics when scoring: running, or of the chunk"
+    bn: Literal["auto", "running", "batch"] = Field(
+        "auto",
+        description="BatchNorm statistics when scoring: running, or of the batch (the chunk); auto:"
+        " of the batch, and running ones, for evaluation and final weights, estimated from"
+        " candidates instead of selected points",
     )
+
+    @property
+    def scoring_bn(self) -> Literal["running", "batch"]:
+        """The BatchNorm statistics of a replica that scores."""
+        return "batch" if self.bn == "auto" else self.bn
 
     @model_validator(mode="after")
     def _sizes(self) -> Self:

@@ -75,7 +75,8 @@ class Config(Section):
         if self.scorer.fold_batchnorm and selection.bn != "running":
             raise ValueError(
                 f"scorer.fold_batchnorm: got true with selection.bn = {selection.bn!r}, allowed"
-                ' with "running": the statistics of a chunk are not known before it is scored'
+                ' with "running": the statistics of a chunk are not known before it is scored; set'
+                " one of the two"
             )
         return self
 

@@ -39,6 +39,7 @@ def check_scores(inputs: RunInputs, device: torch.device) -> None:
             replica = inputs.new_replica(device, bn="running")
             output = replica(sample)
             _check_passes(inputs.config, output, replica(sample))
+            _check_smallest(inputs, device)
             state = inputs.scoring.function.initial_state(inputs.classes)
         try:
             scores, _ = inputs.scoring(sample.indices, output, state)
@@ -51,6 +52,22 @@ def check_scores(inputs: RunInputs, device: torch.device) -> None:
             f"selection.function {function}: for 2 points gives scores of shape"
             f" {list(scores.shape)}, allowed [2]; return one score a point"
         )
+
+
+def _check_smallest(inputs: RunInputs, device: torch.device) -> None:
+    """Raise ConfigError if a forward of one point, where the run has one, fails in BatchNorm."""
+    selection, k = inputs.config.selection, inputs.config.k
+    shortlist = k * selection.n_b if k > 1 and not inputs.scoring.function.whole_window else 0
+    if selection.scoring_bn == "running" or 1 not in (selection.chunk, shortlist % selection.chunk):
+        return
+    try:
+        inputs.new_replica(device)(inputs.train.read(inputs.train.first(1), device))
+    except ValueError as error:
+        raise ConfigError(
+            f"selection.chunk: got {selection.chunk}, with which one point is scored alone, allowed"
+            f" others with selection.bn = {selection.bn!r} ({one_line(error)}); choose another, or"
+            " set selection.bn = 'running'"
+        ) from None
 
 
 def _check_passes(config: Config, first: ForwardOutput, second: ForwardOutput) -> None:

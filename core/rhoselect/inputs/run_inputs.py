@@ -70,13 +70,13 @@ class RunInputs(SelectionInputs):
         return self.reference.build(self.dataset.input_shape, self.classes)
 
     def new_replica(self, device: torch.device, bn: BatchNormMode | None = None) -> Replica:
-        """A replica that scores: it computes what the score function needs. ``bn`` is
-        selection.bn if not given; a second network always uses running statistics, as when
+        """A replica that scores: it computes what the score function needs. ``bn`` is that
+        of the configuration if not given; a second network always uses running statistics, as when
         irreducible losses are fitted."""
         scorer, reference = self.config.scorer, None
         if self.reference is not None:
             reference = Replica(self.new_reference(), self._numerics("running"), device)
-        numerics = self._numerics(bn or self.config.selection.bn, scorer.fold_batchnorm)
+        numerics = self._numerics(bn or self.config.selection.scoring_bn, scorer.fold_batchnorm)
         needs, seed = self.scoring.needs, self.config.seed
         return Replica(self.new_model(), numerics, device, needs, seed, reference)
 

@@ -94,7 +94,7 @@ class UserReplica(Replica):
                 "scorer.fold_batchnorm: got true with losses of the loop's own, allowed false: they"
                 " are given the model as it is"
             )
-        numerics = Numerics(scorer.precision, config.selection.bn, scorer.channels_last)
+        numerics = Numerics(scorer.precision, config.selection.scoring_bn, scorer.channels_last)
         super().__init__(model, numerics, device)
         self._losses = losses or cross_entropy
 

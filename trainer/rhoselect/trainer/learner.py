@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from rhoselect.compute import seed_step
 from rhoselect.config import TrainerConfig
+from rhoselect.models.statistics import recalibrate_batchnorm
 from rhoselect.snapshots.base import Pieces
 from rhoselect.types import REFERENCE, Batch
 
@@ -82,6 +83,12 @@ class Learner:
         """Training losses [C] of ``batch`` in nats under the current weights, without a step."""
         with torch.no_grad():
             return self._forward(batch)[0]
+
+    def recalibrate(self, batches: Iterable[Batch]) -> None:
+        """Replace the model's running BatchNorm statistics by those of ``batches``. No step reads
+        them. The reference keeps its own, with which it scores."""
+        with self._autocast():
+            recalibrate_batchnorm(self.model, (batch.inputs for batch in batches))
 
     def _forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Losses [C] in nats, and which points are labelled right [C]."""

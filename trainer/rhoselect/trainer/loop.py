@@ -24,6 +24,7 @@ from rhoselect.models.replica import Replica
 from rhoselect.selector import SelectedBatch, Selector
 from rhoselect.status import Status
 from rhoselect.trainer import checkpoint as checkpoints
+from rhoselect.trainer.candidates import next_candidates
 from rhoselect.trainer.checkpoint import Checkpoint, Progress
 from rhoselect.trainer.control import TrainerControl
 from rhoselect.trainer.evaluate import evaluate
@@ -51,6 +52,7 @@ class Trainer:
         self.learner, self._selector, self._evaluator = learner, selector, evaluator
         self.metrics, self._control = metrics, control
         self._clock_start = time.monotonic()
+        self._recalibrated = -1
         self.status = Status(**vars(checkpoints.newest_progress(folder.path)))
         metrics.generation.set(folder.generation)
 
@@ -184,6 +186,7 @@ class Trainer:
 
     def _checkpoint(self, step: int) -> Path:
         self._check_finite("sum of the weights", step, self.learner.sum_of_weights())
+        self._recalibrate(step)
         learner, state = self.learner.state_dict(), dict(self._selector.state)
         done = Checkpoint(self._progress(step), learner, state, self._selector.in_use(step))
         with self.metrics.busy("checkpoint"), writing(self._folder):
@@ -194,6 +197,7 @@ class Trainer:
 
     def _evaluate(self, step: int) -> None:
         inputs, evaluator = self._inputs, self._evaluator
+        self._recalibrate(step)
         with self.metrics.busy("evaluate"):
             evaluator.load(self.learner.pieces(evaluator.layout))
             result = evaluate(
@@ -209,6 +213,15 @@ class Trainer:
             self.records.add_evaluation(step, self._progress(step).wall_seconds, result)
         self.metrics.accuracy.set(result.accuracy)
         self.status = replace(self.status, accuracy=result.accuracy)
+
+    def _recalibrate(self, step: int) -> None:
+        """Give weights that are evaluated or kept the BatchNorm statistics of candidates: those of
+        selected batches drift. Training reads neither, so it does not matter when this is done."""
+        if self._config.selection.bn != "auto" or self._recalibrated == step:
+            return
+        with self.metrics.busy("evaluate"):
+            self.learner.recalibrate(next_candidates(self._inputs, step, self.learner.device))
+        self._recalibrated = step
 
     def _restore(self) -> int:
         """Load the newest checkpoint, if there is one. Returns the steps completed."""
