@@ -21,6 +21,7 @@ Measure = Literal[
     "speedup",
     "best_accuracy",
     "final_accuracy",
+    "drop",
     "worst_class_accuracy",
     "corrupted_share",
     "corrupted_share_late",

@@ -46,6 +46,7 @@ def _row(
         values: dict[str, float | None] = {
             "best_accuracy": float(outcome.run.smooth.max()),
             "final_accuracy": outcome.run.final,
+            "drop": float(outcome.run.smooth.max()) - outcome.run.final,
             "worst_class_accuracy": float(outcome.run.worst_class_accuracy[-1]),
             "seconds": outcome.run.summary["wall_seconds"],
             **outcome.properties(min(o.run.final for o in peers)),

@@ -162,7 +162,8 @@ def last_weights(path: Path, steps: int, layout: Layout) -> Iterator[tuple[str, 
             raise RunFolderError(
                 f"run folder {path}: has no model.safetensors, the weights after its last step;"
                 " allowed the folder of a loop whose weights were known: in its own process, or"
-                " served for a method that scores by them"
+                " served for a method that scores by them (and, with BatchNorm, under"
+                " selection.bn = 'running')"
             )
         weights = read_weights(model, "export")
         return ((name, weights[name]) for name in layout)
