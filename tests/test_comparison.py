@@ -185,9 +185,9 @@ def test_a_comparison_runs_resumes_and_says_what_it_left_out(
 ) -> None:
     out = tmp_path / "out"
     (out / "runs").mkdir(parents=True)
-    clocks = {"tiny": {"uniform_s": 0.01, "wide_s": 0.02, "selection_s": 0.02, "il_s": 0.5}}
+    clock = {"uniform_s": 0.01, "wide_s": 0.02, "selection_s": 0.02, "il_s": 0.5}
     machine = {"cpu": "slow", "cores": 1}
-    (out / "reference.json").write_text(json.dumps({"machine": machine, "clocks": clocks}))
+    (out / "reference-tiny.json").write_text(json.dumps({"machine": machine, "clock": clock}))
     command = ("compare", tiny_config, "--budget", "0.1", "--rates", "1,3", "--cleaned", "0.1,0.2")
     command = (*command, "--seeds", "2", "--without", "uniform_wide,uniform_holdout", "--out", out)
     planned = made(*command, "--dry-run").out
@@ -197,7 +197,7 @@ def test_a_comparison_runs_resumes_and_says_what_it_left_out(
     found = json.loads((out / "results.json").read_text())
     steps = {row["arm"]: row["steps"] for row in found["rows"]}
     assert (steps["uniform"], steps["reducible_loss"], steps["charged"]) == (10, 10, 4)
-    assert found["reference_machine"] == machine
+    assert found["reference_machines"] == {"tiny": machine}
     reason = "deduplicated: the train split has no exact duplicates"
     assert f"tiny-0.1s: without {reason}" in found["left_out"]
     assert imread(out / "figure.png").ndim == 3
@@ -223,8 +223,8 @@ def test_a_comparison_runs_resumes_and_says_what_it_left_out(
 @pytest.fixture
 def measured(tiny_config: Path, tmp_path: Path) -> Path:
     """The folder of a comparison whose reference is measured."""
-    reference = {"machine": {}, "clocks": {"tiny": vars(CLOCK)}}
-    (tmp_path / "reference.json").write_text(json.dumps(reference))
+    reference = {"machine": {}, "clock": vars(CLOCK)}
+    (tmp_path / "reference-tiny.json").write_text(json.dumps(reference))
     return tmp_path
 
 
@@ -279,8 +279,8 @@ def test_the_seconds_of_a_step_are_measured_once_and_kept_with_the_machine(
     comparison = comparison_in([tiny_config], [], RULES, tmp_path, Console(quiet=True))
     comparison.runs.mkdir()
     [case] = comparison.cases()
-    stored = json.loads((tmp_path / "reference.json").read_text())
+    stored = json.loads((tmp_path / "reference-tiny.json").read_text())
     assert stored["machine"]["cores"] >= 1
-    assert stored["clocks"]["tiny"]["uniform_s"] == case.clock.uniform_s > 0
+    assert stored["clock"]["uniform_s"] == case.clock.uniform_s > 0
     shutil.rmtree(comparison.runs)
     assert comparison.cases()[0].clock == case.clock

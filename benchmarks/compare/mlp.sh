@@ -13,5 +13,13 @@ for noise in 0 10 40; do
   [ -e "$data-il.parquet" ] || "$rhoctl" il fit --data "$data" --out "$data-il.parquet" \
     --model rhoselect.models:small_cnn
 done
-exec "$rhoctl" compare benchmarks/compare/mlp_noise{0,10,40}.toml --steps 1000,3000 \
-  --rates 0.3,1,3 --cleaned 0.1,0.4 --without uniform_wide --out runs/compare/mlp "$@"
+options=(--steps 1000,3000 --rates 0.3,1,3 --cleaned 0.1,0.4 --without uniform_wide
+  --out runs/compare/mlp "$@")
+# A process uses one core. Two work side by side, then one makes the table of all.
+if [[ " $* " != *" --dry-run "* ]]; then
+  mkdir -p runs/compare/mlp
+  printf '%s\n' 0 10 40 | xargs -P 2 -I{} bash -c \
+    '"$0" compare "benchmarks/compare/mlp_noise$1.toml" "${@:2}" >"runs/compare/mlp/noise$1.log" 2>&1' \
+    "$rhoctl" {} "${options[@]}"
+fi
+exec "$rhoctl" compare benchmarks/compare/mlp_noise{0,10,40}.toml "${options[@]}"

@@ -40,7 +40,7 @@ def preview(
     """Print all runs and how long those take that are not finished. The seconds of a step are
     measured first, in a folder that is removed, unless ``out`` has them."""
     comparison = comparison_in(files, sets, rules, out, console)
-    if (out / reference.FILE).exists():
+    if all(reference.path_of(out, file.stem).exists() for file in files):
         cases = comparison.cases()
     else:
         quiet = Console(quiet=True)

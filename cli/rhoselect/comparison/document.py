@@ -36,17 +36,19 @@ def write(
     left_out: Sequence[str],
 ) -> None:
     """Write results.json, table.md and figure.png."""
-    machine = json.loads((folder / reference.FILE).read_text("utf-8"))["machine"]
+    names = dict.fromkeys(row["configuration"] for row in found)
+    machines = {name: reference.machine(folder, name) for name in names}
     numbers = {
         **origin(),
-        "reference_machine": machine,
+        "reference_machines": machines,
         "verdicts": list(verdicts),
         "left_out": list(left_out),
         "rows": list(found),
     }
     (folder / "results.json").write_text(json.dumps(numbers, indent=1) + "\n", "utf-8")
     (folder / "figure.png").write_bytes(figure(found))
-    named = f"Reference machine: {machine['cpu']}, {machine['cores']} cores."
+    known = dict.fromkeys(f"{m['cpu']}, {m['cores']} cores" for m in machines.values())
+    named = f"Reference machine: {'; '.join(known)}."
     shared = " / ".join(map(str, SHARED_BY))
     scorers = ", ".join(sorted({str(row["scorers"]) for row in found}))
     note = NOTE.format(scorers=scorers, shared=shared)

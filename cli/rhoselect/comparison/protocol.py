@@ -54,11 +54,10 @@ class Comparison:
     def cases(self) -> list[Case]:
         """All configurations at all budgets, by the reference's clock, which is measured first.
         Raises ConfigError for a budget of no step."""
-        clocks = reference.clocks(self._settings, self.out, self._train)
         found = []
         for setting in self._settings:
-            for budget in self.rules.budgets:
-                found.append(self._case(setting, budget, clocks[setting.name]))
+            clock = reference.clock(setting, self.out, self._train)
+            found += [self._case(setting, budget, clock) for budget in self.rules.budgets]
         return found
 
     def choose(self, case: Case, arm: Arm) -> Chosen:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,6 @@ from rhoselect.grids.spec import Scalar
 from rhoselect.report.origin import origin
 from rhoselect.trainer.records import read_steps
 
-FILE = "reference.json"
 STEPS = 120
 WARM_UP_STEPS = 20
 SEED = 0
@@ -24,19 +24,26 @@ SEED = 0
 points."""
 
 
-def clocks(settings: Sequence[Setting], out: Path, train: Train) -> dict[str, Clock]:
-    """{configuration: its clock}, from ``reference.json`` in ``out``. What is missing there is
-    measured on this machine."""
-    path, found = out / FILE, dict[str, Clock]()
-    if path.exists():
-        stored = json.loads(path.read_text("utf-8"))["clocks"]
-        found = {name: Clock(**clock) for name, clock in stored.items()}
-    missing = [setting for setting in settings if setting.name not in found]
-    if missing:
-        found |= {setting.name: _measured(setting, out / "runs", train) for setting in missing}
-        by_name = {name: asdict(clock) for name, clock in found.items()}
+def path_of(out: Path, name: str) -> Path:
+    """The file of a configuration's seconds in the comparison's folder ``out``. Each has its own,
+    so that two commands may work on two configurations side by side."""
+    return out / f"reference-{name}.json"
+
+
+def clock(setting: Setting, out: Path, train: Train) -> Clock:
+    """The seconds of a configuration's steps: stored ones, or measured on this machine."""
+    path = path_of(out, setting.name)
+    if not path.exists():
+        measured = _measured(setting, out / "runs", train)
         with replacing(path) as beside:
-            beside.write_text(json.dumps({**origin(), "clocks": by_name}, indent=1) + "\n", "utf-8")
+            content = {**origin(), "clock": asdict(measured)}
+            beside.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+    return Clock(**json.loads(path.read_text("utf-8"))["clock"])
+
+
+def machine(out: Path, name: str) -> dict[str, Any]:
+    """The machine on which a configuration's seconds were measured."""
+    found: dict[str, Any] = json.loads(path_of(out, name).read_text("utf-8"))["machine"]
     return found
 
 
