@@ -3,7 +3,7 @@
 python scripts/config_page.py [FILE]
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 from rhoselect.config.reference import Key, sections
@@ -46,4 +46,6 @@ def _row(key: Key) -> str:
 
 if __name__ == "__main__":
     default = Path(__file__).parent.parent / "docs" / "configuration.md"
-    Path(sys.argv[1] if sys.argv[1:] else default).write_text(page(), "utf-8")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", nargs="?", type=Path, default=default)
+    parser.parse_args().out.write_text(page(), "utf-8")

@@ -3,7 +3,7 @@
 python scripts/metrics_page.py [FILE]
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 from rhoselect.metrics import Metrics, Role
@@ -42,4 +42,6 @@ def page() -> str:
 
 if __name__ == "__main__":
     default = Path(__file__).parent.parent / "docs" / "metrics.md"
-    Path(sys.argv[1] if sys.argv[1:] else default).write_text(page())
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", nargs="?", type=Path, default=default)
+    parser.parse_args().out.write_text(page(), "utf-8")

@@ -430,7 +430,7 @@ def test_a_model_that_learnt_nothing_or_overfits_is_doubted(
     fit = ("il", "fit", "--data", dataset_dir, *WIDTH, "--out", tmp_path / "il", "--overwrite")
     assert "warning" not in made(*fit, "--epochs", "10").out
     *_, told = made(*fit, "--set", "trainer.lr=1").out.splitlines()
-    assert told.startswith("warning: the model has learnt nothing (mean loss ")
+    assert told.startswith("warning: the model has learnt next to nothing (mean loss ")
     rates = ("--set", "trainer.schedule=constant", "--set", "trainer.lr=0.02")
     long = ("--epochs", "6", "--batch", "16", "--set", "model.args.width=64")
     for folds in ((), ("--folds", "2")):
@@ -440,7 +440,7 @@ def test_a_model_that_learnt_nothing_or_overfits_is_doubted(
         *("il", "fit", "--data", dataset_dir, "--out", tmp_path / "other", *WIDTH[2:]),
         *("--reference", "rhoselect.models:mlp"),
     ).out.splitlines()
-    assert told.startswith("warning: the model has learnt nothing"), "as it is not trained"
+    assert told.startswith("warning: the model has learnt next to nothing"), "as it is not trained"
 
 
 @pytest.mark.parametrize("command", ["il", "svp"])

@@ -29,7 +29,7 @@ Names = Sequence[str] | None
 
 def costs(found: Sequence[Outcome]) -> str:
     """Seconds to the target in one bar an arm; and the same in candidates and FLOPs."""
-    parts = ["before the run", "scoring and waiting for scores", "training and the rest"]
+    parts = ["before the run", "getting the batch", "training and the rest"]
     rows = [_spent(each) for each in found]
     longest = max(sum(row) for row in rows) or 1.0
     bars = []
@@ -65,7 +65,7 @@ def costs(found: Sequence[Outcome]) -> str:
 
 
 def _spent(each: Outcome) -> tuple[float, float, float]:
-    """Seconds before the run, waiting for scores, and at work until the target (else the end)."""
+    """Seconds before the run, getting batches (reading, scoring, waiting), and at work until the target (else the end)."""
     runs = [run.summary for run in each.arm.runs]
     wall = spread([run["wall_seconds"] for run in runs]).mean or 0.0
     waited = spread([run.get("trainer_wait_seconds", 0.0) for run in runs]).mean or 0.0

@@ -65,6 +65,7 @@ def weights_of(model: nn.Module, layout: Layout) -> Mapping[str, Tensor]:
     """The model's parameters and buffers by name, which have the names and shapes of ``layout``:
     the live tensors, or gathered ones of a sharded model. Raises ModelError. Of a wrapper that is
     not known here it names the attribute that holds the model."""
+    check_module(model)
     tensors = _tensors(unwrapped(model))
     try:
         check_tensors(tensors, layout)

@@ -13,6 +13,8 @@ from rhoselect.models.replica import Replica
 from rhoselect.trainer.fit.training import Subset, outputs
 
 RISE = 1.1
+# A mean loss above this share of a guess: the model knows next to nothing.
+NOTHING = 0.98
 """A model overfits if its last epoch's mean loss is that many times the lowest."""
 
 
@@ -87,9 +89,9 @@ def doubts(
     ``guess_loss``: the mean ``guess``; ``last_loss``: after the last epoch; None if not known.
     """
     found = []
-    if guess_loss is not None and mean_loss >= guess_loss:
+    if guess_loss is not None and mean_loss > NOTHING * guess_loss:
         found.append(
-            f"the model has learnt nothing (mean loss {mean_loss:.4f} nats, {guess}"
+            f"the model has learnt next to nothing (mean loss {mean_loss:.4f} nats, {guess}"
             f" {guess_loss:.4f}), so its losses say little about the points; try another model, a"
             " lower learning rate or more epochs"
         )
