@@ -80,6 +80,11 @@ def test_so_it_is_in_the_middle_of_a_run() -> None:
         torch.zeros(4) + torch.zeros(3)
 
 
+def test_a_model_may_keep_what_its_first_forward_makes(tiny_config: Path) -> None:
+    """A tensor of inference mode could not be used by a training step."""
+    rehearse(open_inputs(load(tiny_config, ["model.factory=user_code:Cached", "model.args={}"])))
+
+
 def test_it_leaves_no_trace(tiny_config: Path, tmp_path: Path) -> None:
     """In random numbers, in a second opening of the same inputs, in the run that follows."""
     sets = ["model.factory=rhoselect.models:resnet18_small", "model.args={width = 4}"]

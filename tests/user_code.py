@@ -57,6 +57,18 @@ class TupleOutput(Linear):
         return self.layers(inputs), inputs
 
 
+class Cached(Linear):
+    """Keeps a table that its first forward makes, as of positions."""
+
+    table: Tensor | None = None
+
+    def forward(self, inputs: Tensor) -> Any:
+        logits = self.layers(inputs)
+        if self.table is None:
+            self.table = torch.full_like(logits[:1], 2.0, requires_grad=False)
+        return logits * self.table
+
+
 class Scaled(Linear):
     """Logits that are not the output of a layer."""
 

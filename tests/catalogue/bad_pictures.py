@@ -159,7 +159,7 @@ PICTURES = [
     setting(
         "torch data set",
         "random items",
-        r"data\.dataset 'user_code:Noisy': got another item \d+ of train when it was read again",
+        r"data\.dataset 'user_code:Noisy': got another item when item \d+ of train was read again",
         "data={dataset = 'user_code:Noisy'}",
     ),
 ]

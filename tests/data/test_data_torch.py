@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import random
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,15 @@ class Squares(TorchData[Any]):
                 value = value if torch.rand(()) < 0.5 else value.flip(0)
             case "nan":
                 value = value * float("nan")
+            case "seeds torch":
+                torch.manual_seed(place)
+                value = value + torch.rand(2)
+            case "seeds numpy.random":
+                np.random.seed(place)
+                value = value + float(np.random.random())
+            case "seeds random":
+                random.seed(place)
+                value = value + random.random()
             case "random label":
                 label = int(torch.randint(7, ()))
             case "gap":
@@ -151,8 +161,15 @@ def test_bad_items_are_refused_at_open(broken: str, pattern: str) -> None:
 
 @pytest.mark.parametrize("broken", ["flip", "random label"])
 def test_random_items_are_refused_at_open(broken: str) -> None:
-    with refused(r"got another item \d+ of \w+ when it was read again, allowed", DataError):
+    with refused(r"got an(other)? item .*when item \d+ of \w+ was read again, allowed", DataError):
         opened("squares", broken=broken)
+
+
+@pytest.mark.parametrize("shared", ["torch", "numpy.random", "random"])
+def test_items_that_use_shared_random_numbers_are_refused_at_open(shared: str) -> None:
+    """Threads read during training: such an item would change the dropout of a step."""
+    with refused(f"got an item that uses the random numbers of {shared} when item", DataError):
+        opened("squares", broken=f"seeds {shared}")
 
 
 def test_items_of_nan_are_the_same(caplog: pytest.LogCaptureFixture) -> None:

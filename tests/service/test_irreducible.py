@@ -65,7 +65,9 @@ def test_they_are_those_of_the_command(dataset_dir: Path, losses: Any) -> None:
 def test_losses_to_be_doubted_are_told(dataset_dir: Path) -> None:
     data, holdout = pairs(dataset_dir, "train"), pairs(dataset_dir, "holdout")
     model = nn.Sequential(nn.Flatten(), nn.Linear(256, 64), nn.ReLU(), nn.Linear(64, 4))
-    with pytest.warns(UserWarning, match="has learnt next to nothing .* of the model before the fit"):
+    with pytest.warns(
+        UserWarning, match="has learnt next to nothing .* of the model before the fit"
+    ):
         fit_irreducible_losses(
             model, data, holdout=holdout, options=OPTIONS, config={"trainer": {"lr": 3.0}}
         )

@@ -65,7 +65,7 @@ def costs(found: Sequence[Outcome]) -> str:
 
 
 def _spent(each: Outcome) -> tuple[float, float, float]:
-    """Seconds before the run, getting batches (reading, scoring, waiting), and at work until the target (else the end)."""
+    """Seconds before the run, getting batches, and at work until the target (else the end)."""
     runs = [run.summary for run in each.arm.runs]
     wall = spread([run["wall_seconds"] for run in runs]).mean or 0.0
     waited = spread([run.get("trainer_wait_seconds", 0.0) for run in runs]).mean or 0.0

@@ -1,18 +1,46 @@
 """Whether an item is the same when it is read again.
 
 A point is scored and then trained on, by different processes: its item must depend on its index
-alone. A random augmentation in a data set would train on another picture than was chosen.
+alone. A random augmentation in a data set would train on another picture than was chosen. Threads
+read during training, so an item must not use the random numbers that all threads share either.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import random
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
+REPEATABLE = (
+    "items that depend on their index alone and draw from a generator of their own, such as"
+    " torch.Generator().manual_seed(index)"
+)
 PLAIN = (int, float, str, bytes, type(None))
+
+
+def fault(read: Callable[[], Any]) -> str | None:
+    """What is wrong with an item that ``read`` gives, or None: "another item" if it differs when it
+    is read again; else which shared random numbers it uses."""
+    before = _shared_random_numbers()
+    if not same(read(), read()):
+        return "another item"
+    after = _shared_random_numbers()
+    used = [name for name, state in before.items() if after[name] != state]
+    return f"an item that uses the random numbers of {used[0]}" if used else None
+
+
+def _shared_random_numbers() -> dict[str, object]:
+    """The states of the generators that all threads of this process share."""
+    _, keys, *rest = np.random.get_state(legacy=True)
+    return {
+        "torch": torch.get_rng_state().numpy().tobytes(),
+        "numpy.random": (np.asarray(keys).tobytes(), *rest),
+        "random": random.getstate(),
+    }
 
 
 def same(one: Any, other: Any) -> bool:

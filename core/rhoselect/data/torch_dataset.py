@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rhoselect.data.base import Labels, Origins, Span, SplitPoints, span_of
 from rhoselect.data.ids import check_ids
-from rhoselect.data.repeatable import same
+from rhoselect.data.repeatable import REPEATABLE, fault
 from rhoselect.errors import ConfigError, DataError, listed
 from rhoselect.importing import load_object, one_line
 from rhoselect.types import Batch, Indices
@@ -98,16 +98,16 @@ class TorchDataset:
         return total.hexdigest()
 
     def _repeated(self, name: str, place: int) -> tuple[Tensor, int]:
-        """An item that is read twice. Raises DataError if it differs."""
-        item, again = (_item(self.path, self._parts[name], place) for _ in range(2))
-        if not same(item, again):
+        """An item that is read twice. Raises DataError if it differs, or uses random numbers that
+        other threads use."""
+        if wrong := fault(lambda: _item(self.path, self._parts[name], place)):
             raise _refused(
                 self.path,
-                f"another item {place} of {name} when it was read again",
-                "items that depend on their index alone; leave random augmentation out, or import"
-                " the data and use [augment]",
+                f"{wrong} when item {place} of {name} was read again",
+                f"{REPEATABLE}; leave random augmentation out, or import the data and use"
+                " [augment]",
             )
-        return item
+        return _item(self.path, self._parts[name], place)
 
 
 class TorchPoints(SplitPoints):

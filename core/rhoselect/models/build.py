@@ -88,7 +88,7 @@ def check_output(factory: str, model: nn.Module, inputs: Tensor, classes: int) -
     was_training = model.training
     model.eval()
     try:
-        with torch.random.fork_rng(devices=[]), torch.inference_mode():
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
             logits = model(inputs[:2])
     except Exception as error:
         raise ModelError(

@@ -16,7 +16,7 @@ from rhoselect.client.batch import Collate, SelectionBatch, collate
 from rhoselect.client.given_losses import given_losses
 from rhoselect.config import Config
 from rhoselect.data import SplitPoints
-from rhoselect.data.repeatable import same
+from rhoselect.data.repeatable import REPEATABLE, fault
 from rhoselect.errors import ConfigError, DataError, ModelError
 from rhoselect.importing import one_line
 from rhoselect.models.replica import Numerics, Replica
@@ -49,13 +49,13 @@ class UserPoints(SplitPoints):
         self._check_repeatable()
 
     def _check_repeatable(self) -> None:
-        """Raises DataError if one of a few items differs when it is read again."""
+        """Raises DataError if one of a few items differs when it is read again, or uses random
+        numbers that other threads use."""
         for place in np.linspace(0, len(self) - 1, min(READ_TWICE, len(self))).astype(int).tolist():
-            if not same(self._items[place], self._items[place]):
+            if wrong := fault(lambda place=place: self._items[place]):
                 raise DataError(
-                    f"data: got another item {place} when it was read again, allowed items that"
-                    " depend on their index alone: a point is scored and then trained on; augment"
-                    " the selected batch instead"
+                    f"data: got {wrong} when item {place} was read again, allowed {REPEATABLE}: a"
+                    " point is scored and then trained on; augment the selected batch instead"
                 )
 
     def items(self, indices: Indices, device: torch.device) -> tuple[Any, Tensor | None]:
