@@ -210,6 +210,8 @@ def test_a_model_says_how_many_tokens_it_knows_before_it_is_made() -> None:
     assert made_with("mlp") is None
     assert made_with("text_transformer", unknown=1) is None
     assert made_with("no_such") is None
+    for other in (True, 0, -1):  # a factory's own meaning of the word
+        assert made_with("text_transformer", vocabulary=other) is None
 
 
 @pytest.mark.parametrize(

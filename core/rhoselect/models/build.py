@@ -71,8 +71,8 @@ def build_model(
 
 def vocabulary_of(config: ModelConfig) -> int | None:
     """How many token ids the model of ``config`` knows: ``vocabulary`` of its factory's arguments,
-    as given or by default. None without one, or if the factory cannot be called, which it says when
-    it is."""
+    as given or by default. None without a positive integer of that name, or if the factory cannot
+    be called, which it says when it is."""
     try:
         make = load_object(config.factory, "model.factory")
         called = inspect.signature(make).bind_partial(**config.args)
@@ -80,7 +80,8 @@ def vocabulary_of(config: ModelConfig) -> int | None:
         return None
     called.apply_defaults()
     given = called.arguments.get("vocabulary")
-    return given if isinstance(given, int) else None
+    is_number = isinstance(given, int) and not isinstance(given, bool)  # True may mean "have one"
+    return given if is_number and given > 0 else None
 
 
 def check_output(factory: str, model: nn.Module, inputs: Tensor, classes: int) -> None:
