@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import html
 import json
+import resource
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 import torch
 
 from rhoselect.config import load
-from rhoselect.errors import HardwareError, RunFolderError
+from rhoselect.errors import HardwareError, RunFolderError, StorageError
 from rhoselect.hardware import PROBE, Facts, check_alike, facts_of
 from rhoselect.inputs import open_inputs
 from rhoselect.inputs.probe import scoring_facts
+from rhoselect.runtime.ray.fleet import Fleet
 from rhoselect.trainer import hardware
 from rhoselect.trainer.runfolder import RunFolder
 from support import Result, hashes, made, rhoctl
@@ -109,14 +112,34 @@ def test_all_that_score_in_a_generation_are_alike(folder: RunFolder) -> None:
     hardware.agree(RunFolder.resume(folder.path), "the trainer", other)
 
 
-def test_facts_cut_short_by_a_crash_are_said(
-    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "text", [b'{"who": ', b"\xff", b"[1]", b'{"who": "a", "facts": null}', b""]
+)
+def test_damaged_facts_of_its_generation_are_said(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch, text: bytes
 ) -> None:
     monkeypatch.setattr(hardware, "WRITTEN_S", 0.1)
     (folder.path / "hardware").mkdir()
-    (folder.path / "hardware" / "1.json").write_text('{"who": ')
-    with pytest.raises(RunFolderError, match=r"1\.json: is not whole; .* resume the run"):
+    (folder.path / "hardware" / "1.json").write_bytes(text)
+    with pytest.raises(RunFolderError, match=r"^/.*1\.json: cannot be read, .* resume the run"):
         hardware.agree(folder, "the trainer", H100)
+    shutil.rmtree(folder.path / "hardware")
+    (folder.path / "hardware").touch()
+    with pytest.raises(RunFolderError, match=r"^/.*hardware: is a file, .* rename it"):
+        hardware.agree(folder, "the trainer", H100)
+
+
+def test_facts_are_written_whole_or_not_at_all(folder: RunFolder) -> None:
+    """A full disk, as a limit on the size of files."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8, before[1]))
+    try:
+        with pytest.raises(StorageError, match=r"cannot be written .*; make room"):
+            hardware.agree(folder, "the trainer", H100)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list((folder.path / "hardware").iterdir())
+    hardware.agree(folder, "the trainer", H100)
 
 
 def test_only_hardware_whose_steps_were_kept_counts(folder: RunFolder) -> None:
@@ -181,8 +204,10 @@ def test_a_resume_on_other_hardware_is_said_and_the_run_stays_inexact(
     assert same["exact"] is True and not caplog.text
     change(run, **{name: "another"})
     result, summary = train(tiny_config, run, "trainer.steps=40")
-    said = f"resumed at step 20 on other hardware: {name} "
+    how = "on the same hardware and releases, but " if name == PROBE else "on other hardware: "
+    said = f"resumed at step 20 {how}"
     assert summary["exact"] is False and summary["inexact_because"].startswith(said)
+    assert f": {name} " in summary["inexact_because"]
     assert f"is not exact: {said}" in result.out
     assert html.escape(said) in (run / "report.html").read_text()
     assert [record.getMessage() for record in caplog.records] == [
@@ -206,6 +231,53 @@ def test_a_run_of_before_goes_on_and_cannot_be_compared(
         )
     (record,) = caplog.records
     assert "before 20 were taken, so it cannot be compared" in record.getMessage()
+
+
+DAMAGE = [b'{"step": 0, "gen', b'{"step": 0, "generation": 1}', b"\xff\xfe", b"[1]"]
+DAMAGE += [b'{"step": 0, "generation": 1, "facts": null}', b""]
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_file_of_facts_is_as_none(
+    folder: RunFolder, caplog: pytest.LogCaptureFixture, damage: bytes
+) -> None:
+    hardware.agree(folder, "the trainer", H100)
+    steps = folder.path / "hardware" / "steps.jsonl"
+    steps.write_bytes(damage)
+    assert hardware.exactness(folder.path).exact is None
+    assert hardware.begin(folder, 20, training=H100).exact is None
+    (record,) = caplog.records
+    assert record.getMessage().startswith(f"{steps}: does not say")
+    assert hardware.begin(folder, 30, training=H100).exact is None and len(caplog.records) == 1
+
+
+def test_a_first_scorer_that_comes_to_other_hardware_is_refused_alone_once_training_has_begun(
+    ray_session: None, folder: RunFolder
+) -> None:
+    """As where Ray starts it again on another machine. Before, it ends the run."""
+
+    class Elsewhere:
+        def run(self) -> None:
+            raise HardwareError("other bits")
+
+        def look(self, workers: int) -> tuple[int, int]:
+            return 1, 0
+
+        def stop(self) -> None:
+            pass
+
+    hardware.agree(folder, "the trainer", H100)
+    actor = ray.remote(Elsewhere)
+    fleet = Fleet(lambda *_: actor.options(num_cpus=0).remote(), lambda _: None, folder, "resume")
+    fleet.scale(1)
+    ray.wait(fleet.runs())
+    with pytest.raises(HardwareError, match="other bits"):
+        fleet.check(fleet.runs())
+    hardware.begin(folder, 0, training=H100)
+    fleet.check(fleet.runs())
+    assert [(each.state, each.refused) for each in fleet.workers()] == [("refused", "other bits")]
+    assert not fleet.runs()
+    fleet.close()
 
 
 def test_scorers_have_the_probe_of_the_trainer(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -108,13 +110,13 @@ def test_machines_that_give_other_bits_are_refused_and_the_run_goes_on(
             assert f"{name} '{value}'" in refused.err
         made("scale", run, "--workers", 2)
 
-        def slots() -> list[dict[str, str]]:
+        def slots() -> list[dict[str, Any]]:
             return json.loads(made("status", run, "--json").out)["workers"]
 
         until(lambda: slots()[1]["state"] == "refused", process)
-        assert slots()[1]["refused"].startswith("scorer 1: got probe")
+        assert re.match(r"scorer 1 \(process \d+ on \S+\): got probe", slots()[1]["refused"])
         assert slots()[0]["state"] == "running" and slots()[0]["refused"] is None
-        assert "scorer 1: got probe" in made("status", run).out
+        assert slots()[1]["refused"] in made("status", run).out
         made("scale", run, "--workers", 1)
         file.write_text(json.dumps(first))
         made("scale", run, "--workers", 2)

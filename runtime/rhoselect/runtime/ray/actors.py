@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import threading
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -88,7 +89,8 @@ class ScorerActor:
         device = scorer_device(config, self._slot, config.cluster.address == "local")
         self._scorer = build_scorer(inputs, device, self._slot, share, queue, snapshots, metrics)
         facts = scoring_facts(inputs, self._scorer.weights.replica)
-        agree(self._run, f"scorer {self._slot}", facts)
+        process = f"process {os.getpid()} on {socket.gethostname()}"
+        agree(self._run, f"scorer {self._slot} ({process})", facts)
         logging.info("scorer %d of process %d is ready", self._slot, os.getpid())
         self._scorer.run(self._stop)
         snapshots.close()

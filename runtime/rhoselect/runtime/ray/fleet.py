@@ -3,7 +3,8 @@
 Ray restarts a scorer that dies, in its slot. Once a second the fleet asks each scorer for its state
 and tells it the number of scorers, from which it computes its lane of the queue. A scorer that
 learns of a new number late costs time, never correctness. A scorer that comes to a run that goes
-on, but gives other bits, is refused: its slot says why, and the run goes on without it.
+on, or that Ray starts again in one on another machine, but gives other bits, is refused: its slot
+says why, and the run goes on without it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from ray.exceptions import RayError, RayTaskError
 from rhoselect.errors import HardwareError, RhoError, RunError
 from rhoselect.metrics import WorkerState
 from rhoselect.runtime.run import Worker
+from rhoselect.trainer.hardware import begun
 from rhoselect.trainer.runfolder import RunFolder
 
 LOOK_S = 1.0
@@ -33,7 +35,7 @@ STOP_S = 5.0  # for scorers to end by themselves, because Ray reports killed one
 @dataclass
 class _Scorer:
     """``run`` and ``asked`` are Ray's references to the results of the actor's ``run`` and of its
-    last ``look``. ``late``: it was added to a run, or started again in one, that works without it.
+    last ``look``. ``late``: it was added to, or has scored for, a run that works without it.
     ``refused``: why it may not score, empty if it may."""
 
     actor: Any
@@ -107,7 +109,8 @@ class Fleet:
                     ray.get(scorer.run)
                 except RayError as error:
                     reason = failure(error, f"scorer {slot}", self._folder, self._how)
-                    if not (scorer.late and isinstance(reason, HardwareError)):
+                    late = scorer.late or scorer.restarts > 0 or begun(self._folder)
+                    if not (late and isinstance(reason, HardwareError)):
                         raise reason from None
                     logging.warning("refused: %s", reason)
                     scorer.refused = str(reason)
