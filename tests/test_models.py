@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from rhoselect.errors import ModelError
 from rhoselect.models import cifar_cnn, resnet18_small, small_cnn
 from rhoselect.models.build import build_model
 from rhoselect.models.residual import ResNet
@@ -97,6 +98,16 @@ def test_the_seed_alone_decides_the_initial_weights(factory: str) -> None:
     torch.manual_seed(2)
     assert torch.equal(weights(seed=3), first)
     assert not torch.equal(weights(seed=4), first)
+
+
+def lazy(input_shape: tuple[int, ...], classes: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(classes))
+
+
+def test_a_lazy_model_is_refused_in_one_line() -> None:
+    words = r"^model.factory .*:lazy: its model has 1\.weight, 1\.bias of unknown size, .*forward"
+    with pytest.raises(ModelError, match=words):
+        build_model(f"{__name__}:lazy", {}, (1, 16, 16), 10, seed=0)
 
 
 def test_building_a_model_leaves_the_global_random_numbers_alone() -> None:

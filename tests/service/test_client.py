@@ -453,6 +453,24 @@ def test_a_model_that_accelerate_prepared_scores_in_our_precision() -> None:
     assert prepared(torch.zeros(1, 256)).dtype is torch.float32, "still prepared"
 
 
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm")
+def test_models_that_cannot_be_copied_yet_are_refused_in_one_line(tiny_config: Path) -> None:
+    lazy = nn.Sequential(nn.Flatten(), nn.LazyLinear(CLASSES))
+    normed = torch.nn.utils.weight_norm(nn.Linear(256, CLASSES))  # type: ignore[no-untyped-call]
+    normed(torch.zeros(1, 256)).sum().backward()
+    here = {"local": True, "config": inputs(tiny_config).config.model_dump()}
+    points = {"local": True, "config": OWN, "data": Points(), "irreducible_losses": [0.0] * 400}
+    sizes = r"got 1\.weight, 1\.bias of unknown size, allowed .* run one forward before"
+    for model, arguments, words in (
+        (lazy, here, sizes),
+        (lazy, points, sizes),
+        (normed, points, r"cannot be copied \(RuntimeError.*parametrizations\.weight_norm"),
+    ):
+        with pytest.raises(ModelError, match=words) as caught:
+            SelectionClient(model, **arguments)
+        assert "\n" not in str(caught.value)
+
+
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 def test_a_scripted_model_may_learn_what_another_scores(tiny_config: Path) -> None:
     """Only its tensors are asked for."""

@@ -51,6 +51,13 @@ def with_compiled_parts(model: nn.Module) -> nn.Module:
     return model
 
 
+def with_parallel_parts(model: nn.Module) -> nn.Module:
+    """As of a network whose features alone are spread over the GPUs of a process."""
+    for name, part in list(model.named_children()):
+        setattr(model, name, nn.DataParallel(compiled(part)))
+    return model
+
+
 def sharded(model: nn.Module) -> nn.Module:
     return fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
 
@@ -60,6 +67,7 @@ COPYABLE: dict[str, Callable[[nn.Module], nn.Module]] = {
     "data-parallel": DistributedDataParallel,
     "compiled and data-parallel": lambda model: DistributedDataParallel(compiled(model)),
     "parts compiled": with_compiled_parts,
+    "parts data-parallel": with_parallel_parts,
 }
 ALL = {**COPYABLE, "sharded": sharded}
 

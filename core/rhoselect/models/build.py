@@ -8,9 +8,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from rhoselect.config.sections import ModelConfig
-from rhoselect.errors import ModelError
+from rhoselect.errors import ModelError, listed
 from rhoselect.hashing import key64
 from rhoselect.importing import load_object, one_line
 from rhoselect.models.weights import load_weights
@@ -53,6 +54,11 @@ def build_model(
                 f"model.factory {factory}: failed with {one_line(error)} when called"
                 f" as factory(input_shape={input_shape}, classes={classes}, **{dict(args)})"
             ) from None
+    return _checked(factory, model)
+
+
+def _checked(factory: str, model: object) -> nn.Module:
+    """What a factory returned. Raises ModelError unless it is a model that can be trained."""
     if not isinstance(model, nn.Module):
         raise ModelError(
             f"model.factory {factory}: returned a {type(model).__name__}, allowed a torch.nn.Module"
@@ -62,11 +68,22 @@ def build_model(
             f"model.factory {factory}: returned a TorchScript module, allowed the torch.nn.Module"
             " that it was made from: replicas of it have other precisions; return that"
         )
+    if lazy := unsized(model):
+        raise ModelError(
+            f"model.factory {factory}: its model has {listed(lazy, 3)} of unknown size, allowed"
+            " layers that know their sizes; run one forward in the factory, or give the sizes"
+        )
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ModelError(
             f"model.factory {factory}: its model has no parameters to train, allowed at least one"
         )
     return model
+
+
+def unsized(model: nn.Module) -> list[str]:
+    """The names of tensors of lazy layers, which get their sizes in their first forward."""
+    tensors = (*model.named_parameters(), *model.named_buffers())
+    return [name for name, tensor in tensors if is_lazy(tensor)]
 
 
 def vocabulary_of(config: ModelConfig) -> int | None:

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from rhoselect.compute import resolve_device
 from rhoselect.errors import ModelError, listed
+from rhoselect.importing import one_line
+from rhoselect.models.build import unsized
 from rhoselect.selector.session import check_tensors
 from rhoselect.types import Layout
 
@@ -27,6 +29,7 @@ def check_module(model: Any) -> None:
 
 def check_copyable(model: nn.Module) -> None:
     """Raise ModelError for a model of which no copy could score in this process."""
+    _check_sized(model)
     if isinstance(model, torch.jit.ScriptModule):
         raise ModelError(
             "model: got a TorchScript module, allowed the torch.nn.Module that it was made from:"
@@ -36,6 +39,14 @@ def check_copyable(model: nn.Module) -> None:
         raise ModelError(
             "model: got a sharded one, allowed a whole one where a copy of it scores: give"
             " SelectionClient the model before fully_shard, and step the sharded one"
+        )
+
+
+def _check_sized(model: nn.Module) -> None:
+    if lazy := unsized(model):
+        raise ModelError(
+            f"model: got {listed(lazy, 3)} of unknown size, allowed layers that know their sizes;"
+            " run one forward before you give the model to SelectionClient"
         )
 
 
@@ -66,6 +77,8 @@ def weights_of(model: nn.Module, layout: Layout) -> Mapping[str, Tensor]:
     the live tensors, or gathered ones of a sharded model. Raises ModelError. Of a wrapper that is
     not known here it names the attribute that holds the model."""
     check_module(model)
+    if layout:
+        _check_sized(model)
     tensors = _tensors(unwrapped(model))
     try:
         check_tensors(tensors, layout)
@@ -103,19 +116,31 @@ def copied(model: nn.Module) -> nn.Module:
 
 
 def _copied(model: nn.Module) -> nn.Module:
-    """A copy that has, in place of each wrapper, what that wraps."""
+    """A copy that has, in place of each wrapper, what that wraps. Raises ModelError."""
     copies: dict[int, Any] = {}
-    for module in reversed(list(model.modules())):  # inner ones first
-        if (inner := _wrapped_by(module)) is not None:
-            copies[id(module)] = copy.deepcopy(inner, copies)
-    return copy.deepcopy(model, copies)
+    try:
+        for module in reversed(list(model.modules())):  # inner ones first
+            if (inner := _wrapped_by(module)) is not None:
+                copies[id(module)] = copy.deepcopy(inner, copies)
+        return copy.deepcopy(model, copies)
+    except Exception as error:  # from whatever the user's modules hold
+        raise ModelError(
+            f"model: cannot be copied ({one_line(error)}), allowed one that"
+            " copy.deepcopy copies: a copy of it scores; in place of torch.nn.utils.weight_norm"
+            " use torch.nn.utils.parametrizations.weight_norm"
+        ) from None
 
 
 def _wrapped_by(module: nn.Module) -> nn.Module | None:
     """What a module only wraps; None of any other module."""
     # A compiled one is not told by its class, whose module takes a second to import.
+    return dict(module.named_children()).get(_attribute(module))
+
+
+def _attribute(module: nn.Module) -> str:
+    """The name under which a module, if it is a wrapper, has what it wraps."""
     parallel = isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel)
-    return dict(module.named_children()).get("module" if parallel else "_orig_mod")
+    return "module" if parallel else "_orig_mod"
 
 
 def _shards(model: nn.Module) -> int:
@@ -134,9 +159,23 @@ def _tensors(model: nn.Module) -> Mapping[str, Tensor]:
             " here one process would wait for the others; gather them on all ranks with"
             " get_model_state_dict(full_state_dict=True) and step a whole model that loaded them"
         )
-    if not shards and all(_wrapped_by(module) is None for module in model.modules()):
-        return model.state_dict()
+    if not shards:
+        return _without_wrappers(model)
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
     whole = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
     return cast(dict[str, Tensor], whole)
+
+
+def _without_wrappers(model: nn.Module) -> Mapping[str, Tensor]:
+    """The state of a model by the names that it has without wrappers of its parts."""
+    tensors: dict[str, Tensor] = model.state_dict()
+    parts = reversed(list(model.named_modules(remove_duplicate=False)))  # inner ones first
+    for path, module in parts:
+        if _wrapped_by(module) is not None:
+            inner = f"{path}.{_attribute(module)}."
+            tensors = {
+                f"{path}.{name.removeprefix(inner)}" if name.startswith(inner) else name: tensor
+                for name, tensor in tensors.items()
+            }
+    return tensors
