@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from rhoselect.config import Config
-from rhoselect.errors import RunFolderError
+from rhoselect.errors import RunFolderError, shortened
 from rhoselect.files import replacing
 
 Kind = Literal["trained", "served", "local"]
@@ -25,10 +25,15 @@ RESULTS = ("summary.json", "steps.parquet", "model.safetensors", "report.html")
 
 
 def kind_of(path: Path) -> Kind:
-    """Who takes the optimizer's steps of the run in a folder."""
+    """Who takes the optimizer's steps of the run in a folder. Raises RunFolderError."""
     file = path / "kind"
-    text = file.read_text("utf-8") if file.exists() else ""
-    return next((kind for kind in WHOSE if kind == text), "trained")
+    if not file.exists():  # as in early folders
+        return "trained"
+    text = file.read_bytes().decode("utf-8", "replace").strip()
+    for kind in WHOSE:
+        if kind == text:
+            return kind
+    raise RunFolderError(f"{file}: got {shortened(repr(text))}, allowed {', '.join(WHOSE)}")
 
 
 def check_kind(path: Path, kind: Kind) -> None:
