@@ -25,7 +25,7 @@ from rhoselect.errors import RunFolderError
 from rhoselect.inputs import open_inputs
 from rhoselect.report.arms import arms_of, differences
 from rhoselect.report.chart import ticks
-from rhoselect.report.comparison import WIDTH, comparison, table
+from rhoselect.report.comparison import WIDTH, comparison, table, uncounted
 from rhoselect.report.coverage import coverage_of
 from rhoselect.report.curves import accuracy_chart
 from rhoselect.report.examples import examples_of
@@ -266,6 +266,45 @@ def test_settings_that_a_loop_of_the_user_s_does_not_obey_are_not_shown_as_its_o
     ] * 3
     assert facts["Steps"] == "7"
     assert len(arms_of([seed(RHO, 0), seed(served, 1)])) == 2
+
+
+def test_seconds_that_no_folder_tells_are_named() -> None:
+    """A loop that gives irreducible losses as numbers does not say how long they took."""
+    settings = {**RHO.settings, "data.dataset": '"given:data"'}
+    given = replace(RHO, kind="local", settings=settings, summary=RHO.summary | {"il_seconds": 0.0})
+    line = (
+        "my-reducible_loss: its irreducible losses were given by its loop; the seconds to make them"
+        " are not known and not counted"
+    )
+    assert uncounted(arms_of([UNIFORM, given])) == [line]
+    assert [line] in Page(page([UNIFORM, given])).warnings
+    table = replace(given, summary=RHO.summary)
+    plain = replace(given, summary=given.summary | {"method": "loss"})
+    foreign = replace(given, summary=given.summary | {"method": "nowhere:Loss"})
+    assert uncounted(arms_of([UNIFORM, RHO])) == []
+    assert [uncounted(arms_of([run])) for run in (table, plain, foreign)] == [[], [], []]
+
+
+def test_a_path_that_moved_is_of_no_use_to_runs_without_one(folder: Path, tmp_path: Path) -> None:
+    """Such a run has a data.dataset, which stays where it is."""
+    without = Path(shutil.copytree(folder, tmp_path / "module"))
+    config = without / "config.toml"
+    config.write_text(config.read_text().replace('path = "data"', 'dataset = "given:data"'))
+    out, moved = tmp_path / "page.html", "data.path=/new"
+    made("report", folder, without, "--out", out, "--set", moved)
+    assert Page(out.read_text()).headings[0]
+    refused = rhoctl("report", without, folder, "--out", out, "--set", "trainer.lr=1.0")
+    assert refused.code == 2
+    assert f"run folder {without}: --set: got trainer.lr" in refused.err
+
+
+@pytest.mark.parametrize("text", [b"leased", b"", b"\xff\xfe"], ids=["unknown", "none", "bytes"])
+def test_a_kind_that_is_not_known_is_refused(folder: Path, text: bytes) -> None:
+    (folder / "kind").write_bytes(b"local\n")
+    assert load_run(folder).kind == "local"
+    (folder / "kind").write_bytes(text)
+    with pytest.raises(RunFolderError, match=r"/kind: got .*, allowed trained, served, local$"):
+        load_run(folder)
 
 
 def test_a_page_of_little_has_no_empty_parts() -> None:

@@ -220,7 +220,8 @@ def test_points_of_the_loop_s_own(tmp_path: Path) -> None:
     forward = 2 * 256 * CLASSES
     assert summary["flops"]["score"] == 4 * 64 * forward
     assert summary["flops"]["train"] == 3 * 4 * 8 * forward
-    made("report", "own", "--out", "page.html")
+    told = made("report", "own", "--out", "page.html").out
+    assert "own: its irreducible losses were given by its loop; the seconds" in told
     refused = rhoctl("export", "own", "--out", "points.parquet")
     assert refused.code == 2
     assert "its points were given by the loop" in refused.err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any
@@ -11,6 +12,8 @@ from rich.table import Table
 from rhoselect.report.arms import Arm, Spread, arms_of, spread
 from rhoselect.report.runs import Run, mean
 from rhoselect.report.tables import terminal_table
+from rhoselect.selection import get_function
+from rhoselect.trainer.own_loop import GIVEN_DATA
 
 BASELINE = "uniform"
 WIDTH = 110
@@ -45,6 +48,27 @@ def comparison(runs: Sequence[Run]) -> list[Row]:
 def baseline(arms: Sequence[Arm]) -> Arm:
     """The first arm that selects uniformly, else the first."""
     return next((arm for arm in arms if arm.first.summary["method"] == BASELINE), arms[0])
+
+
+def uncounted(arms: Sequence[Arm]) -> list[str]:
+    """The arms with seconds before the run that ``time_speedup`` cannot count, a line each."""
+    return [
+        f"{arm.name}: its irreducible losses were given by its loop; the seconds to make them are"
+        " not known and not counted"
+        for arm in arms
+        if any(_given_losses(run) for run in arm.runs)
+    ]
+
+
+def _given_losses(run: Run) -> bool:
+    """Whether a loop gave irreducible losses as numbers: a table tells its seconds."""
+    given = run.settings.get("data.dataset") == json.dumps(GIVEN_DATA)
+    if not given or "il.table" in run.settings or run.summary["il_seconds"]:
+        return False
+    try:
+        return get_function(run.summary["method"]).needs.il
+    except ValueError:  # a function of the loop's own that is not here
+        return False
 
 
 def _row(run: Run, arm: str, target: float) -> Row:

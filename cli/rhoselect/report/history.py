@@ -47,12 +47,23 @@ def reopen(path: Path, device: str = "cpu", moved: Sequence[str] = ()) -> RunInp
 def check_moved(path: Path, moved: Sequence[str]) -> None:
     """Raise ConfigError if ``moved`` changes more of a run than where its inputs are."""
     stored = stored_config(path)
-    changed = stored.changed_keys(configuration.load(path / "config.toml", moved))
+    try:
+        changed = stored.changed_keys(configuration.load(path / "config.toml", moved))
+    except ConfigError as error:
+        raise ConfigError(f"run folder {path}: {error}") from None
     if changed:
         raise ConfigError(
-            f"--set: got {', '.join(changed)}, allowed where the run's inputs are now: data.path,"
-            " il.table, il.weights, svp.table, model.weights"
+            f"run folder {path}: --set: got {', '.join(changed)}, allowed where the run's inputs"
+            " are now: data.path, il.table, il.weights, svp.table, model.weights"
         )
+
+
+def moved_for(path: Path, moved: Sequence[str]) -> list[str]:
+    """What of ``moved``, which is said of several runs, can move inputs of this one: a run with
+    data.dataset has no data.path."""
+    if stored_config(path).data.dataset is None:
+        return list(moved)
+    return [each for each in moved if each.partition("=")[0].strip() != "data.path"]
 
 
 @dataclass(frozen=True)
@@ -75,6 +86,7 @@ def past_of(path: Path, run: Run, moved: Sequence[str] = ()) -> tuple[RunInputs,
     """A run's inputs, opened again, and the history of its points. ``moved`` says where the inputs
     of several runs are: those of one that are not there may be where they were. Raises UserError.
     """
+    moved = moved_for(path, moved)
     try:
         inputs = reopen(path, moved=moved)
     except UserError as error:

@@ -47,8 +47,8 @@ def report(
             " inputs"
         )
     from rhoselect.report.arms import arms_of, differences
-    from rhoselect.report.comparison import WIDTH, comparison, table
-    from rhoselect.report.history import check_moved
+    from rhoselect.report.comparison import WIDTH, comparison, table, uncounted
+    from rhoselect.report.history import check_moved, moved_for
     from rhoselect.report.origin import origin
     from rhoselect.report.page import page
     from rhoselect.report.runs import load_run, told_apart
@@ -57,14 +57,15 @@ def report(
         from rhoselect.report.plots import figure  # matplotlib takes a second to import
     loaded = told_apart([load_run(path) for path in runs], runs)
     for path in runs if moved else ():
-        check_moved(path, moved)
+        check_moved(path, moved_for(path, moved))
     rows = comparison(loaded)
     console = Console()
     console.width = max(console.width, WIDTH)
     console.print(table(rows))
-    unlike = differences(arms_of(loaded))
-    for line in unlike:
-        console.print(f"not alike: {line}", highlight=False, markup=False, soft_wrap=True)
+    arms = arms_of(loaded)
+    unlike, missing = differences(arms), uncounted(arms)
+    for line in [*(f"not alike: {each}" for each in unlike), *missing]:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         if out.suffix == ".png":
@@ -72,5 +73,5 @@ def report(
         else:
             out.write_text(page(loaded, runs, moved), encoding="utf-8")
     if as_json is not None:
-        found = {**origin(), "rows": rows, "differences": unlike}
+        found = {**origin(), "rows": rows, "differences": unlike, "not_counted": missing}
         as_json.write_text(json.dumps(found, indent=2) + "\n", "utf-8")
