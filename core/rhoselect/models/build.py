@@ -97,8 +97,9 @@ def vocabulary_of(config: ModelConfig) -> int | None:
         return None
     called.apply_defaults()
     given = called.arguments.get("vocabulary")
-    is_number = isinstance(given, int) and not isinstance(given, bool)  # True may mean "have one"
-    return given if is_number and given > 0 else None
+    if not isinstance(given, int) or isinstance(given, bool):  # True may mean "have one"
+        return None
+    return given if given > 0 else None
 
 
 def check_output(factory: str, model: nn.Module, inputs: Tensor, classes: int) -> None:

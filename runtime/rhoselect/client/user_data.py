@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -52,7 +53,7 @@ class UserPoints(SplitPoints):
         """Raises DataError if one of a few items differs when it is read again, or uses random
         numbers that other threads use."""
         for place in np.linspace(0, len(self) - 1, min(READ_TWICE, len(self))).astype(int).tolist():
-            if wrong := fault(lambda place=place: self._items[place]):
+            if wrong := fault(partial(self._items.__getitem__, place)):
                 raise DataError(
                     f"data: got {wrong} when item {place} was read again, allowed {REPEATABLE}: a"
                     " point is scored and then trained on; augment the selected batch instead"
