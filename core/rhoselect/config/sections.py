@@ -189,7 +189,7 @@ class ScorerConfig(Section):
     precision: ScoringPrecision = Field(
         "auto",
         description="autocast dtype of the scoring forward; auto: bf16 where the hardware has it"
-        " (GPUs of other machines are taken to), else fp32",
+        " (GPUs of other machines are assumed to), else fp32",
     )
     channels_last: bool = Field(
         False,
