@@ -32,8 +32,6 @@ RUNTIME := .venv/runtime
 VENV := .venv/installed
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-# Python compiles a module when it first imports it; to compile all of torch and Ray takes a minute.
-INSTALL := $(PIP) install --no-compile
 RHOCTL := $(BIN)/rhoctl
 SERVERS = REDIS_SERVER="$$(scripts/servers.sh)" PROMETHEUS="$$(scripts/servers.sh prometheus)" \
 	CHROMIUM="$$(scripts/servers.sh chromium)"
@@ -114,15 +112,15 @@ format: $(VENV)
 # it can come from another index and be another release than the one in constraints.txt.
 $(RUNTIME): pyproject.toml constraints.txt
 	@$(PIP) --version >/dev/null 2>&1 || scripts/venv.sh $(PYTHON) .venv
-	$(INSTALL) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) '$(TORCH)'
+	$(PIP) install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) '$(TORCH)'
 	grep -v '^torch==' constraints.txt > .venv/constraints.txt
 	$(PIP) freeze | grep '^torch==' >> .venv/constraints.txt
-	$(INSTALL) -c .venv/constraints.txt -e '.[all]'
+	$(PIP) install -c .venv/constraints.txt -e '.[all]'
 	touch $@
 
 # The demonstration does without the packages of tests and tools.
 $(VENV): $(RUNTIME)
-	$(INSTALL) -c .venv/constraints.txt -e '.[dev]'
+	$(PIP) install -c .venv/constraints.txt -e '.[dev]'
 	touch $@
 
 # The demonstration's products: each is made once; an interrupted run goes on where it was.

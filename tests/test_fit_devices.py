@@ -63,9 +63,12 @@ def test_losses_of_one_s_own_are_fitted_on_the_model_s_device(
 ) -> None:
     """Though there are GPUs."""
     gpus(monkeypatch, 1)
+    quick = {"trainer": {"lr": 0.1}}
     points = [(torch.eye(4)[n % 4], n % 4) for n in range(40)]
     options = FitOptions(batch=8, epochs=1)
-    il = fit_irreducible_losses(torch.nn.Linear(4, 4), points, folds=2, options=options)
+    il = fit_irreducible_losses(
+        torch.nn.Linear(4, 4), points, folds=2, options=options, config=quick
+    )
     assert il.shape == (40,)
 
 

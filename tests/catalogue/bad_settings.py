@@ -14,9 +14,9 @@ def configured(name: str, content: bytes, pattern: str) -> Case:
     return Case("configuration file", name, build, pattern)
 
 
-def line(name: str, arguments: str, pattern: str) -> Case:
+def line(name: str, arguments: str, pattern: str, kind: str = "command line") -> Case:
     """A command line that needs no files."""
-    return Case("command line", name, lambda _: arguments.split(), pattern)
+    return Case(kind, name, lambda _: arguments.split(), pattern)
 
 
 SETTINGS = [
@@ -56,10 +56,15 @@ SETTINGS = [
     line("no passes", "il fit --data d --out o --epochs 0", r"--epochs"),
     line("resume of what", "train --resume", r"--resume: needs --run-dir"),
     line("devices", "plan run.toml --devices 0", r"--devices"),
-    line("no budget", "compare run.toml", r"--budget and --steps, allowed one of them"),
-    line("budget", "compare run.toml --budget 1,x", r"--budget: got '1,x', allowed"),
-    line("arm", "compare r.toml --steps 9 --without best", r"--without: got best, allowed \S+"),
-    line("compared file", "compare run.toml --steps 9", r"configuration run.toml: no such file"),
+    *(
+        line(name, f"compare {rest}", pattern, "comparison")
+        for name, rest, pattern in (
+            ("no budget", "run.toml", r"--budget and --steps, allowed one of them"),
+            ("budget", "run.toml --budget 1,x", r"--budget: got '1,x', allowed"),
+            ("arm", "r.toml --steps 9 --without best", r"--without: got best, allowed \S+"),
+            ("file", "run.toml --steps 9", r"configuration run.toml: no such file"),
+        )
+    ),
     line("runs", "report", r"(?i)missing argument .runs"),
     setting("key", "unknown section", r"modle: unknown key; allowed .*model", "modle.args.width=3"),
     setting("key", "unknown top-level key", r"sede: unknown key; allowed .*seed", "sede=1"),
