@@ -112,15 +112,17 @@ format: $(VENV)
 # it can come from another index and be another release than the one in constraints.txt.
 $(RUNTIME): pyproject.toml constraints.txt
 	@$(PIP) --version >/dev/null 2>&1 || scripts/venv.sh $(PYTHON) .venv
-	$(PIP) install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) '$(TORCH)'
+	$(PIP) install --no-compile $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) '$(TORCH)'
 	grep -v '^torch==' constraints.txt > .venv/constraints.txt
 	$(PIP) freeze | grep '^torch==' >> .venv/constraints.txt
-	$(PIP) install -c .venv/constraints.txt -e '.[all]'
+	$(PIP) install --no-compile -c .venv/constraints.txt -e '.[all]'
 	touch $@
 
-# The demonstration does without the packages of tests and tools.
+# The demonstration does without the packages of tests and tools, and imports a small part of the
+# others. The tests start many processes, so all modules are compiled for them, on all cores.
 $(VENV): $(RUNTIME)
-	$(PIP) install -c .venv/constraints.txt -e '.[dev]'
+	$(PIP) install --no-compile -c .venv/constraints.txt -e '.[dev]'
+	$(BIN)/python -m compileall -q -j 0 .venv/lib > .venv/compiled.log 2>&1 || true
 	touch $@
 
 # The demonstration's products: each is made once; an interrupted run goes on where it was.
