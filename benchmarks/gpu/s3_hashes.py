@@ -53,7 +53,6 @@ CASES = [
 ]
 QUICK = [
     Case("mlp", "mlp", 0),
-    Case("mlp", "mlp", 1),
     Case("mlp", "mlp", 2, how="a scorer killed"),
     Case("mlp", "mlp", 0, how="resumed"),
 ]
