@@ -394,7 +394,29 @@ def test_set_goes_over_the_file_and_the_last_one_wins(folder: Path) -> None:
     assert (made.seed, made.trainer.lr, made.trainer.steps) == (3, 0.25, 7)
 
 
-def test_the_first_error_is_told_in_one_line() -> None:
-    with pytest.raises(ConfigError, match=r"^selection\.n_b: got 'x'; ") as caught:
-        configuration.load(None, ["data.path=d", "selection.n_b=x", "trainer.lr=y"])
+def told(*settings: str) -> str:
+    """What is said of these settings."""
+    with pytest.raises(ConfigError) as caught:
+        configuration.load(None, ["data.path=d", *settings])
     assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_all_errors_are_told_in_one_line() -> None:
+    line = told("selection.n_b=x", "trainer.lr=y", "model.args.a=[1]", "selection.max_lag=2")
+    assert re.fullmatch(
+        r"model\.args\.a: got \[1\], allowed .*; and selection\.n_b: got 'x'; .*;"
+        r" and selection\.max_lag: removed in 0\.2; .*; and trainer\.lr: got 'y'; .*",
+        line,
+    )
+
+
+def test_unknown_keys_of_a_section_are_told_together() -> None:
+    line = told("selection.nb=1", "selection.nB=2", "modle.args.width=3")
+    assert line.startswith("selection.nb, selection.nB: unknown key; allowed in its section: func")
+    assert line.count("n_B,") == 1 and "; and modle: unknown key; allowed" in line
+
+
+def test_a_line_of_many_errors_ends() -> None:
+    line = told(*(f"trainer.{key}=x" for key in TrainerConfig.model_fields))
+    assert re.search(r"; and \d+ more$", line) and len(line) < 1500

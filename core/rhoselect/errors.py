@@ -22,7 +22,8 @@
 Broken invariants of our own are ``assert``; they are bugs, not errors of this tree.
 
 Sources can have thousands of names, and other libraries write long texts. A message of ours is read
-in one look: it lists names with ``listed`` and quotes others with ``shortened``.
+in one look: it lists names with ``listed``, several faults with ``faults`` and quotes others with
+``shortened``.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ MOST_CHARACTERS = 120
 """Of one listed name."""
 MOST_QUOTED = 500
 """Characters of a text that is not ours."""
+MOST_FAULTS = 4
 
 
 def listed(names: Iterable[object], most: int = MOST_LISTED, between: str = ", ") -> str:
@@ -48,6 +50,20 @@ def shortened(text: str, most: int = MOST_QUOTED) -> str:
     """The text in one line of at most ``most`` characters."""
     line = " ".join(text.split())
     return line if len(line) <= most else f"{line[: most - 1]}…"
+
+
+def faults(found: Iterable[tuple[str, str]]) -> str:
+    """All faults (name, what is wrong with it) in one line, so that a user mends them at once.
+
+    Names with the same fault are told together; an empty one is left out. After ``MOST_FAULTS`` it
+    says how many more there are.
+    """
+    names: dict[str, dict[str, None]] = {}
+    for name, fault in found:
+        names.setdefault(fault, {})[name] = None
+    told = [f"{listed(group)}: {fault}" if all(group) else fault for fault, group in names.items()]
+    more = f"; and {len(told) - MOST_FAULTS} more" if len(told) > MOST_FAULTS else ""
+    return "; and ".join(told[:MOST_FAULTS]) + more
 
 
 class RhoError(Exception):

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
-from rhoselect.errors import ConfigError, listed
+from rhoselect.errors import ConfigError, faults, listed, shortened
 from rhoselect.grids.spec import Arm, Group, Scalar, Spec
 
 
@@ -54,7 +55,7 @@ def load(path: Path) -> Spec:
     try:
         return Spec.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(f"experiment {path}: {_one_line(error)}") from None
+        raise ConfigError(f"experiment {path}: {faults(map(_fault, error.errors()))}") from None
 
 
 @dataclass(frozen=True)
@@ -94,13 +95,13 @@ def cells(spec: Spec, seeds: Sequence[int]) -> list[Cell]:
     return grid
 
 
-def _one_line(error: ValidationError) -> str:
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "value_error":
-        return str(first["ctx"]["error"])
-    if first["type"] == "missing":
-        return f"{where}: missing; every experiment has it"
-    if first["type"] == "extra_forbidden":
-        return f"{where}: unknown key; docs/experiments.md lists those allowed"
-    return f"{where}: got {first['input']!r}; {first['msg'].lower()}"
+def _fault(error: ErrorDetails) -> tuple[str, str]:
+    """The key, and what is wrong with it; no key if that says which one."""
+    where = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "value_error":
+        return "", str(error["ctx"]["error"])
+    if error["type"] == "missing":
+        return where, "missing; every experiment has it"
+    if error["type"] == "extra_forbidden":
+        return where, "unknown key; docs/experiments.md lists those allowed"
+    return where, f"got {shortened(repr(error['input']), 100)}; {error['msg'].lower()}"

@@ -1,4 +1,4 @@
-"""Makes a checked configuration from TOML, overrides or JSON. Errors are one line."""
+"""Makes a checked configuration from TOML, overrides or JSON. Errors are one line, of all keys."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
-from rhoselect.config.removed import refuse_removed
+from rhoselect.config.removed import successor
 from rhoselect.config.tree import Config
-from rhoselect.errors import ConfigError
+from rhoselect.errors import ConfigError, faults
 from rhoselect.files import place
 
 SHOWN = 100  # most characters of a value that an error message shows
@@ -51,12 +52,11 @@ def apply(tree: dict[str, Any], overrides: Iterable[str]) -> Config:
 
 
 def parse(tree: Mapping[str, Any]) -> Config:
-    """Check a tree of plain values. Raises ConfigError naming the first offending key."""
-    refuse_removed(tree)
+    """Check a tree of plain values. Raises ConfigError naming the offending keys."""
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(_one_line(error)) from None
+        raise ConfigError(faults(map(_fault, error.errors()))) from None
 
 
 def from_json(text: str) -> Config:
@@ -82,24 +82,25 @@ def _override(tree: dict[str, Any], override: str) -> None:
     tree[keys[-1]] = value
 
 
-def _one_line(error: ValidationError) -> str:
-    first = error.errors()[0]
-    name = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "value_error":
-        return str(first["ctx"]["error"])
-    if first["type"] == "extra_forbidden":
-        return f"{name}: unknown key; allowed in its section: {_siblings(first['loc'])}"
-    if first["type"] == "missing":
-        return f"{name}: missing; set it in the file or with --set {name}.…"
-    if first["type"] == "model_type":
-        return f"{name}: got {_shown(first['input'])}, allowed a section, as in [{name}]"
-    if "args" in first["loc"][:-1]:  # pydantic reports one error per allowed type
-        name = ".".join(str(part) for part in first["loc"][:-1])
-        return (
-            f"{name}: got {_shown(first['input'])}, allowed a boolean, a finite number or a string"
-        )
-    reason = first["msg"][:1].lower() + first["msg"][1:]
-    return f"{name}: got {_shown(first['input'])}; {reason}"
+def _fault(error: ErrorDetails) -> tuple[str, str]:
+    """The key, and what is wrong with it; no key if that says which ones."""
+    kind, place, got = error["type"], error["loc"], error["input"]
+    name = ".".join(str(part) for part in place)
+    if kind == "value_error":
+        return "", str(error["ctx"]["error"])
+    if removed := successor(name, got):
+        return name, removed
+    if kind == "extra_forbidden":
+        return name, f"unknown key; allowed in its section: {_siblings(place)}"
+    if kind == "missing":
+        return name, f"missing; set it in the file or with --set {name}.…"
+    if kind == "model_type":
+        return name, f"got {_shown(got)}, allowed a section, as in [{name}]"
+    if "args" in place[:-1]:  # pydantic reports one error per allowed type
+        name = ".".join(str(part) for part in place[:-1])
+        return name, f"got {_shown(got)}, allowed a boolean, a finite number or a string"
+    reason = error["msg"][:1].lower() + error["msg"][1:]
+    return name, f"got {_shown(got)}; {reason}"
 
 
 def _shown(value: object) -> str:

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from rhoselect.data.arrow import ArrowDataset
 from rhoselect.data.manifest import Encoding, Pairs
-from rhoselect.errors import DataError, listed
+from rhoselect.errors import DataError, faults, listed, shortened
 from rhoselect.importers.recipe import Recipe
 from rhoselect.importers.writer import check_destination, write_found
 from rhoselect.sources.ambiguous_mnist import read_ambiguous_mnist
@@ -142,12 +143,16 @@ def check_options(kind: str, options: Mapping[str, Any]) -> dict[str, Any]:
         reading = TypeAdapter(Options).validate_python({k: given[k] for k in READING & set(given)})
         mixing = TypeAdapter(Recipe).validate_python({k: given[k] for k in MIXING & set(given)})
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise DataError(f"{where}: got {first['input']!r}; {first['msg'].lower()}") from None
+        raise DataError(faults(map(_fault, error.errors()))) from None
     _check(kind, reading)
     mixing.check()
     return {**vars(reading), **vars(mixing)}
+
+
+def _fault(error: ErrorDetails) -> tuple[str, str]:
+    """The option, and what is wrong with it."""
+    got = shortened(repr(error["input"]), 100)
+    return ".".join(map(str, error["loc"])), f"got {got}; {error['msg'].lower()}"
 
 
 def _checked_recipe(kind: str, recipe: dict[str, Any]) -> dict[str, Any]:
