@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from rhoselect.compute import threads
 from rhoselect.config import TrainerConfig
-from rhoselect.trainer.learner import Learner, learning_rate
+from rhoselect.trainer.learner import Learner
 from rhoselect.types import Batch
 
 CPU = torch.device("cpu")
@@ -113,20 +113,6 @@ def test_a_point_of_weight_zero_does_not_train() -> None:
         learner.update(labels, weights, 0)
         results.append(learner.model)
     assert_same(*results)
-
-
-def test_learning_rate_at_its_ends() -> None:
-    def rate(step: int, **changes: object) -> float:
-        return learning_rate(CONFIG.model_copy(update=changes), step)
-
-    assert [rate(step) for step in range(3)] == pytest.approx([LR / 3, 2 * LR / 3, LR])
-    assert rate(WARMUP) == LR
-    assert rate(WARMUP + 1, steps=WARMUP + 2) == pytest.approx(LR / 2)
-    assert 0 < rate(STEPS - 1) < 0.1 * LR
-    assert rate(STEPS) == pytest.approx(0, abs=1e-12)
-    assert rate(0, warmup_steps=0) == LR
-    assert rate(0, warmup_steps=0, steps=1) == LR
-    assert {rate(step, schedule="constant") for step in (3, 4, 100_000)} == {LR}
 
 
 def test_a_step_depends_on_seed_and_step_and_not_on_past_random_numbers() -> None:

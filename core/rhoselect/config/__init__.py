@@ -9,11 +9,8 @@ from rhoselect.config.base import Section, cache_home
 from rhoselect.config.loading import apply, from_json, load, parse
 from rhoselect.config.operation import QueueConfig
 from rhoselect.config.resolving import resolve
-from rhoselect.config.sections import (
-    DataConfig,
-    SelectionConfig,
-    TrainerConfig,
-)
+from rhoselect.config.sections import DataConfig, SelectionConfig
+from rhoselect.config.training import TrainerConfig
 from rhoselect.config.tree import Config, flat, is_free
 
 __all__ = [

@@ -24,8 +24,8 @@ from rhoselect.config.sections import (
     ScorerConfig,
     SelectionConfig,
     SvpConfig,
-    TrainerConfig,
 )
+from rhoselect.config.training import TrainerConfig
 
 INPUTS = {
     "data": {"path"},

@@ -1,8 +1,7 @@
-"""The learner: model, optimizer and schedule. It knows nothing of queues or transports."""
+"""The learner: a model and its optimizer. It knows nothing of queues or transports."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from rhoselect.compute import seed_step
 from rhoselect.config import TrainerConfig
 from rhoselect.models.statistics import recalibrate_batchnorm
 from rhoselect.snapshots.base import Pieces
+from rhoselect.trainer.schedules import learning_rate
 from rhoselect.types import REFERENCE, Batch
 
 
@@ -26,16 +26,6 @@ class StepResult:
     loss: Tensor
     losses: Tensor
     correct: Tensor
-
-
-def learning_rate(config: TrainerConfig, step: int) -> float:
-    """The learning rate of step ``step`` (from 0): linear warm-up, then constant or cosine to 0."""
-    if step < config.warmup_steps:
-        return config.lr * (step + 1) / config.warmup_steps
-    if config.schedule == "constant":
-        return config.lr
-    progress = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
-    return config.lr * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 class Learner:

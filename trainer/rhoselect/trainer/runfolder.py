@@ -182,8 +182,8 @@ def check_resume(
 
 
 def _more_steps(stored: Config, config: Config) -> bool:
-    """Whether a run is to take more steps than it was made for. With the schedule "cosine" the
-    rates of the steps that it has taken depend on their number."""
+    """Whether a run is to take more steps than it was made for. With a schedule but "constant"
+    the rates of the steps that it has taken depend on their number."""
     return config.trainer.steps > stored.trainer.steps and config.trainer.schedule == "constant"
 
 
