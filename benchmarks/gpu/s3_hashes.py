@@ -42,14 +42,14 @@ class Case:
 
 
 SCORERS = {**LAG_1, "selection__rescore": "scorers"}
-CASES = [
-    *(Case("mlp", "mlp", workers) for workers in (0, 1, 2)),
-    *(Case("resnet18", "resnet18", workers) for workers in (0, 2)),
-    Case("resnet18", "resnet18", 2, how="a scorer killed"),
+CASES = [  # the longest first
     Case("resnet18", "resnet18", 1, how="resumed"),
-    Case("resnet18, lag 1", "resnet18", 0, LAG_1),
+    Case("resnet18", "resnet18", 2, how="a scorer killed"),
     Case("resnet18, lag 1", "resnet18", 2, LAG_1, "trainer re-scores"),
     Case("resnet18, lag 1", "resnet18", 2, SCORERS, "scorers re-score"),
+    *(Case("resnet18", "resnet18", workers) for workers in (2, 0)),
+    *(Case("mlp", "mlp", workers) for workers in (2, 1, 0)),
+    Case("resnet18, lag 1", "resnet18", 0, LAG_1),
 ]
 QUICK = [
     Case("mlp", "mlp", 0),
@@ -60,7 +60,7 @@ QUICK = [
 
 def main(stage: Stage) -> None:
     cases, steps = (QUICK, QUICK_STEPS) if stage.quick else (CASES, STEPS)
-    at_once = 2 if stage.quick else max(1, min(4, len(os.sched_getaffinity(0)) // 4))
+    at_once = 2 if stage.quick else max(1, min(8, len(os.sched_getaffinity(0)) // 2))
     ways: dict[str, Callable[..., Run]] = {"a scorer killed": killed, "resumed": resumed}
     settings_of(stage, "mlp", 1)  # the data are made once, before the runs
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.parquet as pq
-from runs import ground, settings_of, train
+from runs import ground, settings_of, train_here
 from stage import Stage, run
 
 UNIFORM, RHO, EVERY = 1500, 600, 75
@@ -37,7 +37,7 @@ class Curve:
 
 def main(stage: Stage) -> None:
     for noise in (0.1,) if stage.quick else (0.4, 0.1):
-        stage.part(f"{noise:.0%} noise", compare, noise, needs_s=5 if stage.quick else 30)
+        stage.part(f"{noise:.0%} noise", compare, noise, needs_s=5 if stage.quick else 25)
 
 
 def compare(stage: Stage, noise: float) -> None:
@@ -70,9 +70,7 @@ def curve(stage: Stage, noise: float, function: str, steps: int) -> Curve:
         trainer__schedule="cosine",
         trainer__eval_every=max(5, min(EVERY, steps // 8)),
     )
-    made = train(stage, f"{function}-{noise:g}", settings, 0)
-    made.summary()
-    return curve_of(made.folder)
+    return curve_of(train_here(stage, f"{function}-{noise:g}", settings))
 
 
 def curve_of(folder: Path) -> Curve:
