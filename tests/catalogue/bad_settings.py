@@ -19,6 +19,9 @@ def line(name: str, arguments: str, pattern: str, kind: str = "command line") ->
     return Case(kind, name, lambda _: arguments.split(), pattern)
 
 
+WHOLE = ("selection.n_B=8", "selection.chunk=8")
+"""InfoBatch has no windows."""
+
 SETTINGS = [
     configured("not TOML", b"[data\n", r"cannot be read as TOML"),
     configured("not text", b"\xff\xfe", r"is not UTF-8, which TOML is always in"),
@@ -63,6 +66,19 @@ SETTINGS = [
             ("budget", "run.toml --budget 1,x", r"--budget: got '1,x', allowed"),
             ("arm", "r.toml --steps 9 --without best", r"--without: got best, allowed \S+"),
             ("file", "run.toml --steps 9", r"configuration run.toml: no such file"),
+        )
+    ),
+    *(
+        setting("infobatch", key, pattern, "selection.function=infobatch", *sets)
+        for key, pattern, *sets in (
+            ("r of 0", r"infobatch\.r: got 0\.0; .*greater than 0", "infobatch.r=0.0"),
+            ("r of 1", r"infobatch\.r: got 1\.0; .*less than 1", "infobatch.r=1.0"),
+            ("delta of 0", r"infobatch\.delta: got 0\.0; .*greater", "infobatch.delta=0.0"),
+            ("delta above 1", r"infobatch\.delta: got 1\.5; .*less", "infobatch.delta=1.5"),
+            ("a window", r"selection\.n_B: got 64, allowed 8 with .*'infobatch'"),
+            ("a lag", r"selection\.lag: got 1, allowed 0 with", *WHOLE, "selection.lag=1"),
+            ("audits", r"selection\.audit_every: got 5,", *WHOLE, "selection.audit_every=5"),
+            ("a shortlist", r"selection\.shortlist: got 2,", *WHOLE, "selection.shortlist=2"),
         )
     ),
     line("runs", "report", r"(?i)missing argument .runs"),

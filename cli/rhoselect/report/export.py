@@ -138,7 +138,7 @@ def export(path: Path, out: Path, device_name: str, moved: Sequence[str] = ()) -
     inputs = reopen(path, str(device), moved)
     replica = inputs.new_evaluator(device, inputs.config.scorer.precision)
     replica.load(last_weights(path, run.summary["steps"], replica.layout))
-    past = history(inputs.plan, run.summary["steps"], run.selected)
+    past = history(inputs, run)
     exporter = Exporter(inputs, past, replica, device, irreducible_losses(inputs))
     metadata = {
         "tool": f"rhoselect {version('rhoselect')}",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +12,11 @@ import numpy.typing as npt
 from rhoselect import config as configuration
 from rhoselect.errors import ConfigError, RunFolderError, UserError
 from rhoselect.inputs import RunInputs, open_inputs
-from rhoselect.plan import Plan
-from rhoselect.report.runs import Run, Selected
+from rhoselect.report.runs import Run
+from rhoselect.selection.infobatch import InfoBatch
 from rhoselect.trainer.own_loop import GIVEN_DATA
 from rhoselect.trainer.runfolder import stored_config
+from rhoselect.types import Positions
 
 AT_ONCE = 1 << 18
 NEVER = -1
@@ -96,19 +97,32 @@ def past_of(path: Path, run: Run, moved: Sequence[str] = ()) -> tuple[RunInputs,
             inputs = reopen(path)
         except UserError:
             raise error from None
-    return inputs, history(inputs.plan, run.summary["steps"], run.selected)
+    return inputs, history(inputs, run)
 
 
-def history(plan: Plan, steps: int, points: Selected) -> History:
-    """The history of a run of ``steps`` steps; its candidates are computed from the plan."""
+def history(inputs: RunInputs, run: Run) -> History:
+    """The history of a run's points; its candidates are computed from the plan."""
+    plan, points = inputs.plan, run.selected
     seen = np.zeros(plan.n, np.int64)
-    windows = max(1, AT_ONCE // plan.n_B)
-    for first in range(0, steps, windows):
-        some = range(first, min(first + windows, steps))
-        positions = np.concatenate([plan.window(window) for window in some])
+    for positions in _candidates(inputs, run):
         np.add.at(seen, plan.indices(positions) - plan.first_index, 1)
     ranks = points.indices - plan.first_index
     selected = np.bincount(ranks, minlength=plan.n)
     last_step = np.full(plan.n, NEVER, np.int64)
     np.maximum.at(last_step, ranks, points.step)
     return History(seen, selected, last_step)
+
+
+def _candidates(inputs: RunInputs, run: Run) -> Iterator[Positions]:
+    """Plan positions of all candidates, some at a time: the windows of all steps, or without
+    windows every position up to the last one."""
+    plan, steps = inputs.plan, run.summary["steps"]
+    if isinstance(inputs.scoring.function, InfoBatch):
+        drawn = int(run.candidates[-1])
+        for first in range(0, drawn, AT_ONCE):
+            yield np.arange(first, min(first + AT_ONCE, drawn), dtype=np.uint64)
+        return
+    windows = max(1, AT_ONCE // plan.n_B)
+    for first in range(0, steps, windows):
+        some = range(first, min(first + windows, steps))
+        yield np.concatenate([plan.window(window) for window in some])

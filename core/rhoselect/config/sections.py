@@ -115,15 +115,6 @@ class IlConfig(Section):
     )
 
 
-class SvpConfig(Section):
-    """The core-set of selection.function "svp" (unused by others)."""
-
-    table: Place | None = Field(None, description="file made by 'rhoctl svp fit'")
-    keep: float = Field(
-        0.5, gt=0, le=1, description="share of the train split kept: the points of greatest entropy"
-    )
-
-
 class SelectionConfig(Section):
     """Which candidates become a batch (Algorithm 1)."""
 

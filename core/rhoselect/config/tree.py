@@ -9,6 +9,7 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from rhoselect.config.base import Section
+from rhoselect.config.methods import InfoBatchConfig, SvpConfig
 from rhoselect.config.operation import (
     ClusterConfig,
     MetricsConfig,
@@ -23,7 +24,6 @@ from rhoselect.config.sections import (
     ModelConfig,
     ScorerConfig,
     SelectionConfig,
-    SvpConfig,
 )
 from rhoselect.config.training import TrainerConfig
 
@@ -60,6 +60,7 @@ class Config(Section):
     model: ModelConfig = ModelConfig()
     il: IlConfig = IlConfig()
     svp: SvpConfig = SvpConfig()
+    infobatch: InfoBatchConfig = InfoBatchConfig()
     selection: SelectionConfig = SelectionConfig()
     scorer: ScorerConfig = ScorerConfig()
     trainer: TrainerConfig = TrainerConfig()
@@ -78,6 +79,20 @@ class Config(Section):
                 ' with "running": the statistics of a chunk are not known before it is scored; set'
                 " one of the two"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _walk(self) -> Self:
+        selection = self.selection
+        if selection.function != "infobatch":
+            return self
+        for key, allowed in (("n_B", selection.n_b), ("lag", 0), ("audit_every", 0)):
+            if (got := getattr(selection, key)) != allowed:
+                raise ValueError(
+                    f"selection.{key}: got {got}, allowed {allowed} with selection.function ="
+                    " 'infobatch', which scores nothing and goes through whole epochs in batches of"
+                    f" selection.n_b = {selection.n_b}; change the key"
+                )
         return self
 
     @property

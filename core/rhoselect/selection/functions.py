@@ -8,6 +8,7 @@ from torch import Tensor
 from rhoselect.errors import ConfigError
 from rhoselect.importing import load_object, one_line
 from rhoselect.selection.gradients import DivBS, GradientNorm, GradientNormSampling
+from rhoselect.selection.infobatch import InfoBatch
 from rhoselect.selection.interface import Needs, ScoreFunction, ScoreInputs
 from rhoselect.selection.reducr import Reducr
 from rhoselect.selection.uncertainty import (
@@ -82,6 +83,7 @@ BUILT_IN: dict[str, type[ScoreFunction]] = {
     "loss": Loss,
     "irreducible_loss": IrreducibleLoss,
     "uniform": Uniform,
+    "infobatch": InfoBatch,
     "gradient_norm": GradientNorm,
     "gradient_norm_is": GradientNormSampling,
     "bald": Bald,

@@ -7,10 +7,12 @@ from rhoselect.errors import ConfigError
 from rhoselect.inputs import RunInputs, SelectionInputs
 from rhoselect.queue import SelectionQueue
 from rhoselect.scorer.loop import Scorer
+from rhoselect.selection.infobatch import InfoBatch
 from rhoselect.selector.fence import ClosableFence, Fence
 from rhoselect.selector.rescorer import Rescorer
 from rhoselect.selector.selector import Selector
 from rhoselect.selector.session import Recorder, Session
+from rhoselect.selector.walk import WalkingSelector
 from rhoselect.selector.windows import Windows
 from rhoselect.snapshots import SnapshotStore
 
@@ -34,6 +36,8 @@ def build_selector(
     replica also ``rescores`` here (see ``rescores_here``)."""
     metrics = scorer.metrics
     windows = Windows(inputs, queue, scorer, fence, metrics, workers)
+    if isinstance(inputs.scoring.function, InfoBatch):
+        return WalkingSelector(inputs, scorer.layout, windows, snapshots, metrics)
     rescorer = Rescorer(inputs, scorer.weights, metrics) if rescores else None
     return Selector(inputs, scorer.layout, windows, rescorer, snapshots, metrics)
 
@@ -61,6 +65,11 @@ def servable(config: Config) -> Config:
         raise ConfigError(
             f"trainer.publish_every: got {config.trainer.publish_every}, allowed 1 for a loop of"
             " your own; change the key"
+        )
+    if config.selection.function == "infobatch":
+        raise ConfigError(
+            "selection.function: got 'infobatch', which keeps the losses of a run and needs 'rhoctl"
+            " train', allowed other functions for a loop of your own"
         )
     selection = config.selection.model_copy(update={"rescore": "scorers"})
     return config.model_copy(update={"selection": selection})

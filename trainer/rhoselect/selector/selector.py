@@ -35,7 +35,8 @@ from rhoselect.types import Layout, Snapshot
 
 @dataclass(frozen=True)
 class SelectedBatch:
-    """The batch of step ``step``, scored with the weights of ``version``.
+    """The batch of step ``step``, chosen from ``candidates`` points, which were scored with the
+    weights of ``version``.
 
     ``asked_at`` is when the selector began to wait for its scores (seconds of time.perf_counter),
     ``waited_s`` how long it took until the points were picked.
@@ -44,6 +45,7 @@ class SelectedBatch:
     step: int
     version: int
     points: PickedPoints
+    candidates: int
     asked_at: float
     waited_s: float
 
@@ -98,7 +100,8 @@ class Selector:
         waited_s = time.perf_counter() - asked_at
         self._windows.open_ahead(step)
         self._open_window = step
-        return SelectedBatch(step, scored.version, points, asked_at, waited_s)
+        n_B = self._config.selection.n_B
+        return SelectedBatch(step, scored.version, points, n_B, asked_at, waited_s)
 
     def report(self, labels: Tensor, losses: Tensor) -> None:
         """Give the labels [n_b] of the last batch and its losses [n_b] in nats before its step, on

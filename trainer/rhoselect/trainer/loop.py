@@ -154,7 +154,7 @@ class Trainer:
 
     def _record(self, selected: SelectedBatch, result: StepResult) -> None:
         train, step, points = self._inputs.train, selected.step, selected.points
-        loss, n_B = result.loss.item(), self._config.selection.n_B
+        loss = result.loss.item()
         self._check_finite("training loss", step, loss)
         record = StepRecord(
             step=step,
@@ -163,7 +163,7 @@ class Trainer:
             scores=points.scores,
             loss=loss,
             staleness=step - selected.version,
-            candidates=n_B,
+            candidates=selected.candidates,
             wait_ms=1e3 * selected.waited_s,
             step_ms=1e3 * (time.perf_counter() - selected.asked_at),
             corrupted_share=corrupted_share(train, points.indices),
@@ -171,7 +171,7 @@ class Trainer:
         )
         self.records.append(record)
         seconds, n_b = record.step_ms / 1e3, len(points.indices)
-        self.metrics.observe_step(step + 1, seconds, record.staleness, n_b, n_B)
+        self.metrics.observe_step(step + 1, seconds, record.staleness, n_b, selected.candidates)
         self.metrics.loss.set(loss)
         progress = vars(self._progress(step + 1))
         self.status = replace(self.status, loss=loss, staleness=record.staleness, **progress)

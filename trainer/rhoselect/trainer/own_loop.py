@@ -85,7 +85,7 @@ class LoopRecords:
             scores=points.scores,
             loss=loss,
             staleness=max(0, batch.step - batch.version),
-            candidates=self._inputs.config.selection.n_B,
+            candidates=batch.candidates,
             wait_ms=1e3 * batch.waited_s,
             step_ms=1e3 * (time.perf_counter() - batch.asked_at),
             corrupted_share=corrupted_share(self._inputs.train, points.indices),

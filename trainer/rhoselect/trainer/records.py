@@ -55,7 +55,7 @@ class StepRecord:
     ``step`` counts from 0; ``window``: the window selected from; ``indices`` [n_b]: data-set
     indices in training order; ``scores`` [n_b]: their scores, as in the last stage; ``loss``: mean
     training loss in nats, before the step; ``staleness``: age in steps of the weights that scored
-    the window; ``candidates``: points in the window (n_B); ``wait_ms``: milliseconds from the
+    the window; ``candidates``: points that were to choose from; ``wait_ms``: milliseconds from the
     request for the batch until its points were picked; ``step_ms``: milliseconds from the same
     moment until the new weights were published and the window was closed; ``corrupted_share``:
     share of points with a wrong label, 0 to 1 (None: clean labels are not known);
