@@ -28,6 +28,7 @@ from rhoselect.importers import write_dataset
 from support import made, patches, rhoctl
 
 MAP = Path(__file__).parent.parent / "benchmarks" / "compare"
+WALK = ("selection.function=infobatch", "selection.n_B=8", "selection.chunk=8")
 CLOCK = Clock(uniform_s=1.0, wide_s=3.0, selection_s=2.5, il_s=50.0)
 RULES = Rules((10.0,), False, 2, (1.0,), 0.25, (0.1,), 25)
 
@@ -107,6 +108,7 @@ def test_every_arm_has_the_steps_that_fit_into_the_budget(tiny_config: Path) -> 
     assert steps.pop("charged") == 39  # (100 - 50 / 25) / 2.5
     assert set(steps.values()) == {100}
     assert found["uniform_wide"].keys["selection.n_B"] == 4 * 8
+    assert found["infobatch"].keys["selection.n_B"] == 8
     name = "reducible_loss"
     assert arms.cost(found[name], CLOCK, "free", 1, 3) == (100, 100)
     assert arms.cost(found[name], CLOCK, "one", 5, 3) == (260, 260)
@@ -115,6 +117,7 @@ def test_every_arm_has_the_steps_that_fit_into_the_budget(tiny_config: Path) -> 
     assert arms.cost(found["uniform_wide"], CLOCK, "many", 5, 3) == (100, 400)
     assert arms.cost(found["cleaned"], CLOCK, "many", 25, 3) == (102, 102)
     assert arms.cost(found["uniform"], CLOCK, "one", 1, 3) == (100, 100)
+    assert arms.cost(found["infobatch"], CLOCK, "many", 1, 3) == (100, 100)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +168,11 @@ def test_differences_are_paired_by_seed_and_to_the_best_uniform() -> None:
         (("--steps", "10", "--cleaned", "1"), "--cleaned: got '1', allowed shares below 1"),
         (("--steps", "10", "--without", "uniform"), "--without: got uniform, allowed uniform_hol"),
         (("--steps", "10", "--validation", "0.0001"), "--validation: got 0.0001, which is 0 of"),
-        (("--steps", "10", "--set", "selection.function=uniform"), "got uniform, allowed one to"),
+        (("--steps", "10", "--set", "selection.function=uniform"), "got uniform, which is an arm"),
+        (
+            ("--steps", "10", *(word for s in WALK for word in ("--set", s))),
+            "got infobatch, which is an arm already; allowed one to compare with it",
+        ),
         (("--steps", "10", "--set", "selection.function=svp"), "needs il.weights or svp.table"),
         (("--steps", "10", "--set", "selection.n_b=0"), "selection.n_b"),
     ],
@@ -191,12 +198,15 @@ def test_a_comparison_runs_resumes_and_says_what_it_left_out(
     command = ("compare", tiny_config, "--budget", "0.1", "--rates", "1,3", "--cleaned", "0.1,0.2")
     command = (*command, "--seeds", "2", "--without", "uniform_wide,uniform_holdout", "--out", out)
     planned = made(*command, "--dry-run").out
-    assert "17 runs, 0.0 minutes of steps to go" in planned
+    assert "21 runs, 0.0 minutes of steps to go" in planned
     assert list((out / "runs").iterdir()) == []
     made(*command)
     found = json.loads((out / "results.json").read_text())
     steps = {row["arm"]: row["steps"] for row in found["rows"]}
-    assert (steps["uniform"], steps["reducible_loss"], steps["charged"]) == (10, 10, 4)
+    assert steps == {
+        **dict.fromkeys(("uniform", "cleaned", "infobatch", "reducible_loss"), 10),
+        "charged": 4,
+    }
     assert found["reference_machines"] == {"tiny": machine}
     reason = "deduplicated: the train split has no exact duplicates"
     assert f"tiny-0.1s: without {reason}" in found["left_out"]
@@ -210,7 +220,7 @@ def test_a_comparison_runs_resumes_and_says_what_it_left_out(
     made(*command)
     assert json.loads((out / "results.json").read_text())["rows"] == found["rows"]
     assert {p: p.stat().st_mtime_ns for p in times} == times
-    assert made(*command, "--dry-run").out.count(": finished") == 17
+    assert made(*command, "--dry-run").out.count(": finished") == 21
 
     other = rhoctl(*command, "--set", "trainer.weight_decay=0.5")
     assert other.code == 2
@@ -243,7 +253,9 @@ def test_an_arm_that_has_nothing_to_do_is_left_out_with_its_reason(
     (measured / "tiny.toml").write_text(text)
     setting = Setting(measured / "tiny.toml", sets, RULES, measured)
     [case] = Comparison([setting], RULES, measured, never).cases()
-    assert [arm.name for arm in case.arms] == ["uniform", "uniform_wide", "loss", "charged"]
+    assert [arm.name for arm in case.arms] == [
+        *("uniform", "uniform_wide", "infobatch", "loss", "charged")
+    ]
     assert case.left_out["uniform_holdout"] == "the data set has no holdout"
     assert case.left_out["cleaned"] == "there is no il.table"
     assert {arm.name: arm.steps for arm in case.arms}["charged"] == 4  # 10 s, and no fit to pay

@@ -16,8 +16,8 @@ Ledger = Literal["free", "one", "many"]
 """Who pays for scoring and irreducible losses: nobody, the one device, a trainer and W scorers."""
 LEDGERS: tuple[Ledger, ...] = ("free", "one", "many")
 UNIFORM, HOLDOUT, WIDE = "uniform", "uniform_holdout", "uniform_wide"
-DISTINCT, CLEAN, CHARGED = "deduplicated", "cleaned", "charged"
-OPTIONAL = (HOLDOUT, WIDE, DISTINCT, CLEAN, CHARGED)
+DISTINCT, CLEAN, INFOBATCH, CHARGED = "deduplicated", "cleaned", "infobatch", "charged"
+OPTIONAL = (HOLDOUT, WIDE, DISTINCT, CLEAN, INFOBATCH, CHARGED)
 """Arms that a comparison may leave out."""
 
 
@@ -80,6 +80,7 @@ def arms_of(
         Arm(HOLDOUT, steps, clock.uniform_s, plain, "joined"),
         Arm(WIDE, steps, clock.wide_s, wide, wide=True),
         Arm(DISTINCT, steps, clock.uniform_s, plain, "distinct"),
+        Arm(INFOBATCH, steps, clock.uniform_s, {**plain, "selection.function": "infobatch"}),
         Arm(name, steps, clock.selection_s, {}, scores=True, il=selects_il),
         Arm(CHARGED, charged, clock.selection_s, {}, scores=True, il=selects_il),
     ]

@@ -12,6 +12,7 @@ from rhoselect.comparison.arms import (
     CLEAN,
     DISTINCT,
     HOLDOUT,
+    INFOBATCH,
     LEDGERS,
     UNIFORM,
     WIDE,
@@ -105,7 +106,7 @@ def verdict(case: Case, finals: Mapping[str, list[float]], charged_runs: int) ->
         slower = f"in {times:.2f} times the seconds, " if times > 1 else ""
         ledger = f"{slower}with {scorers} scorers, whose devices the baseline has, too,"
         parts.append(_said(ledger, name, (*baselines, WIDE), finals))
-    if rivals := [rival for rival in (CLEAN, DISTINCT) if rival in finals]:
+    if rivals := [rival for rival in (CLEAN, DISTINCT, INFOBATCH) if rival in finals]:
         parts.append(_said("among the cheap rivals", name, rivals, finals))
     seeds = len(finals[name])
     few = "" if seeds >= ENOUGH_SEEDS else f" (only {seeds} seeds: a sign, not a finding)"

@@ -44,8 +44,11 @@ class Setting:
         self.name, self._file, self._sets = file.stem, file, tuple(sets)
         self.config = configuration.load(file, sets)
         function, where = get_function(self.config.selection.function), f"{file}: selection"
-        if self.config.selection.function == "uniform":
-            raise ConfigError(f"{where}.function: got uniform, allowed one to compare with it")
+        if (name := self.config.selection.function) in ("uniform", "infobatch"):
+            raise ConfigError(
+                f"{where}.function: got {name}, which is an arm already; allowed one to compare"
+                " with it"
+            )
         if function.needs.reference or function.needs.core_set:
             raise ConfigError(
                 f"{where}.function: got {self.config.selection.function}, which needs il.weights or"
