@@ -78,6 +78,7 @@ SETTINGS = [
             ("a window", r"selection\.n_B: got 64, allowed 8 with .*'infobatch'"),
             ("a lag", r"selection\.lag: got 1, allowed 0 with", *WHOLE, "selection.lag=1"),
             ("audits", r"selection\.audit_every: got 5,", *WHOLE, "selection.audit_every=5"),
+            ("both", r"n_B: got 64, allowed 8; selection\.lag: got 1,", "selection.lag=1"),
             ("a shortlist", r"selection\.shortlist: got 2,", *WHOLE, "selection.shortlist=2"),
         )
     ),

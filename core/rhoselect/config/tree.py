@@ -86,13 +86,16 @@ class Config(Section):
         selection = self.selection
         if selection.function != "infobatch":
             return self
-        for key, allowed in (("n_B", selection.n_b), ("lag", 0), ("audit_every", 0)):
-            if (got := getattr(selection, key)) != allowed:
-                raise ValueError(
-                    f"selection.{key}: got {got}, allowed {allowed} with selection.function ="
-                    " 'infobatch', which scores nothing and goes through whole epochs in batches of"
-                    f" selection.n_b = {selection.n_b}; change the key"
-                )
+        wrong = [
+            f"selection.{key}: got {got}, allowed {allowed}"
+            for key, allowed in (("n_B", selection.n_b), ("lag", 0), ("audit_every", 0))
+            if (got := getattr(selection, key)) != allowed
+        ]
+        if wrong:
+            raise ValueError(
+                f"{'; '.join(wrong)} with selection.function = 'infobatch', which scores nothing"
+                f" and takes whole epochs by selection.n_b = {selection.n_b} points; change them"
+            )
         return self
 
     @property
