@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rhoselect.errors import ModelError
 from rhoselect.models import cifar_cnn, resnet18_small, small_cnn
-from rhoselect.models.build import build_model
+from rhoselect.models.build import build_model, check_output
 from rhoselect.models.residual import ResNet
 
 MLP, CNN, RESNET = (f"rhoselect.models:{name}" for name in ("mlp", "small_cnn", "resnet18_small"))
@@ -108,6 +108,34 @@ def test_a_lazy_model_is_refused_in_one_line() -> None:
     words = r"^model.factory .*:lazy: its model has 1\.weight, 1\.bias of unknown size, .*forward"
     with pytest.raises(ModelError, match=words):
         build_model(f"{__name__}:lazy", {}, (1, 16, 16), 10, seed=0)
+
+
+IMAGE_MODELS = ("small_cnn", "cifar_cnn", "vgg11_bn", "resnet18_small", "resnet34", "vision")
+
+
+@pytest.mark.parametrize("name", IMAGE_MODELS)
+def test_image_models_say_which_shapes_they_take(name: str) -> None:
+    args = {"name": "resnet18"} if name == "vision" else {}
+    words = rf":{name}: got inputs of shape \[4\], allowed images \[C, H, W\].*:mlp takes inputs"
+    with pytest.raises(ModelError, match=words):
+        build_model(f"rhoselect.models:{name}", args, (4,), 10, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("factory", "side_px", "allowed"),
+    [(CNN, 15, "16 px or more"), ("rhoselect.models:vgg11_bn", 64, "32 to 63 px")],
+)
+def test_images_of_a_size_that_a_model_does_not_take(
+    factory: str, side_px: int, allowed: str
+) -> None:
+    with pytest.raises(ModelError, match=rf"\[C, H, W\] of {allowed};"):
+        build_model(factory, {}, (3, side_px, 32), 10, seed=0)
+
+
+def test_a_model_of_another_precision_is_named() -> None:
+    words = r"has weight of type float64, allowed float32 .*, and fails on .* \[2, 4\]"
+    with pytest.raises(ModelError, match=words):
+        check_output("m:f", nn.Linear(4, 3).double(), torch.zeros(2, 4), 3)
 
 
 def test_building_a_model_leaves_the_global_random_numbers_alone() -> None:

@@ -44,6 +44,6 @@ def naming_default(model: str | None) -> Iterator[None]:
         if model is not None:
             raise
         raise ModelError(
-            f"{error}; this is the default network, which is for images from 16 px: give --model,"
-            " as rhoselect.models:mlp for numbers or rhoselect.models:text_transformer for texts"
+            f"{error}; this is the default network, which is for images: give --model, as"
+            " rhoselect.models:mlp for numbers or rhoselect.models:text_transformer for texts"
         ) from None

@@ -111,7 +111,7 @@ def check_output(factory: str, model: nn.Module, inputs: Tensor, classes: int) -
             logits = model(inputs[:2])
     except Exception as error:
         raise ModelError(
-            f"model.factory {factory}: its model fails on inputs of shape"
+            f"model.factory {factory}: its model{_other_floats(model)} fails on inputs of shape"
             f" {list(inputs[:2].shape)}: {one_line(error)}"
         ) from None
     finally:
@@ -127,3 +127,17 @@ def check_output(factory: str, model: nn.Module, inputs: Tensor, classes: int) -
             f"model.factory {factory}: for 2 points its model returns {got}, allowed float logits"
             f" [2, {classes}]; return one row of class scores a point"
         )
+
+
+def _other_floats(model: nn.Module) -> str:
+    """What to say of a model that fails and has parameters of another precision than its inputs."""
+    others = [
+        (name, parameter.dtype)
+        for name, parameter in model.named_parameters()
+        if parameter.is_floating_point() and parameter.dtype != torch.float32
+    ]
+    if not others:
+        return ""
+    name, dtype = others[0]
+    kind = str(dtype).removeprefix("torch.")
+    return f" has {name} of type {kind}, allowed float32 (return model.float()), and"

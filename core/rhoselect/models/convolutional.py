@@ -2,6 +2,8 @@
 
 from torch import nn
 
+from rhoselect.models.shapes import image_shape
+
 
 def small_cnn(
     *, input_shape: tuple[int, ...], classes: int, width: int = 16, dropout: float = 0.0
@@ -11,7 +13,7 @@ def small_cnn(
     ``width`` is the number of channels of the first convolution; the second has twice as many.
     ``dropout`` of channels after a convolution, of units after a hidden layer.
     """
-    channels, height, width_px = input_shape
+    channels, height, width_px = image_shape(input_shape, 16)
     pixels = _after_pool(height) * _after_pool(width_px)
     return nn.Sequential(
         nn.Conv2d(channels, width, 5),
@@ -46,7 +48,7 @@ def cifar_cnn(
     It is the one of the published ratios (Section 4.2): 20.8 times fewer parameters and 29.4 times
     fewer FLOPs than ResNet-18 at 3x32x32. ``dropout`` as in ``small_cnn``.
     """
-    channels, height, width_px = input_shape
+    channels, height, width_px = image_shape(input_shape, 22)
     layers: list[nn.Module] = []
     for out in (width, 2 * width, 4 * width):
         layers += [nn.Conv2d(channels, out, 3), *drop_channels(dropout), nn.MaxPool2d(2), nn.ReLU()]
@@ -75,7 +77,7 @@ def vgg11_bn(
     ``hidden_layers`` of 512 units come before the logits: two in the paper's reference, which drops
     half their inputs; none in the variant often called VGG11 for CIFAR. ``dropout`` of those units.
     """
-    channels = input_shape[0]
+    channels, _, _ = image_shape(input_shape, 32, 63)
     layers: list[nn.Module] = []
     for block in VGG11:
         for out in block:

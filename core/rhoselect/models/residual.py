@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rhoselect.models.shapes import image_shape
+
 
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions with BatchNorm and a shortcut (He et al. 2016)."""
@@ -93,18 +95,18 @@ def resnet18_small(
     *, input_shape: tuple[int, ...], classes: int, width: int = 64, dropout: float = 0.0
 ) -> nn.Module:
     """The paper's ResNet-18 for small images (Appendix B); ``width``: channels of stage 1."""
-    return ResNet(BasicBlock, (2, 2, 2, 2), input_shape[0], classes, width, dropout)
+    return ResNet(BasicBlock, (2, 2, 2, 2), image_shape(input_shape)[0], classes, width, dropout)
 
 
 def resnet34(
     *, input_shape: tuple[int, ...], classes: int, width: int = 64, dropout: float = 0.0
 ) -> nn.Module:
     """ResNet-34 for small images; arguments as in ``resnet18_small``."""
-    return ResNet(BasicBlock, (3, 4, 6, 3), input_shape[0], classes, width, dropout)
+    return ResNet(BasicBlock, (3, 4, 6, 3), image_shape(input_shape)[0], classes, width, dropout)
 
 
 def resnet50(
     *, input_shape: tuple[int, ...], classes: int, width: int = 64, dropout: float = 0.0
 ) -> nn.Module:
     """ResNet-50 for small images; arguments as in ``resnet18_small``."""
-    return ResNet(Bottleneck, (3, 4, 6, 3), input_shape[0], classes, width, dropout)
+    return ResNet(Bottleneck, (3, 4, 6, 3), image_shape(input_shape)[0], classes, width, dropout)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from rhoselect.errors import ModelError
 from rhoselect.models.extras import library
+from rhoselect.models.shapes import check_tokens
 
 
 class Block(nn.Module):
@@ -92,7 +93,7 @@ def text_transformer(
 
     Ids run from 0, padding, to ``vocabulary`` - 1; ``width`` D is a multiple of ``heads``.
     """
-    _check_tokens("text_transformer", input_shape)
+    check_tokens(input_shape)
     if width % heads:
         raise ValueError(f"width: got {width}, allowed a multiple of heads = {heads}")
     return TextTransformer(input_shape[0], classes, vocabulary, width, heads, layers, dropout)
@@ -122,7 +123,7 @@ def albert(
     Token ids [C, T] int64, 0 = padding. Weights have the library's names, so that a state dict of
     its AlbertForSequenceClassification can be loaded (``model.weights``).
     """
-    _check_tokens("albert", input_shape)
+    check_tokens(input_shape)
     transformers = library("transformers", "text")
 
     class Albert(transformers.AlbertForSequenceClassification):  # type: ignore[misc, name-defined]
@@ -145,8 +146,3 @@ def albert(
         **dict.fromkeys(ALBERT_DROPOUTS, dropout),
     )
     return Albert(config)
-
-
-def _check_tokens(name: str, input_shape: tuple[int, ...]) -> None:
-    if len(input_shape) != 1:
-        raise ValueError(f"{name}: got inputs of shape {list(input_shape)}, allowed [T] token ids")

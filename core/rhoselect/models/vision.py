@@ -8,6 +8,7 @@ from torch import nn
 
 from rhoselect.errors import ModelError
 from rhoselect.models.extras import library as import_library
+from rhoselect.models.shapes import image_shape
 
 
 def vision(
@@ -26,7 +27,7 @@ def vision(
     is fitted. Auxiliary classifiers are left out. ``dropout``: of the model's own layers where the
     library has them, so that 0 also overrides its default. Raises ModelError.
     """
-    channels = input_shape[0]
+    channels, _, _ = image_shape(input_shape)
     if library == "timm":
         timm = import_library("timm", "vision")
         model: nn.Module = timm.create_model(
