@@ -68,7 +68,7 @@ TABLES = [
     ),
     csv("class of test alone", both(GOOD, "text,label\nx,a\n"), r"got label 'a', which train does"),
     csv("Latin-1", both("text,label\n\xe9,1\n".encode("latin-1")), r"iconv -f LATIN1 -t UTF-8"),
-    csv("ragged", both("text,label\na,b,1\n"), r"cannot be read as a table: .*Expected 2 columns"),
+    csv("ragged", both("text,label\na,b,1\n"), r"train\.csv: row 0: got 3 values, allowed 2, "),
     csv(
         "words among features",
         both("a,b,kind\n1,n/a,rose\n2,3,lily\n", "a,b,kind\n1,2,rose\n"),

@@ -393,11 +393,15 @@ def test_cola_and_sst_2(tmp_path: Path) -> None:
     ("kind", "files", "pattern"),
     [
         ("cola", {"train.tsv": COLA["train.tsv"]}, "has no dev.tsv or in_domain_dev.tsv"),
-        ("cola", COLA | {"dev.tsv": "index\tsentence\n0\tA b\n"}, "row 1: got 2 columns"),
-        ("cola", COLA | {"dev.tsv": "a\t2\t\tA b\n"}, r"row 1: .*the label \(0 or 1\) in column 2"),
+        ("cola", COLA | {"dev.tsv": "index\tsentence\n0\tA b\n"}, "line 1: got 2 columns"),
+        (
+            "cola",
+            COLA | {"dev.tsv": "a\t2\t\tA b\n"},
+            r"line 1: .*the label \(0 or 1\) in column 2",
+        ),
         ("cola", COLA | {"dev.tsv": "\n"}, "got no lines"),
         ("sst-2", SST2 | {"dev.tsv": "ok\t1\n"}, "allowed the header sentence, label"),
-        ("sst-2", SST2 | {"dev.tsv": "sentence\tlabel\nok\tgood\n"}, "row 2: got 2 columns"),
+        ("sst-2", SST2 | {"dev.tsv": "sentence\tlabel\n\nok\tgood\n"}, "line 3: got 2 columns"),
     ],
 )
 def test_bad_glue_is_refused(

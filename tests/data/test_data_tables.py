@@ -16,9 +16,11 @@ import pytest
 from data_helpers import CPU, entries, refused
 from PIL import Image
 
+from rhoselect.config import parse
 from rhoselect.data import ArrowDataset
 from rhoselect.errors import DataError
 from rhoselect.importers import import_dataset
+from rhoselect.inputs import open_inputs
 from rhoselect.sources.leftovers import Seen
 from rhoselect.sources.source import Options
 from rhoselect.sources.text import tokenize
@@ -186,6 +188,32 @@ def test_a_class_that_train_does_not_have_is_refused(tmp_path: Path) -> None:
         import_dataset("csv", folder(tmp_path / "src", files), tmp_path / "set")
 
 
+def test_classes_that_differ_in_case_or_spaces_are_noted(tmp_path: Path) -> None:
+    rows = "text,label\nx,Cat\ny, cat \nz,dog\nz,a  b\nz,A b\n"
+    source = folder(tmp_path / "src", {"train.csv": rows, "test.csv": rows})
+    dataset = import_dataset("csv", source, tmp_path / "set")
+    assert dataset.class_names == ("A b", "Cat", "a  b", "cat", "dog")
+    [note] = dataset.manifest.notes
+    assert "kept apart: 'A b' and 'a b', 'Cat' and 'cat'; if they are the same, spell" in note
+
+
+def test_one_class_is_noted_and_refused_by_a_run(tmp_path: Path) -> None:
+    files = {"train.csv": "text,label\nx,cat\ny,cat\n", "test.csv": "text,label\nz,cat\n"}
+    dataset = import_dataset("csv", folder(tmp_path / "src", files), tmp_path / "set")
+    assert dataset.manifest.notes == (
+        "all labels are of one class, from which nothing can be learnt: runs refuse it",
+    )
+    with refused("data: got labels of 1 class, allowed two or more", DataError):
+        open_inputs(parse({"data": {"path": str(tmp_path / "set")}}))
+
+
+def test_a_number_in_a_list_that_float32_does_not_hold(tmp_path: Path) -> None:
+    table = pa.table({"inputs": [[0.5], [-1e39]], "label": [0, 1]})
+    source = parquet(tmp_path / "src", {"train.parquet": table, "test.parquet": table})
+    with refused(r"train.parquet: row 1: got -1e\+39, allowed numbers up to 3\.4e38", DataError):
+        import_dataset("parquet", source, tmp_path / "set")
+
+
 def test_a_text_for_a_label_is_refused(tmp_path: Path) -> None:
     rows = "".join(f"text {number},{number % 2}\n" for number in range(30))
     source = folder(tmp_path / "src", {"train.csv": "text,label\n" + rows})
@@ -333,6 +361,21 @@ MISFITS: dict[str, tuple[str, Any, str]] = {
     "twice": (FLOWERS, ("id", "id", "kind"), "columns: got id, id, kind, allowed each name once"),
     "words": (FLOWERS, ("sepal", "kind", "id"), "row 0: got 'setosa' in 'kind', .*allowed numbers"),
     "one word": (FLOWERS.replace("2.5", "n/a"), TWO, "train.csv: row 1: got 'n/a' in 'petal'"),
+    "too large": (
+        FLOWERS.replace("2.5", "1e39"),
+        TWO,
+        r"train.csv: row 1, 'petal': got 1e\+39, allowed numbers up to 3\.4e38, the greatest",
+    ),
+    "not a number": (
+        FLOWERS.replace("2.5", "nan"),
+        TWO,
+        r"row 1, 'petal': got nan, allowed finite",
+    ),
+    "ragged": (
+        FLOWERS.replace("2.5", "2.5,7"),
+        TWO,
+        r"train.csv: row 1: got 5 values, allowed 4, one a name of the first line: '",
+    ),
     "no value": (FLOWERS.replace("2.5", ""), TWO, r"row 1: got missing values in 'petal' \(1"),
     "label alone": ("label\n1\n", ("label",), "got column 'label' alone, allowed inputs beside it"),
 }
@@ -387,14 +430,14 @@ def test_a_long_text_and_types_that_change_late(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "pattern"),
     [
-        ("text,label\nx,1\ny,0,2\n", "cannot be read as a table: .*Expected 2 columns, got 3"),
+        ("text,label\nx,1\ny,0,2\n", "row 1: got 3 values, allowed 2, one a name"),
         ("text,label\n\xe9,1\n".encode("latin-1"), "iconv -f LATIN1 -t UTF-8"),
         (GOOD.encode("utf-16"), "line 1: got a NUL byte, .* iconv -f UTF-16 -t UTF-8"),
         (GOOD + "a\0pple,1\n", "train.csv: line 4: got a NUL byte"),
         ("", "train.csv: cannot be read as a table: Empty"),
         ("text,label\n", "got splits test, but 'train' is missing"),
         ("text,text,label\nx,y,1\n", "got column 'text' twice, allowed once"),
-        ('text,label\n"x,1\ny,0\n', "cannot be read as a table|missing values"),
+        ('text,label\n"x,1\ny,0\n', "row 0: got 1 value, allowed 2"),
         ("x,1\ny,0\n", "got columns x, 1, none of them inputs and label by name"),
     ],
 )  # fmt: skip

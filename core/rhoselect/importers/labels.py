@@ -59,9 +59,25 @@ def occurring_names(parts: Mapping[str, Columns], names: Sequence[str] | None) -
     return [known.get(value, str(value)) for value in values]
 
 
+def alike_notes(names: Sequence[str] | None) -> list[str]:
+    """A note on classes whose names differ in upper case or white space alone, if there are any."""
+    spellings: dict[str, list[str]] = {}
+    for name in names or ():
+        spellings.setdefault(" ".join(name.split()).casefold(), []).append(repr(name))
+    alike = [" and ".join(several) for several in spellings.values() if len(several) > 1]
+    if not alike:
+        return []
+    return [
+        "classes that differ in upper case or spaces alone are kept apart:"
+        f" {listed(alike)}; if they are the same, spell them alike in the source, import it again"
+    ]
+
+
 def gap_notes(train: Labels, classes: int) -> list[str]:
     """A note on classes that no label [R] of train is of, if there are any."""
     there = np.unique(train)
+    if classes == 1:
+        return ["all labels are of one class, from which nothing can be learnt: runs refuse it"]
     if len(there) == classes:
         return []
     return [

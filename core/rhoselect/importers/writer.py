@@ -31,7 +31,13 @@ from rhoselect.importers.columns import (
     images,
     input_shape,
 )
-from rhoselect.importers.labels import class_count, gap_notes, occurring_names, without_gaps
+from rhoselect.importers.labels import (
+    alike_notes,
+    class_count,
+    gap_notes,
+    occurring_names,
+    without_gaps,
+)
 from rhoselect.importers.mix import Mixed, apply_recipe
 from rhoselect.importers.recipe import Recipe
 from rhoselect.sources.source import Found, Splits
@@ -82,7 +88,8 @@ def write_found(
         found = replace(found, classes=None, class_names=occurring_names(read, found.class_names))
         read, mapped = without_gaps(read)
     count = class_count(read, found.classes, found.class_names)
-    notes = (*found.notes, *mapped, *gap_notes(read["train"].labels, count))
+    gaps, alike = gap_notes(read["train"].labels, count), alike_notes(found.class_names)
+    notes = (*found.notes, *mapped, *gaps, *alike)
     result = apply_recipe(read, count, recipe)
     parts = encoded(result.parts, encoding)
     manifest = _describe(found.kind, encoding, parts, count)

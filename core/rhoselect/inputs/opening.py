@@ -43,7 +43,14 @@ def open_inputs(config: Config) -> RunInputs:
 
 def open_dataset(config: Config) -> Dataset:
     """The data set of ``config``, for its model. Raises DataError, ConfigError or WaitError."""
-    return open_data(config.data, vocabulary_of(config.model))
+    dataset = open_data(config.data, vocabulary_of(config.model))
+    if dataset.classes < 2:
+        raise DataError(
+            f"data: got labels of {dataset.classes} class, allowed two or more, as nothing can be"
+            " learnt from one; import it again with the right label (of a table with --columns"
+            " INPUTS,LABEL) or with points of other classes"
+        )
+    return dataset
 
 
 def _open_table(config: Config, dataset: Dataset) -> IlTable:

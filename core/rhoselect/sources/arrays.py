@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -112,9 +112,35 @@ def shaped(where: str, inputs: Array, kind: Kind, shape: Sequence[int] | None = 
     """Images as [N, C, H, W]; numbers as the type kept on disk. Others pass, to be refused."""
     if kind == "image":
         return channels_first(where, inputs, shape)
-    target = np.int64 if kind == "tokens" else np.float32
-    with np.errstate(over="ignore"):  # becomes infinite, which the writer refuses by row
-        return inputs.astype(target, copy=False) if kind_of(inputs) == kind else inputs
+    if kind_of(inputs) != kind:
+        return inputs
+    if kind == "tokens":
+        return inputs.astype(np.int64, copy=False)
+    return as_float32(inputs, lambda row: f"{where}: row {row}")
+
+
+def as_float32(inputs: Array, place: Callable[[int], str]) -> Array:
+    """Floats [R, ...] as they are stored. ``place`` names a row. Raises DataError for what is not
+    finite then."""
+    with np.errstate(over="ignore"):  # becomes infinite
+        stored = inputs.astype(np.float32, copy=False)
+    finite = np.isfinite(stored).reshape(len(stored), -1)
+    if not finite.all():
+        row = int(np.argmin(finite.all(axis=1)))
+        raise not_stored(place(row), float(inputs[row].reshape(-1)[np.argmin(finite[row])]))
+    return stored
+
+
+def not_stored(where: str, value: float) -> DataError:
+    """The error for a number that is not finite, or not as float32."""
+    if math.isfinite(value):
+        return DataError(
+            f"{where}: got {value:g}, allowed numbers up to 3.4e38, the greatest of float32, in"
+            " which numbers are stored; divide them by a constant"
+        )
+    return DataError(
+        f"{where}: got {value:g}, allowed finite numbers; fill it or leave the row out"
+    )
 
 
 def channels_first(where: str, images: Array, shape: Sequence[int] | None = None) -> Array:

@@ -47,6 +47,12 @@ def _read(path: Path, options: Options, ending: str, quotes: bool) -> Found:
 
 def _table(path: Path, delimiters: str, quotes: bool) -> pa.Table:
     """All columns as words. Raises DataError."""
+    broken: list[pacsv.InvalidRow] = []
+
+    def note(row: pacsv.InvalidRow) -> str:
+        broken.append(row)
+        return "error"
+
     try:
         content = gunzip(path) if path.suffix == ".gz" else path.read_bytes()
         _check_bytes(path, content)
@@ -55,13 +61,18 @@ def _table(path: Path, delimiters: str, quotes: bool) -> pa.Table:
             pa.BufferReader(content),
             pacsv.ReadOptions(use_threads=False, block_size=_block_bytes(content)),
             pacsv.ParseOptions(
-                delimiter=delimiter, quote_char='"' if quotes else False, newlines_in_values=quotes
+                delimiter=delimiter,
+                quote_char='"' if quotes else False,
+                newlines_in_values=quotes,
+                invalid_row_handler=note,
             ),
             pacsv.ConvertOptions(column_types=dict.fromkeys(names, pa.large_string())),
         )
     except DataError:
         raise
     except (OSError, EOFError, zlib.error, ValueError, csv.Error, pa.ArrowException) as error:
+        if broken:
+            raise _ragged(path, broken[0]) from None
         text = shortened(str(error))
         no_text = isinstance(error, UnicodeDecodeError) or "UTF8" in text
         advice = "; make it UTF-8, as with iconv -f LATIN1 -t UTF-8" if no_text else ""
@@ -73,6 +84,16 @@ def _table(path: Path, delimiters: str, quotes: bool) -> pa.Table:
             " the columns"
         )
     return table.rename_columns(names)
+
+
+def _ragged(path: Path, row: pacsv.InvalidRow) -> DataError:
+    """The error for a row of too many or too few values."""
+    values = f"{row.actual_columns} value{'s' if row.actual_columns != 1 else ''}"
+    return DataError(
+        f"source {path}: row {row.number - 2}: got {values}, allowed {row.expected_columns}, one a"
+        f" name of the first line: {shortened(row.text, 80)!r}; put a value that has a delimiter in"
+        " it in quotes (in CSV), and close each quote"
+    )
 
 
 def _check_bytes(path: Path, content: bytes) -> None:

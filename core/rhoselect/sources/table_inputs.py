@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from rhoselect.data.manifest import Array
 from rhoselect.errors import DataError, shortened
-from rhoselect.sources.arrays import reshaped
+from rhoselect.sources.arrays import as_float32, not_stored, reshaped
 from rhoselect.sources.leftovers import Seen
 from rhoselect.sources.source import Options, image_inputs
 from rhoselect.sources.table_rows import Rows, check_complete
@@ -55,8 +55,10 @@ def inputs_of(where: str, rows: Rows, names: Sequence[str], options: Options, se
         values = pc.list_flatten(column)
         if values.null_count:
             raise DataError(f"{where}: got missing values in {names[0]!r}, allowed none")
-        lengths = pc.list_value_length(column)
-        return _even(where, values.to_numpy(), lengths, options.shape)
+        inputs = _even(where, values.to_numpy(), pc.list_value_length(column), options.shape)
+        if inputs.dtype.kind != "f":
+            return inputs
+        return as_float32(inputs, lambda row: f"{where}: {rows.place(row)}")
     raise DataError(f"{where}: got inputs of type {kind} in {names[0]!r}, allowed {ALLOWED}")
 
 
@@ -98,6 +100,9 @@ def _features(where: str, rows: Rows, names: Sequence[str], shape: Sequence[int]
                     " 255 with --shape C,H,W"
                 )
         result[:, place] = column.cast(pa.from_numpy_dtype(kind), safe=False).to_numpy()
+        if not (finite := np.isfinite(result[:, place])).all():
+            row = int(np.argmin(finite))
+            raise not_stored(f"{where}: {rows.place(row)}, {name!r}", float(column[row].as_py()))
     return result if shape is None else reshaped(where, result, shape)
 
 

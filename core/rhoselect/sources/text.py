@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -67,8 +67,8 @@ def read_cola(folder: Path, options: Options) -> Found:
     splits, seen = {}, Seen()
     for split, names in COLA_FILES.items():
         path, rows = _rows(folder, names)
-        labels = _labels(path, rows, 1, COLA_COLUMNS)
-        splits[split] = tokenize([row[3] for row in rows], options, seen), labels
+        labels = _labels(path, rows, COLA_COLUMNS)
+        splits[split] = tokenize([row[3] for row in rows.values()], options, seen), labels
     return _found(splits, options, seen)
 
 
@@ -77,13 +77,13 @@ def read_sst2(folder: Path, options: Options) -> Found:
     splits, seen = {}, Seen()
     for split, names in SST2_FILES.items():
         path, rows = _rows(folder, names)
-        if rows[0] != ["sentence", "label"]:
+        if (header := rows.pop(min(rows))) != ["sentence", "label"]:
             raise DataError(
-                f"{path}: got first line {rows[0]}, allowed the header sentence, label of GLUE's"
+                f"{path}: got first line {header}, allowed the header sentence, label of GLUE's"
                 " SST-2"
             )
-        labels = _labels(path, rows[1:], 2, 2)
-        splits[split] = tokenize([row[0] for row in rows[1:]], options, seen), labels
+        labels = _labels(path, rows, 2)
+        splits[split] = tokenize([row[0] for row in rows.values()], options, seen), labels
     return _found(splits, options, seen)
 
 
@@ -92,8 +92,9 @@ def _found(splits: Splits, options: Options, seen: Seen) -> Found:
     return Found("tokens", splits, 2, options.vocabulary, words=words)
 
 
-def _rows(folder: Path, names: Sequence[str]) -> tuple[Path, list[list[str]]]:
-    """The first of the files that is there, and its lines' columns. Quotes have no meaning."""
+def _rows(folder: Path, names: Sequence[str]) -> tuple[Path, dict[int, list[str]]]:
+    """The first of the files that is there, and the columns of its lines by their number, from 1
+    on, without empty ones. Quotes have no meaning."""
     for name in names:
         path = folder / name
         if path.is_file():
@@ -104,18 +105,18 @@ def _rows(folder: Path, names: Sequence[str]) -> tuple[Path, list[list[str]]]:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read as text in UTF-8: {error}") from None
-    rows = [line.rstrip("\r").split("\t") for line in lines if line.strip()]
+    rows = {n: line.rstrip("\r").split("\t") for n, line in enumerate(lines, 1) if line.strip()}
     if not rows:
         raise DataError(f"{path}: got no lines, allowed tab-separated columns")
     return path, rows
 
 
-def _labels(path: Path, rows: Sequence[Sequence[str]], first_line: int, columns: int) -> Array:
+def _labels(path: Path, rows: Mapping[int, Sequence[str]], columns: int) -> Array:
     """Labels [R] of tab-separated rows, from the second column."""
-    for number, row in enumerate(rows, first_line):
+    for number, row in rows.items():
         if len(row) != columns or row[1].strip() not in ("0", "1"):
             raise DataError(
-                f"{path}: row {number}: got {len(row)} columns {[part[:20] for part in row]},"
+                f"{path}: line {number}: got {len(row)} columns {[part[:20] for part in row]},"
                 f" allowed {columns}, the label (0 or 1) in column 2"
             )
-    return np.array([int(row[1]) for row in rows], np.int64)
+    return np.array([int(row[1]) for row in rows.values()], np.int64)
