@@ -30,12 +30,14 @@ def hashes(summary: dict[str, object]) -> tuple[object, object]:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(
+    ("model", "bn"), [("mlp", "running"), ("resnet", "running"), ("resnet", "batch")]
+)
 def test_lag_0_is_algorithm_1(
-    device: torch.device, config: Path, train: Train, model: str, precision: str
+    device: torch.device, config: Path, train: Train, model: str, bn: str, precision: str
 ) -> None:
     """The oracle trains on the same device in plain torch."""
-    sets = [*MODELS[model], SHORT, f"scorer.precision={precision}"]
+    sets = [*MODELS[model], SHORT, f"scorer.precision={precision}", f"selection.bn={bn}"]
     found = train("run", 0, *sets)
     inputs = open_inputs(load(config, sets))
     settings, points, plan = inputs.config, inputs.train, inputs.plan
@@ -58,6 +60,7 @@ def test_lag_0_is_algorithm_1(
             chunk=settings.selection.chunk,
             lr=settings.trainer.lr,
             autocast={"fp32": None, "bf16": torch.bfloat16}[precision],
+            batch_statistics=bn == "batch",
         )
     expected = selected_sha256(each.numpy() for each in selected), weights_sha256(twin)
     assert hashes(found) == expected
