@@ -31,17 +31,29 @@ class Shown(Protocol):
 Show = Callable[[Shown], None]
 
 
+class _Look:
+    """The status of a run that was shown, once it has taken a step since: before, it starts."""
+
+    def __init__(self) -> None:
+        self._run: Shown | None = None
+        self._first = 0
+
+    def show(self, run: Shown) -> None:
+        self._run, self._first = run, run.latest.step
+
+    def __call__(self) -> Status | None:
+        now = None if self._run is None else self._run.latest
+        return now if now is not None and now.step > self._first else None
+
+
 @contextmanager
-def display(console: Console, name: str, steps: int) -> Iterator[Show]:
-    """Show a run of ``steps`` steps within the block; call the yielded function with the run."""
-    runs: list[Shown] = []
-
-    def latest() -> Status:
-        return runs[-1].latest if runs else Status(0)
-
+def display(console: Console, name: str, steps: int, before: str) -> Iterator[Show]:
+    """Show a run of ``steps`` steps within the block; call the yielded function with the run.
+    ``before`` says what goes on until its first step."""
+    look = _Look()
     if not console.is_terminal:
-        with _plain_lines(console, name, steps, latest):
-            yield runs.append
+        with _plain_lines(console, name, steps, before, look):
+            yield look.show
         return
     progress = Progress(
         TextColumn(f"[bold]{name}"),
@@ -51,15 +63,15 @@ def display(console: Console, name: str, steps: int) -> Iterator[Show]:
         TimeRemainingColumn(),
         console=console,
     )
-    task = progress.add_task(name, total=steps, facts="starting")
+    task = progress.add_task(name, total=steps, facts=before)
 
     def render() -> Progress:
-        now = latest()
-        progress.update(task, completed=now.step, facts=facts(now) if now.step else "starting")
+        if now := look():
+            progress.update(task, completed=now.step, facts=facts(now))
         return progress
 
     with Live(console=console, get_renderable=render, refresh_per_second=REFRESH_HZ):
-        yield runs.append
+        yield look.show
 
 
 def facts(status: Status) -> str:
@@ -78,16 +90,16 @@ def _known(value: float, pattern: str) -> str:
 
 @contextmanager
 def _plain_lines(
-    console: Console, name: str, steps: int, status: Callable[[], Status]
+    console: Console, name: str, steps: int, before: str, look: _Look
 ) -> Iterator[None]:
     stop = threading.Event()
 
     def print_lines() -> None:
         started = time.monotonic()
         while not stop.wait(PLAIN_EVERY_S):
-            now = status()
             elapsed_s = time.monotonic() - started
-            line = f"{name}: step {now.step}/{steps}  {facts(now)}  {elapsed_s:.0f} s"
+            said = f"step {now.step}/{steps}  {facts(now)}" if (now := look()) else before
+            line = f"{name}: {said}  {elapsed_s:.0f} s"
             console.print(line, soft_wrap=True, highlight=False, markup=False)
 
     printer = threading.Thread(target=print_lines, daemon=True)

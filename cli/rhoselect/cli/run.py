@@ -59,10 +59,15 @@ def execute(
     with (
         announced(config.metrics, folder.path),
         stopping(print_line) as stopped_by_signal,
-        display(console, title, config.trainer.steps) as show,
+        display(console, title, config.trainer.steps, _starting(workers)) as show,
     ):
         if workers == 0:
             return run_serial(inputs, folder, watch)
         from rhoselect.runtime.ray.cluster import run_cluster
 
         return run_cluster(inputs, folder, workers, watch)
+
+
+def _starting(workers: int) -> str:
+    """What a run does before its first step."""
+    return f"starting {workers} scorer{'s' if workers > 1 else ''}" if workers else "starting"

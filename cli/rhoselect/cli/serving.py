@@ -66,7 +66,7 @@ def serve_run(path: Path, config: Path | None, workers: int, sets: list[str], re
     with (
         driving(path),
         announced(settings.metrics, path),
-        display(console, path.name, settings.trainer.steps) as show,
+        display(console, path.name, settings.trainer.steps, "waiting for your loop") as show,
         serving(inputs, path, workers, security, show) as served,
     ):
         go_on_with(path, settings)
