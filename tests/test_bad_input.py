@@ -682,6 +682,10 @@ def test_a_training_loss_that_is_not_finite(
     )
     resumed = rhoctl("train", "--resume", "--run-dir", path)
     diverged(path, resumed, f"training loss at step 7: .*last good checkpoint: {name}; lower")
+    assert "start anew in another run folder" in resumed.err
+    again = rhoctl("train", tiny_config, "--run-dir", path)
+    refused(again, r"exists; allowed a new one; choose another --run-dir, or .*continue it with: ")
+    assert ("delete this one, which has no checkpoint" in again.err) == (good is None)
 
 
 @pytest.mark.parametrize("lag", [0, 1])

@@ -149,7 +149,8 @@ class Trainer:
             good = checkpoints.newest_before(self._folder.path, step)
             raise NonFiniteLossError(
                 f"{what} at step {step}: got {loss}, allowed a finite one; last good checkpoint:"
-                f" {good or 'none'}; lower trainer.lr or set trainer.clip_norm"
+                f" {good or 'none'}; lower trainer.lr or set trainer.clip_norm, and start anew in"
+                " another run folder: a resumed run keeps its settings"
             )
 
     def _record(self, selected: SelectedBatch, result: StepResult) -> None:

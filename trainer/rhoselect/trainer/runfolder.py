@@ -37,8 +37,8 @@ from rhoselect.errors import (
 )
 from rhoselect.files import check_readable, replacing
 from rhoselect.selector.fence import Fence, NoFence
-from rhoselect.trainer.driver import check_ended
-from rhoselect.trainer.resuming import Kind, check_kind, how_to_resume
+from rhoselect.trainer.driver import check_ended, driver_of
+from rhoselect.trainer.resuming import Kind, check_kind, how_to_resume, kind_of
 
 
 @dataclass(frozen=True)
@@ -130,9 +130,18 @@ def check_absent(path: Path) -> None:
     if path.exists():
         is_run = (path / "config.toml").exists()
         more = f", or continue it with: {how_to_resume(path)}" if is_run else ""
+        if is_run and not _is_begun(path):
+            more = f", or delete this one, which has no checkpoint{more}"
         raise RunFolderError(
             f"run folder {path}: exists; allowed a new one; choose another --run-dir{more}"
         )
+
+
+def _is_begun(path: Path) -> bool:
+    """Whether a run goes on, or has steps to go on from. A loop keeps its weights elsewhere."""
+    driver = driver_of(path)
+    ended = driver is not None and driver.lives is False
+    return not ended or kind_of(path) != "trained" or any((path / "checkpoints").glob("step-*"))
 
 
 def stored_config(path: Path, overrides: Iterable[str] = ()) -> Config:
