@@ -28,7 +28,7 @@ def page() -> str:
     """The text of docs/configuration.md."""
     parts = [HEAD]
     for section in sections():
-        title = f"\n## [{section.name}]\n\n{section.about}\n" if section.name else ""
+        title = f"\n## {section.header}\n\n{section.about}\n" if section.name else ""
         parts.append(title + TABLE + "".join(map(_row, section.keys)))
     return "".join(parts)
 

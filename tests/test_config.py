@@ -37,6 +37,7 @@ FREE_KEYS = (
     "trainer.scores",
     "selection.rescore",
 )
+TAKEN = ("params", "lr", "weight_decay")
 
 words = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
 numbers = st.floats(allow_nan=False, allow_infinity=False)
@@ -45,6 +46,18 @@ not_negative = st.floats(0, allow_infinity=False)
 paths = words.map(lambda word: f"/{word}")
 counts = st.integers(1, 2**63 - 1)
 arguments = st.dictionaries(words, st.booleans() | st.integers() | numbers | words)
+some = st.booleans() | st.integers(-(2**63), 2**63 - 1) | numbers | words
+own_arguments = st.dictionaries(words.filter(lambda word: word not in TAKEN), some | st.lists(some))
+groups = st.fixed_dictionaries(
+    {},
+    optional={
+        "pattern": words,
+        "dims": st.lists(st.integers(0, 9)),
+        "lr_factor": not_negative,
+        "weight_decay": not_negative,
+        "optimizer": st.fixed_dictionaries({"name": words, "args": own_arguments}),
+    },
+)
 resources = st.dictionaries(words, not_negative)
 precisions = st.sampled_from(["fp32", "bf16"])
 
@@ -89,6 +102,9 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "scorer.device": words,
     "trainer.steps": counts,
     "trainer.lr": positive,
+    "trainer.optimizer.name": words,
+    "trainer.optimizer.args": own_arguments,
+    "trainer.groups": st.lists(groups, max_size=3),
     "trainer.weight_decay": not_negative,
     "trainer.schedule": st.sampled_from(["constant", "linear", "cosine", "wsd"]),
     "trainer.warmup_steps": st.integers(0, 2**63 - 1),
@@ -146,7 +162,7 @@ def names(section: type[Section], prefix: str = "") -> set[str]:
     for key, field in section.model_fields.items():
         kind = field.annotation
         inner = isinstance(kind, type) and issubclass(kind, Section)
-        found |= names(kind, f"{key}.") if inner else {prefix + key}
+        found |= names(kind, f"{prefix}{key}.") if inner else {prefix + key}
     return found
 
 
@@ -220,6 +236,9 @@ CHANGES: dict[str, tuple[Any, Any]] = {
     "scorer.device": ("auto", "cpu"),
     "trainer.steps": (1000, 1001),
     "trainer.lr": (1e-3, 1.0000000000000002e-3),
+    "trainer.optimizer.name": ("AdamW", "SGD"),
+    "trainer.optimizer.args.betas": ([0.9, 0.99], [0.9, 0.999]),
+    "trainer.groups": ([{"pattern": "a"}, {}], [{}, {"pattern": "a"}]),
     "trainer.weight_decay": (0.01, 0.0),
     "trainer.schedule": ("constant", "cosine"),
     "trainer.warmup_steps": (0, 1),
@@ -310,6 +329,17 @@ REMOVED = {
 def test_what_was_removed_is_refused_with_its_successor(message: str) -> None:
     with pytest.raises(ConfigError, match=f"^{message}"):
         config({"data.path": "d"} | REMOVED[message])
+
+
+def test_errors_in_a_section_of_a_section_name_the_place() -> None:
+    said = {
+        "trainer.optimizer.nam=x": r"trainer\.optimizer\.nam: unknown key; .*: name, args$",
+        "trainer.groups=[{nam = 1}]": r"trainer\.groups\.0\.nam: unknown key; .*: pattern, dims",
+        "trainer.groups=[{}, {dims = 2}]": r"trainer\.groups\.1\.dims: got 2; .*list",
+    }
+    for override, told in said.items():
+        with pytest.raises(ConfigError, match=f"^{told}"):
+            configuration.load(None, ["data.path=d", override])
 
 
 def test_the_order_of_arguments_is_no_change() -> None:

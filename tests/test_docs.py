@@ -48,6 +48,19 @@ def test_a_dry_run_shows_the_meaning_of_each_key(tiny_config: Path, tmp_path: Pa
     assert parse(tomllib.loads(shown)) == resolve(load(tiny_config))
 
 
+def test_a_dry_run_shows_groups_of_parameters(tiny_config: Path, tmp_path: Path) -> None:
+    groups = "[{pattern = '*.bias'}, {optimizer = {name = 'SGD', args = {momentum = 0.5}}}]"
+    words = (
+        "--set",
+        f"trainer.groups={groups}",
+        "--set",
+        "trainer.optimizer.args={betas=[0.5,0.9]}",
+    )
+    shown = made("train", tiny_config, "--dry-run", "--run-dir", tmp_path / "run", *words).out
+    assert shown.count("\n[[trainer.groups]]\n") == 2
+    assert parse(tomllib.loads(shown)) == resolve(load(tiny_config, words[1::2]))
+
+
 def test_every_key_has_a_meaning_and_what_is_allowed() -> None:
     described = {f"{s.name}.{key.name}": key for s in sections() for key in s.keys}
     assert all(key.about and key.allowed for key in described.values())

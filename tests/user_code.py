@@ -22,6 +22,10 @@ def not_a_module(**_: Any) -> Any:
     return lambda inputs: inputs
 
 
+def not_an_optimizer(params: Any, lr: float) -> Any:
+    return params
+
+
 class Noisy(torch.utils.data.Dataset[tuple[Tensor, int]]):
     """Points with noise that is drawn at every read, as of a random augmentation."""
 
@@ -215,3 +219,40 @@ class OneScore(ScoreFunction):
 
     def score(self, inputs: ScoreInputs) -> Tensor:
         return inputs.forward.losses.mean()
+
+
+class Counting(torch.optim.Optimizer):
+    """Steps along the gradient at every ``every``-th call; it keeps numbers as many optimizers do:
+    in a parameter's state and in the group."""
+
+    def __init__(self, params: Any, lr: float, every: int = 2, weight_decay: float = 0.0) -> None:
+        super().__init__(
+            params, {"lr": lr, "weight_decay": weight_decay, "every": every, "calls": 0}
+        )
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            group["calls"] += 1
+            for parameter in group["params"]:
+                calls = self.state[parameter].setdefault("calls", (0, "since 0"))[0] + 1
+                self.state[parameter]["calls"] = (calls, "since 0")
+                if calls % group["every"] == 0 and group["calls"] == calls:
+                    parameter.sub_(parameter.grad, alpha=group["lr"])
+
+
+class Forgetful(Counting):
+    """Counts where no state_dict() has it."""
+
+    calls = 0
+
+    def step(self, closure: Any = None) -> None:
+        self.calls += 1
+        for group in self.param_groups:
+            group["calls"] = self.calls
+        super().step()
+
+
+class OddState(Counting):
+    def state_dict(self) -> Any:
+        return {**super().state_dict(), "random": torch.Generator()}

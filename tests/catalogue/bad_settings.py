@@ -445,6 +445,103 @@ SETTINGS = [
         "model.factory=user_code:FailingStep",
         "model.args={}",
     ),
+    *(
+        setting("optimizer", name, pattern, *settings)
+        for name, pattern, *settings in (
+            (
+                "unknown name",
+                r"trainer\.optimizer\.name: got 'Sgd', allowed .*SGD.* or 'module:class'",
+                "trainer.optimizer.name=Sgd",
+            ),
+            (
+                "of no module",
+                r"trainer\.optimizer\.name: .*'no_such_module' cannot be imported",
+                "trainer.optimizer.name=no_such_module:SGD",
+            ),
+            (
+                "no optimizer",
+                r"trainer\.optimizer user_code:not_an_optimizer: gave a list, allowed a torch",
+                "trainer.optimizer.name=user_code:not_an_optimizer",
+            ),
+            (
+                "argument it does not take",
+                r"trainer\.optimizer\.args: got betas, allowed for SGD: .*momentum",
+                "trainer.optimizer={name = 'SGD', args = {betas = [0.9, 0.99]}}",
+            ),
+            (
+                "argument it refuses",
+                r"trainer\.optimizer SGD: .*Invalid momentum.*change its args",
+                "trainer.optimizer={name = 'SGD', args = {momentum = -1.0}}",
+            ),
+            (
+                "argument with a key of its own",
+                r"trainer\.optimizer\.args: .*allowed are args but lr; set trainer\.lr",
+                "trainer.optimizer.args.lr=0.1",
+            ),
+            (
+                "argument that is a table",
+                r"trainer\.optimizer\.args\.betas: .*allowed a boolean, .* or a list of them",
+                "trainer.optimizer.args.betas.first=0.9",
+            ),
+            (
+                "that needs a closure",
+                r"trainer\.optimizer LBFGS: its step needs a closure, allowed .*AdamW",
+                "trainer.optimizer.name=LBFGS",
+            ),
+            (
+                "Muon for vectors",
+                r"trainer\.optimizer Muon: .*2D parameters.*another optimizer by trainer\.groups",
+                "trainer.optimizer.name=Muon",
+            ),
+            (
+                "decay it does not know",
+                r"trainer\.groups\.0\.optimizer Rprop: takes no weight decay, allowed weight_decay",
+                "trainer.groups=[{optimizer = {name = 'Rprop'}, weight_decay = 0.1}]",
+            ),
+        )
+    ),
+    setting(
+        "state of an optimizer",
+        "that is not stored",
+        r"trainer\.optimizer: Forgetful: takes another step after its state_dict\(\) was loaded",
+        "trainer.optimizer={name = 'user_code:Forgetful', args = {every = 1}}",
+    ),
+    setting(
+        "state of an optimizer",
+        "that a checkpoint cannot hold",
+        r"trainer\.optimizer OddState: its state_dict\(\) has at random: a Generator, allowed",
+        "trainer.optimizer={name = 'user_code:OddState'}",
+    ),
+    *(
+        setting("parameter groups", name, pattern, *settings)
+        for name, pattern, *settings in (
+            (
+                "that match nothing",
+                r"trainer\.groups\.0\.pattern: got 'head\*', which matches no parameter, allowed",
+                "trainer.groups=[{pattern = 'head*'}]",
+            ),
+            (
+                "that match no matrix",
+                r"groups\.0\.pattern: got '\*\.bias', which matches no parameter of 2 dimensions",
+                "trainer.groups=[{pattern = '*.bias', dims = [2]}]",
+            ),
+            (
+                "negative decay",
+                r"trainer\.groups\.0\.weight_decay: got -0\.1; .*greater than or equal to 0",
+                "trainer.groups=[{weight_decay = -0.1}]",
+            ),
+            (
+                "unknown key",
+                r"trainer\.groups\.0\.lr: unknown key; allowed .*lr_factor",
+                "trainer.groups=[{lr = 0.1}]",
+            ),
+            (
+                "no list",
+                r"trainer\.groups: got 'head'; .*list",
+                "trainer.groups=head",
+            ),
+        )
+    ),
     setting(
         "torch data set",
         "no data-set module",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, field_validator
 from pydantic_core import PydanticCustomError
@@ -51,3 +51,11 @@ class Section(BaseModel):
         if isinstance(value, int) and not -(2**63) <= value < 2**63:
             raise PydanticCustomError("int64", "an integer of 64 bits is allowed")
         return value
+
+
+def section_in(kind: Any) -> type[Section] | None:
+    """The section that a field of this type holds: itself, one that may be unset, or a list of
+    them."""
+    if isinstance(kind, type):
+        return kind if issubclass(kind, Section) else None
+    return next(filter(None, map(section_in, get_args(kind))), None)

@@ -12,12 +12,14 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from rhoselect.config.base import Section, section_in
 from rhoselect.config.removed import successor
 from rhoselect.config.tree import Config
 from rhoselect.errors import ConfigError, faults
 from rhoselect.files import place
 
 SHOWN = 100  # most characters of a value that an error message shows
+NOT_CALLED = "default_factory_not_called"  # of a key whose default waits for another key's mistake
 
 
 def load(path: Path | None, overrides: Iterable[str] = ()) -> Config:
@@ -56,7 +58,8 @@ def parse(tree: Mapping[str, Any]) -> Config:
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(faults(map(_fault, error.errors()))) from None
+        found = [each for each in error.errors() if each["type"] != NOT_CALLED]
+        raise ConfigError(faults(map(_fault, found))) from None
 
 
 def from_json(text: str) -> Config:
@@ -97,8 +100,9 @@ def _fault(error: ErrorDetails) -> tuple[str, str]:
     if kind == "model_type":
         return name, f"got {_shown(got)}, allowed a section, as in [{name}]"
     if "args" in place[:-1]:  # pydantic reports one error per allowed type
-        name = ".".join(str(part) for part in place[:-1])
-        return name, f"got {_shown(got)}, allowed a boolean, a finite number or a string"
+        name = ".".join(map(str, place[: place.index("args") + 2]))
+        listed = ", or a list of them" if "optimizer" in place else ""
+        return name, f"got {_shown(got)}, allowed a boolean, a finite number or a string{listed}"
     reason = error["msg"][:1].lower() + error["msg"][1:]
     return name, f"got {_shown(got)}; {reason}"
 
@@ -110,7 +114,8 @@ def _shown(value: object) -> str:
 
 
 def _siblings(loc: tuple[int | str, ...]) -> str:
-    section: Any = Config
+    section: type[Section] = Config
     for part in loc[:-1]:
-        section = section.model_fields[str(part)].annotation
+        if isinstance(part, str):  # a number is a place in a list
+            section = section_in(section.model_fields[part].annotation) or section
     return ", ".join(section.model_fields)

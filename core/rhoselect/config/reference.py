@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from rhoselect.config.base import Place, Section
+from rhoselect.config.base import Place, Section, section_in
 from rhoselect.config.tree import FREE, Config
 
 SIGNS = {"Ge": ">=", "Gt": ">", "Le": "<=", "Lt": "<"}
@@ -35,42 +35,62 @@ class Key:
 
 @dataclass(frozen=True)
 class AboutSection:
-    """A section; the one without a name holds the keys above all sections."""
+    """A section; the one without a name holds the keys above all sections. ``many``: there may be
+    any number of it, as of [[trainer.groups]]."""
 
     name: str
     about: str
     keys: tuple[Key, ...]
+    many: bool = False
+
+    @property
+    def header(self) -> str:
+        """Its name as in TOML."""
+        return f"[[{self.name}]]" if self.many else f"[{self.name}]"
 
 
 def sections() -> list[AboutSection]:
     """All sections with their keys, in the order of the schema."""
-    fields = Config.model_fields
-    inner = {name: kind for name, f in fields.items() if (kind := _section(f)) is not None}
-    outer = {name: field for name, field in fields.items() if name not in inner}
-    return [
-        AboutSection("", "", _keys(outer, ())),
-        *(
-            AboutSection(
-                name, _text(inspect.getdoc(kind)), _keys(kind.model_fields, FREE.get(name, ()))
-            )
-            for name, kind in inner.items()
-        ),
-    ]
+    return list(_sections(Config, ""))
+
+
+def _sections(kind: type[Section], name: str, many: bool = False) -> Iterator[AboutSection]:
+    """A section and those in it."""
+    inner = {key: f for key, f in kind.model_fields.items() if _is_table(f)}
+    outer = {key: field for key, field in kind.model_fields.items() if key not in inner}
+    about = _text(inspect.getdoc(kind)) if name else ""
+    yield AboutSection(name, about, _keys(outer, FREE.get(name, ())), many)
+    for key, field in inner.items():
+        below = section_in(field.annotation)
+        assert below is not None, "it is a table"
+        path = f"{name}.{key}" if name else key
+        yield from _sections(below, path, get_origin(field.annotation) is list)
 
 
 def described(config: Config) -> str:
     """The configuration as TOML, with what each key means; keys that are not set are comments."""
-    tree, lines = config.model_dump(), []
+    lines = list[str]()
     for section in sections():
-        if section.name:
-            lines += ["", f"[{section.name}]"]
-        for key in section.keys:
-            value = (tree[section.name] if section.name else tree)[key.name]
-            lines.append(f"# {key.about} ({key.allowed})")
-            lines.append(
-                f"# {key.name}: not set" if value is None else f"{key.name} = {toml(value)}"
-            )
+        tables = _tables(config.model_dump(), section)
+        for table in tables:
+            lines += ["", section.header] if section.name else []
+            lines += [line for key in section.keys for line in _described(key, table[key.name])]
+        if not tables:
+            lines += ["", f"# {section.header}: none; each would have"]
+            lines += [line for key in section.keys for line in _described(key, None)]
     return "\n".join(lines) + "\n"
+
+
+def _tables(tree: Any, section: AboutSection) -> list[dict[str, Any]]:
+    """The values of a section, as often as there is one."""
+    for part in filter(None, section.name.split(".")):
+        tree = tree[part]
+    return tree if section.many else [tree]
+
+
+def _described(key: Key, value: Any) -> list[str]:
+    assigned = f"# {key.name}: not set" if value is None else f"{key.name} = {toml(value)}"
+    return [f"# {key.about} ({key.allowed})", assigned]
 
 
 def toml(value: Any) -> str:
@@ -80,9 +100,9 @@ def toml(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _section(field: FieldInfo) -> type[Section] | None:
-    kind = field.annotation
-    return kind if isinstance(kind, type) and issubclass(kind, Section) else None
+def _is_table(field: FieldInfo) -> bool:
+    """Whether the values of a field are sections, and never unset."""
+    return section_in(field.annotation) is not None and NoneType not in get_args(field.annotation)
 
 
 def _keys(fields: dict[str, FieldInfo], free: Any) -> tuple[Key, ...]:
@@ -116,6 +136,8 @@ def _allowed(kind: Any, metadata: Iterable[object] = ()) -> str:
         return f"table of: {_allowed(arguments[1])}"
     if origin is list:
         return f"list of: {_allowed(arguments[0])}"
+    if (table := section_in(kind)) is not None:
+        return f"table of: {', '.join(table.model_fields)}"
     if arguments:
         return ", ".join(_allowed(each) for each in arguments if each is not NoneType)
     found = {type(each).__name__: each for each in metadata}

@@ -1,20 +1,74 @@
-"""The section of the trainer."""
+"""The section of the trainer, with those of its optimizers."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
+from pydantic_core import PydanticCustomError
 
 from rhoselect.config.base import Section
+from rhoselect.config.sections import Scalar
+
+KEYS_OF_THEIR_OWN = {"params": "trainer.groups", "lr": "trainer.lr"}
+KEYS_OF_THEIR_OWN |= {"weight_decay": "weight_decay of trainer or of the group"}
+
+
+class OptimizerConfig(Section):
+    """The optimizer of all parameters that no group gives to another one: a class called as
+    name(parameters, lr=…, weight_decay=…, **args)."""
+
+    name: str = Field(
+        "AdamW", description="a class of torch.optim, such as 'SGD', or 'module:class'"
+    )
+    args: dict[str, Scalar | list[Scalar]] = Field(
+        default_factory=dict, description="keywords for the class; it is given a list as a tuple"
+    )
+
+    @field_validator("args")
+    @classmethod
+    def _no_doubles(cls, args: dict[str, Any]) -> dict[str, Any]:
+        if taken := [name for name in KEYS_OF_THEIR_OWN if name in args]:
+            told = {"name": taken[0], "key": KEYS_OF_THEIR_OWN[taken[0]]}
+            raise PydanticCustomError("taken", "allowed are args but {name}; set {key}", told)
+        return args
+
+
+class GroupConfig(Section):
+    """Parameters that learn in another way than the others. A parameter belongs to the first group
+    that matches its name and its number of dimensions."""
+
+    pattern: str = Field(
+        "*", description="names, as of named_parameters(), with the wildcards *, ? and [...]"
+    )
+    dims: list[int] = Field(default_factory=list, description="numbers of dimensions; []: any")
+    lr_factor: float = Field(1.0, ge=0, description="the learning rate is multiplied by this")
+    weight_decay: float | None = Field(
+        None, ge=0, description="weight decay; that of trainer if not set"
+    )
+    optimizer: OptimizerConfig | None = Field(
+        None, description="optimizer; that of trainer if not set"
+    )
+
+
+def _usual_decay(known: dict[str, Any]) -> float:
+    """That of torch's AdamW; another optimizer may take a decay in another sense, or none."""
+    optimizer = known.get("optimizer", OptimizerConfig())
+    return 0.01 if optimizer.name in ("AdamW", "torch.optim:AdamW") else 0.0
 
 
 class TrainerConfig(Section):
     """The optimizer steps."""
 
     steps: int = Field(1000, ge=1, description="optimizer steps")
-    lr: float = Field(1e-3, gt=0, description="AdamW's learning rate at its peak")
-    weight_decay: float = Field(0.01, ge=0, description="AdamW's decoupled weight decay")
+    lr: float = Field(1e-3, gt=0, description="learning rate at its peak")
+    optimizer: OptimizerConfig = OptimizerConfig()
+    groups: list[GroupConfig] = Field(default_factory=list)
+    weight_decay: float = Field(
+        ge=0,
+        default_factory=_usual_decay,
+        description="weight decay, decoupled in AdamW; 0 with another trainer.optimizer if not set",
+    )
     schedule: Literal["constant", "linear", "cosine", "wsd"] = Field(
         "constant",
         description="learning rate after the warm-up: constant; linear or cosine: falls to 0 at the"

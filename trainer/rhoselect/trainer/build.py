@@ -31,7 +31,8 @@ def new_learner(inputs: RunInputs, device: torch.device) -> Learner:
     config, reference = inputs.config, None
     if inputs.reference is not None:
         lr = config.trainer.lr * config.il.update_lr_factor
-        slower = config.trainer.model_copy(update={"lr": lr})
+        # Groups are of the model's names, which the second network need not have.
+        slower = config.trainer.model_copy(update={"lr": lr, "groups": []})
         reference = Learner(inputs.new_reference(), slower, config.seed, device)
     return Learner(inputs.new_model(), config.trainer, config.seed, device, reference)
 

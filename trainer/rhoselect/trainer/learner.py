@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +13,11 @@ from rhoselect.compute import seed_step
 from rhoselect.config import TrainerConfig
 from rhoselect.models.statistics import recalibrate_batchnorm
 from rhoselect.snapshots.base import Pieces
-from rhoselect.trainer.schedules import learning_rate
+from rhoselect.trainer.optimizers import Optimizers
 from rhoselect.types import REFERENCE, Batch
+
+MODEL, OPTIMIZERS = "model.", "optimizers."
+"""Prefixes in checkpoints, beside that of the reference."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class StepResult:
 
 
 class Learner:
-    """AdamW (fused) on one device. A step is a pure function of (weights, batch, seed, step).
+    """A model that learns on one device. A step is a pure function of (weights, batch, seed, step).
 
     ``reference`` learns from the same batches: the irreducible-loss model of eq. 2. Its tensors are
     handed on with the learner's own, under a prefix.
@@ -49,22 +51,18 @@ class Learner:
         self._config = config
         self._seed = seed
         self.learns = config.lr > 0
-        self._optimizer = torch.optim.AdamW(
-            model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
-        )
+        self.optimizers = Optimizers(self.model, config)
 
     def update(self, batch: Batch, weights: Tensor | None, step: int) -> StepResult:
         """One optimizer step on ``batch``; ``weights`` [n_b] multiply its losses if given."""
         seed_step(self._seed, step, self.device)
         losses, correct = self._forward(batch)
         loss = (losses if weights is None else losses * weights).mean()
-        self._optimizer.zero_grad()
+        self.optimizers.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         if self._config.clip_norm:
             nn.utils.clip_grad_norm_(self.model.parameters(), self._config.clip_norm)
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate(self._config, step)
-        self._optimizer.step()
+        self.optimizers.step(step)
         if self.reference is not None and self.reference.learns:
             self.reference.update(batch, weights, step)
         return StepResult(loss.detach(), losses.detach(), correct)
@@ -102,7 +100,7 @@ class Learner:
         own = self.model.state_dict()
         if self.reference is None:
             return own
-        return {**own, **_prefixed(self.reference.tensors)}
+        return {**own, **_prefixed(REFERENCE, self.reference.tensors)}
 
     def pieces(self, layout: Iterable[str]) -> Pieces:
         """The tensors that ``layout`` names, for a replica to load."""
@@ -110,32 +108,26 @@ class Learner:
         return ((name, own[name]) for name in layout)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Parameters, buffers and optimizer moments as one flat mapping of tensors."""
-        flat = {f"model.{name}": t for name, t in self.model.state_dict().items()}
-        for slot, moments in self._optimizer.state_dict()["state"].items():
-            flat |= {f"optimizer.{slot}.{name}": t for name, t in moments.items()}
+        """Parameters, buffers and the optimizers' state as one flat mapping of tensors."""
+        flat = _prefixed(MODEL, self.model.state_dict())
+        flat |= _prefixed(OPTIMIZERS, self.optimizers.state_dict())
         if self.reference is not None:
-            flat |= _prefixed(self.reference.state_dict())
+            flat |= _prefixed(REFERENCE, self.reference.state_dict())
         return flat
 
     def load_state_dict(self, flat: Mapping[str, Tensor]) -> None:
         """Restore what ``state_dict`` gave."""
         if self.reference is not None:
-            second = {
-                n.removeprefix(REFERENCE): t for n, t in flat.items() if n.startswith(REFERENCE)
-            }
-            self.reference.load_state_dict(second)
-        self.model.load_state_dict(
-            {n.removeprefix("model."): t for n, t in flat.items() if n.startswith("model.")}
-        )
-        moments: dict[int, dict[str, Any]] = {}
-        for name, tensor in flat.items():
-            if name.startswith("optimizer."):
-                _, slot, moment = name.split(".")
-                moments.setdefault(int(slot), {})[moment] = tensor
-        stored = self._optimizer.state_dict()
-        self._optimizer.load_state_dict({**stored, "state": moments})
+            self.reference.load_state_dict(_without(REFERENCE, flat))
+        self.model.load_state_dict(_without(MODEL, flat))
+        self.optimizers.load_state_dict(_without(OPTIMIZERS, flat))
 
 
-def _prefixed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {REFERENCE + name: tensor for name, tensor in tensors.items()}
+def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {prefix + name: tensor for name, tensor in tensors.items()}
+
+
+def _without(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What ``_prefixed`` was given."""
+    found = ((name, tensor) for name, tensor in tensors.items() if name.startswith(prefix))
+    return {name.removeprefix(prefix): tensor for name, tensor in found}

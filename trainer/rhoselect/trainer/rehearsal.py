@@ -56,6 +56,7 @@ def _train_once(inputs: RunInputs, device: torch.device) -> None:
     try:
         with repeatable(device):
             learner.update(batch, None, step=0).loss.item()
+            learner.optimizers.check_resume(learner.model)
     except RhoError:
         raise
     except Exception as error:  # the user's code: anything may come out of it
