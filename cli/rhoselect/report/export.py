@@ -24,6 +24,8 @@ from rhoselect.models.weights import read_weights
 from rhoselect.report.history import NEVER, History, history, reopen
 from rhoselect.report.runs import load_run
 from rhoselect.trainer import checkpoint as checkpoints
+from rhoselect.trainer.ema import AVERAGE
+from rhoselect.trainer.learner import MODEL
 from rhoselect.trainer.resuming import kind_of
 from rhoselect.types import Indices, Layout
 
@@ -173,7 +175,8 @@ def last_weights(path: Path, steps: int, layout: Layout) -> Iterator[tuple[str, 
             f"run folder {path}: the checkpoint of its last step, {steps}, is missing; allowed a"
             " run that has it, for the losses are those under its weights; restore it"
         )
-    return ((name, found.learner[f"model.{name}"]) for name in layout)
+    kept = found.learner
+    return ((name, kept.get(AVERAGE + name, kept[MODEL + name])) for name in layout)
 
 
 def irreducible_losses(inputs: RunInputs) -> npt.NDArray[np.float32] | None:

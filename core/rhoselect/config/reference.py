@@ -139,7 +139,8 @@ def _allowed(kind: Any, metadata: Iterable[object] = ()) -> str:
     if (table := section_in(kind)) is not None:
         return f"table of: {', '.join(table.model_fields)}"
     if arguments:
-        return ", ".join(_allowed(each) for each in arguments if each is not NoneType)
+        kinds = [each for each in arguments if each is not NoneType]
+        return ", ".join(_allowed(each, metadata) for each in kinds)
     found = {type(each).__name__: each for each in metadata}
     bounds = [f"{sign} {getattr(found[n], n.lower())}" for n, sign in SIGNS.items() if n in found]
     return " ".join([WORDS[kind], ", ".join(bounds)]).strip()

@@ -78,6 +78,13 @@ class TrainerConfig(Section):
     decay_steps: int = Field(
         0, ge=0, description="steps of the decay of schedule 'wsd'; 0: a tenth of steps"
     )
+    ema: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="decay of a moving average of the weights, which is evaluated and shipped; 0 is"
+        " off",
+    )
     clip_norm: float = Field(0.0, ge=0, description="gradient norm limit; 0 is off")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="autocast of training")
     threads: int = Field(1, ge=1, le=1024, description="CPU threads of the trainer")

@@ -16,7 +16,7 @@ from rhoselect.queue import SelectionQueue
 from rhoselect.scorer.build import build_scorer
 from rhoselect.selector.build import build_selector, rescores_here
 from rhoselect.snapshots import SnapshotStore
-from rhoselect.trainer.checkpoint import save_model
+from rhoselect.trainer.checkpoint import LIVE, save_model
 from rhoselect.trainer.control import TrainerControl
 from rhoselect.trainer.hardware import agree
 from rhoselect.trainer.learner import Learner
@@ -31,8 +31,8 @@ def new_learner(inputs: RunInputs, device: torch.device) -> Learner:
     config, reference = inputs.config, None
     if inputs.reference is not None:
         lr = config.trainer.lr * config.il.update_lr_factor
-        # Groups are of the model's names, which the second network need not have.
-        slower = config.trainer.model_copy(update={"lr": lr, "groups": []})
+        # Groups are of the model's names, and nothing but scores uses the second network.
+        slower = config.trainer.model_copy(update={"lr": lr, "groups": [], "ema": 0.0})
         reference = Learner(inputs.new_reference(), slower, config.seed, device)
     return Learner(inputs.new_model(), config.trainer, config.seed, device, reference)
 
@@ -75,6 +75,8 @@ def run_trainer(
     busy = trainer.metrics.busy_by_phase()
     summary = summarise(inputs, folder, workers, progress, trainer.learner, busy)
     with writing(folder):
-        save_model(folder, trainer.learner.model)  # before the summary, which says "finished"
-        trainer.records.finish(summary)
+        save_model(folder, trainer.learner.evaluated)
+        if inputs.config.trainer.ema:
+            save_model(folder, trainer.learner.model, LIVE)
+        trainer.records.finish(summary)  # the last file: it says "finished"
     return summary

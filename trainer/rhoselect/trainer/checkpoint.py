@@ -27,6 +27,9 @@ from rhoselect.models.weights import separate
 from rhoselect.trainer.runfolder import RunFolder, put
 from rhoselect.types import Snapshot
 
+LIVE = "model-live.safetensors"
+"""The weights that trained, of a run whose model.safetensors has an average of weights."""
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -67,11 +70,10 @@ def save(folder: RunFolder, checkpoint: Checkpoint, keep: int) -> Path:
     return path
 
 
-def save_model(folder: RunFolder, model: nn.Module) -> None:
-    """Write model.safetensors: what ``load_state_dict`` of the same model takes. Raises
-    FencedError."""
+def save_model(folder: RunFolder, model: nn.Module, name: str = "model.safetensors") -> None:
+    """Write a file that ``load_state_dict`` of the same model takes. Raises FencedError."""
     tensors = separate(model.state_dict())
-    put(folder, folder.path / "model.safetensors", lambda beside: save_file(tensors, beside))
+    put(folder, folder.path / name, lambda beside: save_file(tensors, beside))
 
 
 def load_newest(folder: Path) -> Checkpoint | None:

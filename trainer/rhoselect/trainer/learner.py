@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import tee
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,7 @@ from rhoselect.compute import seed_step
 from rhoselect.config import TrainerConfig
 from rhoselect.models.statistics import recalibrate_batchnorm
 from rhoselect.snapshots.base import Pieces
+from rhoselect.trainer.ema import AVERAGE, averaged
 from rhoselect.trainer.optimizers import Optimizers
 from rhoselect.types import REFERENCE, Batch
 
@@ -52,6 +54,7 @@ class Learner:
         self._seed = seed
         self.learns = config.lr > 0
         self.optimizers = Optimizers(self.model, config)
+        self._average = averaged(self.model, config.ema) if config.ema else None
 
     def update(self, batch: Batch, weights: Tensor | None, step: int) -> StepResult:
         """One optimizer step on ``batch``; ``weights`` [n_b] multiply its losses if given."""
@@ -63,9 +66,19 @@ class Learner:
         if self._config.clip_norm:
             nn.utils.clip_grad_norm_(self.model.parameters(), self._config.clip_norm)
         self.optimizers.step(step)
+        if self._average is not None:
+            self._average.update_parameters(self.model)
         if self.reference is not None and self.reference.learns:
             self.reference.update(batch, weights, step)
         return StepResult(loss.detach(), losses.detach(), correct)
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The model that is evaluated and shipped: the average of weights, if there is one."""
+        if self._average is None:
+            return self.model
+        average: nn.Module = self._average.module
+        return average
 
     def losses(self, batch: Batch) -> Tensor:
         """Training losses [C] of ``batch`` in nats under the current weights, without a step."""
@@ -73,10 +86,12 @@ class Learner:
             return self._forward(batch)[0]
 
     def recalibrate(self, batches: Iterable[Batch]) -> None:
-        """Replace the model's running BatchNorm statistics by those of ``batches``. No step reads
-        them. The reference keeps its own, with which it scores."""
-        with self._autocast():
-            recalibrate_batchnorm(self.model, (batch.inputs for batch in batches))
+        """Replace the running BatchNorm statistics of the model, and of its average, by those of
+        ``batches``. No step reads them. The reference keeps its own, with which it scores."""
+        models = [self.model] if self._average is None else [self.model, self.evaluated]
+        for model, same in zip(models, tee(batches, len(models)), strict=True):
+            with self._autocast():
+                recalibrate_batchnorm(model, (batch.inputs for batch in same))
 
     def _forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Losses [C] in nats, and which points are labelled right [C]."""
@@ -103,14 +118,16 @@ class Learner:
         return {**own, **_prefixed(REFERENCE, self.reference.tensors)}
 
     def pieces(self, layout: Iterable[str]) -> Pieces:
-        """The tensors that ``layout`` names, for a replica to load."""
-        own = self.tensors
+        """The tensors that ``layout`` names, for a replica to load: of the evaluated model."""
+        own = {**self.tensors, **self.evaluated.state_dict()}
         return ((name, own[name]) for name in layout)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Parameters, buffers and the optimizers' state as one flat mapping of tensors."""
+        """Parameters, buffers, their average and the optimizers' state, as flat tensors."""
         flat = _prefixed(MODEL, self.model.state_dict())
         flat |= _prefixed(OPTIMIZERS, self.optimizers.state_dict())
+        if self._average is not None:
+            flat |= _prefixed(AVERAGE, self.evaluated.state_dict())
         if self.reference is not None:
             flat |= _prefixed(REFERENCE, self.reference.state_dict())
         return flat
@@ -120,6 +137,8 @@ class Learner:
         if self.reference is not None:
             self.reference.load_state_dict(_without(REFERENCE, flat))
         self.model.load_state_dict(_without(MODEL, flat))
+        if self._average is not None:
+            self.evaluated.load_state_dict(_without(AVERAGE, flat))
         self.optimizers.load_state_dict(_without(OPTIMIZERS, flat))
 
 

@@ -20,7 +20,13 @@ WHOSE: Mapping[Kind, str] = {
     "served": "a run of rhoctl serve, whose model a loop of your own trains",
     "local": "a run of a loop of your own, which selects in its own process",
 }
-RESULTS = ("summary.json", "steps.parquet", "model.safetensors", "report.html")
+RESULTS = (
+    "summary.json",
+    "steps.parquet",
+    "model.safetensors",
+    "model-live.safetensors",
+    "report.html",
+)
 """Files that only a finished run has."""
 
 

@@ -9,7 +9,7 @@ generations/      one empty file a trainer generation; the highest owns the fold
 hardware/         what the generations computed on: see ``trainer.hardware``
 checkpoints/      step-000000500.safetensors …
 steps/            parts of steps.parquet that end with each checkpoint
-eval.jsonl, steps.parquet, model.safetensors, summary.json, logs/
+eval.jsonl, steps.parquet, model.safetensors, model-live.safetensors, summary.json, logs/
 """
 
 from __future__ import annotations

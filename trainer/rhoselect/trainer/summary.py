@@ -26,7 +26,7 @@ def summarise(
 ) -> dict[str, Any]:
     """The summary of a finished run. ``busy_seconds`` are those of the trainer's process by phase,
     since its start or last resume."""
-    weights_sha256 = records.weights_sha256(learner.model)
+    weights_sha256 = records.weights_sha256(learner.evaluated)
     flops = count_flops(inputs, progress, learner)
     summary = summary_of(inputs, folder, workers, progress, weights_sha256, flops)
     return {**summary, "busy_seconds": busy_seconds}

@@ -113,7 +113,7 @@ class Fitter:
         options, replica = self.options, self.model.replica
         learner = self.model.learner(learn, self.settings, options, self.seed)
         started = time.monotonic()  # what torch loads at its first optimizer is no part of the fit
-        best, best_model, best_epoch = None, learner.model, 0
+        best, best_model, best_epoch = None, learner.evaluated, 0
         with threads(self.settings.threads):
             for epoch, _ in epochs(learner, learn, options, self.seed, self.progress):
                 replica.load(learner.pieces(replica.layout))
@@ -121,7 +121,7 @@ class Fitter:
                 check_finite(f"mean loss of the points to score after epoch {epoch}", now.mean)
                 self.progress.epoch(epoch, now.mean)
                 if best is None or now.mean < best.mean:
-                    best, best_model, best_epoch = now, copy.deepcopy(learner.model), epoch
+                    best, best_model, best_epoch = now, copy.deepcopy(learner.evaluated), epoch
                 if options.patience and epoch - best_epoch >= options.patience:
                     break
         assert best is not None, "there is an epoch"
