@@ -9,7 +9,9 @@ from pathlib import Path
 
 from prometheus_server import DEPLOY, panel_queries, promtool
 
+from rhoselect.config import flat, is_free, parse
 from rhoselect.metrics import Metrics
+from support import made
 
 FOLDER = DEPLOY / "prometheus"
 ROOT = DEPLOY.parent
@@ -37,6 +39,19 @@ def test_every_alert_has_a_test_a_way_out_and_a_place_in_the_documentation() -> 
     assert all("summary:" in rule and "action:" in rule and "severity:" in rule for rule in rules)
     explained = (DOCS / "monitoring.md").read_text()
     assert [name for name in names if f"`{name}`" not in explained] == []
+
+
+def test_the_way_out_of_an_alert_can_be_taken() -> None:
+    """It names keys and commands that there are, and keys that a run keeps for a new run alone."""
+    rules = re.split(r"\n +- alert: ", (FOLDER / "alerts.yml").read_text())[1:]
+    keys = flat(parse({"data": {"path": "d"}}).model_dump()).keys()
+    for action in (" ".join(rule.partition("action: >-")[2].split()) for rule in rules):
+        named = set(re.findall(r"\b(?:selection|scorer|trainer|queue|metrics)\.[a-z]\w*", action))
+        assert named - {"trainer.log"} <= keys, action
+        kept = {key for key in named & keys if not is_free(key)}
+        assert not kept or " new run" in action, (kept, action)
+        for command in re.findall(r"rhoctl ([a-z]+)", action):
+            made(command, "--help")
 
 
 def test_rules_and_panels_ask_for_what_there_is() -> None:
