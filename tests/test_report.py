@@ -25,7 +25,7 @@ from rhoselect.errors import RunFolderError
 from rhoselect.inputs import open_inputs
 from rhoselect.report.arms import arms_of, differences
 from rhoselect.report.chart import ticks
-from rhoselect.report.comparison import WIDTH, comparison, table, uncounted
+from rhoselect.report.comparison import WIDTH, coarse, comparison, table, uncounted
 from rhoselect.report.coverage import coverage_of
 from rhoselect.report.curves import accuracy_chart
 from rhoselect.report.examples import examples_of
@@ -514,6 +514,21 @@ def test_the_page_compares_runs_in_steps_candidates_seconds_and_flops() -> None:
     assert classes["0"] == ["40.0%", "80.0%", "10.0%"]
     assert classes["1"] == ["-"] * 3
     assert classes["2"] == ["20.0%", "40.0%", "5.0%"]
+
+
+def test_a_target_reached_within_few_evaluations_is_said_to_be_coarse() -> None:
+    fine = run("loss", [0.1] * 8 + [0.9] * 8, every=10)
+    first = run("uniform", [0.9, 0.9, 0.9])
+    assert coarse(arms_of([fine, UNIFORM])) == [
+        "my-uniform: reaches the target at evaluation 4, between steps 300 and 400; evaluate more"
+        " often (trainer.eval_every) to know it better"
+    ]
+    [line] = coarse(arms_of([first, fine]))
+    assert line.startswith(
+        "my-uniform: reaches the target at evaluation 1, between steps 0 and 100;"
+    )
+    assert coarse(arms_of([first])) == []
+    assert any("at evaluation 1, between" in text for text in Page(page([first, fine])).texts)
 
 
 def test_an_arm_that_does_not_reach_the_target_is_said_so() -> None:

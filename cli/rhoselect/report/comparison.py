@@ -16,6 +16,8 @@ from rhoselect.selection import get_function
 from rhoselect.trainer.own_loop import GIVEN_DATA
 
 BASELINE = "uniform"
+FEW_EVALUATIONS = 5
+"""Steps to a target that is reached within fewer are known to a fifth of them, or less well."""
 WIDTH = 110
 HEADS = ["run", "method", "W", "best", "final", "steps", "fewer", "seconds", "with IL", "sooner"]
 HEADS += ["noise"]
@@ -29,8 +31,7 @@ def comparison(runs: Sequence[Run]) -> list[Row]:
     ``prior_…`` those of its irreducible losses or proxy model; ``time_speedup`` counts both. None
     where the target is not reached."""
     arms = arms_of(runs)
-    base = baseline(arms)
-    target = min(float(run.smooth.max()) for run in base.runs)
+    base, target = baseline(arms), _target(arms)
     names = {id(run): arm.name for arm in arms for run in arm.runs}
     rows = [_row(run, names[id(run)], target) for run in runs]
     own = [row for row in rows if row["arm"] == base.name]
@@ -48,6 +49,26 @@ def comparison(runs: Sequence[Run]) -> list[Row]:
 def baseline(arms: Sequence[Arm]) -> Arm:
     """The first arm that selects uniformly, else the first."""
     return next((arm for arm in arms if arm.first.summary["method"] == BASELINE), arms[0])
+
+
+def _target(arms: Sequence[Arm]) -> float:
+    return min(float(run.smooth.max()) for run in baseline(arms).runs)
+
+
+def coarse(arms: Sequence[Arm]) -> list[str]:
+    """The arms that reach the target within few evaluations, so that their steps and seconds to it
+    are coarse: a line each. None of one arm, which is compared with nothing."""
+    target, lines = _target(arms), []
+    for arm in arms if len(arms) > 1 else ():
+        reached = [(at, run) for run in arm.runs if (at := run.first(target)) is not None]
+        at, run = min(reached, key=lambda each: each[0], default=(FEW_EVALUATIONS, arm.first))
+        if at < FEW_EVALUATIONS - 1:
+            before = int(run.steps[at - 1]) if at else 0
+            lines.append(
+                f"{arm.name}: reaches the target at evaluation {at + 1}, between steps {before} and"
+                f" {int(run.steps[at])}; evaluate more often (trainer.eval_every) to know it better"
+            )
+    return lines
 
 
 def uncounted(arms: Sequence[Arm]) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rhoselect.errors import MOST_LISTED, UserError, shortened
 from rhoselect.report.arms import Arm, arms_of, differences
-from rhoselect.report.comparison import baseline, comparison, uncounted
+from rhoselect.report.comparison import baseline, coarse, comparison, uncounted
 from rhoselect.report.coverage import Coverage, coverage_of
 from rhoselect.report.curves import accuracy_chart, selected_charts
 from rhoselect.report.examples import Examples, examples_of
@@ -61,6 +61,7 @@ def page(
         heading(headline, 1),
         *(paragraph(text) for text in sentences),
         warning(UNFAIR, differences(arms)),
+        warning("Steps and seconds to the target are coarse:", coarse(arms)),
         warning("Times do not tell everything:", uncounted(arms)),
         warning("The steps of these runs were not all computed alike:", _inexact(runs)),
         facts(conditions(arms)),

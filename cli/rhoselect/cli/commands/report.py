@@ -47,7 +47,7 @@ def report(
             " inputs"
         )
     from rhoselect.report.arms import arms_of, differences
-    from rhoselect.report.comparison import WIDTH, comparison, table, uncounted
+    from rhoselect.report.comparison import WIDTH, coarse, comparison, table, uncounted
     from rhoselect.report.history import check_moved, moved_for
     from rhoselect.report.origin import origin
     from rhoselect.report.page import page
@@ -63,8 +63,9 @@ def report(
     console.width = max(console.width, WIDTH)
     console.print(table(rows))
     arms = arms_of(loaded)
-    unlike, missing = differences(arms), uncounted(arms)
-    for line in [*(f"not alike: {each}" for each in unlike), *missing]:
+    unlike, missing, rough = differences(arms), uncounted(arms), coarse(arms)
+    said = [f"not alike: {each}" for each in unlike] + [f"coarse: {each}" for each in rough]
+    for line in [*said, *missing]:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -73,5 +74,6 @@ def report(
         else:
             out.write_text(page(loaded, runs, moved), encoding="utf-8")
     if as_json is not None:
-        found = {**origin(), "rows": rows, "differences": unlike, "not_counted": missing}
+        found = {"differences": unlike, "not_counted": missing, "coarse": rough}
+        found = {**origin(), "rows": rows, **found}
         as_json.write_text(json.dumps(found, indent=2) + "\n", "utf-8")
