@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rhoselect.client import fit_irreducible_losses
@@ -82,14 +83,17 @@ def trainer(folder: Path, model: nn.Module, data: list[dict[str, Any]], **more: 
 
 
 def test_trainer_is_algorithm_1(tmp_path: Path, fast_bf16: bool) -> None:
-    """It scores in bf16 where the hardware has it, and trains in float32 everywhere."""
+    """It scores in bf16 where the hardware has it, and trains in float32 everywhere. Label smoothing
+    is of the training alone."""
     import transformers
 
     from rhoselect.client.hugging_face import classification_losses
 
     data, model = sentences(), small_bert()
     twin, il = copy.deepcopy(model).train(), torch.rand(128)
-    trained = trainer(tmp_path, model, data, irreducible_losses=il).train()
+    smoothing = 0.2 if fast_bf16 else 0.0
+    more = {"arguments": {"label_smoothing_factor": smoothing}}
+    trained = trainer(tmp_path, model, data, irreducible_losses=il, **more).train()
     assert trained.global_step == STEPS
 
     plan = Plan(42, 128, n_B, CHUNK)
@@ -105,7 +109,9 @@ def test_trainer_is_algorithm_1(tmp_path: Path, fast_bf16: bool) -> None:
             fresh = torch.cat([losses(part) for part in candidates.split(CHUNK)])
         best = candidates[(fresh - il[candidates]).topk(n_b).indices]
         optimizer.zero_grad()
-        losses(best).mean().backward()
+        inputs = transformers.default_data_collator([data[int(i)] for i in best])
+        labels = inputs.pop("labels")
+        F.cross_entropy(twin(**inputs).logits, labels, label_smoothing=smoothing).backward()
         optimizer.step()
     for name, expected in twin.state_dict().items():
         torch.testing.assert_close(model.state_dict()[name], expected, msg=name)
