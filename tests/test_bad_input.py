@@ -15,8 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import redis
+import typer
 from safetensors import safe_open
 
+from rhoselect.cli.main import commands
 from rhoselect.trainer.checkpoint import checkpoint_paths
 from servers import PASSWORD, free_port, tcp_server
 from support import Result, hashes, made, rhoctl
@@ -75,6 +77,16 @@ def test_dry_run_refuses_as_well(refuse: Refuse, tiny_config: Path, destination:
 
 def test_the_command_alone_shows_help() -> None:
     assert made() == made("--help")
+
+
+def test_json_has_one_wording() -> None:
+    def told(command: Any) -> set[str]:
+        inner = getattr(command, "commands", {}).values()
+        own = {option.help for option in command.params if "--json" in option.opts}
+        return own.union(*map(told, inner))
+
+    whole = typer.main.get_command(commands(["--help"]))
+    assert told(whole) == {"Print one JSON object.", "Write one JSON object to this file."}
 
 
 # Irreducible-loss tables.

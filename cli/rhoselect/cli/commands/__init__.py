@@ -21,3 +21,4 @@ Moved = Annotated[
     typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Where inputs are that moved."),
 ]
 """Keys that say where the inputs of a finished run are now."""
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from rhoselect import config as configuration
-from rhoselect.cli.commands import Sets
+from rhoselect.cli.commands import AsJson, Sets
 
 if TYPE_CHECKING:
     from rhoselect.cli.doctor import Finding
@@ -25,7 +25,7 @@ def doctor(
     config: Annotated[Path | None, typer.Argument(help="TOML file of a run that you plan.")] = None,
     sets: Sets = None,
     runs: Annotated[Path, typer.Option(help="Folder in which runs will be made.")] = Path("runs"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Check what runs need: clock, disk, GPUs, queue server, Ray, Prometheus; how to mend each.
 

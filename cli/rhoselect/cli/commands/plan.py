@@ -14,7 +14,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from rhoselect import config as configuration
-from rhoselect.cli.commands import Sets
+from rhoselect.cli.commands import AsJson, Sets
 from rhoselect.config import resolve
 from rhoselect.planning import model
 
@@ -47,7 +47,7 @@ def plan(
         ),
     ] = None,
     sets: Sets = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Measure for a minute whether RHO-LOSS will pay, and with how many workers.
 

@@ -21,7 +21,9 @@ def report(
         Path | None,
         typer.Option(help="FILE.html: a page that compares the runs; FILE.png: the curves alone."),
     ] = None,
-    as_json: Annotated[Path | None, typer.Option("--json", help="Write the table as JSON.")] = None,
+    as_json: Annotated[
+        Path | None, typer.Option("--json", help="Write one JSON object to this file.")
+    ] = None,
     sets: Moved = None,
 ) -> None:
     """Compare finished runs: steps and seconds to the best accuracy of the uniform run; on a page,

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Concatenate
 
 import typer
 
+from rhoselect.cli.commands import AsJson
 from rhoselect.service.connect import Target
 
 
@@ -62,6 +63,6 @@ def _running(
         Path | None, typer.Option("--tls-cert", help="PEM file of your certificate.")
     ] = None,
     key: Annotated[Path | None, typer.Option("--tls-key", help="PEM file of its key.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> Running:
     return Running(Target(run, token, ca, cert, key), as_json)
