@@ -7,6 +7,7 @@ import dataclasses
 import re
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,15 +19,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 from torch import nn
+from torch.utils.data import Dataset as TorchData
 
 from rhoselect.compute import threads
-from rhoselect.config import DataConfig, TrainerConfig
+from rhoselect.config import DataConfig, TrainerConfig, parse
 from rhoselect.data import Labels, SplitPoints, open_data
 from rhoselect.data.il_table import IlMetadata, IlTable, read_table, write_table
-from rhoselect.errors import IrreducibleLossError, NonFiniteLossError
+from rhoselect.errors import IrreducibleLossError, NonFiniteLossError, UserError
 from rhoselect.importers import write_dataset
+from rhoselect.inputs import open_inputs
 from rhoselect.models.build import build_model, configured_model
 from rhoselect.models.replica import Numerics, Replica
+from rhoselect.selection.coreset import write_entropies
 from rhoselect.trainer.fit import (
     FitOptions,
     FitProgress,
@@ -422,6 +426,40 @@ def test_a_fit_tells_how_good_its_model_is(dataset_dir: Path, tmp_path: Path) ->
     metadata = read_table(out, dataset.fingerprint, (train.start, train.stop)).metadata
     assert metadata.accuracy == pytest.approx(float(right))
     assert metadata.guess_loss == pytest.approx(guess)
+
+
+class Ramp(TorchData[Any]):
+    """``size`` points [i, 1] * ``scale`` of two classes."""
+
+    def __init__(self, split: str, scale: float, size: int = 16) -> None:
+        self.size, self.scale = size, scale
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, place: int) -> tuple[torch.Tensor, int]:
+        return torch.tensor([place, 1.0]) * self.scale, place % 2
+
+
+@pytest.mark.parametrize("key", ["il.table", "il.weights", "svp.table"])
+def test_a_file_of_other_data_args_names_what_differs(key: str, tmp_path: Path) -> None:
+    path, sets = tmp_path / "fitted", ["model.args.width=4", "data.args={scale = 2.0, size = 12}"]
+    fit = irreducible_config(f"{__name__}:Ramp", "rhoselect.models:mlp", sets)
+    function = "updated_reducible_loss" if key == "il.weights" else "reducible_loss"
+    if key == "svp.table":
+        write_entropies(path, *fit_proxy(fit, FitOptions(8, 1)))
+        function = "svp"
+    else:
+        table, model = fit_holdout(fit, FitOptions(8, 1))
+        write_table(path, table)
+        if key == "il.weights":
+            save_model(path, model, fit, table)
+    data = {"dataset": f"{__name__}:Ramp", "args": {"scale": 1.0}}
+    section, name = key.split(".")
+    tree = {"data": data, "selection": {"function": function, "n_B": 8, "n_b": 2, "chunk": 8}}
+    words = "data.args.scale = 2.0, here 1.0, data.args.size = 12, here unset; run 'rhoctl"
+    with pytest.raises(UserError, match=rf"^{key} .*; it was made with {re.escape(words)}"):
+        open_inputs(parse(tree | {section: {name: str(path)}}))
 
 
 def test_a_model_that_learnt_nothing_or_overfits_is_doubted(

@@ -7,7 +7,7 @@ dataclass as JSON in its header, under ``METADATA_KEY``, with the fingerprint of
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import TypeAdapter
 
-from rhoselect.errors import UserError
+from rhoselect.errors import UserError, listed
 from rhoselect.files import check_readable
 
 if TYPE_CHECKING:
@@ -53,13 +53,24 @@ class FittedFile:
                 f" with '{self.command} {self.path} --data DATASET'"
             ) from None
 
-    def check_fingerprint(self, made_for: str, fingerprint: str) -> None:
-        """Raise ``error`` if the file was made for another data set than ``fingerprint``."""
-        if made_for != fingerprint:
-            raise self.refused(
-                f"made for data set {made_for[:12]}, allowed {fingerprint[:12]} (data.path); run"
-                f" '{self.command}' on this data set"
-            )
+    def check_fingerprint(
+        self,
+        made_for: str,
+        fingerprint: str,
+        theirs: Mapping[str, str],
+        ours: Mapping[str, str],
+    ) -> None:
+        """Raise ``error`` if the file was made for another data set than ``fingerprint``.
+        ``theirs`` and ``ours`` are the two's ``Config.data_keys``, as far as they are known."""
+        if made_for == fingerprint:
+            return
+        differ = [key for key in sorted(theirs | ours) if theirs.get(key) != ours.get(key)]
+        lines = (f"{k} = {theirs.get(k, 'unset')}, here {ours.get(k, 'unset')}" for k in differ)
+        known = f"; it was made with {listed(lines, 5)}" if theirs and differ else " (data.path)"
+        raise self.refused(
+            f"made for data set {made_for[:12]}, allowed {fingerprint[:12]}{known}; run"
+            f" '{self.command}' on this data set"
+        )
 
     @contextmanager
     def reading(self, *unreadable: type[Exception]) -> Iterator[None]:

@@ -130,6 +130,14 @@ class Config(Section):
         tree = self.model_dump(include=INPUTS, exclude_none=True)
         return {f"{section}.{key}": at for section in tree for key, at in tree[section].items()}
 
+    @property
+    def data_keys(self) -> dict[str, str]:
+        """``data.dataset`` and its keywords, values in JSON: they say which points these are. Empty
+        with ``data.path``: there the content says it."""
+        if self.data.dataset is None:
+            return {}
+        return flat(self.model_dump(include={"data": {"dataset", "args"}}))
+
     def to_toml(self) -> str:
         """The configuration as TOML, with every key that has a value."""
         import tomlkit  # scorers and looks at a run write no configuration

@@ -11,8 +11,8 @@ of a machine share its pages.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -39,8 +39,8 @@ class IlMetadata:
 
     For a cross-fit that is the train split, in ``folds`` folds, each scored by a model that learnt
     from the others. For a reference it is empty: what its model learnt from is unknown. How good
-    the model is on the points that it scores: ``accuracy``; mean losses in nats of a guess that
-    knows only how frequent each label is, and after the last epoch (the one of the lowest is kept).
+    the model is on the points that it scores: ``accuracy``; mean losses in nats of a guess by the
+    labels' shares, and after the last epoch (the best one is kept). ``data``: ``Config.data_keys``.
     """
 
     fingerprint: str
@@ -58,6 +58,7 @@ class IlMetadata:
     accuracy: float | None = None
     guess_loss: float | None = None
     last_loss: float | None = None
+    data: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -93,19 +94,20 @@ def read_table(
     train: tuple[int, int],
     overlap: str = "forbid",
     cache: Path | None = None,
+    data: Mapping[str, str] | None = None,
 ) -> IlTable:
     """The irreducible losses of the points ``train`` = [start, stop) of a data set, mapped.
 
     The array lies in a file under ``cache`` (default: that of ``data.cache_dir``), made and checked
-    when the table is first read there, and anew for a table that is not the same file any more.
-    Raises IrreducibleLossError (one line) for a missing or unreadable file, another data set's
-    fingerprint, missing or repeated indices, NaN or infinite losses, and a model that learnt from
-    points of ``train`` unless ``overlap`` is "allow".
+    when the table is first read there, and anew for another file. Raises IrreducibleLossError (one
+    line) for a missing or unreadable file, one of another data set (``data``: ``Config.data_keys``,
+    to name the difference), missing or repeated indices, NaN or infinite losses, and a model that
+    learnt from points of ``train`` unless ``overlap`` is "allow".
     """
     file = _file(path)
     file.check_exists()
     metadata = _metadata(file)
-    file.check_fingerprint(metadata.fingerprint, fingerprint)
+    file.check_fingerprint(metadata.fingerprint, fingerprint, metadata.data, data or {})
     if metadata.variant != "cross-fit" and overlap != "allow":
         check_overlap(f"il.table {path}", metadata.holdout, train)
     return IlTable(train[0], _mapped(file, train, cache or cache_home() / "il"), metadata)

@@ -66,6 +66,7 @@ def _open_table(config: Config, dataset: Dataset) -> IlTable:
         dataset.splits["train"],
         config.il.overlap,
         config.data.cache_folder / "il",
+        config.data_keys,
     )
 
 
@@ -77,4 +78,5 @@ def _open_core_set(config: Config, dataset: Dataset) -> CoreSet:
             " one with 'rhoctl svp fit' and set svp.table"
         )
     path, train = Path(config.svp.table), dataset.splits["train"]
-    return read_core_set(path, dataset.fingerprint, train, config.svp.keep)
+    keep, keys = config.svp.keep, config.data_keys
+    return read_core_set(path, dataset.fingerprint, train, keep, keys)

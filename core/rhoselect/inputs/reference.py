@@ -19,7 +19,7 @@ def open_reference(config: Config, dataset: Dataset) -> ReferenceFile:
             f"il.weights: missing, selection.function {function!r} needs it; make one with 'rhoctl"
             " il fit --weights-out FILE' and set il.weights"
         )
-    reference = ReferenceFile.open(Path(path), dataset.fingerprint)
+    reference = ReferenceFile.open(Path(path), dataset.fingerprint, config.data_keys)
     if config.il.overlap != "allow":
         check_overlap(f"il.weights {path}", reference.metadata.learnt, dataset.splits["train"])
     return reference

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -22,7 +22,8 @@ Scalar = bool | int | float | str
 
 @dataclass(frozen=True)
 class ReferenceMetadata:
-    """How to build a model, [start, stop) of the points it learnt from, and what that cost."""
+    """How to build a model, [start, stop) of the points it learnt from, what that cost, and the
+    keys that made the data set: ``Config.data_keys``."""
 
     factory: str
     args: Mapping[str, Scalar]
@@ -30,6 +31,7 @@ class ReferenceMetadata:
     learnt: tuple[int, int]
     seconds: float
     flops: int
+    data: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -41,14 +43,15 @@ class ReferenceFile:
     sha256: str
 
     @classmethod
-    def open(cls, path: Path, fingerprint: str) -> ReferenceFile:
-        """The file at ``path``, made for the data set ``fingerprint``. Raises ModelError."""
+    def open(cls, path: Path, fingerprint: str, data: Mapping[str, str]) -> ReferenceFile:
+        """The file at ``path``, made for the data set ``fingerprint`` of the keys ``data``. Raises
+        ModelError."""
         content = "safetensors with its metadata"
         file = FittedFile(path, "il.weights", "rhoctl il fit --weights-out", content, ModelError)
         file.check_exists()
         with file.reading(SafetensorError), safe_open(path, framework="pt") as stored:
             metadata = parse_metadata(ReferenceMetadata, (stored.metadata() or {})[METADATA_KEY])
-        file.check_fingerprint(metadata.fingerprint, fingerprint)
+        file.check_fingerprint(metadata.fingerprint, fingerprint, metadata.data, data)
         return cls(path, metadata, hashlib.sha256(path.read_bytes()).hexdigest())
 
     def build(self, input_shape: tuple[int, ...], classes: int) -> nn.Module:

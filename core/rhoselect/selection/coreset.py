@@ -6,7 +6,8 @@ safetensors file, tied to its data set. A run keeps the points of greatest entro
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,8 @@ from rhoselect.types import Indices
 
 @dataclass(frozen=True)
 class ProxyMetadata:
-    """Where entropies come from; ``start`` is the data-set index of the first."""
+    """Where entropies come from; ``start`` is the data-set index of the first, ``data`` are the
+    keys that made the data set: ``Config.data_keys``."""
 
     fingerprint: str
     start: int
@@ -30,6 +32,7 @@ class ProxyMetadata:
     tool: str
     seconds: float
     flops: int
+    data: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,15 @@ def write_entropies(
         save_file({"entropies": entropies}, beside, {METADATA_KEY: dump_metadata(metadata)})
 
 
-def read_core_set(path: Path, fingerprint: str, train: tuple[int, int], keep: float) -> CoreSet:
+def read_core_set(
+    path: Path,
+    fingerprint: str,
+    train: tuple[int, int],
+    keep: float,
+    data: Mapping[str, str] | None = None,
+) -> CoreSet:
     """The share ``keep`` of the points ``train`` = [start, stop) that has the greatest entropies.
+    ``data``: as of ``il_table.read_table``.
 
     Of equal ones the lower indices are kept. Raises ConfigError (one line) for a missing or
     unreadable file, one of another data set or of other points, and entropies that are not finite.
@@ -66,7 +76,7 @@ def read_core_set(path: Path, fingerprint: str, train: tuple[int, int], keep: fl
     with file.reading(SafetensorError), safe_open(path, framework="np") as stored:
         metadata = parse_metadata(ProxyMetadata, stored.metadata()[METADATA_KEY])
         entropies = stored.get_tensor("entropies")
-    file.check_fingerprint(metadata.fingerprint, fingerprint)
+    file.check_fingerprint(metadata.fingerprint, fingerprint, metadata.data, data or {})
     start, stop = train
     if metadata.start != start or entropies.shape != (stop - start,):
         raise file.refused(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 
@@ -49,7 +49,8 @@ class Fitted:
 class Fitter:
     """Fits ``model`` and makes tables. Every fit starts from the model's untrained network.
 
-    ``fingerprint`` is that of the points' data set. All methods raise NonFiniteLossError.
+    ``fingerprint`` is that of the points' data set, ``data`` its ``Config.data_keys``. All methods
+    raise NonFiniteLossError.
     """
 
     model: SmallModel
@@ -58,6 +59,7 @@ class Fitter:
     seed: int
     options: FitOptions
     progress: FitProgress = SILENT
+    data: Mapping[str, str] = field(default_factory=dict)
 
     def holdout(
         self, train: SplitPoints, holdout: SplitPoints, split: str
@@ -154,6 +156,7 @@ class Fitter:
             accuracy=quality.accuracy,
             guess_loss=quality.guess_loss,
             last_loss=quality.last_loss,
+            data=self.data,
         )
 
 

@@ -110,6 +110,7 @@ def save_model(path: Path, model: nn.Module, config: Config, table: IlTable) -> 
         about.holdout,
         about.seconds,
         about.flops,
+        about.data,
     )
     save_reference(path, model, metadata)
 
@@ -121,4 +122,5 @@ def _fitter(
     options: FitOptions,
     progress: FitProgress,
 ) -> Fitter:
-    return Fitter(model, dataset.fingerprint, config.trainer, config.seed, options, progress)
+    fingerprint, keys = dataset.fingerprint, config.data_keys
+    return Fitter(model, fingerprint, config.trainer, config.seed, options, progress, keys)

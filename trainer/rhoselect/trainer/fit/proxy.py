@@ -66,6 +66,5 @@ def fit_proxy(
         flops += len(entropies) * forward_flops(learner.model, sample)
     seconds = time.monotonic() - started
     tool = f"rhoselect {version('rhoselect')}"
-    start = train.points.start
-    metadata = ProxyMetadata(dataset.fingerprint, start, model.name, tool, seconds, flops)
-    return entropies, metadata
+    start, of, keys = train.points.start, dataset.fingerprint, config.data_keys
+    return entropies, ProxyMetadata(of, start, model.name, tool, seconds, flops, keys)
