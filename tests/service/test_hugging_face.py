@@ -83,8 +83,8 @@ def trainer(folder: Path, model: nn.Module, data: list[dict[str, Any]], **more: 
 
 
 def test_trainer_is_algorithm_1(tmp_path: Path, fast_bf16: bool) -> None:
-    """It scores in bf16 where the hardware has it, and trains in float32 everywhere. Label smoothing
-    is of the training alone."""
+    """It scores in bf16 where the hardware has it, and trains in float32. Label smoothing is of the
+    training alone."""
     import transformers
 
     from rhoselect.client.hugging_face import classification_losses
