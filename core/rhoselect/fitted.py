@@ -64,7 +64,7 @@ class FittedFile:
         ``theirs`` and ``ours`` are the two's ``Config.data_keys``, as far as they are known."""
         if made_for == fingerprint:
             return
-        differ = [key for key in sorted(theirs | ours) if theirs.get(key) != ours.get(key)]
+        differ = [key for key in sorted({*theirs, *ours}) if theirs.get(key) != ours.get(key)]
         lines = (f"{k} = {theirs.get(k, 'unset')}, here {ours.get(k, 'unset')}" for k in differ)
         known = f"; it was made with {listed(lines, 5)}" if theirs and differ else " (data.path)"
         raise self.refused(

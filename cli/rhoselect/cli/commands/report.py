@@ -76,6 +76,6 @@ def report(
         else:
             out.write_text(page(loaded, runs, moved), encoding="utf-8")
     if as_json is not None:
-        found = {"differences": unlike, "not_counted": missing, "coarse": rough}
-        found = {**origin(), "rows": rows, **found}
+        warnings = {"differences": unlike, "not_counted": missing, "coarse": rough}
+        found = {**origin(), "rows": rows, **warnings}
         as_json.write_text(json.dumps(found, indent=2) + "\n", "utf-8")
