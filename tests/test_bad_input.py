@@ -218,6 +218,10 @@ FITS: dict[str, tuple[list[str], str]] = {
     "model": (["--model", "user_code:f"], r"model\.factory: .*'user_code' has no 'f'"),
     "output": (["--model", "user_code:TupleOutput", "--set", "model.args={}"], r"returns a tuple"),
     "setting": (["--set", "trainer.lr=0"], r"trainer\.lr: got 0; .*greater than 0"),
+    "micro-batches": (
+        ["--set", "trainer.micro_batches=8", "--batch", "4"],
+        r"trainer\.micro_batches: got 8, allowed at most the 4 points of a batch",
+    ),
     "data": (["--data", "no/where"], r"data set /\S+/no/where: no such folder"),
     "one fold": (["--folds", "1"], r"--folds"),
     "more folds than points": (["--folds", "401"], r"folds: got 401, allowed 2 to the 400"),

@@ -194,13 +194,14 @@ def single_threaded_pool(name: str) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(1, name, begin)
 
 
-def seed_step(seed: int, step: int, device: torch.device) -> None:
-    """Reseed ``device`` from (seed, step): a step's dropout does not depend on earlier steps.
+def seed_step(seed: int, step: int, device: torch.device, micro: int = 0) -> None:
+    """Reseed ``device`` from (seed, step, micro-batch): dropout does not depend on earlier ones.
 
     torch.manual_seed is not used: if CUDA is not initialised, each call stores a stack trace that
     is never freed.
     """
-    _seed(int(key64(seed, 0x73746570, step)) >> 1, device)
+    part = (micro,) if micro else ()  # the first one has the seed of a batch that is not split
+    _seed(int(key64(seed, 0x73746570, step, *part)) >> 1, device)
 
 
 def seed_points(seed: int, indices: Indices, number: int, device: torch.device) -> None:

@@ -501,6 +501,25 @@ SETTINGS = [
         )
     ),
     setting(
+        "micro-batches",
+        "no power of two",
+        r"trainer\.micro_batches: got 6; allowed are 1, 2, 4, 8",
+        "trainer.micro_batches=6",
+    ),
+    setting(
+        "micro-batches",
+        "more than points",
+        r"trainer\.micro_batches: got 16, allowed at most the 8 points of a batch",
+        "trainer.micro_batches=16",
+    ),
+    setting(
+        "micro-batches",
+        "of one point with BatchNorm",
+        r"model\.factory .*fails in a training step of 8 points in 8 parts: .*more than 1 value",
+        "trainer.micro_batches=8",
+        "model={factory = 'user_code:Dropped', args = {}}",
+    ),
+    setting(
         "state of an optimizer",
         "that is not stored",
         r"trainer\.optimizer: Forgetful: takes another step after its state_dict\(\) was loaded",

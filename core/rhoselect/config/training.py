@@ -78,6 +78,12 @@ class TrainerConfig(Section):
     decay_steps: int = Field(
         0, ge=0, description="steps of the decay of schedule 'wsd'; 0: a tenth of steps"
     )
+    micro_batches: int = Field(
+        1,
+        ge=1,
+        description="parts of a batch whose gradients are computed one after the other, and summed,"
+        " to need less memory: 1, 2, 4, 8, …; selection.n_b counts the points of a step",
+    )
     ema: float = Field(
         0.0,
         ge=0,
@@ -99,3 +105,12 @@ class TrainerConfig(Section):
         default_factory=lambda: [0.8, 0.85, 0.86, 0.87, 0.88, 0.89, 0.9],
         description="test accuracies whose first step goes into summary.json",
     )
+
+    @field_validator("micro_batches")
+    @classmethod
+    def _pairs(cls, count: int) -> int:
+        if count & (count - 1):
+            raise PydanticCustomError(
+                "pairs", "allowed are 1, 2, 4, 8, …, as they are summed in pairs"
+            )
+        return count

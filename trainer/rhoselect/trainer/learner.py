@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from rhoselect.compute import seed_step
 from rhoselect.config import TrainerConfig
+from rhoselect.errors import ConfigError
 from rhoselect.models.statistics import recalibrate_batchnorm
 from rhoselect.snapshots.base import Pieces
 from rhoselect.trainer.ema import AVERAGE, averaged
+from rhoselect.trainer.micro import TreeSum, interleaved, micro_batch
 from rhoselect.trainer.optimizers import Optimizers
 from rhoselect.types import REFERENCE, Batch
 
@@ -53,16 +55,13 @@ class Learner:
         self._config = config
         self._seed = seed
         self.learns = config.lr > 0
+        self._parameters = list(self.model.parameters())
         self.optimizers = Optimizers(self.model, config)
         self._average = averaged(self.model, config.ema) if config.ema else None
 
     def update(self, batch: Batch, weights: Tensor | None, step: int) -> StepResult:
         """One optimizer step on ``batch``; ``weights`` [n_b] multiply its losses if given."""
-        seed_step(self._seed, step, self.device)
-        losses, correct = self._forward(batch)
-        loss = (losses if weights is None else losses * weights).mean()
-        self.optimizers.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        result = self._backward(batch, weights, step)
         if self._config.clip_norm:
             nn.utils.clip_grad_norm_(self.model.parameters(), self._config.clip_norm)
         self.optimizers.step(step)
@@ -70,7 +69,34 @@ class Learner:
             self._average.update_parameters(self.model)
         if self.reference is not None and self.reference.learns:
             self.reference.update(batch, weights, step)
-        return StepResult(loss.detach(), losses.detach(), correct)
+        return result
+
+    def _backward(self, batch: Batch, weights: Tensor | None, step: int) -> StepResult:
+        """Give the parameters the gradient of the mean over all points of the weighted losses.
+        Raises ConfigError for more micro-batches than points."""
+        count, points = self._config.micro_batches, len(batch.indices)
+        if count > points:
+            raise ConfigError(
+                f"trainer.micro_batches: got {count}, allowed at most the {points} points of a"
+                " batch, so that each has one"
+            )
+        gradients, parts = TreeSum(), list[StepResult]()
+        for micro in range(count):
+            seed_step(self._seed, step, self.device, micro)
+            losses, correct = self._forward(micro_batch(batch, micro, count))
+            weighted = losses if weights is None else losses * weights[micro::count]
+            loss = weighted.sum() / points
+            self.optimizers.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            gradients.add([parameter.grad for parameter in self._parameters])
+            parts.append(StepResult(loss.detach(), losses.detach(), correct))
+        for parameter, gradient in zip(self._parameters, gradients.total, strict=True):
+            parameter.grad = gradient
+        return StepResult(
+            torch.stack([part.loss for part in parts]).sum(),
+            interleaved([part.losses for part in parts]),
+            interleaved([part.correct for part in parts]),
+        )
 
     @property
     def evaluated(self) -> nn.Module:

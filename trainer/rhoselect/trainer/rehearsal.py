@@ -50,6 +50,7 @@ def rehearse(inputs: RunInputs) -> None:
 def _train_once(inputs: RunInputs, device: torch.device) -> None:
     """Raise ModelError unless the model can take a step of n_b points."""
     factory, n_b = inputs.config.model.factory, inputs.config.selection.n_b
+    parts = inputs.config.trainer.micro_batches
     learner = new_learner(inputs, device)
     batch = inputs.train.read(inputs.train.first(n_b), device)
     check_output(factory, learner.model, batch.inputs, inputs.classes)
@@ -61,6 +62,6 @@ def _train_once(inputs: RunInputs, device: torch.device) -> None:
         raise
     except Exception as error:  # the user's code: anything may come out of it
         raise ModelError(
-            f"model.factory {factory}: its model fails in a training step of {n_b} points:"
-            f" {one_line(error)}"
+            f"model.factory {factory}: its model fails in a training step of {n_b} points"
+            f"{f' in {parts} parts' if parts > 1 else ''}: {one_line(error)}"
         ) from error

@@ -110,7 +110,8 @@ class SmallModel:
     def learner(
         self, learn: Subset, settings: TrainerConfig, options: FitOptions, seed: int
     ) -> Learner:
-        """A learner of a copy of ``network`` on ``learn``, with a schedule over all epochs."""
+        """A learner of a copy of ``network`` on ``learn``, with a schedule over all epochs. Raises
+        ConfigError for an optimizer that does not suit the model."""
         steps = options.epochs * learn.steps(options.batch)
         whole = settings.model_copy(update={"steps": steps})
         return self.make_learner(copy.deepcopy(self.network), whole, seed, self.replica.device)
