@@ -70,6 +70,31 @@ def main() -> None:
             plt.close(figure)
             parts.append(f"![{name}]({name}.png)")
     (FOLDER / "tables.md").write_text("# Figures\n\n" + "\n\n".join(parts) + "\n")
+    gpu_page(FOLDER / "gpu.md", json.loads((FOLDER / "gpu.json").read_text()))
+
+
+def gpu_page(page: Path, figures: Mapping[str, Any]) -> None:
+    """Replace what follows the page's heading "Figures"."""
+    rows = []
+    for stage in figures["stages"]:
+        for each in stage["figures"]:
+            value = f"{each['value']} {each['unit']}".strip()
+            rows.append([stage["stage"], each["name"], value, each["predicted"]])
+        how = "ok" if stage["ok"] else f"not ok: {stage['error']}"
+        rows.append([stage["stage"], "*the stage*", f"{how}, {stage['seconds']} s", ""])
+    machine = ", ".join(f"{key} {value}" for key, value in figures["machine"].items())
+    table = markdown_table(("stage", "figure", "measured", "predicted for one H100"), rows)
+    lines = [
+        f"`{figures['command']}`",
+        "",
+        f"*{machine}*",
+        "",
+        *figures["notes"],
+        "",
+        table.rstrip(),
+    ]
+    own = page.read_text().partition("## Figures\n")[0]
+    page.write_text(own + "## Figures\n\n" + "\n".join(lines) + "\n")
 
 
 def section(name: str, figures: Mapping[str, Any], columns: Iterable[str]) -> str:

@@ -22,7 +22,7 @@ from runs import settings_of, step_parts, train, train_here  # isort: skip
 from harness import write_config  # isort: skip
 
 STEPS, WARM_UP = 60, 15
-TRACED = 12
+TRACED = 4
 RUN_S = 30.0  # of a run with scorers
 
 

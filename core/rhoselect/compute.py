@@ -83,7 +83,9 @@ def repeatable(device: torch.device) -> Iterator[None]:
 def _deterministic() -> Iterator[None]:
     deterministic = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    switches = [(torch.backends.cudnn, "benchmark", False), *tf32_switches()]
+    # Deterministic mode would also fill all new memory, with a kernel each; we read none of it.
+    fill = (torch.utils.deterministic, "fill_uninitialized_memory", False)
+    switches = [(torch.backends.cudnn, "benchmark", False), fill, *tf32_switches()]
     before = [(owner, name, getattr(owner, name)) for owner, name, _ in switches]
     # cuBLAS reads this when it creates a handle, so it stays set.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
