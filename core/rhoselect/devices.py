@@ -75,8 +75,8 @@ def sharing(config: Config, workers: int, gpus: int) -> str | None:
         return None
     processes, plural = workers + gpus - enough, "s" if gpus > 1 else ""
     return (
-        f"{processes} processes share {gpus} GPU{plural} and take turns; with --workers {enough} each"
-        " has its own, with the same result (rhoctl plan says which is faster)"
+        f"{processes} processes share {gpus} GPU{plural} and take turns; with --workers {enough}"
+        " each has its own, with the same result (rhoctl plan says which is faster)"
     )
 
 
