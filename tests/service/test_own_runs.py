@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import load_file
 from service_helpers import inputs, service, train
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
@@ -17,7 +18,8 @@ from torch.utils.data import TensorDataset
 from rhoselect.client import SelectionClient
 from rhoselect.errors import FencedError, RunFolderError, UserError
 from rhoselect.inputs import RunInputs
-from support import CLASSES, DEADLINE_S, made, patches, rhoctl
+from rhoselect.trainer.records import weights_sha256
+from support import CLASSES, DEADLINE_S, hashes, made, patches, rhoctl
 from warm import Process
 
 pytestmark = pytest.mark.usefixtures("away")
@@ -106,6 +108,22 @@ def test_a_loop_leaves_what_the_trainer_does(
     else:
         refused = rhoctl("export", folder, "--out", tmp_path / "points.parquet")
         assert (refused.code, refused.err.count("\n")) == (2, 1)
+
+
+def test_a_served_network_with_batchnorm_has_statistics_of_candidates(
+    tiny_config: Path, tmp_path: Path
+) -> None:
+    """The loop does not send those of its own: it ends with what ``rhoctl train`` ends with."""
+    sets = ["model={factory = 'user_code:Dropped', args = {dropout = 0.0}}", "trainer.steps=4"]
+    flags = [word for each in sets for word in ("--set", each)]
+    made("train", tiny_config, "--run-dir", tmp_path / "trained", *flags)
+    run, folder = inputs(tiny_config, sets), tmp_path / "served"
+    model = run.new_model()
+    with service(run, folder) as address:
+        train(run, SelectionClient(model, address), model)
+    assert hashes(folder) == hashes(tmp_path / "trained")
+    model.load_state_dict(load_file(folder / "model.safetensors"))
+    assert weights_sha256(model) == hashes(folder)[1]
 
 
 def test_a_loop_that_resumes_goes_on_in_its_folder(tiny_config: Path, tmp_path: Path) -> None:

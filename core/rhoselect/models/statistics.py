@@ -36,6 +36,16 @@ def recalibrate_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> None:
             module.training = training
 
 
+def running_statistics(model: nn.Module) -> set[str]:
+    """The names of the buffers in which ``model``'s BatchNorm layers keep statistics."""
+    return {
+        f"{name}.{buffer}" if name else buffer
+        for name, module in model.named_modules(remove_duplicate=False)
+        if isinstance(module, _BatchNorm)
+        for buffer, _ in module.named_buffers(recurse=False)
+    }
+
+
 def _averages(norm: _BatchNorm) -> bool:
     return norm.training and norm.running_mean is not None
 

@@ -17,10 +17,13 @@ from typing import Any
 
 from torch import Tensor
 
+from rhoselect.compute import repeatable, threads
 from rhoselect.devices import own_device
 from rhoselect.inputs import RunInputs, SelectionInputs
+from rhoselect.models.statistics import recalibrate_batchnorm, running_statistics
 from rhoselect.selector.selector import SelectedBatch
 from rhoselect.trainer.build import new_learner
+from rhoselect.trainer.candidates import next_candidates
 from rhoselect.trainer.checkpoint import Progress, save_model
 from rhoselect.trainer.hardware import begin
 from rhoselect.trainer.records import (
@@ -135,13 +138,25 @@ class LoopRecords:
 
     def _save(self, weights: Mapping[str, Tensor]) -> str | None:
         """Write model.safetensors, if the configuration names the model. Returns the hash of the
-        weights, if they are not rounded to a scorer's precision."""
-        model = self._inputs.new_model() if isinstance(self._inputs, RunInputs) else None
-        if model is None or not model.state_dict().keys() <= weights.keys():
+        weights, if they are not rounded to a scorer's precision.
+
+        A service does not get the BatchNorm statistics that scores do not use: it estimates them,
+        as for a run of ``rhoctl train``.
+        """
+        if not isinstance(self._inputs, RunInputs):
             return None
+        model = self._inputs.new_model()
         own = model.state_dict()
-        exact = all(weights[name].dtype == like.dtype for name, like in own.items())
-        model.load_state_dict({name: weights[name] for name in own})
+        missing = own.keys() - weights.keys()
+        if not missing <= running_statistics(model):
+            return None
+        exact = all(weights[name].dtype == own[name].dtype for name in own.keys() - missing)
+        model.load_state_dict({name: weights.get(name, like) for name, like in own.items()})
+        if missing:
+            device = own_device(self._inputs.config)
+            candidates = next_candidates(self._inputs, self._steps, device)
+            with repeatable(device), threads(self._inputs.config.trainer.threads):
+                recalibrate_batchnorm(model.to(device), (batch.inputs for batch in candidates))
         save_model(self._folder, model)
         return weights_sha256(model) if exact else None
 
