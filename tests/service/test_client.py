@@ -384,6 +384,21 @@ def test_mistakes_fail_at_construction_in_one_line(
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("model", [nn.Linear(2, 3), nn.Linear(2, 3).double()], ids=["32", "64"])
+def test_items_of_float64_are_named(model: nn.Module) -> None:
+    """Whatever the model's precision: the copy that scores has its own."""
+    config = {**OWN, "selection": {**OWN["selection"], "function": "loss"}}
+    item = {"views": [torch.zeros(2, dtype=torch.float64)]}
+
+    def losses(model: nn.Module, batch: SelectionBatch) -> Tensor:
+        return model(batch.inputs["views"][0]).sum(1)
+
+    with pytest.raises(
+        ModelError, match=r"^data: got inputs of float64, allowed float32, as a copy"
+    ):
+        SelectionClient(model, local=True, config=config, data=[item] * 64, losses=losses)
+
+
 @pytest.mark.parametrize(
     ("label", "outputs", "words"),
     [

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -64,3 +65,13 @@ def moved(tree: Any, device: torch.device) -> Any:
     if isinstance(tree, Sequence) and not isinstance(tree, str | bytes):
         return [moved(value, device) for value in tree]
     return tree
+
+
+def tensors_in(tree: Any) -> Iterator[Tensor]:
+    """The tensors in dicts, lists and tuples."""
+    if isinstance(tree, Tensor):
+        yield tree
+    elif isinstance(tree, Mapping):
+        yield from chain.from_iterable(map(tensors_in, tree.values()))
+    elif isinstance(tree, Sequence) and not isinstance(tree, str | bytes):
+        yield from chain.from_iterable(map(tensors_in, tree))

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from rhoselect.client.batch import Collate, SelectionBatch, collate
+from rhoselect.client.batch import Collate, SelectionBatch, collate, tensors_in
 from rhoselect.client.given_losses import given_losses
 from rhoselect.config import Config
 from rhoselect.data import SplitPoints
@@ -179,11 +179,18 @@ def check_losses(replica: UserReplica, points: UserPoints) -> int:
     """Raise ModelError unless the losses of two points can be computed. Returns the FLOPs of one
     (matrix products and convolutions)."""
     indices = points.first(2)
+    batch = points.read(indices, replica.device)
     try:
         with FlopCounterMode(display=False) as counter:
-            replica(points.read(indices, replica.device))
+            replica(batch)
         return int(counter.get_total_flops()) // len(indices)
     except ModelError:
         raise
     except Exception as error:  # the user's code: anything may come out of it
+        inputs, _ = cast(tuple[Any, Tensor | None], batch.inputs)
+        if any(tensor.dtype == torch.float64 for tensor in tensors_in(inputs)):
+            raise ModelError(
+                "data: got inputs of float64, allowed float32, as a copy of the model scores in"
+                f" scorer.precision: make items and model .float() ({one_line(error)})"
+            ) from error
         raise ModelError(f"losses: fails on two points: {one_line(error)}") from error
