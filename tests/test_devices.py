@@ -115,6 +115,18 @@ def test_on_one_machine_the_driver_says_that_a_gpu_is_missing(
 
 
 @pytest.mark.usefixtures("no_gpu")
+def test_a_service_without_gpus_leaves_scoring_to_scorers_elsewhere(tiny_config: Path) -> None:
+    """Not those on its machine, and not if it has none."""
+    config = on(tiny_config, "cuda", "cpu", "cluster.address=auto")
+    assert devices.service_device(config, workers=2) is None
+    on_cpus = on(tiny_config, "cpu", "cuda", "cluster.address=auto")
+    assert devices.service_device(on_cpus, workers=2) == torch.device("cpu")
+    for other, workers in ((config, 0), (on(tiny_config, "cuda", "cpu"), 2)):
+        with pytest.raises(ConfigError, match=r"scorer\.device: got 'cuda', .*process scores, too"):
+            devices.service_device(other, workers)
+
+
+@pytest.mark.usefixtures("no_gpu")
 def test_a_scorer_on_the_cpu_does_not_look_for_the_trainers_gpu(tiny_config: Path) -> None:
     config = open_inputs(on(tiny_config, "cpu", "cuda")).config
     assert devices.scorer_device(config, 3, beside_trainer=True) == torch.device("cpu")

@@ -46,6 +46,18 @@ def own_device(config: Config) -> torch.device:
         raise ConfigError(f"{error}; the trainer's process scores, too") from None
 
 
+def service_device(config: Config, workers: int) -> torch.device | None:
+    """The device of the scorer in the process of a service with ``workers`` scorers. None if it is
+    not here and they may be on machines that have it: then they score everything. Raises
+    ConfigError otherwise."""
+    try:
+        return own_device(config)
+    except ConfigError:
+        if workers == 0 or config.cluster.address == "local":
+            raise
+        return None
+
+
 def scorer_device(config: Config, slot: int, beside_trainer: bool) -> torch.device:
     """The device of the scorer in ``slot``, in this process; ``beside_trainer``: the trainer is on
     this machine, too, and sees the same GPUs. Raises ConfigError if it is not here."""

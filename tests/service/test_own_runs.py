@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +19,19 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from rhoselect.client import SelectionClient
-from rhoselect.errors import FencedError, RunFolderError, UserError
+from rhoselect.errors import ConfigError, FencedError, RunFolderError, UserError
 from rhoselect.inputs import RunInputs
+from rhoselect.inputs.probe import scoring_facts
+from rhoselect.metrics import Metrics
+from rhoselect.queue.memory import MemoryQueue
+from rhoselect.scorer.build import build_scorer
+from rhoselect.service import sessions
+from rhoselect.service.served import Backends, ServedRun
+from rhoselect.snapshots.local import LocalStore
+from rhoselect.trainer import own_loop
+from rhoselect.trainer.hardware import agree
 from rhoselect.trainer.records import weights_sha256
+from rhoselect.trainer.runfolder import RunFolder
 from support import CLASSES, DEADLINE_S, hashes, made, patches, rhoctl
 from warm import Process
 
@@ -124,6 +137,43 @@ def test_a_served_network_with_batchnorm_has_statistics_of_candidates(
     assert hashes(folder) == hashes(tmp_path / "trained")
     model.load_state_dict(load_file(folder / "model.safetensors"))
     assert weights_sha256(model) == hashes(folder)[1]
+
+
+def test_a_service_without_the_device_lets_its_scorers_score(
+    tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a head without a GPU. The scorer is a thread here; all that it pushes is its own."""
+    for module in (sessions, own_loop):
+        monkeypatch.setattr(module, "service_device", lambda config, workers: None)
+    run, folder = inputs(tiny_config, ["trainer.scores=false"]), tmp_path / "served"
+    RunFolder.create(folder, run.config, run.sha256, kind="served")
+    served, stop, counted = ServedRun(folder, 1, scores=False), threading.Event(), Metrics("scorer")
+
+    def score(folder: RunFolder, queue: MemoryQueue, snapshots: LocalStore) -> None:
+        scorer = build_scorer(run, torch.device("cpu"), 0, 1, queue, snapshots, counted)
+        agree(folder, "scorer 0", scoring_facts(run, scorer.weights.replica))
+        scorer.run(stop)
+
+    @contextmanager
+    def backends(folder: RunFolder, workers: int) -> Iterator[Backends]:
+        queue, snapshots = MemoryQueue(60.0), LocalStore()
+        thread = threading.Thread(target=score, args=(folder, queue, snapshots))
+        thread.start()
+        try:
+            yield Backends(queue, snapshots, folder, status_queue=queue)
+        finally:
+            stop.set()
+            thread.join()
+
+    model = run.new_model()
+    with sessions.sessions(run, served, backends)(0) as (_, session):
+        for step in range(3):
+            session.publish(step, model.state_dict())
+            assert len(session.next(step).points.indices) == run.config.selection.n_b
+    assert counted.points_scored() >= 3 * run.config.selection.n_B
+    assert summary_of(folder)["exact"] is True
+    with pytest.raises(ConfigError, match="workers: got 0, allowed 1 to"):
+        served.scale(0)
 
 
 def test_a_loop_that_resumes_goes_on_in_its_folder(tiny_config: Path, tmp_path: Path) -> None:

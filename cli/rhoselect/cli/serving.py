@@ -18,7 +18,7 @@ from rhoselect.cli.run import check_servers
 from rhoselect.cli.signals import handled
 from rhoselect.compute import keep_memory, make_current, repeatable
 from rhoselect.config import Config, resolve
-from rhoselect.devices import own_device
+from rhoselect.devices import service_device
 from rhoselect.inputs import RunInputs, check_scoring, open_inputs
 from rhoselect.metrics import announced, check_endpoint
 from rhoselect.runtime.queue_address import queue_url
@@ -49,20 +49,25 @@ def serve_run(path: Path, config: Path | None, workers: int, sets: list[str], re
     """Serve a new run, or with ``resume`` an old one, in the folder ``path`` until interrupted.
     Raises UserError."""
     settings = _settings(path, config, sets, resume)
+    device, console = service_device(settings, workers), Console(highlight=False, markup=False)
+    if device is None:  # no lane of the queue is this process's
+        trainer = settings.trainer.model_copy(update={"scores": False})
+        settings = settings.model_copy(update={"trainer": trainer})
     security = Security.of_server(settings.service)
     check_address(settings.service.address, security)
     inputs = open_inputs(settings)
     check_servable(inputs)
-    device = own_device(settings)
-    make_current(device)
-    check_scoring(inputs, device)
+    if device is None:
+        console.print(f"no {settings.scorer.device} in this process: only the scorers score")
+    else:
+        make_current(device)
+        check_scoring(inputs, device)
     check_servers(settings, workers)
     check_endpoint(settings.metrics)
     if resume:
         check_inputs(path, inputs.sha256)
     else:
         RunFolder.create(path, settings, inputs.sha256, kind="served")
-    console = Console()
     with (
         driving(path),
         announced(settings.metrics, path),
@@ -71,10 +76,7 @@ def serve_run(path: Path, config: Path | None, workers: int, sets: list[str], re
     ):
         go_on_with(path, settings)
         console.print(
-            f"serving at {served.address}, run folder {path}; stop with Ctrl-C",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
+            f"serving at {served.address}, run folder {path}; stop with Ctrl-C", soft_wrap=True
         )
         _until_interrupted(served.polls)
 
@@ -95,8 +97,10 @@ def serving(
     config = inputs.config
     keep_memory()
     with ExitStack() as stack:
-        stack.enter_context(repeatable(own_device(config)))  # this process scores, too
-        run = ServedRun(path, workers)
+        device = service_device(config, workers)
+        if device is not None:  # this process scores, too
+            stack.enter_context(repeatable(device))
+        run = ServedRun(path, workers, scores=device is not None)
         backends: MakeBackends = partial(in_process, config)
         polls = [run.poll]
         if workers:

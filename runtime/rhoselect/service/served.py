@@ -68,12 +68,14 @@ class NoControl:
 
 
 class ServedRun:
-    """A ``runtime.run.Run`` of ``count`` scorers. It shows the open session, if there is one."""
+    """A ``runtime.run.Run`` of ``count`` scorers; ``scores``: this process does, too. It shows the
+    open session, if there is one."""
 
     stores = None
 
-    def __init__(self, path: Path, count: int) -> None:
+    def __init__(self, path: Path, count: int, scores: bool = True) -> None:
         self.folder, self.count = RunFolder.newest(path), count
+        self._least = 0 if scores else 1
         self.control = NoControl()
         self.changing = threading.Lock()
         """Hold this lock to open a session or to change ``count``."""
@@ -113,8 +115,8 @@ class ServedRun:
 
     def scale(self, workers: int) -> None:
         """See `Run.scale`. Later sessions also have ``workers`` scorers."""
-        if not 0 <= workers <= HELPERS:
-            raise ConfigError(f"workers: got {workers}, allowed 0 to {HELPERS}")
+        if not self._least <= workers <= HELPERS:
+            raise ConfigError(f"workers: got {workers}, allowed {self._least} to {HELPERS}")
         if self._in_process:
             raise ConfigError(
                 f"workers: got {workers}, but this run is served with --workers 0, in one process;"

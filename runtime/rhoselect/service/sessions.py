@@ -6,18 +6,21 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 from rhoselect.config import Config
-from rhoselect.devices import own_device
+from rhoselect.devices import service_device
 from rhoselect.inputs import RunInputs
 from rhoselect.inputs.probe import scoring_facts
 from rhoselect.metrics import Metrics
 from rhoselect.protos import selection_pb2 as pb
+from rhoselect.queue import SelectionQueue
 from rhoselect.queue.memory import MemoryQueue
-from rhoselect.scorer.build import build_scorer
+from rhoselect.scorer.build import build_idle_scorer, build_scorer
+from rhoselect.scorer.loop import Scorer
 from rhoselect.selector.build import build_session
 from rhoselect.selector.session import check_first_step
 from rhoselect.service.blobs import to_specs
 from rhoselect.service.selection import Open, Opened
 from rhoselect.service.served import Backends, ServedRun
+from rhoselect.snapshots import SnapshotStore
 from rhoselect.snapshots.local import LocalStore
 from rhoselect.trainer.hardware import agree
 from rhoselect.trainer.own_loop import LoopRecords
@@ -37,7 +40,7 @@ def in_process(config: Config, folder: RunFolder, workers: int) -> Iterator[Back
 
 def sessions(inputs: RunInputs, run: ServedRun, make_backends: MakeBackends) -> Open:
     """A function that opens sessions in the folder of ``run`` and shows them in its status."""
-    config, metrics, device = inputs.config, Metrics(), own_device(inputs.config)
+    config, metrics = inputs.config, Metrics()
     metrics.serve(config.metrics, run.folder.path, "trainer")
 
     @contextmanager
@@ -49,9 +52,7 @@ def sessions(inputs: RunInputs, run: ServedRun, make_backends: MakeBackends) -> 
                 backends = stack.enter_context(make_backends(folder, count))
                 stack.callback(backends.snapshots.close)
                 queue, snapshots = backends.queue, backends.snapshots
-                share = config.lanes(count)
-                scorer = build_scorer(inputs, device, count, share, queue, snapshots, metrics)
-                agree(folder, "the service", scoring_facts(inputs, scorer.weights.replica))
+                scorer = _scorer(inputs, folder, count, queue, snapshots, metrics)
                 ended = step == config.trainer.steps  # its records are complete
                 recorder = None if ended else LoopRecords(inputs, folder, step, count)
                 session = build_session(
@@ -72,3 +73,22 @@ def sessions(inputs: RunInputs, run: ServedRun, make_backends: MakeBackends) -> 
             yield answer, session
 
     return open_session
+
+
+def _scorer(
+    inputs: RunInputs,
+    folder: RunFolder,
+    workers: int,
+    queue: SelectionQueue,
+    snapshots: SnapshotStore,
+    metrics: Metrics,
+) -> Scorer:
+    """The scorer in this process, which must have the bits of the ``workers`` others, if it has the
+    device that scores."""
+    config, device = inputs.config, service_device(inputs.config, workers)
+    if device is None:
+        return build_idle_scorer(inputs, workers, queue, snapshots, metrics)
+    lanes = config.lanes(workers)
+    scorer = build_scorer(inputs, device, workers, lanes, queue, snapshots, metrics)
+    agree(folder, "the service", scoring_facts(inputs, scorer.weights.replica))
+    return scorer

@@ -1,4 +1,4 @@
-"""A scorer from a run's inputs."""
+"""A scorer from a run's inputs, or one that scores nothing."""
 
 from __future__ import annotations
 
@@ -24,3 +24,32 @@ def build_scorer(
     """The scorer of ``slot``, on ``device``: see ``devices``."""
     make_current(device)
     return Scorer(inputs, inputs.new_replica(device), queue, snapshots, metrics, slot, lanes)
+
+
+class IdleScorer(Scorer):
+    """Scores nothing: for a process without the device that scores. Snapshots have the layout of
+    its replica, which stays on the CPU."""
+
+    def score_one(self) -> bool:
+        """False."""
+        return False
+
+    def score_ahead(self, window: int, own_lane: bool) -> bool:
+        """False."""
+        return False
+
+    def score_shortlist(self) -> bool:
+        """False."""
+        return False
+
+
+def build_idle_scorer(
+    inputs: RunInputs,
+    slot: int,
+    queue: SelectionQueue,
+    snapshots: SnapshotReader,
+    metrics: Metrics,
+) -> IdleScorer:
+    """The scorer of ``slot`` in a process that does not score; it has no lane."""
+    replica = inputs.new_replica(torch.device("cpu"))
+    return IdleScorer(inputs, replica, queue, snapshots, metrics, slot, lanes=slot)

@@ -121,7 +121,7 @@ def begin(folder: RunFolder, step: int, training: Facts) -> Exactness:
     """Note that this generation takes the steps from ``step`` on. ``training`` are the facts of the
     device that trains; those that differ from the scorers' are kept. Raises FencedError."""
     found = agreed(folder)
-    assert found is not None, "this process scores too, and has agreed"
+    assert found is not None, "a process that scores has agreed"
     facts = dict(found.facts)
     facts |= {f"trainer's {n}": v for n, v in training.items() if facts.get(n) != v}
     stretches = [each for each in _stretches(folder.path) if each.step < step]

@@ -15,17 +15,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from rhoselect.compute import repeatable, threads
-from rhoselect.devices import own_device
+from rhoselect.devices import service_device
 from rhoselect.inputs import RunInputs, SelectionInputs
 from rhoselect.models.statistics import recalibrate_batchnorm, running_statistics
 from rhoselect.selector.selector import SelectedBatch
 from rhoselect.trainer.build import new_learner
 from rhoselect.trainer.candidates import next_candidates
 from rhoselect.trainer.checkpoint import Progress, save_model
-from rhoselect.trainer.hardware import begin
+from rhoselect.trainer.hardware import agreed, begin
 from rhoselect.trainer.records import (
     Records,
     StepRecord,
@@ -71,7 +72,8 @@ class LoopRecords:
             for row in rows:
                 self._records.append(row)
             self._records.flush()
-            begin(folder, step, training={})
+            self._first: int | None = step  # until the hardware is noted
+            self._note_hardware()
             for old in [*_tails(folder.path), *(folder.path / name for name in RESULTS)]:
                 old.unlink(missing_ok=True)
             tail = folder.path / "steps" / f"tail-{folder.generation}.jsonl"
@@ -96,12 +98,19 @@ class LoopRecords:
         )
         with writing(self._folder):
             self._folder.check_fence()
+            self._note_hardware()
             self._tail.write(json.dumps(asdict(row)) + "\n")
             self._tail.flush()
             self._records.append(row)
             self._steps, self._in_tail = batch.step + 1, self._in_tail + 1
             if self._in_tail == PART_ROWS:
                 self._flush()
+
+    def _note_hardware(self) -> None:
+        """Once, when a process that scores has told its own: this one, or one elsewhere."""
+        if self._first is not None and agreed(self._folder) is not None:
+            begin(self._folder, self._first, training={})
+            self._first = None
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Add ``values`` after ``step`` optimizer steps to eval.jsonl, null for one that is not
@@ -153,12 +162,16 @@ class LoopRecords:
         exact = all(weights[name].dtype == own[name].dtype for name in own.keys() - missing)
         model.load_state_dict({name: weights.get(name, like) for name, like in own.items()})
         if missing:
-            device = own_device(self._inputs.config)
+            device = self._device()
             candidates = next_candidates(self._inputs, self._steps, device)
             with repeatable(device), threads(self._inputs.config.trainer.threads):
                 recalibrate_batchnorm(model.to(device), (batch.inputs for batch in candidates))
         save_model(self._folder, model)
         return weights_sha256(model) if exact else None
+
+    def _device(self) -> torch.device:
+        """That of the scorer in this process, or the CPU if none is here."""
+        return service_device(self._inputs.config, self._workers) or torch.device("cpu")
 
     def _summarise(self, sha256: str | None) -> dict[str, Any]:
         inputs, path, steps = self._inputs, self._folder.path, self._steps
@@ -166,7 +179,7 @@ class LoopRecords:
         scored = steps * selection.n_B if inputs.scoring.needs.forward else 0
         progress = Progress(steps, seconds, _seconds(path, "wait_ms"), scored)
         if isinstance(inputs, RunInputs):
-            flops = count_flops(inputs, progress, new_learner(inputs, own_device(inputs.config)))
+            flops = count_flops(inputs, progress, new_learner(inputs, self._device()))
         else:
             trained, each = STEP_FORWARDS * steps * selection.n_b, self._point_flops
             flops = {"train": trained * each, "score": scored * each, "il": il_flops(inputs)}
