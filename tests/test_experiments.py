@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,18 @@ def test_every_run_of_an_experiment_of_the_paper_can_be_configured(
     assert len({cell.name for cell in grid}) == len(grid)
     check(grid, Recipes(spec, tmp_path), [])
     assert list(tmp_path.iterdir()) == []
+    assert "memory" not in spec.paper.source
+
+
+def test_the_page_of_the_paper_is_that_of_its_files_and_results(tmp_path: Path) -> None:
+    results = PAPER.parent.parent / "docs" / "results"
+    for name in names(PAPER):
+        folder = tmp_path / "runs" / name
+        folder.mkdir(parents=True)
+        shutil.copy(results / "paper" / f"{name}.json", folder / "results.json")
+        shutil.copy(results / "paper" / f"{name}.png", folder / "figure.png")
+    document.page(PAPER, tmp_path / "runs", tmp_path / "paper.md")
+    assert (tmp_path / "paper.md").read_text() == (results / "paper.md").read_text()
 
 
 def test_a_later_key_wins_and_every_arm_sees_the_same_seed(tiny: Path, tmp_path: Path) -> None:

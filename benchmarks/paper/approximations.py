@@ -7,9 +7,9 @@ irreducible-loss model does not learn from D_t; 3 it is small. All score the sam
 Approximation 0 picks the batches that D_t grows by. Printed: Spearman's correlation with
 Approximation 0, mean over windows.
 
-Shortened against the paper: Fashion-MNIST instead of QMNIST, 2,000 holdout points, MLPs of 128
-units instead of 512, some dozens of windows, and ensembles that go on from their last weights,
-until a pass has a loss below 0.05 nats or 10 passes are over, instead of starting anew.
+Kept small: Fashion-MNIST, 2,000 holdout points, MLPs of 128 units, some dozens of windows, and
+ensembles that go on from their last weights, until a pass has a loss below 0.05 nats or 10 passes
+are over, instead of starting anew.
 """
 
 from __future__ import annotations

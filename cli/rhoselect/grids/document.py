@@ -22,8 +22,9 @@ HEAD = """# The paper's tables and figures, measured
 Written by `rhoctl experiment report`; the settings, the paper's figures and the reasons stand in
 `benchmarks/paper/*.toml`. All are proxies on small data: orders and ratios are to be compared, not
 accuracies. Figures are medians over the seeds (least to greatest); NR: not reached; "times fewer"
-are steps to the baseline's best accuracy of the same seed, 0 where that was not reached. Most
-of the paper's figures are from memory and not checked: `source` in those files says which.
+are steps to the baseline's best accuracy of the same seed, 0 where that was not reached. "Source"
+says where the paper's setting and figures were read; "second hand" are notes of readers of the
+paper, which we could not get. Numbers of figures in titles may be wrong, but for 1 to 3 and 6.
 """
 
 
@@ -68,6 +69,7 @@ def section(name: str, spec: Spec, results: dict[str, Any] | None, image: str) -
     """The part of the page on one experiment."""
     rows = results["rows"] if results else []
     lines = [f"## {spec.title}\n", f"Paper: {spec.paper.shows} {spec.paper.setting}\n"]
+    lines.append(f"Source: {spec.paper.source}.\n")
     lines.append(f"Here: `rhoctl experiment run {name}`. {spec.shortened}\n")
     if results:
         lines += [table.markdown(rows), f"![{spec.title}]({image})\n"]

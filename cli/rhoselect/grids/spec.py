@@ -95,7 +95,7 @@ class PaperRow(Section):
 
 
 class Paper(Section):
-    """The paper's own setting and figures; ``source`` says how they were checked."""
+    """The paper's own setting and figures; ``source`` says where they were read."""
 
     shows: str
     setting: str

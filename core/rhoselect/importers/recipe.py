@@ -41,8 +41,8 @@ class Recipe:
     the fraction.
 
     ``relevance`` = (K, share) keeps K random classes in full and ``share`` of each other class, by
-    true label, in the splits ``relevance_splits`` (the paper's CIFAR100-Relevance, where 80% of the
-    data come from 20% of the classes, is (20, 0.0625)).
+    true label, in the splits ``relevance_splits``: with (20, 0.0625), 20 of 100 classes have 80% of
+    the data.
 
     ``ambiguous`` = A appends A times as many points as there are to train and holdout, each the
     mean of two of the split's points of different classes, with the true label of either at random.
