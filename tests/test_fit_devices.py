@@ -90,7 +90,7 @@ class Watched(SplitPoints):
     def read(self, indices: Indices, device: torch.device, epochs: Indices | None = None) -> Batch:
         for index in indices.tolist():
             self.was_read[index].set()
-        return Batch(indices, F.one_hot(torch.from_numpy(indices), 6).float(), torch.zeros(1))
+        return Batch(indices, (F.one_hot(torch.from_numpy(indices), 6).float(), torch.zeros(1)))
 
     def labels(self, indices: Indices) -> Labels:
         return np.zeros(len(indices), np.int64)

@@ -31,6 +31,7 @@ from rhoselect.inputs import open_inputs
 from rhoselect.models.build import build_model, configured_model
 from rhoselect.models.replica import Numerics, Replica
 from rhoselect.selection.coreset import write_entropies
+from rhoselect.tasks import Classification
 from rhoselect.trainer.fit import (
     FitOptions,
     FitProgress,
@@ -48,6 +49,8 @@ from rhoselect.trainer.records import weights_sha256
 from rhoselect.types import Batch, Indices
 from support import CLASSES as CLASSES_OF_PATCHES
 from support import made, patches, rhoctl
+
+TASK = Classification()
 
 CPU = torch.device("cpu")
 CLASSES = 3
@@ -67,8 +70,10 @@ class Blobs(SplitPoints):
         points = [self._point(index) for index in indices.tolist()]
         return Batch(
             indices,
-            torch.stack([inputs for inputs, _ in points]),
-            torch.tensor([label for _, label in points]),
+            (
+                torch.stack([inputs for inputs, _ in points]),
+                torch.tensor([label for _, label in points]),
+            ),
         )
 
     def labels(self, indices: Indices) -> Labels:
@@ -88,12 +93,12 @@ class Watched(FitProgress):
             build_model("rhoselect.models:mlp", {"width": 32, "depth": 1}, (6,), CLASSES, 0)
             for _ in range(2)
         )
-        replica = Replica(twin, Numerics("fp32"), CPU)
+        replica = Replica(twin, Numerics("fp32"), CPU, TASK)
         self.replica = twin
         self.told: list[float] = []
         self.models: list[nn.Module] = []
         self.steps = 0
-        model = SmallModel("m:m", network, replica, "fp32")
+        model = SmallModel("m:m", network, replica, "fp32", TASK)
         options = FitOptions(batch, epochs, patience)
         self.fitter = Fitter(model, "f1", settings, 0, options, self)
 
@@ -211,9 +216,9 @@ def test_a_cross_fitted_loss_is_of_a_model_that_learnt_from_all_points_but_a_fol
     linear, twin = nn.Linear(66, CLASSES, bias=False), nn.Linear(66, CLASSES, bias=False)
     nn.init.zeros_(linear.weight)
     watched = Watched(epochs=1, settings=TrainerConfig(lr=0.1), batch=2)
-    replica = Replica(twin, Numerics("fp32"), CPU)
+    replica = Replica(twin, Numerics("fp32"), CPU, TASK)
     watched.replica = twin
-    model = SmallModel("m:m", linear, replica, "fp32")
+    model = SmallModel("m:m", linear, replica, "fp32", TASK)
     table = dataclasses.replace(watched.fitter, model=model).folds(Named(TRAIN), folds)
     points = Named(TRAIN).read(np.arange(*TRAIN), CPU)
     scored = []

@@ -13,8 +13,11 @@ from torch import Tensor, nn
 
 from rhoselect.compute import threads
 from rhoselect.config import TrainerConfig
+from rhoselect.tasks import Classification
 from rhoselect.trainer.learner import Learner
 from rhoselect.types import Batch
+
+TASK = Classification()
 
 CPU = torch.device("cpu")
 LR, CLIP, DECAY, WARMUP, STEPS = 0.05, 0.3, 0.1, 3, 8
@@ -51,7 +54,7 @@ def batch(seed: int) -> Batch:
     random = torch.Generator().manual_seed(seed)
     inputs = torch.randn(12, 1, 8, 8, generator=random)
     labels = torch.randint(5, (12,), generator=random)
-    return Batch(np.arange(12, dtype=np.int64), inputs, labels)
+    return Batch(np.arange(12, dtype=np.int64), (inputs, labels))
 
 
 def assert_same(one: nn.Module, other: nn.Module) -> None:
@@ -65,7 +68,7 @@ def assert_same(one: nn.Module, other: nn.Module) -> None:
 def test_updates_equal_plain_torch_bit_for_bit(precision: str, weighted: bool) -> None:
     """Fused AdamW, clipping, warm-up, cosine; loss weights multiply the losses of their points."""
     config = CONFIG.model_copy(update={"precision": precision})
-    learner, plain = Learner(network(), config, 0, CPU), network().train()
+    learner, plain = Learner(network(), config, 0, CPU, TASK), network().train()
     optimizer = torch.optim.AdamW(plain.parameters(), lr=LR, weight_decay=DECAY, fused=True)
     clipped = 0
     for step in range(STEPS):
@@ -93,9 +96,9 @@ def test_updates_equal_plain_torch_bit_for_bit(precision: str, weighted: bool) -
 
 
 def test_no_clipping_unless_asked() -> None:
-    free = Learner(network(), TrainerConfig(lr=LR, clip_norm=0.0), 0, CPU)
-    loose = Learner(network(), TrainerConfig(lr=LR, clip_norm=1e9), 0, CPU)
-    tight = Learner(network(), TrainerConfig(lr=LR, clip_norm=1e-6), 0, CPU)
+    free = Learner(network(), TrainerConfig(lr=LR, clip_norm=0.0), 0, CPU, TASK)
+    loose = Learner(network(), TrainerConfig(lr=LR, clip_norm=1e9), 0, CPU, TASK)
+    tight = Learner(network(), TrainerConfig(lr=LR, clip_norm=1e-6), 0, CPU, TASK)
     for learner in (free, loose, tight):
         learner.update(batch(0), None, 0)
     assert_same(free.model, loose.model)
@@ -106,10 +109,10 @@ def test_a_point_of_weight_zero_does_not_train() -> None:
     points = batch(0)
     weights = torch.ones(12)
     weights[3:] = 0
-    changed = Batch(points.indices, points.inputs, (points.labels + (weights == 0)) % 5)
+    changed = Batch(points.indices, (points.inputs, (points.labels + (weights == 0)) % 5))
     results = []
     for labels in (points, changed):
-        learner = Learner(network(), TrainerConfig(lr=LR), 0, CPU)
+        learner = Learner(network(), TrainerConfig(lr=LR), 0, CPU, TASK)
         learner.update(labels, weights, 0)
         results.append(learner.model)
     assert_same(*results)
@@ -117,7 +120,7 @@ def test_a_point_of_weight_zero_does_not_train() -> None:
 
 def test_a_step_depends_on_seed_and_step_and_not_on_past_random_numbers() -> None:
     def after(seed: int, step: int, past: int) -> dict[str, Tensor]:
-        learner = Learner(network(dropout=0.5), TrainerConfig(lr=LR), seed, CPU)
+        learner = Learner(network(dropout=0.5), TrainerConfig(lr=LR), seed, CPU, TASK)
         torch.manual_seed(past)
         torch.rand(past)
         learner.update(batch(0), None, step)
@@ -132,11 +135,11 @@ def test_a_step_depends_on_seed_and_step_and_not_on_past_random_numbers() -> Non
 
 def test_a_restored_learner_takes_the_same_next_step() -> None:
     """Parameters, BatchNorm statistics and Adam's moments all survive; so does the step count."""
-    original = Learner(network(dropout=0.5), CONFIG, 0, CPU)
+    original = Learner(network(dropout=0.5), CONFIG, 0, CPU, TASK)
     for step in range(4):
         original.update(batch(step), None, step)
     stored = {name: tensor.clone() for name, tensor in original.state_dict().items()}
-    restored = Learner(network(dropout=0.5), CONFIG, 0, CPU)
+    restored = Learner(network(dropout=0.5), CONFIG, 0, CPU, TASK)
     restored.update(batch(77), None, 0)
     restored.load_state_dict(stored)
     assert_same(restored.model, original.model)
@@ -147,7 +150,7 @@ def test_a_restored_learner_takes_the_same_next_step() -> None:
 
 
 def test_pieces_are_the_named_tensors_as_they_are_now() -> None:
-    learner = Learner(network(), TrainerConfig(lr=LR), 0, CPU)
+    learner = Learner(network(), TrainerConfig(lr=LR), 0, CPU, TASK)
     learner.update(batch(0), None, 0)
     pieces = dict(learner.pieces(["0.weight", "1.running_mean"]))
     now = learner.model.state_dict()

@@ -24,8 +24,11 @@ from rhoselect.models.replica import Numerics, Replica
 from rhoselect.selection import Needs, ScoreFunction, Scoring, Shortlist, get_function
 from rhoselect.selection.coreset import read_core_set
 from rhoselect.selection.functions import BUILT_IN
+from rhoselect.tasks import Classification
 from rhoselect.types import Batch, ForwardOutput
 from support import made
+
+TASK = Classification()
 
 CPU = torch.device("cpu")
 POINTS, SHAPE, CLASSES = 40, (6,), 5
@@ -36,7 +39,7 @@ def batch(points: int = POINTS, seed: int = 0) -> Batch:
     random = torch.Generator().manual_seed(seed)
     inputs = torch.randn(points, *SHAPE, generator=random)
     labels = torch.randint(CLASSES, (points,), generator=random)
-    return Batch(np.arange(100, 100 + points, dtype=np.int64), inputs, labels)
+    return Batch(np.arange(100, 100 + points, dtype=np.int64), (inputs, labels))
 
 
 def model(seed: int = 0, head_bias: bool = True) -> nn.Sequential:
@@ -52,7 +55,7 @@ def dropped(seed: int = 0) -> nn.Module:
 
 
 def output(network: nn.Module, needs: Needs, points: Batch) -> ForwardOutput:
-    return Replica(network, Numerics("fp32"), CPU, needs=needs, seed=7)(points)
+    return Replica(network, Numerics("fp32"), CPU, TASK, needs=needs, seed=7)(points)
 
 
 def shortlist(function: ScoreFunction, network: nn.Module, points: Batch) -> Shortlist:
@@ -126,7 +129,7 @@ def test_passes_are_plain_dropout_seeded_by_the_points_alone() -> None:
 
 def test_passes_repeat_in_any_replica_and_differ_between_chunks() -> None:
     points, needs = batch(8), Needs(passes=2)
-    replica = Replica(dropped(), Numerics("fp32"), CPU, needs=needs, seed=7)
+    replica = Replica(dropped(), Numerics("fp32"), CPU, TASK, needs=needs, seed=7)
     state = {name: t.clone() for name, t in dropped().state_dict().items()}
     first, again = replica(points), replica(points)
     elsewhere = output(dropped(), needs, points)
@@ -137,7 +140,7 @@ def test_passes_repeat_in_any_replica_and_differ_between_chunks() -> None:
     replica.load(iter(state.items()))
     masks = []
     for indices in (points.indices, points.indices + 8, points.indices[::-1].copy()):
-        passes = replica(Batch(indices, points.inputs, points.labels)).passes
+        passes = replica(Batch(indices, (points.inputs, points.labels))).passes
         assert passes is not None
         masks.append(passes)
     assert torch.equal(masks[0], first.passes)
@@ -200,7 +203,7 @@ def test_divbs_takes_copies_only_when_nothing_else_is_left() -> None:
     """Ten times the same five points: each once, then each again, for ever."""
     five = batch(5)
     rows = np.tile(np.arange(5), 10)
-    points = Batch(np.arange(50, dtype=np.int64), five.inputs[rows], five.labels[rows])
+    points = Batch(np.arange(50, dtype=np.int64), (five.inputs[rows], five.labels[rows]))
     function = get_function("divbs")
     picked = function.pick(shortlist(function, model(), points), 20, np.random.default_rng(0)).rows
     assert len(set(picked.tolist())) == 20

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from rhoselect.compute import threads
 from rhoselect.config import TrainerConfig
+from rhoselect.tasks import Classification
 from rhoselect.trainer.learner import Learner
 from rhoselect.trainer.micro import TreeSum
 from rhoselect.types import Batch
@@ -36,11 +37,13 @@ def batch(seed: int, points: int) -> Batch:
     random = torch.Generator().manual_seed(seed)
     inputs = torch.randn(points, 8, generator=random)
     labels = torch.randint(5, (points,), generator=random)
-    return Batch(np.arange(points, dtype=np.int64), inputs, labels)
+    return Batch(np.arange(points, dtype=np.int64), (inputs, labels))
 
 
 def learner(model: nn.Module, parts: int, **keys: float) -> Learner:
-    return Learner(model, TrainerConfig(lr=LR, micro_batches=parts, **keys), 0, CPU)
+    return Learner(
+        model, TrainerConfig(lr=LR, micro_batches=parts, **keys), 0, CPU, Classification()
+    )
 
 
 def gradients_of(
@@ -111,7 +114,7 @@ def test_steps_equal_those_of_a_plain_loop(parts: int, weighted: bool, points: i
 
 def test_each_part_has_random_numbers_of_its_own() -> None:
     points = batch(0, 1)
-    alike = Batch(np.zeros(8, np.int64), points.inputs.repeat(8, 1), points.labels.repeat(8))
+    alike = Batch(np.zeros(8, np.int64), (points.inputs.repeat(8, 1), points.labels.repeat(8)))
     model = network(nn.Dropout(0.5))
     whole, parted = (learner(model, parts).update(alike, None, 3) for parts in (1, 4))
     assert len(set(parted.losses[:4].tolist())) == 4

@@ -5,15 +5,19 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from rhoselect.errors import ModelError
+from rhoselect.inputs.checks import check_model
 from rhoselect.models import cifar_cnn, resnet18_small, small_cnn
-from rhoselect.models.build import build_model, check_output
+from rhoselect.models.build import build_model
 from rhoselect.models.residual import ResNet
+from rhoselect.tasks import Classification
+from rhoselect.types import Batch
 
 MLP, CNN, RESNET = (f"rhoselect.models:{name}" for name in ("mlp", "small_cnn", "resnet18_small"))
 CIFAR_CNN, VGG, RESNET_34, RESNET_50 = (
@@ -134,8 +138,9 @@ def test_images_of_a_size_that_a_model_does_not_take(
 
 def test_a_model_of_another_precision_is_named() -> None:
     words = r"has weight of type float64, allowed float32 .*, and fails on .* \[2, 4\]"
+    points = Batch(np.arange(2), (torch.zeros(2, 4), torch.tensor([0, 2])))
     with pytest.raises(ModelError, match=words):
-        check_output("m:f", nn.Linear(4, 3).double(), torch.zeros(2, 4), 3)
+        check_model("m:f", Classification(), nn.Linear(4, 3).double(), points, 3)
 
 
 def test_building_a_model_leaves_the_global_random_numbers_alone() -> None:

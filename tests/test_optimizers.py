@@ -17,6 +17,7 @@ from rhoselect.compute import threads
 from rhoselect.config import TrainerConfig
 from rhoselect.errors import ConfigError
 from rhoselect.models.weights import separate
+from rhoselect.tasks import Classification
 from rhoselect.trainer.learner import Learner
 from rhoselect.trainer.packing import pack, unpack
 from rhoselect.types import Batch
@@ -64,12 +65,12 @@ def batch(seed: int) -> Batch:
     random = torch.Generator().manual_seed(seed)
     inputs = torch.randn(12, 8, generator=random)
     labels = torch.randint(5, (12,), generator=random)
-    return Batch(np.arange(12, dtype=np.int64), inputs, labels)
+    return Batch(np.arange(12, dtype=np.int64), (inputs, labels))
 
 
 def learner(keys: dict[str, Any]) -> Learner:
     settings = {"lr": LR, "schedule": "linear", "warmup_steps": 2, "steps": STEPS, **keys}
-    return Learner(network(), TrainerConfig(**settings), 0, CPU)
+    return Learner(network(), TrainerConfig(**settings), 0, CPU, Classification())
 
 
 def plain_optimizers(name: str, model: nn.Sequential) -> list[torch.optim.Optimizer]:

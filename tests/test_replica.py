@@ -16,8 +16,11 @@ from rhoselect.config import TrainerConfig
 from rhoselect.errors import ModelError
 from rhoselect.models.build import build_model
 from rhoselect.models.replica import Numerics, Replica
+from rhoselect.tasks import Classification
 from rhoselect.trainer.learner import Learner
 from rhoselect.types import Batch
+
+TASK = Classification()
 
 CPU = torch.device("cpu")
 SHAPE, CLASSES = (1, 16, 16), 10
@@ -37,7 +40,7 @@ def batch(seed: int, points: int = 24) -> Batch:
     random = torch.Generator().manual_seed(seed)
     inputs = torch.randn(points, *SHAPE, generator=random)
     labels = torch.randint(CLASSES, (points,), generator=random)
-    return Batch(np.arange(points, dtype=np.int64), inputs, labels)
+    return Batch(np.arange(points, dtype=np.int64), (inputs, labels))
 
 
 def build(factory: str, width: int, seed: int = 0) -> nn.Module:
@@ -46,7 +49,7 @@ def build(factory: str, width: int, seed: int = 0) -> nn.Module:
 
 def trained(factory: str, width: int) -> Learner:
     """A learner after three steps, so that weights and BatchNorm statistics are no initial ones."""
-    learner = Learner(build(factory, width), TrainerConfig(lr=1e-2), 0, CPU)
+    learner = Learner(build(factory, width), TrainerConfig(lr=1e-2), 0, CPU, TASK)
     for step in range(3):
         learner.update(batch(100 + step), None, step)
     return learner
@@ -54,7 +57,7 @@ def trained(factory: str, width: int) -> Learner:
 
 def replica_of(learner: Learner, model: tuple[str, int], precision: str, bn: str) -> Replica:
     """A replica built from other initial weights, then loaded from the learner's snapshot."""
-    replica = Replica(build(*model, seed=99), Numerics(precision, bn), CPU)
+    replica = Replica(build(*model, seed=99), Numerics(precision, bn), CPU, TASK)
     replica.load(learner.pieces(replica.layout))
     return replica
 
@@ -84,7 +87,7 @@ def test_a_replica_equals_plain_autocast_from_float32_weights(
 def test_the_layout_by_pixel_computes_the_same_but_for_rounding(model: tuple[str, int]) -> None:
     learner, points = trained(*model), batch(1)
     plain_layout = replica_of(learner, model, "fp32", "running")
-    by_pixel = Replica(build(*model, seed=99), Numerics("fp32", channels_last=True), CPU)
+    by_pixel = Replica(build(*model, seed=99), Numerics("fp32", channels_last=True), CPU, TASK)
     by_pixel.load(learner.pieces(by_pixel.layout))
     torch.testing.assert_close(by_pixel(points).losses, plain_layout(points).losses)
     assert torch.equal(by_pixel(points).losses, by_pixel(points).losses)
@@ -100,7 +103,7 @@ def test_low_precision_is_really_low(model: tuple[str, int]) -> None:
 
 
 def test_weights_travel_in_the_scoring_dtype_and_batchnorm_in_float32() -> None:
-    layout = Replica(build(*RESNET), Numerics("bf16"), CPU).layout
+    layout = Replica(build(*RESNET), Numerics("bf16"), CPU, TASK).layout
     low = {name for name, like in layout.items() if like.dtype == torch.bfloat16}
     high = {name for name, like in layout.items() if like.dtype == torch.float32}
     assert {"stem.0.weight", "blocks.2.conv1.weight", "head.weight", "head.bias"} <= low
@@ -110,7 +113,7 @@ def test_weights_travel_in_the_scoring_dtype_and_batchnorm_in_float32() -> None:
 
 def test_loading_copies_and_a_later_snapshot_replaces_an_earlier_one() -> None:
     learner, points = trained(*MLP), batch(1)
-    replica = Replica(build(*MLP, seed=99), Numerics("fp32"), CPU)
+    replica = Replica(build(*MLP, seed=99), Numerics("fp32"), CPU, TASK)
     earlier = {name: tensor.clone() for name, tensor in learner.pieces(replica.layout)}
     replica.load(iter(earlier.items()))
     before = replica(points).losses.clone()
@@ -123,7 +126,7 @@ def test_loading_copies_and_a_later_snapshot_replaces_an_earlier_one() -> None:
 
 
 def test_a_snapshot_that_lacks_a_tensor_is_not_loaded_silently() -> None:
-    replica = Replica(build(*MLP), Numerics("fp32"), CPU)
+    replica = Replica(build(*MLP), Numerics("fp32"), CPU, TASK)
     tensors = dict(trained(*MLP).pieces(replica.layout))
     del tensors["3.weight"]
     with pytest.raises(KeyError, match=r"3\.weight"):
@@ -186,10 +189,10 @@ class TiedTextModel(nn.Module):
 def test_a_transformer_with_tied_weights_equals_plain_autocast(precision: str) -> None:
     torch.manual_seed(0)
     model, tokens = TiedTextModel(50), torch.randint(50, (6, 8))
-    points = Batch(np.arange(6, dtype=np.int64), tokens, torch.randint(50, (6,)))
-    learner = Learner(model, TrainerConfig(lr=1e-2), 0, CPU)
+    points = Batch(np.arange(6, dtype=np.int64), (tokens, torch.randint(50, (6,))))
+    learner = Learner(model, TrainerConfig(lr=1e-2), 0, CPU, TASK)
     learner.update(points, None, 0)
-    replica = Replica(TiedTextModel(50), Numerics(precision), CPU)
+    replica = Replica(TiedTextModel(50), Numerics(precision), CPU, TASK)
     replica.load(learner.pieces(replica.layout))
     logits, _ = plain(model.eval(), points, DTYPES.get(precision))
     assert torch.equal(replica(points).logits, logits)
@@ -199,12 +202,15 @@ def test_a_transformer_with_tied_weights_equals_plain_autocast(precision: str) -
 def test_folded_convolutions_give_the_same_losses_but_for_the_last_bits(precision: str) -> None:
     """Also after other weights were loaded, and without running a BatchNorm."""
     points, tolerance = batch(1), 1e-4 if precision == "fp32" else 5e-2
-    folded = Replica(build(*RESNET, seed=99), Numerics(precision, fold_batchnorm=True), CPU)
+    folded = Replica(build(*RESNET, seed=99), Numerics(precision, fold_batchnorm=True), CPU, TASK)
     calls = []
     for module in folded._model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.register_forward_hook(lambda *_: calls.append(1))
-    for learner in (trained(*RESNET), Learner(build(*RESNET, seed=5), TrainerConfig(), 0, CPU)):
+    for learner in (
+        trained(*RESNET),
+        Learner(build(*RESNET, seed=5), TrainerConfig(), 0, CPU, TASK),
+    ):
         plain_replica = replica_of(learner, RESNET, precision, "running")
         folded.load(learner.pieces(folded.layout))
         losses, expected = folded(points).losses, plain_replica(points).losses
@@ -224,8 +230,8 @@ def test_a_convolution_that_others_use_too_is_left_as_it_is() -> None:
             return self.head((self.norm(maps) + maps).mean((2, 3)))
 
     model = Shared()
-    plain_replica = Replica(copy.deepcopy(model), Numerics("fp32"), CPU)
-    folded = Replica(model, Numerics("fp32", fold_batchnorm=True), CPU)
+    plain_replica = Replica(copy.deepcopy(model), Numerics("fp32"), CPU, TASK)
+    folded = Replica(model, Numerics("fp32", fold_batchnorm=True), CPU, TASK)
     assert torch.equal(folded(batch(1)).losses, plain_replica(batch(1)).losses)
 
 
@@ -235,4 +241,4 @@ def test_a_model_that_branches_on_values_cannot_be_folded() -> None:
             return inputs if inputs.sum() > 0 else -inputs
 
     with pytest.raises(ModelError, match=r"scorer\.fold_batchnorm: this model cannot be traced"):
-        Replica(Branching(), Numerics("fp32", fold_batchnorm=True), CPU)
+        Replica(Branching(), Numerics("fp32", fold_batchnorm=True), CPU, TASK)

@@ -25,7 +25,6 @@ from rhoselect.models import resnet18_small
 from rhoselect.trainer import checkpoint as checkpoints
 from rhoselect.trainer.checkpoint import Checkpoint, Progress, checkpoint_paths, load_newest, save
 from rhoselect.trainer.driver import check_ended, driver_of, driving
-from rhoselect.trainer.evaluate import Evaluation
 from rhoselect.trainer.records import (
     SCHEMA,
     Records,
@@ -52,7 +51,7 @@ CONTRACT = [
     ("corrupted_share", pa.float64()),
     ("correct_share", pa.float64()),
 ]
-EVALUATION = Evaluation(accuracy=0.5, loss=1.25, worst_class_accuracy=0.25)
+EVALUATION = {"metric": 0.5, "accuracy": 0.5, "loss": 1.25, "worst_class_accuracy": 0.25}
 
 
 @pytest.fixture
@@ -195,7 +194,7 @@ def test_a_checkpoint_of_other_contents_is_passed_over(folder: RunFolder) -> Non
 def test_an_old_trainer_writes_nothing_any_more(folder: RunFolder) -> None:
     old, records = folder, Records(folder, 0)
     save(old, checkpoint(1), keep=2)
-    records.add_evaluation(1, 0.5, EVALUATION)
+    records.add_values(1, 0.5, EVALUATION)
     records.append(record(0))
     new = RunFolder.resume(folder.path)
     assert (new.generation, new.run_id) == (old.generation + 1, old.run_id)
@@ -205,7 +204,7 @@ def test_an_old_trainer_writes_nothing_any_more(folder: RunFolder) -> None:
     with pytest.raises(FencedError):
         records.flush()
     with pytest.raises(FencedError):
-        records.add_evaluation(2, 0.75, EVALUATION)
+        records.add_values(2, 0.75, EVALUATION)
     with pytest.raises(FencedError):
         records.finish({"steps": 2})
     with pytest.raises(FencedError):
@@ -301,7 +300,7 @@ def test_what_a_crash_left_beyond_the_checkpoint_is_cut_back(folder: RunFolder) 
     for step in range(6):
         records.append(record(step))
         if step % 2:
-            records.add_evaluation(step + 1, 0.5 * step, EVALUATION)
+            records.add_values(step + 1, 0.5 * step, EVALUATION)
             records.flush()
             if step < 5:
                 save(folder, checkpoint(step + 1), keep=2)
@@ -317,7 +316,7 @@ def test_what_a_crash_left_beyond_the_checkpoint_is_cut_back(folder: RunFolder) 
     assert [line["step"] for line in read_evaluations(folder.path)] == [2, 4]
     for step in range(4, 6):
         records.append(record(step))
-    records.add_evaluation(6, 3.0, EVALUATION)
+    records.add_values(6, 3.0, EVALUATION)
     records.flush()
     assert read_steps(folder.path)["step"].to_pylist() == list(range(6))
     lines = (folder.path / "eval.jsonl").read_text().splitlines()
@@ -363,10 +362,10 @@ def test_steps_that_are_missing_are_named(folder: RunFolder, lost: int, named: s
 
 
 def test_evaluations_are_lines_of_the_contract(folder: RunFolder) -> None:
-    Records(folder, 0).add_evaluation(50, 1.23456, EVALUATION)
+    Records(folder, 0).add_values(50, 1.23456, EVALUATION)
     (line,) = read_evaluations(folder.path)
-    assert line == {"step": 50, "seconds": 1.235, **asdict(EVALUATION)}
-    names = ["step", "seconds", "accuracy", "loss", "worst_class_accuracy", "class_accuracy"]
+    assert line == {"step": 50, "seconds": 1.235, **EVALUATION}
+    names = ["step", "seconds", "metric", "accuracy", "loss", "worst_class_accuracy"]
     assert list(line) == names
 
 

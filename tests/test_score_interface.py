@@ -36,10 +36,13 @@ from rhoselect.selection.interface import State
 from rhoselect.selection.scoring import gumbel
 from rhoselect.snapshots.codec import decode, encode
 from rhoselect.snapshots.local import LocalStore
+from rhoselect.tasks import Classification
 from rhoselect.trainer.build import build_trainer
 from rhoselect.trainer.records import read_steps, selected_sha256, weights_sha256
 from rhoselect.trainer.runfolder import RunFolder
 from rhoselect.types import Batch, ForwardOutput, TopK
+
+TASK = Classification()
 
 SEED, CLASSES, STEPS, LR = 3, 6, 30, 0.01
 TRAIN, COPIES, N_B, n_b, CHUNK = 96, 4, 32, 4, 8
@@ -239,11 +242,11 @@ def test_the_updated_irreducible_loss_comes_from_a_second_network_in_the_snapsho
     second = {n.removeprefix(prefix): t for n, t in arrived.items() if n.startswith(prefix)}
 
     inputs, labels = Toy(TRAIN)[np.arange(10)]
-    points = Batch(np.arange(10), inputs, labels)
+    points = Batch(np.arange(10), (inputs, labels))
     outputs = []
     for tensors in (arrived, second):
         empty = build_model("rhoselect.models:mlp", {"width": 8}, (6,), CLASSES, 99)
-        replica = Replica(empty, Numerics("fp32"), torch.device("cpu"))
+        replica = Replica(empty, Numerics("fp32"), torch.device("cpu"), TASK)
         replica.load((name, tensors[name]) for name in replica.layout)
         outputs.append(replica(points))
     got = scored(

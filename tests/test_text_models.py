@@ -18,9 +18,12 @@ from rhoselect.importers import write_dataset
 from rhoselect.inputs import open_dataset
 from rhoselect.models.build import build_model, vocabulary_of
 from rhoselect.models.replica import Numerics, Replica
+from rhoselect.tasks import Classification
 from rhoselect.trainer.learner import Learner
 from rhoselect.types import Batch
 from support import made, rhoctl
+
+TASK = Classification()
 
 CPU = torch.device("cpu")
 TEXT = "rhoselect.models:text_transformer"
@@ -108,10 +111,10 @@ def test_the_transformer_learns_which_token_is_there(text_data: Path, tmp_path: 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_replica_computes_what_plain_autocast_does(precision: str) -> None:
     tokens, labels = texts(3, 16)
-    points = Batch(np.arange(16), torch.from_numpy(tokens), torch.from_numpy(labels))
-    learner = Learner(build_model(TEXT, SMALL, (12,), 2, 0), TrainerConfig(), 0, CPU)
+    points = Batch(np.arange(16), (torch.from_numpy(tokens), torch.from_numpy(labels)))
+    learner = Learner(build_model(TEXT, SMALL, (12,), 2, 0), TrainerConfig(), 0, CPU, TASK)
     learner.update(points, None, 0)
-    replica = Replica(build_model(TEXT, SMALL, (12,), 2, 9), Numerics(precision), CPU)
+    replica = Replica(build_model(TEXT, SMALL, (12,), 2, 9), Numerics(precision), CPU, TASK)
     replica.load(learner.pieces(replica.layout))
     low = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
     with torch.no_grad(), low:

@@ -23,8 +23,11 @@ from rhoselect.compute import DTYPES, repeatable
 from rhoselect.config import TrainerConfig
 from rhoselect.models import mlp, resnet18_small, small_cnn, text_transformer, vgg11_bn
 from rhoselect.models.replica import Numerics, Replica
+from rhoselect.tasks import Classification
 from rhoselect.trainer.learner import Learner
 from rhoselect.types import Batch
+
+TASK = Classification()
 
 C, CLASSES = 32, 10
 IMAGE, TEXT, VOCABULARY = (1, 28, 28), (32,), 500
@@ -75,7 +78,7 @@ def batch_of(name: str, seed: int, points: int, device: torch.device) -> Batch:
     torch.default_generator.manual_seed(seed)
     inputs = networks.inputs_of(shape, points, torch.device("cpu"), VOCABULARY).to(device)
     labels = torch.randint(CLASSES, (points,)).to(device)
-    return Batch(np.arange(points, dtype=np.int64), inputs, labels)
+    return Batch(np.arange(points, dtype=np.int64), (inputs, labels))
 
 
 def replicas(stage: Stage) -> None:
@@ -86,7 +89,7 @@ def replicas(stage: Stage) -> None:
         for precision in PRECISIONS:
             case = f"{name} {precision}"
             model = model_of(name, 0, stage.quick).to(device)
-            replica = Replica(copy.deepcopy(model), Numerics(precision), device)
+            replica = Replica(copy.deepcopy(model), Numerics(precision), device, TASK)
             losses = replica(chunk).losses
             plain[case] = torch.equal(losses, autocast(model, chunk, precision))
             twice[case] = torch.equal(losses, replica(chunk).losses)
@@ -94,7 +97,7 @@ def replicas(stage: Stage) -> None:
             among[case] = torch.equal(losses, replica(chunk).losses)
             if len(FACTORIES[name][1]) == 3:
                 numerics = Numerics(precision, channels_last=True)
-                found = Replica(copy.deepcopy(model), numerics, device)(chunk).losses
+                found = Replica(copy.deepcopy(model), numerics, device, TASK)(chunk).losses
                 by_pixel[case] = torch.equal(found, autocast(model, chunk, precision, True))
     stage.check("replica = plain autocast", plain)
     stage.check("a chunk twice", twice)
@@ -167,7 +170,7 @@ def learners(stage: Stage) -> None:
 def trained(stage: Stage, name: str, precision: str) -> str:
     """The hash of the weights after 20 steps."""
     config = TrainerConfig(lr=1e-3, precision=precision)
-    learner = Learner(model_of(name, 0, stage.quick), config, 0, stage.device)
+    learner = Learner(model_of(name, 0, stage.quick), config, 0, stage.device, TASK)
     for step in range(3 if stage.quick else 20):
         learner.update(batch_of(name, 100 + step, C, stage.device), None, step)
     return digest(learner.model.state_dict().values())
@@ -224,7 +227,7 @@ def hashes(device: torch.device, quick: bool) -> Iterator[str]:
     """Of each model's losses in bf16."""
     with repeatable(device):
         for name in FACTORIES:
-            replica = Replica(model_of(name, 0, quick), Numerics("bf16"), device)
+            replica = Replica(model_of(name, 0, quick), Numerics("bf16"), device, TASK)
             yield digest([replica(batch_of(name, 1, C, device)).losses])
 
 

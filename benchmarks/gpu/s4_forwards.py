@@ -19,10 +19,13 @@ from torch import Tensor, nn
 from rhoselect.compute import repeatable
 from rhoselect.models.replica import CAST_MODULES, Numerics, Replica
 from rhoselect.selector.audit import spearman
+from rhoselect.tasks import Classification
 from rhoselect.types import Batch
 
 from harness import synthetic_data  # isort: skip
 from scorer import running_rate  # isort: skip
+
+TASK = Classification()
 
 CLASSES, VOCABULARY = 10, 4096
 
@@ -55,7 +58,7 @@ class Case:
         torch.manual_seed(1)
         inputs = networks.inputs_of(self.shape, self.chunk, device, VOCABULARY)
         labels = torch.arange(self.chunk, device=device) % CLASSES
-        return Batch(np.arange(self.chunk, dtype=np.int64), inputs, labels)
+        return Batch(np.arange(self.chunk, dtype=np.int64), (inputs, labels))
 
 
 CASES = {
@@ -100,10 +103,10 @@ def forwards(stage: Stage, name: str, case: Case) -> None:
         return case.units / seconds(device, forward, repeats)
 
     with repeatable(device):
-        exact = Replica(case.build(device), Numerics("fp32"), device)(chunk).losses
+        exact = Replica(case.build(device), Numerics("fp32"), device, TASK)(chunk).losses
         bare = bare_loop(case.build(device), chunk)
         before = rate(bare)
-        replica = Replica(case.build(device), Numerics("bf16"), device)
+        replica = Replica(case.build(device), Numerics("bf16"), device, TASK)
         found = rate(lambda: replica(chunk))
         after = rate(bare)
         stage.figure(f"{name}, bare loop", (before + after) / 2, case.unit)
@@ -111,7 +114,7 @@ def forwards(stage: Stage, name: str, case: Case) -> None:
         stage.figure(f"{name}, replica / bare", kept, "", ">= .97")
         ranks(stage, f"{name}, ranks in bf16", replica, chunk, exact)
         for arm, numerics in ARMS.items() if name == "resnet50" else ():
-            form = Replica(case.build(device), numerics, device)
+            form = Replica(case.build(device), numerics, device, TASK)
             stage.figure(f"{name}, {arm} / replica", rate(lambda form=form: form(chunk)) / found)
             ranks(stage, f"{name}, ranks {arm}", form, chunk, exact)
     if stage.cuda:

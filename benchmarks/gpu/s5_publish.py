@@ -25,6 +25,9 @@ from torch import Tensor, nn
 from rhoselect.models.replica import Numerics, Replica
 from rhoselect.snapshots.local import LocalStore
 from rhoselect.snapshots.shm import SharedMemoryStore
+from rhoselect.tasks import Classification
+
+TASK = Classification()
 
 WARM_UP, LONG_S = 2, 30.0
 LLAMA = {"groups": 4, "heads": 16, "width": 1024, "layers": 12, "hidden": 4096, "vocabulary": 64}
@@ -71,7 +74,7 @@ def source(case: Case, device: torch.device) -> tuple[dict[str, Tensor], dict[st
     """A trainer's state, and the layout of its snapshot."""
     model = case.build(device)
     tensors = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-    layout = Replica(model, Numerics("bf16"), device).layout
+    layout = Replica(model, Numerics("bf16"), device, TASK).layout
     return tensors, {name: tensor.dtype for name, tensor in layout.items()}
 
 
@@ -141,7 +144,7 @@ def change(tensors: Mapping[str, Tensor], device: torch.device) -> None:
 
 
 def replica_of(case: Case, device: torch.device) -> Replica:
-    return Replica(case.build(device), Numerics("bf16"), device)
+    return Replica(case.build(device), Numerics("bf16"), device, TASK)
 
 
 def checksum(tensors: Mapping[str, Tensor], layout: Mapping[str, torch.dtype]) -> float:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+
+from rhoselect.nest import Nest
 
 Positions = npt.NDArray[np.uint64]
 """Plan positions [C], uint64: a candidate's identity in the queue."""
@@ -119,12 +121,34 @@ class QueueStats:
 
 @dataclass(frozen=True)
 class Batch:
-    """Points ready for a model: data-set ``indices`` [C] int64 on the host, ``inputs`` [C, ...] and
-    ``labels`` [C] int64 on the model's device."""
+    """Points ready for a model: data-set ``indices`` [C] int64 on the host, and on the model's
+    device their ``content``, which the task's ``collate`` makes of examples. That of a stored data
+    set is the pair (inputs [C, ...], labels [C] int64)."""
 
     indices: Indices
-    inputs: Tensor
-    labels: Tensor
+    content: Nest
+
+    @property
+    def inputs(self) -> Any:
+        """What a model is given: of a pair its first, of a dict all but "labels", else all."""
+        if self.paired:
+            return self.content[0]
+        if isinstance(self.content, Mapping):
+            return {name: each for name, each in self.content.items() if name != "labels"}
+        return self.content
+
+    @property
+    def labels(self) -> Any:
+        """What the output is compared with: the second of a pair, the "labels" of a dict; None of
+        other content."""
+        if self.paired:
+            return self.content[1]
+        return self.content.get("labels") if isinstance(self.content, Mapping) else None
+
+    @property
+    def paired(self) -> bool:
+        """Whether the content is a pair (inputs, labels)."""
+        return isinstance(self.content, tuple) and len(self.content) == 2
 
 
 @dataclass(frozen=True)
@@ -142,19 +166,32 @@ class Snapshot:
 
 
 @dataclass(frozen=True)
-class ForwardOutput:
-    """A replica's outputs for C points and K classes, on its device, without gradients.
+class Losses:
+    """What a task computes for C points, on the model's device.
 
-    ``losses`` [C] float32 in nats; ``logits`` [C, K] float32; ``labels`` [C] int64. On request:
-    ``features`` [C, F] float32, the inputs of the last layer and, if it has a bias, a column of
-    ones: the gradient of a loss with respect to the layer is the outer product of
+    ``losses`` [C] float32, greater = worse. Of a classifier also ``logits`` [C, K] float32 and
+    ``labels`` [C] int64: score functions that use them need it. Of a task with a loss for each
+    token also ``tokens`` [C, T] float32, those losses, and ``mask`` [C, T] bool: which of them
+    count.
+    """
+
+    losses: Tensor
+    logits: Tensor | None = None
+    labels: Tensor | None = None
+    tokens: Tensor | None = None
+    mask: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class ForwardOutput(Losses):
+    """A replica's outputs for C points, on its device, without gradients.
+
+    On request: ``features`` [C, F] float32, the inputs of the last layer and, if it has a bias, a
+    column of ones: the gradient of a loss with respect to the layer is the outer product of
     (softmax - one-hot) and this row. ``passes`` [S, C, K] logits of S stochastic passes (dropout
     on), ``reference_losses`` [C] of the second network in the snapshot.
     """
 
-    losses: Tensor
-    logits: Tensor
-    labels: Tensor
     features: Tensor | None = None
     passes: Tensor | None = None
     reference_losses: Tensor | None = None

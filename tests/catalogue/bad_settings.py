@@ -186,9 +186,9 @@ SETTINGS = [
     ),
     setting(
         "range of a value",
-        "target above 1",
-        r"trainer\.targets\.0: got 2\.0; .*less than or equal to 1",
-        "trainer.targets=[2.0]",
+        "target that is no number",
+        r"trainer\.targets\.0: got 'best'; .*valid number",
+        "trainer.targets=['best']",
     ),
     setting("range of a value", "port", r"metrics\.port: got 70000; .*65535", "metrics.port=70000"),
     setting(
@@ -499,16 +499,6 @@ SETTINGS = [
                 "trainer.groups=[{optimizer = {name = 'Rprop'}, weight_decay = 0.1}]",
             ),
         )
-    ),
-    *(
-        setting(
-            "model's copy",
-            name,
-            r"model\.factory: its model cannot be copied .*; in place of .*weight_norm",
-            "model={factory = 'user_code:Uncopied', args = {}}",
-            f"trainer.ema={decay}",
-        )
-        for name, decay in (("for the count of FLOPs", 0.0), ("for the average of weights", 0.9))
     ),
     setting(
         "micro-batches",

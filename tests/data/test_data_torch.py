@@ -148,9 +148,9 @@ def test_the_fingerprint_follows_path_arguments_lengths_and_content() -> None:
     ("broken", "pattern"),
     [
         ("dtype", "got inputs torch.uint8"),
-        ("label", "got item 0: TypeError"),
+        ("label", "items 0: got TypeError"),
         ("item", "RuntimeError: disk gone"),
-        ("no pair", "got item 0: TypeError"),
+        ("no pair", "items 0: got TypeError"),
         ("scalar", "got a single number"),
     ],
 )

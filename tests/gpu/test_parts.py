@@ -19,8 +19,11 @@ from rhoselect.models import mlp, resnet18_small, small_cnn, text_transformer
 from rhoselect.models.replica import Numerics, Replica
 from rhoselect.snapshots.pinning import Cuda
 from rhoselect.snapshots.shm import SharedMemoryStore
+from rhoselect.tasks import Classification
 from rhoselect.trainer.learner import Learner
 from rhoselect.types import Batch
+
+TASK = Classification()
 
 CLASSES = 10
 IMAGES = {"mlp": mlp, "cnn": small_cnn, "resnet": resnet18_small}
@@ -40,7 +43,7 @@ def batch_of(name: str, seed: int, device: torch.device, points: int = 24) -> Ba
     inputs = torch.randint(1, 50, shape) if name == "transformer" else torch.randn(shape)
     labels = torch.randint(CLASSES, (points,))
     indices = np.arange(points, dtype=np.int64)
-    return Batch(indices, inputs.to(device), labels.to(device))
+    return Batch(indices, (inputs.to(device), labels.to(device)))
 
 
 @pytest.fixture
@@ -52,7 +55,7 @@ def kernels(device: torch.device) -> Iterator[None]:
 
 def trained(name: str, device: torch.device) -> Learner:
     """After three steps, so that weights and BatchNorm statistics are no initial ones."""
-    learner = Learner(model_of(name), TrainerConfig(lr=1e-2), 0, device)
+    learner = Learner(model_of(name), TrainerConfig(lr=1e-2), 0, device, TASK)
     for step in range(3):
         learner.update(batch_of(name, 100 + step, device), None, step)
     return learner
@@ -64,7 +67,7 @@ def test_a_replica_equals_plain_autocast_from_float32_weights(
     device: torch.device, kernels: None, name: str, precision: str
 ) -> None:
     learner, points = trained(name, device), batch_of(name, 1, device)
-    replica = Replica(model_of(name, 99), Numerics(precision), device)
+    replica = Replica(model_of(name, 99), Numerics(precision), device, TASK)
     replica.load(learner.pieces(replica.layout))
     model = copy.deepcopy(learner.model).eval()
     enabled = precision != "fp32"
@@ -80,7 +83,7 @@ def test_a_replica_equals_plain_autocast_from_float32_weights(
 def test_a_chunk_has_the_same_bits_whatever_came_before(
     device: torch.device, kernels: None, name: str
 ) -> None:
-    replica = Replica(model_of(name), Numerics("bf16"), device)
+    replica = Replica(model_of(name), Numerics("bf16"), device, TASK)
     chunk = batch_of(name, 1, device)
     alone = replica(chunk).losses.clone()
     replica(batch_of(name, 2, device, points=77))
@@ -107,10 +110,10 @@ def test_weights_travel_from_the_device_to_the_device(
 ) -> None:
     """Through shared memory, in several versions that reuse the buffers; kernels still work."""
     learner = trained("resnet", device)
-    replica = Replica(model_of("resnet", 99), Numerics("bf16"), device)
+    replica = Replica(model_of("resnet", 99), Numerics("bf16"), device, TASK)
     layout = {name: tensor.dtype for name, tensor in replica.layout.items()}
     points = batch_of("resnet", 1, device)
-    twin = Replica(model_of("resnet", 98), Numerics("bf16"), device)
+    twin = Replica(model_of("resnet", 98), Numerics("bf16"), device, TASK)
     with (
         closing(SharedMemoryStore(store_folder, writer=True)) as writer,
         closing(SharedMemoryStore(store_folder, writer=False)) as reader,

@@ -21,7 +21,6 @@ from rhoselect.queue.redis import RedisQueue, link
 from rhoselect.runtime.queue_server import EmbeddedServer
 from rhoselect.trainer import checkpoint as checkpoints
 from rhoselect.trainer.checkpoint import Progress
-from rhoselect.trainer.evaluate import Evaluation
 from rhoselect.trainer.records import Records
 from rhoselect.trainer.runfolder import RunFolder
 from rhoselect.types import QueueStats, Ticket
@@ -152,7 +151,9 @@ def test_the_queue_fences_a_trainer_whose_folder_does_not_show_its_successor_yet
     new(generation=folder.generation + 1).open(0, 0, 1)
     for write in (
         lambda: checkpoints.save(folder, checkpoints.Checkpoint(Progress(1), {}, {}, []), keep=1),
-        lambda: records.add_evaluation(1, 1.0, Evaluation(0.5, 1.0, 0.5)),
+        lambda: records.add_values(
+            1, 1.0, {"accuracy": 0.5, "loss": 1.0, "worst_class_accuracy": 0.5}
+        ),
         lambda: records.finish({}),
     ):
         with pytest.raises(FencedError):

@@ -9,18 +9,18 @@ import pytest
 import torch
 from service_helpers import inputs, service
 from test_client import OWN, Points
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from rhoselect.client import SelectionClient, fit_irreducible_losses
+from rhoselect.client import SelectionBatch, SelectionClient, fit_irreducible_losses
 from rhoselect.client.client import Backend
 from rhoselect.client.local import local_backend, user_data_backend
 from rhoselect.client.options import Options
 from rhoselect.client.remote import Remote
-from rhoselect.client.user_data import UserPoints, own_batch
+from rhoselect.client.user_data import GivenLosses, UserPoints
 from rhoselect.errors import ModelError
 from rhoselect.service.security import Security
-from rhoselect.types import Batch
+from rhoselect.tasks import Classification
 from support import CLASSES
 
 pytestmark = pytest.mark.usefixtures("away")
@@ -76,7 +76,11 @@ def test_batches_are_on_the_model_s_device(tiny_config: Path, tmp_path: Path) ->
 def test_what_scores_has_weights_of_losses_on_its_device() -> None:
     """A loss function may multiply by them."""
     read = UserPoints(Points(), default_collate).read(np.arange(3), ELSEWHERE)
-    batch = own_batch(Batch(read.indices, read.inputs, read.labels), ELSEWHERE)
-    assert batch.labels is not None
-    for tensor in (batch.inputs, batch.labels, batch.weights):
-        assert tensor.device == ELSEWHERE
+
+    def losses(model: nn.Module, batch: SelectionBatch) -> Tensor:
+        assert batch.labels is not None
+        for tensor in (batch.inputs, batch.labels, batch.weights):
+            assert tensor.device == ELSEWHERE
+        return batch.weights
+
+    assert len(GivenLosses(losses, Classification()).losses(nn.Linear(1, 1), read).losses) == 3

@@ -82,8 +82,18 @@ class AugmentConfig(Section):
     flip: bool = Field(False, description="flip horizontally with probability 1/2")
 
 
+class TaskConfig(Section):
+    """What is learnt: how examples become a batch, each point's loss, and what is measured."""
+
+    name: str = Field(
+        "classification", description="a built-in name or 'module:Class', called as Class(**args)"
+    )
+    args: dict[str, Scalar] = Field(default_factory=dict, description="keywords for the class")
+
+
 class ModelConfig(Section):
-    """The target model: a factory called as factory(input_shape=…, classes=…, **args)."""
+    """The target model: a factory called as factory(**args), for built-in tasks with the keywords
+    input_shape and classes, too."""
 
     factory: str = Field("rhoselect.models:mlp", description="'module:factory'")
     args: dict[str, Scalar] = Field(default_factory=dict, description="keywords for factory")

@@ -24,6 +24,7 @@ from rhoselect.config.sections import (
     ModelConfig,
     ScorerConfig,
     SelectionConfig,
+    TaskConfig,
 )
 from rhoselect.config.training import TrainerConfig
 
@@ -57,6 +58,7 @@ class Config(Section):
     seed: int = Field(0, ge=0, lt=2**63, description="seed of everything")
     data: DataConfig
     augment: AugmentConfig = AugmentConfig()
+    task: TaskConfig = TaskConfig()
     model: ModelConfig = ModelConfig()
     il: IlConfig = IlConfig()
     svp: SvpConfig = SvpConfig()

@@ -11,6 +11,9 @@ from rhoselect.data.base import Dataset, Labels, Origins, SplitPoints
 from rhoselect.data.manifest import Encoding, Manifest, Pairs
 from rhoselect.data.torch_dataset import TorchDataset, TorchPoints
 from rhoselect.errors import ConfigError
+from rhoselect.tasks import Classification, Task
+
+CLASSIFICATION = Classification()
 
 __all__ = [
     "ArrowDataset",
@@ -50,12 +53,14 @@ def train_points(config: Config, dataset: Dataset) -> SplitPoints:
     return dataset.split("train", Augmentation(config.seed, augment.crop_padding, augment.flip))
 
 
-def open_data(config: DataConfig, vocabulary: int | None = None) -> Dataset:
-    """The data set that section ``data`` names. Reads refuse token ids that a model of
-    ``vocabulary`` ids does not know. Raises DataError, ConfigError or WaitError."""
+def open_data(
+    config: DataConfig, vocabulary: int | None = None, task: Task = CLASSIFICATION
+) -> Dataset:
+    """The data set that section ``data`` names, for ``task``. Reads refuse token ids that a model
+    of ``vocabulary`` ids does not know. Raises DataError, ConfigError or WaitError."""
     if config.path is not None:
         dataset = open_arrow(config)
         dataset.vocabulary = vocabulary
         return dataset
     assert config.dataset is not None, "DataConfig sets exactly one of path and dataset"
-    return TorchDataset(config.dataset, config.args, vocabulary)
+    return TorchDataset(config.dataset, config.args, task, vocabulary)

@@ -142,7 +142,7 @@ class DatasetPoints(SplitPoints):
             mean, std = self._scale(device)
             inputs = inputs.to(torch.float32).div_(255).sub_(mean).div_(std)
         labels = gather(located, lambda block: block.labels, np.empty(len(indices), np.int64))
-        return Batch(indices, inputs, _to_device(labels, device))
+        return Batch(indices, (inputs, _to_device(labels, device)))
 
     def stored(self, indices: Indices) -> Array:
         """Inputs [C, *input_shape], images as uint8, decoded."""

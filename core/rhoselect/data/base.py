@@ -83,7 +83,7 @@ class SplitPoints(ABC):
 
     def stored(self, indices: Indices) -> npt.NDArray[Any]:
         """Inputs [C, ...] as the data set holds them, for people to look at."""
-        return self.read(indices, torch.device("cpu")).inputs.numpy()
+        return np.asarray(self.read(indices, torch.device("cpu")).inputs)
 
     @abstractmethod
     def labels(self, indices: Indices) -> Labels:
@@ -116,8 +116,9 @@ class SplitPoints(ABC):
 
 
 class Dataset(Protocol):
-    """A data set. ``class_names`` are those of its classes, if they have names; ``input_shape`` is
-    that of one input as the model gets it."""
+    """A data set. ``classes`` is how many it has, or how many numbers its task wants of a model;
+    ``class_names`` are theirs, if they have names; ``input_shape`` is that of one input as the
+    model gets it, () of inputs that are not one tensor."""
 
     @property
     def fingerprint(self) -> str: ...

@@ -7,26 +7,49 @@ and a forward of a large one would take minutes elsewhere.
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from rhoselect.compute import repeatable
 from rhoselect.config import Config
-from rhoselect.errors import ConfigError
+from rhoselect.errors import ConfigError, ModelError
 from rhoselect.importing import one_line
 from rhoselect.inputs.run_inputs import RunInputs
-from rhoselect.models.build import check_output
+from rhoselect.models.build import other_floats
+from rhoselect.nest import shapes
 from rhoselect.selection.interface import State
-from rhoselect.types import ForwardOutput
+from rhoselect.tasks import Task, losses_of
+from rhoselect.types import Batch, ForwardOutput
 
 
 def check_scoring(inputs: RunInputs, device: torch.device) -> None:
-    """Raise ModelError or ConfigError unless the model gives one row of class scores a point on
-    ``device``, and the score function one score a point. Torch's random state is kept."""
+    """Raise ModelError or ConfigError unless the model suits the task on ``device``, and the score
+    function gives one score a point. Torch's random state is kept."""
     model = inputs.new_model().to(device)
     sample = inputs.train.read(inputs.train.first(2), device)
-    check_output(inputs.config.model.factory, model, sample.inputs, inputs.classes)
+    check_model(inputs.config.model.factory, inputs.task, model, sample, inputs.classes)
     del model  # a GPU may not hold it and a replica
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         check_scores(inputs, device)
+
+
+def check_model(factory: str, task: Task, model: nn.Module, batch: Batch, outputs: int) -> None:
+    """Raise ModelError unless ``task`` has one loss for each point of ``batch`` under ``model``,
+    which suits a data set of so many classes, or numbers to predict."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            task.check(model, batch, outputs)
+            losses_of(task, model, batch)
+    except ModelError as error:
+        raise ModelError(f"model.factory {factory}: {error}") from None
+    except Exception as error:  # the user's code: anything may come out of it
+        raise ModelError(
+            f"model.factory {factory}: its model{other_floats(model)} fails on inputs of shape"
+            f" {shapes(batch.inputs)}: {one_line(error)}"
+        ) from None
+    finally:
+        model.train(was_training)
 
 
 def check_scores(inputs: RunInputs, device: torch.device) -> None:
@@ -38,6 +61,7 @@ def check_scores(inputs: RunInputs, device: torch.device) -> None:
         if inputs.scoring.needs.forward:
             replica = inputs.new_replica(device, bn="running")
             output = replica(sample)
+            _check_classifier(inputs, output)
             _check_passes(inputs.config, output, replica(sample))
             _check_smallest(inputs, device)
             state = inputs.scoring.function.initial_state(inputs.classes)
@@ -70,12 +94,23 @@ def _check_smallest(inputs: RunInputs, device: torch.device) -> None:
         ) from None
 
 
+def _check_classifier(inputs: RunInputs, output: ForwardOutput) -> None:
+    """Raise ConfigError for a function that needs logits, of a task that has none."""
+    if inputs.scoring.needs.classifier and (output.logits is None or output.labels is None):
+        raise ConfigError(
+            f"selection.function {inputs.config.selection.function!r}: needs the logits and labels"
+            f" of a classifier, got task.name {inputs.config.task.name!r}, which has losses alone;"
+            " choose a function that uses losses alone, such as 'reducible_loss'"
+        )
+
+
 def _check_passes(config: Config, first: ForwardOutput, second: ForwardOutput) -> None:
     """Raise ConfigError unless the stochastic passes of two forwards of the same points are random
     and the same. Nothing is checked where there are none."""
     if first.passes is None or second.passes is None:
         return
     key = f"selection.function {config.selection.function}"
+    assert first.logits is not None, "checked before"
     if torch.allclose(first.passes, first.logits):
         raise ConfigError(
             f"{key}: needs a model with dropout, got one of {config.model.factory} whose"

@@ -18,6 +18,7 @@ from rhoselect.models.build import vocabulary_of
 from rhoselect.plan import open_plan
 from rhoselect.selection import Scoring, get_function
 from rhoselect.selection.coreset import CoreSet, read_core_set
+from rhoselect.tasks import get_task
 
 
 def open_inputs(config: Config) -> RunInputs:
@@ -38,13 +39,16 @@ def open_inputs(config: Config) -> RunInputs:
     core_set = _open_core_set(config, dataset) if function.needs.core_set else None
     reference = open_reference(config, dataset) if function.needs.reference else None
     scoring = Scoring(function, table, core_set)
-    return RunInputs(config, train, plan, scoring, dataset.classes, dataset, test, reference)
+    task, classes = get_task(config.task), dataset.classes
+    return RunInputs(config, train, plan, scoring, classes, task, dataset, test, reference)
 
 
 def open_dataset(config: Config) -> Dataset:
-    """The data set of ``config``, for its model. Raises DataError, ConfigError or WaitError."""
-    dataset = open_data(config.data, vocabulary_of(config.model))
-    if dataset.classes < 2:
+    """The data set of ``config``, for its task and model. Raises DataError, ConfigError or
+    WaitError."""
+    task = get_task(config.task)
+    dataset = open_data(config.data, vocabulary_of(config.model), task)
+    if dataset.classes < task.least_outputs:
         raise DataError(
             f"data: got labels of {dataset.classes} class, allowed two or more, as nothing can be"
             " learnt from one; import it again with the right label (of a table with --columns"

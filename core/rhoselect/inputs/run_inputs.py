@@ -21,18 +21,20 @@ from rhoselect.models.reference import ReferenceFile
 from rhoselect.models.replica import BatchNormMode, Numerics, Replica
 from rhoselect.plan import Plan
 from rhoselect.selection import Scoring
+from rhoselect.tasks import Task
 
 
 @dataclass(frozen=True)
 class SelectionInputs:
     """What selection works on: the checked configuration, the candidates, their plan and how they
-    are scored. ``classes`` is 0 where the points have none."""
+    are scored. ``classes`` is 0 where the points have none; ``task`` is what is learnt."""
 
     config: Config
     train: SplitPoints
     plan: Plan
     scoring: Scoring
     classes: int
+    task: Task
 
 
 @dataclass(frozen=True)
@@ -75,17 +77,18 @@ class RunInputs(SelectionInputs):
         irreducible losses are fitted."""
         scorer, reference = self.config.scorer, None
         if self.reference is not None:
-            reference = Replica(self.new_reference(), self._numerics("running"), device)
+            reference = Replica(self.new_reference(), self._numerics("running"), device, self.task)
         numerics = self._numerics(bn or self.config.selection.scoring_bn, scorer.fold_batchnorm)
         needs, seed = self.scoring.needs, self.config.seed
-        return Replica(self.new_model(), numerics, device, needs, seed, reference)
+        return Replica(self.new_model(), numerics, device, self.task, needs, seed, reference)
 
     def new_evaluator(self, device: torch.device, precision: str | None = None) -> Replica:
         """A replica of the model alone, with running statistics. ``precision`` is
         trainer.precision if not given."""
         trained = precision or self.config.trainer.precision
         channels_last = self.config.scorer.channels_last
-        return Replica(self.new_model(), Numerics(trained, "running", channels_last), device)
+        numerics = Numerics(trained, "running", channels_last)
+        return Replica(self.new_model(), numerics, device, self.task)
 
     def _numerics(self, bn: BatchNormMode, fold_batchnorm: bool = False) -> Numerics:
         scorer = self.config.scorer

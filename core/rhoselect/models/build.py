@@ -1,13 +1,14 @@
-"""Building a model from its import path, and checking that it maps [C, ...] to [C, K]."""
+"""Building a model from its import path."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parameter import is_lazy
 
 from rhoselect.config.sections import ModelConfig
@@ -35,7 +36,8 @@ def build_model(
     classes: int,
     seed: int,
 ) -> nn.Module:
-    """The model on the CPU in float32, with the initial weights that ``seed`` gives.
+    """The model on the CPU in float32, with the initial weights that ``seed`` gives. The factory is
+    told ``input_shape`` and ``classes`` if it takes them.
 
     Raises ModelError (one line) when the factory cannot be imported or called.
     """
@@ -45,16 +47,30 @@ def build_model(
         raise ModelError(str(error)) from None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(key64(seed, 0x6D6F64656C)) >> 1)
+        told = _told(make, {"input_shape": input_shape, "classes": classes})
         try:
-            model = make(input_shape=input_shape, classes=classes, **args)
+            model = make(**told, **args)
         except ModelError as error:
             raise ModelError(f"model.factory {factory}: {error}") from None
         except Exception as error:
             raise ModelError(
-                f"model.factory {factory}: failed with {one_line(error)} when called"
-                f" as factory(input_shape={input_shape}, classes={classes}, **{dict(args)})"
+                f"model.factory {factory}: failed with {one_line(error)} when called as"
+                f" factory({', '.join(f'{name}={value}' for name, value in told.items())},"
+                f" **{dict(args)})"
             ) from None
     return _checked(factory, model)
+
+
+def _told(make: Callable[..., Any], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the data's ``facts`` that a factory takes as keywords."""
+    try:
+        taken = inspect.signature(make).parameters.values()
+    except (ValueError, TypeError):  # of some classes that are not written in Python
+        return dict(facts)
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken):
+        return dict(facts)
+    names = {parameter.name for parameter in taken}
+    return {name: value for name, value in facts.items() if name in names}
 
 
 def _checked(factory: str, model: object) -> nn.Module:
@@ -102,34 +118,7 @@ def vocabulary_of(config: ModelConfig) -> int | None:
     return given if given > 0 else None
 
 
-def check_output(factory: str, model: nn.Module, inputs: Tensor, classes: int) -> None:
-    """Check one forward of two points. Raises ModelError unless logits are [2, classes]."""
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            logits = model(inputs[:2])
-    except Exception as error:
-        raise ModelError(
-            f"model.factory {factory}: its model{_other_floats(model)} fails on inputs of shape"
-            f" {list(inputs[:2].shape)}: {one_line(error)}"
-        ) from None
-    finally:
-        model.train(was_training)
-    if not isinstance(logits, Tensor):
-        got = f"a {type(logits).__name__}"
-    elif not logits.is_floating_point():
-        got = f"{logits.dtype}"
-    else:
-        got = f"{list(logits.shape)}"
-    if got != f"{[2, classes]}":
-        raise ModelError(
-            f"model.factory {factory}: for 2 points its model returns {got}, allowed float logits"
-            f" [2, {classes}]; return one row of class scores a point"
-        )
-
-
-def _other_floats(model: nn.Module) -> str:
+def other_floats(model: nn.Module) -> str:
     """What to say of a model that fails and has parameters of another precision than its inputs."""
     others = [
         (name, parameter.dtype)

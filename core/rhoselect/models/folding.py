@@ -28,13 +28,14 @@ class _Pair:
     merged: nn.Conv2d
 
 
-class Folded:
+class Folded(nn.Module):
     """What ``model``, which is in evaluation mode, computes, with folded convolutions.
 
     It shares the other layers with the model. Raises ModelError for a model that cannot be traced.
     """
 
     def __init__(self, model: nn.Module) -> None:
+        super().__init__()
         try:
             self._graph = fx.symbolic_trace(model)
         except Exception as error:
@@ -65,7 +66,7 @@ class Folded:
                 merged.weight.copy_(weight)
                 merged.bias.copy_(shift)
 
-    def __call__(self, inputs: Tensor) -> Tensor:
+    def forward(self, inputs: Tensor) -> Tensor:
         output: Tensor = self._graph(inputs)
         return output
 

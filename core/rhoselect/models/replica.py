@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,8 +14,11 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from rhoselect.compute import DTYPES, seed_points
 from rhoselect.errors import ModelError
 from rhoselect.models.folding import Folded
+from rhoselect.nest import mapped
 from rhoselect.selection import Needs
 from rhoselect.snapshots.base import Pieces
+from rhoselect.tasks import Metrics, Task, losses_of
+from rhoselect.tasks.base import logits_of
 from rhoselect.types import REFERENCE, Batch, ForwardOutput, Layout
 
 BatchNormMode = Literal["running", "batch"]
@@ -44,7 +48,7 @@ class Numerics:
 class Replica:
     """A copy of the model that scores, of any precision and BatchNorm mode. It knows no transport.
 
-    Beyond losses and logits it computes what ``needs`` asks for. Stochastic passes (Gal &
+    Beyond what ``task`` gives it computes what ``needs`` asks for. Stochastic passes (Gal &
     Ghahramani 2016, "Dropout as a Bayesian approximation") run everything but BatchNorm and its
     like in training mode; their random numbers are a function of (``seed``, the points, pass) in
     every process. ``reference`` is the second network of functions that need one: its weights come
@@ -56,23 +60,17 @@ class Replica:
         model: nn.Module,
         numerics: Numerics,
         device: torch.device,
+        task: Task,
         needs: Needs = PLAIN,
         seed: int = 0,
         reference: Replica | None = None,
     ) -> None:
-        self._model = model.eval().requires_grad_(False)
+        self._model, self._task = model.eval().requires_grad_(False), task
         self._dtype = DTYPES[numerics.precision]
         self.device = device
-        # A weight that others read too (a head tied to its embedding) stays float32 for them.
-        others = (m for m in model.modules() if not isinstance(m, CAST_MODULES))
-        wide = {id(p) for module in others for p in module.parameters(recurse=False)}
-        for module in model.modules():
-            own = {id(p) for p in module.parameters(recurse=False)}
-            if isinstance(module, CAST_MODULES) and wide.isdisjoint(own):
-                module.to(self._dtype)
-            if isinstance(module, _BatchNorm) and numerics.bn == "batch":
-                module.running_mean = module.running_var = module.num_batches_tracked = None
-                module.track_running_stats = False
+        _cast(model, self._dtype)
+        if numerics.bn == "batch":
+            _drop_statistics(model)
         model.to(device)
         self._channels_last = numerics.channels_last
         if self._channels_last:
@@ -80,15 +78,18 @@ class Replica:
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._tensors: dict[str, Tensor] = dict(model.state_dict())
         self._folded = Folded(self._model) if numerics.fold_batchnorm else None
+        self._scored = self._folded or self._model
         self._reference = reference
         if reference is not None:
             self._tensors |= {REFERENCE + name: t for name, t in reference._tensors.items()}
         self._passes, self._seed = needs.passes, seed
         self._last: tuple[nn.Linear, Tensor, Tensor] | None = None
+        self._output: Any = None
         if needs.features:
             for module in model.modules():
                 if isinstance(module, nn.Linear):
                     module.register_forward_hook(self._note)
+            self._scored.register_forward_hook(self._note_output)
         self._features = needs.features
         self._random = [m for m in model.modules() if not isinstance(m, _NormBase)]
 
@@ -114,25 +115,45 @@ class Replica:
 
     def __call__(self, batch: Batch) -> ForwardOutput:
         """The forward output of C points, without gradients."""
-        inputs = batch.inputs
-        if self._channels_last and inputs.ndim == 4:
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        batch = self._laid_out(batch)
         with torch.inference_mode(), self._autocast():
-            output: Tensor = (self._folded or self._model)(inputs)
-            logits = output.float()
-            losses = F.cross_entropy(logits, batch.labels, reduction="none")
-            features = self._last_inputs(output) if self._features else None
-            passes = self._stochastic(inputs, batch) if self._passes else None
+            found = losses_of(self._task, self._scored, batch)
+            features = self._last_inputs() if self._features else None
+            passes = self._stochastic(batch) if self._passes else None
         second = None if self._reference is None else self._reference(batch).losses
-        return ForwardOutput(losses, logits, batch.labels, features, passes, second)
+        return ForwardOutput(
+            **vars(found), features=features, passes=passes, reference_losses=second
+        )
+
+    def check(self, batch: Batch) -> None:
+        """Raise ModelError if the model does not suit the task and the points."""
+        with torch.inference_mode(), self._autocast():
+            self._task.check(self._scored, self._laid_out(batch), outputs=0)
+
+    def evaluate(self, batches: Iterable[Batch]) -> Metrics:
+        """What the task measures on ``batches``, without gradients."""
+        with torch.inference_mode(), self._autocast():
+            return self._task.evaluate(self._scored, map(self._laid_out, batches))
+
+    def _laid_out(self, batch: Batch) -> Batch:
+        """The points with their images in the layout of the weights."""
+        return (
+            replace(batch, content=mapped(batch.content, _by_pixel))
+            if self._channels_last
+            else batch
+        )
 
     def _note(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         assert isinstance(module, nn.Linear)
         self._last = module, args[0], output
 
-    def _last_inputs(self, output: Tensor) -> Tensor:
+    def _note_output(self, module: nn.Module, args: Any, output: Any) -> None:
+        self._output = output
+
+    def _last_inputs(self) -> Tensor:
         """The last layer's inputs [C, F], float32, with a column of ones if it has a bias."""
-        if self._last is None or self._last[2] is not output:
+        output, self._output = self._output, None
+        if self._last is None or self._last[2] is not logits_of(output):
             raise ModelError(
                 "model.factory: got logits that are not the output of a torch.nn.Linear, allowed"
                 " only those with a selection.function that uses last-layer features"
@@ -143,13 +164,15 @@ class Replica:
         biased = "bias" in dict(head.named_parameters())
         return F.pad(features, (0, 1), value=1.0) if biased else features
 
-    def _stochastic(self, inputs: Tensor, batch: Batch) -> Tensor:
+    def _stochastic(self, batch: Batch) -> Tensor:
         """Logits [S, C, K] of S passes with dropout."""
         self._train(True)
         passes = []
         for number in range(self._passes):
             seed_points(self._seed, batch.indices, number, self.device)
-            passes.append(self._model(inputs).float())
+            logits = losses_of(self._task, self._model, batch).logits
+            assert logits is not None, "checked at start"
+            passes.append(logits)
         self._train(False)
         return torch.stack(passes)
 
@@ -160,3 +183,27 @@ class Replica:
     def _autocast(self) -> torch.autocast:
         enabled = self._dtype is not torch.float32
         return torch.autocast(self.device.type, self._dtype, enabled=enabled)
+
+
+def _cast(model: nn.Module, dtype: torch.dtype) -> None:
+    """Hold linear and convolution weights in ``dtype``. A weight that others read too (a head tied
+    to its embedding) stays float32 for them."""
+    others = (m for m in model.modules() if not isinstance(m, CAST_MODULES))
+    wide = {id(p) for module in others for p in module.parameters(recurse=False)}
+    for module in model.modules():
+        own = {id(p) for p in module.parameters(recurse=False)}
+        if isinstance(module, CAST_MODULES) and wide.isdisjoint(own):
+            module.to(dtype)
+
+
+def _drop_statistics(model: nn.Module) -> None:
+    """Make BatchNorm layers use the statistics of each batch, by owning none."""
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.running_mean = module.running_var = module.num_batches_tracked = None
+            module.track_running_stats = False
+
+
+def _by_pixel(tensor: Tensor) -> Tensor:
+    """Images [C, channels, H, W] laid out by pixel; other tensors as they are."""
+    return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
-def recalibrate_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> None:
+def recalibrate_batchnorm(
+    model: nn.Module, batches: Iterable[Any], forward: Callable[[Any], object] | None = None
+) -> None:
     """Replace the running statistics of ``model``'s BatchNorm layers by their averages over
-    ``batches`` of inputs [C, ...], which are on the model's device.
+    ``batches`` of inputs [C, ...], which are on the model's device. ``forward`` runs the model on
+    one of them, if ``model(inputs)`` does not.
 
     After training on selected points, give it batches of points that are not selected, of about
     the size that the model was trained with. Each batch is normalised by its own statistics, as in
@@ -28,7 +32,7 @@ def recalibrate_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> None:
         for module, _ in before:
             module.training = module in norms
         if norms:
-            _average(model, norms, batches)
+            _average(forward or model, norms, batches)
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
@@ -50,8 +54,10 @@ def _averages(norm: _BatchNorm) -> bool:
     return norm.training and norm.running_mean is not None
 
 
-def _average(model: nn.Module, norms: list[_BatchNorm], batches: Iterable[Tensor]) -> None:
-    """Run ``batches`` through ``model``, whose ``norms`` begin at the first one."""
+def _average(
+    forward: Callable[[Any], object], norms: list[_BatchNorm], batches: Iterable[Any]
+) -> None:
+    """Run ``batches`` through a model whose ``norms`` begin at the first one."""
     count = 0
     with torch.no_grad():
         for inputs in batches:
@@ -60,6 +66,6 @@ def _average(model: nn.Module, norms: list[_BatchNorm], batches: Iterable[Tensor
                     norm.reset_running_stats()
                     norm.momentum = None  # torch's word for the average over all batches
             count += 1
-            model(inputs)
+            forward(inputs)
     if not count:
         raise ValueError("batches: got none, allowed at least one batch of inputs")

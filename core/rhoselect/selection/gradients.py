@@ -21,8 +21,9 @@ SPANNED = 1e-6
 
 def logit_gradients(output: ForwardOutput) -> Tensor:
     """g [C, K]: the gradient of each loss with respect to its logits."""
-    logits = output.logits
-    return logits.softmax(1) - F.one_hot(output.labels, logits.shape[1])
+    logits, labels = output.logits, output.labels
+    assert logits is not None and labels is not None, "Needs.features"
+    return logits.softmax(1) - F.one_hot(labels, logits.shape[1])
 
 
 class GradientNorm(ScoreFunction):
@@ -68,8 +69,9 @@ class DivBS(GradientNorm):
         """K, g [K] and h [F] of each point: [C, 1 + K + F]."""
         output = inputs.forward
         assert output.features is not None, "Needs.features"
-        classes = torch.full_like(output.losses, output.logits.shape[1])[:, None]
-        return torch.cat([classes, logit_gradients(output), output.features], dim=1)
+        gradients = logit_gradients(output)
+        classes = torch.full_like(output.losses, gradients.shape[1])[:, None]
+        return torch.cat([classes, gradients, output.features], dim=1)
 
     def pick(self, shortlist: Shortlist, n_b: int, rng: np.random.Generator) -> Picked:
         assert shortlist.features is not None, "payload"

@@ -24,7 +24,8 @@ State = Mapping[str, Tensor]
 class Needs:
     """What a score function asks of the workers; what is not asked for is not computed.
 
-    ``passes`` is the number S of stochastic passes.
+    ``passes`` is the number S of stochastic passes. ``logits``: logits and labels, which only
+    classifiers have; features and passes come with them.
     """
 
     forward: bool = True
@@ -33,6 +34,12 @@ class Needs:
     passes: int = 0
     reference: bool = False
     core_set: bool = False
+    logits: bool = False
+
+    @property
+    def classifier(self) -> bool:
+        """Whether only a task with logits and labels has what is asked for."""
+        return self.logits or self.features or self.passes > 0
 
 
 @dataclass(frozen=True)

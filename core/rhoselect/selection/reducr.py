@@ -16,12 +16,14 @@ class Reducr(ScoreFunction):
     itself takes L_c from a holdout and an irreducible loss per class; here both are the run's own.
     """
 
-    needs = Needs(il=True)
+    needs = Needs(il=True, logits=True)
     eta = 0.1
 
     def score(self, inputs: ScoreInputs) -> Tensor:
+        labels = inputs.forward.labels
+        assert labels is not None, "Needs.logits"
         reducible = inputs.forward.losses - inputs.irreducible_losses
-        return inputs.state["class_weights"][inputs.forward.labels] * reducible
+        return inputs.state["class_weights"][labels] * reducible
 
     def initial_state(self, classes: int) -> State:
         return {"class_weights": torch.full((classes,), 1 / classes)}

@@ -55,8 +55,10 @@ class LossMinusConditionalEntropy(Uncertainty):
     """BALD for known labels: the mean prediction's loss, -log p(y | x), in place of H[y | x]."""
 
     def score(self, inputs: ScoreInputs) -> Tensor:
-        labels = inputs.forward.labels[:, None]
-        losses = -mean_log(log_probabilities(inputs)).gather(1, labels).squeeze(1)
+        labels = inputs.forward.labels
+        assert labels is not None, "Needs.passes"
+        log_p = mean_log(log_probabilities(inputs))
+        losses = -log_p.gather(1, labels[:, None]).squeeze(1)
         return losses - self.conditional_entropy(inputs)
 
 

@@ -125,14 +125,16 @@ class NextBatchResponse(_message.Message):
     def __init__(self, header: _Optional[_Union[NextBatchHeader, _Mapping]] = ..., chunk: _Optional[bytes] = ...) -> None: ...
 
 class NextBatchHeader(_message.Message):
-    __slots__ = ("step", "version", "blob")
+    __slots__ = ("step", "version", "blob", "content")
     STEP_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     BLOB_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_FIELD_NUMBER: _ClassVar[int]
     step: int
     version: int
     blob: BlobHeader
-    def __init__(self, step: _Optional[int] = ..., version: _Optional[int] = ..., blob: _Optional[_Union[BlobHeader, _Mapping]] = ...) -> None: ...
+    content: str
+    def __init__(self, step: _Optional[int] = ..., version: _Optional[int] = ..., blob: _Optional[_Union[BlobHeader, _Mapping]] = ..., content: _Optional[str] = ...) -> None: ...
 
 class ReportRequest(_message.Message):
     __slots__ = ("session", "step", "losses")

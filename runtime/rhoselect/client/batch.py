@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import torch
@@ -12,7 +11,8 @@ from torch import Tensor
 
 from rhoselect.errors import DataError
 from rhoselect.importing import one_line
-from rhoselect.types import Indices
+from rhoselect.nest import Nest
+from rhoselect.types import Batch, Indices
 
 Collate = Callable[[list[Any]], Any]
 """A list of items to a batch of them, as of torch's DataLoader."""
@@ -35,43 +35,24 @@ class SelectionBatch:
     weights: Tensor
 
 
-def collate(
-    data: Any, places: Indices, join: Collate, device: torch.device
-) -> tuple[Any, Tensor | None]:
-    """Inputs and labels of the items at ``places`` [C] of a map-style data set.
+def collate(data: Any, places: Indices, join: Collate) -> Nest:
+    """The items at ``places`` [C] of a map-style data set, joined, on the CPU.
 
-    An item that is a pair is (inputs, label); any other is inputs alone. Raises DataError.
+    Items that are pairs are (inputs, label); any others are inputs alone. Raises DataError.
     """
     try:
         items = [data[place] for place in places.tolist()]
+        whole = join(items)
         paired = isinstance(items[0], tuple) and len(items[0]) == 2
-        whole = moved(join(items), device)
+        return (whole[0], whole[1]) if paired else whole
     except Exception as error:  # the user's code: anything may come out of it
         raise DataError(
             f"data: items {places[:3].tolist()} … cannot be read and joined: {one_line(error)};"
             " allowed a map-style data set whose items collate_fn joins"
         ) from error
-    return (whole[0], whole[1]) if paired else (whole, None)
 
 
-def moved(tree: Any, device: torch.device) -> Any:
-    """The tensors in dicts, lists and tuples, on ``device``."""
-    if isinstance(tree, Tensor):
-        return tree.to(device)
-    if isinstance(tree, Mapping):
-        return {key: moved(value, device) for key, value in tree.items()}
-    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        return type(tree)(*(moved(value, device) for value in tree))
-    if isinstance(tree, Sequence) and not isinstance(tree, str | bytes):
-        return [moved(value, device) for value in tree]
-    return tree
-
-
-def tensors_in(tree: Any) -> Iterator[Tensor]:
-    """The tensors in dicts, lists and tuples."""
-    if isinstance(tree, Tensor):
-        yield tree
-    elif isinstance(tree, Mapping):
-        yield from chain.from_iterable(map(tensors_in, tree.values()))
-    elif isinstance(tree, Sequence) and not isinstance(tree, str | bytes):
-        yield from chain.from_iterable(map(tensors_in, tree))
+def selection_batch(step: int, batch: Batch, weights: Tensor) -> SelectionBatch:
+    """The points of ``batch`` as a loop gets them."""
+    inputs, labels = batch.content if batch.paired else (batch.content, None)
+    return SelectionBatch(step, torch.from_numpy(batch.indices), inputs, labels, weights)

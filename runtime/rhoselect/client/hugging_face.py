@@ -10,14 +10,16 @@ from pathlib import Path
 from types import EllipsisType
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 
 from rhoselect import config as configuration
 from rhoselect.client.batch import SelectionBatch
 from rhoselect.client.client import SelectionClient
-from rhoselect.client.user_data import Losses, classifier_losses
+from rhoselect.client.user_data import LossFunction
 from rhoselect.errors import ConfigError, DataError
+from rhoselect.tasks.classification import check_classes, check_range
 from rhoselect.trainer.own_loop import GIVEN_DATA
 
 
@@ -26,7 +28,10 @@ def classification_losses(model: nn.Module, batch: SelectionBatch) -> Tensor:
     ModelError."""
     inputs = dict(batch.inputs)
     labels = inputs.pop("labels", None)
-    return classifier_losses(model(**inputs).logits, labels)
+    logits = model(**inputs).logits
+    check_classes(logits, labels)
+    check_range(labels, logits.shape[1])
+    return F.cross_entropy(logits.float(), labels.long(), reduction="none")
 
 
 class SelectionTrainer(Trainer):  # type: ignore[misc]
@@ -49,7 +54,7 @@ class SelectionTrainer(Trainer):  # type: ignore[misc]
         *args: Any,
         selection: Mapping[str, Any],
         irreducible_losses: Any = None,
-        losses: Losses = classification_losses,
+        losses: LossFunction = classification_losses,
         run_dir: Path | str | EllipsisType | None = ...,
         **kwargs: Any,
     ) -> None:

@@ -16,22 +16,19 @@ from rhoselect import config as configuration
 from rhoselect.client.batch import Collate
 from rhoselect.client.own_model import check_copyable, check_module, chosen_device, copied
 from rhoselect.client.user_data import (
-    Losses,
+    LossFunction,
     UserPoints,
-    UserReplica,
     check_losses,
-    cross_entropy,
-    own_batch,
+    user_replica,
+    user_task,
 )
 from rhoselect.compute import as_guest
-from rhoselect.config import Config, TrainerConfig, resolve
+from rhoselect.config import Config, resolve
 from rhoselect.errors import ConfigError
 from rhoselect.trainer.fit import FitOptions, FitProgress
 from rhoselect.trainer.fit.fitter import Fitter, fold_subsets
 from rhoselect.trainer.fit.quality import Quality, doubts
 from rhoselect.trainer.fit.training import SILENT, SmallModel, Subset, check_batch
-from rhoselect.trainer.learner import Learner
-from rhoselect.types import Batch
 
 FIT_OPTIONS = FitOptions()
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -41,26 +38,6 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 }
 
 
-class UserLearner(Learner):
-    """A learner that trains by the user's losses."""
-
-    def __init__(
-        self,
-        losses: Losses,
-        model: nn.Module,
-        config: TrainerConfig,
-        seed: int,
-        device: torch.device,
-    ) -> None:
-        super().__init__(model, config, seed, device)
-        self._losses = losses
-
-    def _forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        with self._autocast():
-            losses = self._losses(self.model, own_batch(batch, self.device)).float()
-        return losses, torch.zeros_like(losses, dtype=torch.bool)  # which are right is not known
-
-
 def fit_irreducible_losses(
     model: nn.Module,
     data: Any,
@@ -68,7 +45,7 @@ def fit_irreducible_losses(
     holdout: Any = None,
     folds: int | None = None,
     options: FitOptions = FIT_OPTIONS,
-    losses: Losses | None = None,
+    losses: LossFunction | None = None,
     collate_fn: Collate = default_collate,
     config: Mapping[str, Any] | None = None,
     progress: FitProgress = SILENT,
@@ -109,25 +86,15 @@ def _fitter(
     points: UserPoints,
     config: Config,
     options: FitOptions,
-    losses: Losses | None,
+    losses: LossFunction | None,
     progress: FitProgress,
 ) -> Fitter:
-    if losses is None and not points.paired:
-        raise ConfigError(
-            "losses: got none with items that are no (inputs, label) pairs, allowed"
-            " losses(model, batch) -> [C]"
-        )
     device, config = chosen_device(model, config.trainer.device, "trainer.device"), resolve(config)
-    replica = UserReplica(copied(model), config, device, losses)
+    task = user_task(config, losses)
+    replica = user_replica(copied(model), config, device, task)
     with as_guest(device):
         check_losses(replica, points)
-
-    def make_learner(
-        network: nn.Module, settings: TrainerConfig, seed: int, device: torch.device
-    ) -> Learner:
-        return UserLearner(losses or cross_entropy, network, settings, seed, device)
-
-    small = SmallModel("", copied(model), replica, config.scorer.precision, make_learner)
+    small = SmallModel("", copied(model), replica, config.scorer.precision, task)
     return Fitter(small, "", config.trainer, config.seed, options, progress)
 
 

@@ -11,14 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from rhoselect import config as configuration
-from rhoselect.client.batch import SelectionBatch
+from rhoselect.client.batch import SelectionBatch, selection_batch
 from rhoselect.client.options import Options
 from rhoselect.client.own_model import check_copyable, chosen_device, copied, weights_of
 from rhoselect.client.run_folders import open_folder
-from rhoselect.client.user_data import UserPoints, UserReplica, check_losses, user_scoring
+from rhoselect.client.user_data import (
+    UserPoints,
+    check_losses,
+    user_replica,
+    user_scoring,
+    user_task,
+)
 from rhoselect.compute import as_guest
 from rhoselect.config import Config, resolve
-from rhoselect.data import SplitPoints
 from rhoselect.inputs import SelectionInputs, check_scoring, open_inputs
 from rhoselect.inputs.probe import scoring_facts
 from rhoselect.metrics import Metrics
@@ -28,7 +33,6 @@ from rhoselect.queue.memory import MemoryQueue
 from rhoselect.scorer.loop import Scorer
 from rhoselect.selector.build import build_session, check_servable, servable
 from rhoselect.selector.fence import NoFence
-from rhoselect.selector.picker import PickedPoints
 from rhoselect.selector.session import Session, check_first_step
 from rhoselect.snapshots.local import LocalStore
 from rhoselect.trainer.hardware import agree
@@ -53,11 +57,9 @@ class Local:
         """Score the window of a step and return its batch."""
         with as_guest(self._scoring):
             picked = self._session.next(step).points
-        inputs, labels = self._read(self._session.train, picked, device)
+        batch = self._session.train.read(picked.indices, device, picked.epochs)
         weights = torch.ones(len(picked.indices)) if picked.weights is None else picked.weights
-        return SelectionBatch(
-            step, torch.from_numpy(picked.indices), inputs, labels, weights.float().to(device)
-        )
+        return selection_batch(step, batch, weights.float().to(device))
 
     def report(self, step: int, losses: Tensor) -> None:
         """Note the losses of the last batch."""
@@ -66,14 +68,6 @@ class Local:
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Record values after ``step`` steps."""
         self._session.log(step, values)
-
-    def _read(
-        self, points: SplitPoints, picked: PickedPoints, device: torch.device
-    ) -> tuple[Any, Tensor | None]:
-        if isinstance(points, UserPoints):
-            return points.items(picked.indices, device)
-        batch = points.read(picked.indices, device, picked.epochs)
-        return batch.inputs, batch.labels
 
 
 def local_backend(
@@ -102,12 +96,13 @@ def user_data_backend(
     check_copyable(model)
     settings, device = _placed(_load_config(config, [f"data.dataset={GIVEN_DATA}"]), model)
     plan = open_plan(settings, points)
-    scoring = user_scoring(settings, given.losses, points, given.irreducible_losses)
+    task = user_task(settings, given.losses)
+    scoring = user_scoring(settings, points, given.irreducible_losses)
     check_first_step(settings, scoring, 0, step)
-    replica = UserReplica(copied(model), settings, device, given.losses)
+    replica = user_replica(copied(model), settings, device, task)
     with as_guest(device):
         point_flops = check_losses(replica, points)
-    inputs = SelectionInputs(settings, points, plan, scoring, classes=0)
+    inputs = SelectionInputs(settings, points, plan, scoring, 0, task)
     return _local(inputs, replica, given, step, point_flops)
 
 

@@ -10,7 +10,7 @@ from typing import Any, TypedDict
 from torch.utils.data import default_collate
 
 from rhoselect.client.batch import Collate
-from rhoselect.client.user_data import Losses
+from rhoselect.client.user_data import LossFunction
 from rhoselect.errors import ConfigError, listed
 
 WAIT_S = 600.0
@@ -20,7 +20,7 @@ class ClientOptions(TypedDict, total=False):
     """The less frequent arguments of ``SelectionClient``, which describes them."""
 
     collate_fn: Collate
-    losses: Losses | None
+    losses: LossFunction | None
     irreducible_losses: Any
     token_file: Path | str | None
     tls_ca: Path | str | None
@@ -35,7 +35,7 @@ class Options:
     """``ClientOptions`` with their defaults."""
 
     collate_fn: Collate = default_collate
-    losses: Losses | None = None
+    losses: LossFunction | None = None
     irreducible_losses: Any = None
     token_file: Path | str | None = None
     tls_ca: Path | str | None = None

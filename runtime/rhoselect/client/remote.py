@@ -3,6 +3,7 @@ effect."""
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -13,16 +14,20 @@ import torch
 from torch import Tensor
 
 from rhoselect import config as configuration
-from rhoselect.client.batch import Collate, SelectionBatch, collate, moved
+from rhoselect.client.batch import Collate, SelectionBatch, collate, selection_batch
 from rhoselect.data import SplitPoints, open_data, train_points
 from rhoselect.errors import DataError, RunError, ServiceError
+from rhoselect.nest import Nest, moved, rebuilt
 from rhoselect.protos import selection_pb2 as pb
 from rhoselect.protos.selection_pb2_grpc import SelectionStub
 from rhoselect.service import blobs
 from rhoselect.service.channel import open_channel
 from rhoselect.service.errors import status_to_errors
 from rhoselect.service.security import Security
+from rhoselect.tasks import get_task
+from rhoselect.types import Batch, Indices
 
+CPU = torch.device("cpu")
 OPEN_S = 60.0  # long, because the service may first have to stop the scorers of the last session
 AGAIN_S = (0.1, 0.5, 2.0, 5.0)
 _T = TypeVar("_T")
@@ -76,21 +81,14 @@ class Remote:
 
     def next(self, step: int, device: torch.device) -> SelectionBatch:
         """The batch of a step. The service sends the inputs if the loop has no copy of the data."""
-        tensors = self._again(lambda: self._ask(step))
-        indices = tensors["indices"]
-        inputs, labels = tensors.get("inputs"), tensors["labels"]
-        if isinstance(self._data, SplitPoints):
-            points, epochs = indices.numpy(), tensors["epochs"].numpy()
-            inputs = self._data.read(points, device, epochs).inputs
-        elif self._data is not None:
-            places = indices.numpy() - self._first_index
-            inputs, _ = collate(self._data, places, self._join, device)
+        tensors, content = self._again(lambda: self._ask(step))
+        indices, weights = tensors["indices"].numpy(), tensors["weights"].to(device)
+        inputs, labels = content.get("inputs"), content.get("labels")
+        if self._data is not None:
+            own = selection_batch(step, self._read(indices, tensors["epochs"].numpy()), weights)
+            inputs, labels = own.inputs, own.labels if labels is None else labels
         return SelectionBatch(
-            step,
-            indices,
-            moved(inputs, device),
-            labels.to(device),
-            tensors["weights"].to(device),
+            step, tensors["indices"], moved(inputs, device), moved(labels, device), weights
         )
 
     def report(self, step: int, losses: Tensor) -> None:
@@ -120,15 +118,23 @@ class Remote:
                 pass
         self._channel.close()
 
-    def _ask(self, step: int) -> dict[str, Tensor]:
+    def _read(self, indices: Indices, epochs: Indices) -> Batch:
+        """The loop's copy of these points."""
+        if isinstance(self._data, SplitPoints):
+            return self._data.read(indices, CPU, epochs)
+        return Batch(indices, collate(self._data, indices - self._first_index, self._join))
+
+    def _ask(self, step: int) -> tuple[dict[str, Tensor], dict[str, Nest]]:
         request = pb.NextBatchRequest(
             session=self._session, step=step, with_inputs=self._data is None
         )
         parts = self._stub.NextBatch(request, timeout=self._timeout_s)
-        arriving = blobs.Arriving(next(parts).header.blob)
+        header = next(parts).header
+        arriving = blobs.Arriving(header.blob)
         for part in parts:
             arriving.add(part.chunk)
-        return arriving.tensors()
+        tensors = arriving.tensors()
+        return tensors, rebuilt(json.loads(header.content), tensors)
 
     def _again(self, call: Callable[[], _T]) -> _T:
         for pause_s in AGAIN_S:
@@ -152,12 +158,12 @@ def _open_copy(data: Any, join: Collate, run: pb.OpenRunResponse) -> Any:
                 f"data: got {points} points, allowed the {run.points} of the service's train split,"
                 " in its order"
             )
-        collate(data, np.arange(1), join, torch.device("cpu"))
+        collate(data, np.arange(1), join)
         return data
     config = configuration.from_json(run.config_json)
     here = config.data.model_dump() | {"path": str(data), "dataset": None}
     mine = configuration.parse(config.model_dump() | {"data": here})
-    dataset = open_data(mine.data)
+    dataset = open_data(mine.data, task=get_task(mine.task))
     if dataset.fingerprint != run.fingerprint:
         raise DataError(
             f"data {data}: got fingerprint {dataset.fingerprint[:12]}, allowed the service's"

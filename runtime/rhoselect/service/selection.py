@@ -7,6 +7,7 @@ thread, where calls queue up: a repeated one finds its answer there.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from rhoselect.errors import FencedError, ModelError, UserError
+from rhoselect.nest import described
 from rhoselect.protos import selection_pb2 as pb
 from rhoselect.protos import selection_pb2_grpc
 from rhoselect.selector.fence import ONE_LOOP
@@ -219,12 +221,17 @@ def _next(session: Session, step: int, with_inputs: bool) -> tuple[pb.NextBatchH
     tensors: dict[str, Tensor] = {
         "indices": torch.from_numpy(picked.indices),
         "epochs": torch.from_numpy(picked.epochs),
-        "labels": batch.labels,
         "scores": torch.tensor(picked.scores, dtype=torch.float64),
         "weights": torch.ones(len(picked.indices)) if weights is None else weights.float(),
     }
-    if with_inputs:
-        tensors["inputs"] = batch.inputs
-    blob = blobs.pack(tensors)
-    head = pb.NextBatchHeader(step=step, version=selected.version, blob=blobs.header(blob))
+    inputs, labels = batch.content if batch.paired else (batch.content, None)
+    wanted = {"inputs": inputs} if with_inputs else {}
+    content, parts = described(wanted if labels is None else {**wanted, "labels": labels})
+    blob = blobs.pack(tensors | parts)
+    head = pb.NextBatchHeader(
+        step=step,
+        version=selected.version,
+        blob=blobs.header(blob),
+        content=json.dumps(content),
+    )
     return head, blob

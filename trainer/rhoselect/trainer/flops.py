@@ -5,26 +5,26 @@ from __future__ import annotations
 import copy
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from rhoselect.tasks import Task, losses_of
 from rhoselect.types import Batch
 
 
-def forward_flops(model: nn.Module, batch: Batch) -> int:
+def forward_flops(task: Task, model: nn.Module, batch: Batch) -> int:
     """FLOPs per point of a forward, measured on ``batch`` (matmuls and convolutions; 2 a MAC)."""
     with _counting() as counter, torch.no_grad():
-        copy.deepcopy(model).eval()(batch.inputs)
-    return int(counter.get_total_flops()) // len(batch.labels)
+        losses_of(task, copy.deepcopy(model).eval(), batch)
+    return int(counter.get_total_flops()) // len(batch.indices)
 
 
-def step_flops(model: nn.Module, batch: Batch) -> int:
+def step_flops(task: Task, model: nn.Module, batch: Batch) -> int:
     """FLOPs per point of forward and backward, measured on ``batch``."""
     twin = copy.deepcopy(model).train()
     with torch.random.fork_rng(devices=[]), _counting() as counter:
-        F.cross_entropy(twin(batch.inputs), batch.labels).backward()  # type: ignore[no-untyped-call]
-    return int(counter.get_total_flops()) // len(batch.labels)
+        losses_of(task, twin, batch).losses.mean().backward()  # type: ignore[no-untyped-call]
+    return int(counter.get_total_flops()) // len(batch.indices)
 
 
 def _counting() -> FlopCounterMode:

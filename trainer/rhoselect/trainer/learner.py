@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import tee
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rhoselect.compute import seed_step
@@ -15,10 +15,11 @@ from rhoselect.config import TrainerConfig
 from rhoselect.errors import ConfigError
 from rhoselect.models.statistics import recalibrate_batchnorm
 from rhoselect.snapshots.base import Pieces
+from rhoselect.tasks import Task, losses_of
 from rhoselect.trainer.ema import AVERAGE, averaged
 from rhoselect.trainer.micro import TreeSum, interleaved, micro_batch
 from rhoselect.trainer.optimizers import Optimizers
-from rhoselect.types import REFERENCE, Batch
+from rhoselect.types import REFERENCE, Batch, Losses
 
 MODEL, OPTIMIZERS = "model.", "optimizers."
 """Prefixes in checkpoints, beside that of the reference."""
@@ -26,12 +27,13 @@ MODEL, OPTIMIZERS = "model.", "optimizers."
 
 @dataclass(frozen=True)
 class StepResult:
-    """The result of one step on n_b points: mean ``loss`` [] in nats; ``losses`` [n_b] in nats and
-    ``correct`` [n_b] bool, before the step. All are on the device, which may still compute them."""
+    """The result of one step on n_b points: mean ``loss`` []; ``losses`` [n_b] and, if the task is
+    a classifier's, ``correct`` [n_b] bool, before the step. All are on the device, which may still
+    compute them."""
 
     loss: Tensor
     losses: Tensor
-    correct: Tensor
+    correct: Tensor | None
 
 
 class Learner:
@@ -47,11 +49,13 @@ class Learner:
         config: TrainerConfig,
         seed: int,
         device: torch.device,
+        task: Task,
         reference: Learner | None = None,
     ) -> None:
         self.reference = reference
         self.model = model.to(device).train()
         self.device = device
+        self.task = task
         self._config = config
         self._seed = seed
         self.learns = config.lr > 0
@@ -83,19 +87,21 @@ class Learner:
         gradients, parts = TreeSum(), list[StepResult]()
         for micro in range(count):
             seed_step(self._seed, step, self.device, micro)
-            losses, correct = self._forward(micro_batch(batch, micro, count))
+            found = self._forward(micro_batch(batch, micro, count))
+            losses, right = found.losses, _correct(found)
             weighted = losses if weights is None else losses * weights[micro::count]
             loss = weighted.sum() / points
             self.optimizers.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             gradients.add([parameter.grad for parameter in self._parameters])
-            parts.append(StepResult(loss.detach(), losses.detach(), correct))
+            parts.append(StepResult(loss.detach(), losses.detach(), right))
         for parameter, gradient in zip(self._parameters, gradients.total, strict=True):
             parameter.grad = gradient
+        correct = [part.correct for part in parts if part.correct is not None]
         return StepResult(
             torch.stack([part.loss for part in parts]).sum(),
             interleaved([part.losses for part in parts]),
-            interleaved([part.correct for part in parts]),
+            interleaved(correct) if correct else None,
         )
 
     @property
@@ -107,9 +113,9 @@ class Learner:
         return average
 
     def losses(self, batch: Batch) -> Tensor:
-        """Training losses [C] of ``batch`` in nats under the current weights, without a step."""
+        """Training losses [C] of ``batch`` under the current weights, without a step."""
         with torch.no_grad():
-            return self._forward(batch)[0]
+            return self._forward(batch).losses
 
     def recalibrate(self, batches: Iterable[Batch]) -> None:
         """Replace the running BatchNorm statistics of the model, and of its average, by those of
@@ -117,14 +123,11 @@ class Learner:
         models = [self.model] if self._average is None else [self.model, self.evaluated]
         for model, same in zip(models, tee(batches, len(models)), strict=True):
             with self._autocast():
-                recalibrate_batchnorm(model, (batch.inputs for batch in same))
+                recalibrate_batchnorm(model, same, partial(losses_of, self.task, model))
 
-    def _forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Losses [C] in nats, and which points are labelled right [C]."""
+    def _forward(self, batch: Batch) -> Losses:
         with self._autocast():
-            logits: Tensor = self.model(batch.inputs).float()
-        losses = F.cross_entropy(logits, batch.labels, reduction="none")
-        return losses, logits.detach().argmax(1) == batch.labels
+            return losses_of(self.task, self.model, batch)
 
     def _autocast(self) -> torch.autocast:
         bf16 = self._config.precision == "bf16"
@@ -166,6 +169,13 @@ class Learner:
         if self._average is not None:
             self.evaluated.load_state_dict(_without(AVERAGE, flat))
         self.optimizers.load_state_dict(_without(OPTIMIZERS, flat))
+
+
+def _correct(found: Losses) -> Tensor | None:
+    """Which points [C] a classifier labels right."""
+    if found.logits is None or found.labels is None:
+        return None
+    return found.logits.detach().argmax(1) == found.labels
 
 
 def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -155,7 +155,7 @@ class Trainer:
 
     def _record(self, selected: SelectedBatch, result: StepResult) -> None:
         train, step, points = self._inputs.train, selected.step, selected.points
-        loss = result.loss.item()
+        loss, correct = result.loss.item(), result.correct
         self._check_finite("training loss", step, loss)
         record = StepRecord(
             step=step,
@@ -168,7 +168,7 @@ class Trainer:
             wait_ms=1e3 * selected.waited_s,
             step_ms=1e3 * (time.perf_counter() - selected.asked_at),
             corrupted_share=corrupted_share(train, points.indices),
-            correct_share=float(result.correct.float().mean()),
+            correct_share=None if correct is None else float(correct.float().mean()),
         )
         self.records.append(record)
         seconds, n_b = record.step_ms / 1e3, len(points.indices)
@@ -201,19 +201,14 @@ class Trainer:
         self._recalibrate(step)
         with self.metrics.busy("evaluate"):
             evaluator.load(self.learner.pieces(evaluator.layout))
-            result = evaluate(
-                evaluator,
-                inputs.test,
-                inputs.test.indices,
-                inputs.classes,
-                self._config.trainer.eval_batch,
-                self.learner.device,
-            )
-        self._check_finite("test loss", step, result.loss)
+            test, size = inputs.test, self._config.trainer.eval_batch
+            found = evaluate(inputs.task, evaluator, test, test.indices, size)
+        for name in {inputs.task.metric, "loss"} & found.keys():
+            self._check_finite(f"test {name}", step, found[name])
         with writing(self._folder):
-            self.records.add_evaluation(step, self._progress(step).wall_seconds, result)
-        self.metrics.accuracy.set(result.accuracy)
-        self.status = replace(self.status, accuracy=result.accuracy)
+            self.records.add_values(step, self._progress(step).wall_seconds, found)
+        self.metrics.accuracy.set(found["metric"])
+        self.status = replace(self.status, accuracy=found["metric"])
 
     def _recalibrate(self, step: int) -> None:
         """Give weights that are evaluated or kept the BatchNorm statistics of candidates: those of

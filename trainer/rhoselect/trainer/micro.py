@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
 
+from rhoselect.nest import mapped
 from rhoselect.types import Batch
 
 Gradients = Sequence[Tensor | None]
@@ -20,9 +20,12 @@ def micro_batch(batch: Batch, micro: int, count: int) -> Batch:
     each part should have some of the first."""
     if count == 1:
         return batch
-    rows = slice(micro, None, count)
-    inputs = tree_map_only(Tensor, lambda tensor: tensor[rows], batch.inputs)
-    return Batch(batch.indices[rows], inputs, batch.labels[rows])
+    rows, points = slice(micro, None, count), len(batch.indices)
+
+    def part(tensor: Tensor) -> Tensor:
+        return tensor[rows] if tensor.shape[:1] == (points,) else tensor
+
+    return Batch(batch.indices[rows], mapped(batch.content, part))
 
 
 def interleaved(parts: Sequence[Tensor]) -> Tensor:

@@ -38,7 +38,7 @@ from rhoselect.trainer.records import (
 )
 from rhoselect.trainer.resuming import RESULTS
 from rhoselect.trainer.runfolder import RunFolder, writing
-from rhoselect.trainer.summary import accuracies_of, count_flops, il_flops, summary_of
+from rhoselect.trainer.summary import count_flops, il_flops, measured, summary_of
 
 GIVEN_DATA = "given:data"
 """data.dataset of a run whose points are objects of the loop."""
@@ -117,12 +117,14 @@ class LoopRecords:
         finite. A call that repeats the last one has no effect."""
         if (step, values) == self._logged:
             return
+        task = self._inputs.task
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
         with writing(self._folder):
-            self._records.add_values(step, time.monotonic() - self._started, finite)
+            main = {"metric": finite[metric]} if (metric := task.metric) in finite else {}
+            self._records.add_values(step, time.monotonic() - self._started, main | finite)
             if self._summary:
                 targets = self._inputs.config.trainer.targets
-                self._summary |= accuracies_of(self._folder, targets)
+                self._summary |= measured(self._folder, task, targets)
                 self._records.write_summary(self._summary)
         self._logged = step, values
 

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,6 @@ from torch import nn
 
 from rhoselect.data import SplitPoints
 from rhoselect.errors import RunFolderError
-from rhoselect.trainer.evaluate import Evaluation
 from rhoselect.trainer.runfolder import RunFolder, put
 from rhoselect.types import Indices
 
@@ -97,12 +96,8 @@ class Records:
         """Add a row; it reaches the disk with ``flush``."""
         self._rows.append(record)
 
-    def add_evaluation(self, step: int, seconds: float, evaluation: Evaluation) -> None:
-        """Add a line to eval.jsonl."""
-        self.add_values(step, seconds, asdict(evaluation))
-
     def add_values(self, step: int, seconds: float, values: Mapping[str, Any]) -> None:
-        """Add a line to eval.jsonl of what a loop of the user's own measured."""
+        """Add a line to eval.jsonl of what was measured after ``step`` steps."""
         self._folder.check_fence()
         line = {"step": step, "seconds": round(seconds, 3), **values}
         with (self._folder.path / "eval.jsonl").open("a", encoding="utf-8") as file:

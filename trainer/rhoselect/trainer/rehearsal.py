@@ -7,8 +7,6 @@ may see no GPU, and a context of its own there would take memory from the run.
 
 from __future__ import annotations
 
-import copy
-
 import torch
 
 from rhoselect.compute import make_current, repeatable
@@ -16,9 +14,7 @@ from rhoselect.devices import own_device, trainer_device, uses_gpu
 from rhoselect.errors import ModelError, RhoError
 from rhoselect.importing import one_line
 from rhoselect.inputs import RunInputs
-from rhoselect.inputs.checks import check_scores
-from rhoselect.models.build import check_output
-from rhoselect.models.copying import copying
+from rhoselect.inputs.checks import check_model, check_scores
 from rhoselect.trainer.build import new_learner
 
 
@@ -56,13 +52,12 @@ def _train_once(inputs: RunInputs, device: torch.device) -> None:
     parts = inputs.config.trainer.micro_batches
     learner = new_learner(inputs, device)
     batch = inputs.train.read(inputs.train.first(n_b), device)
-    check_output(factory, learner.model, batch.inputs, inputs.classes)
+    sample = inputs.train.read(inputs.train.first(2), device)
+    check_model(factory, inputs.task, learner.model, sample, inputs.classes)
     try:
         with repeatable(device):
             learner.update(batch, None, step=0).loss.item()
             learner.optimizers.check_resume(learner.model)
-        with copying():
-            copy.deepcopy(learner.model)  # as for the count of FLOPs at the end of the run
     except RhoError:
         raise
     except Exception as error:  # the user's code: anything may come out of it

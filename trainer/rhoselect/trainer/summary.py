@@ -8,6 +8,7 @@ from typing import Any
 from rhoselect.data.il_table import IlMetadata
 from rhoselect.inputs import RunInputs, SelectionInputs
 from rhoselect.models.reference import ReferenceMetadata
+from rhoselect.tasks import Task
 from rhoselect.trainer import records
 from rhoselect.trainer.checkpoint import Progress
 from rhoselect.trainer.flops import forward_flops, step_flops
@@ -40,8 +41,8 @@ def summary_of(
     weights_sha256: str | None,
     flops: dict[str, int],
 ) -> dict[str, Any]:
-    """The summary of a run by its logs. ``weights_sha256`` is None, and accuracies are, where only
-    a loop of the user's own knows them. ``flops`` has those of training, scoring, il."""
+    """The summary of a run by its logs. ``weights_sha256`` is None, and figures of evaluations are,
+    where only a loop of the user's own knows them. ``flops``: those of training, scoring, il."""
     config, scoring = inputs.config, inputs.scoring
     hardware = exactness(folder.path)
     staleness = records.read_steps(folder.path, ["staleness"])["staleness"].to_numpy()
@@ -51,7 +52,7 @@ def summary_of(
         "workers": workers,
         "lag": config.selection.lag,
         "steps": progress.step,
-        **accuracies_of(folder, config.trainer.targets),
+        **measured(folder, inputs.task, config.trainer.targets),
         "wall_seconds": progress.wall_seconds,
         "il_seconds": sum(made.seconds for made in _fitted_before(inputs)),
         "proxy_seconds": proxy.seconds if proxy else 0.0,
@@ -71,15 +72,25 @@ def summary_of(
     }
 
 
-def accuracies_of(folder: RunFolder, targets: Iterable[float]) -> dict[str, Any]:
-    """The part of a summary that the evaluations give."""
-    evaluations = records.read_evaluations(folder.path)
-    evaluations = [e for e in evaluations if e.get("accuracy") is not None]
-    accuracies = [e["accuracy"] for e in evaluations]
+def measured(folder: RunFolder, task: Task, targets: Iterable[float]) -> dict[str, Any]:
+    """The part of a summary that the evaluations give: the task's main figure, also by its name."""
+    lines = records.read_evaluations(folder.path)
+    told = {int(e["step"]): e.get("metric", e.get(task.metric)) for e in lines}
+    found = {step: figure for step, figure in told.items() if figure is not None}
+    figures, sign = list(found.values()), 1 if task.direction == "max" else -1
+    best = max(figures, key=lambda figure: sign * figure, default=None)
+    final = figures[-1] if figures else None
     return {
-        "best_accuracy": max(accuracies, default=None),
-        "final_accuracy": accuracies[-1] if accuracies else None,
-        "steps_to": {str(target): _steps_to(evaluations, target) for target in targets},
+        "metric": task.metric,
+        "metric_direction": task.direction,
+        "best_metric": best,
+        "final_metric": final,
+        f"best_{task.metric}": best,
+        f"final_{task.metric}": final,
+        "steps_to": {
+            str(target): next((s for s, each in found.items() if sign * (each - target) >= 0), None)
+            for target in targets
+        },
     }
 
 
@@ -92,14 +103,14 @@ def count_flops(inputs: RunInputs, progress: Progress, learner: Learner) -> dict
         rescored = config.selection.n_B if whole else config.k * config.selection.n_b
     forwards = progress.scored_points + progress.step * rescored if scoring.needs.forward else 0
     forwards *= 1 + scoring.needs.passes
-    trained = progress.step * config.selection.n_b
+    task, trained = inputs.task, progress.step * config.selection.n_b
     sample = inputs.train.read(inputs.train.first(config.selection.n_b), learner.device)
-    train = trained * step_flops(learner.model, sample)
-    score = forwards * forward_flops(learner.model, sample) if forwards else 0
+    train = trained * step_flops(task, learner.model, sample)
+    score = forwards * forward_flops(task, learner.model, sample) if forwards else 0
     if learner.reference is not None:
-        score += forwards * forward_flops(learner.reference.model, sample)
+        score += forwards * forward_flops(task, learner.reference.model, sample)
         if config.il.update_lr_factor:
-            train += trained * step_flops(learner.reference.model, sample)
+            train += trained * step_flops(task, learner.reference.model, sample)
     return {"train": train, "score": score, "il": il_flops(inputs)}
 
 
@@ -114,8 +125,3 @@ def _fitted_before(inputs: SelectionInputs) -> Iterator[IlMetadata | ReferenceMe
         yield inputs.scoring.il.metadata
     if isinstance(inputs, RunInputs) and inputs.reference is not None:
         yield inputs.reference.metadata
-
-
-def _steps_to(evaluations: list[dict[str, Any]], target: float) -> int | None:
-    """The first evaluated step at which the accuracy is at least ``target``."""
-    return next((int(e["step"]) for e in evaluations if e["accuracy"] >= target), None)

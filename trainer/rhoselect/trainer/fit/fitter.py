@@ -104,7 +104,7 @@ class Fitter:
         check_finite("mean loss on the train split", judged.mean)
         quality.add(judged, judged.mean)
         sample = train.read(train.first(self.options.batch), replica.device)
-        flops = len(judged.losses) * forward_flops(network, sample)
+        flops = len(judged.losses) * forward_flops(self.model.task, network, sample)
         origin = _Origin("reference", "", (train.start, train.start))
         metadata = self._metadata(origin, weights_sha256(network), seconds, flops, quality)
         return IlTable(train.start, judged.losses, metadata)
@@ -133,8 +133,9 @@ class Fitter:
         """Those of training, and of scoring after each epoch."""
         batch = self.options.batch
         sample = learn.points.read(learn.indices[:batch], self.model.replica.device)
-        trained = learn.steps(batch) * batch * step_flops(fitted.model, sample)
-        judged = len(scored.indices) * forward_flops(fitted.model, sample)
+        task, steps = self.model.task, learn.steps(batch)
+        trained = steps * batch * step_flops(task, fitted.model, sample)
+        judged = len(scored.indices) * forward_flops(task, fitted.model, sample)
         return fitted.epochs * (trained + judged)
 
     def _metadata(

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from rhoselect.compute import as_guest, threads
 from rhoselect.config import Config
+from rhoselect.errors import ConfigError
 from rhoselect.inputs import open_dataset
 from rhoselect.selection.coreset import ProxyMetadata
 from rhoselect.selection.uncertainty import entropy
@@ -27,6 +28,7 @@ from rhoselect.trainer.fit.training import (
     outputs,
 )
 from rhoselect.trainer.flops import forward_flops, step_flops
+from rhoselect.types import ForwardOutput
 
 DEFAULTS = FitOptions(batch=64, epochs=5)
 
@@ -58,13 +60,23 @@ def fit_proxy(
             progress.epoch(epoch, loss)
         model.replica.load(learner.pieces(model.replica.layout))
         parts = outputs(model.replica, train, config.trainer.eval_batch)
-        entropies = np.concatenate(
-            [entropy(part.logits.log_softmax(1)).cpu().numpy() for part in parts]
-        )
+        entropies = np.concatenate([_entropies(config, part) for part in parts])
         sample = train.points.read(train.indices[: options.batch], device)
-        flops = options.epochs * steps * options.batch * step_flops(learner.model, sample)
-        flops += len(entropies) * forward_flops(learner.model, sample)
+        flops = (
+            options.epochs * steps * options.batch * step_flops(model.task, learner.model, sample)
+        )
+        flops += len(entropies) * forward_flops(model.task, learner.model, sample)
     seconds = time.monotonic() - started
     tool = f"rhoselect {version('rhoselect')}"
     start, of, keys = train.points.start, dataset.fingerprint, config.data_keys
     return entropies, ProxyMetadata(of, start, model.name, tool, seconds, flops, keys)
+
+
+def _entropies(config: Config, output: ForwardOutput) -> npt.NDArray[np.float32]:
+    """The entropies [C] of what a classifier predicts. Raises ConfigError of any other task."""
+    if output.logits is None:
+        raise ConfigError(
+            f"task.name: got {config.task.name!r}, which has losses alone, allowed a classifier for"
+            " a proxy"
+        )
+    return entropy(output.logits.log_softmax(1)).cpu().numpy()

@@ -38,7 +38,7 @@ def judge(replica: Replica, scored: Subset, batch: int) -> Judged:
     losses, correct, labels = [], 0, Counter[int]()
     for output in outputs(replica, scored, batch):
         losses.append(output.losses.cpu().numpy())
-        if output.logits.numel():
+        if output.logits is not None and output.labels is not None:
             correct += int((output.logits.argmax(1) == output.labels).sum())
             labels.update(output.labels.tolist())
     return Judged(np.concatenate(losses), correct, labels)

@@ -4,30 +4,26 @@ from __future__ import annotations
 
 import copy
 import math
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from rhoselect import config as configuration
-from rhoselect.compute import resolve_device, single_threaded_pool
+from rhoselect.compute import resolve_device
 from rhoselect.config import Config, TrainerConfig, resolve
 from rhoselect.data import Dataset, SplitPoints
 from rhoselect.errors import ConfigError, NonFiniteLossError
-from rhoselect.models.build import check_output, configured_model
+from rhoselect.inputs.checks import check_model
+from rhoselect.models.build import configured_model
 from rhoselect.models.replica import Numerics, Replica
 from rhoselect.plan import Plan
+from rhoselect.tasks import Task, get_task
 from rhoselect.trainer.learner import Learner
-from rhoselect.types import Batch, ForwardOutput, Indices
-
-READ_AHEAD = 2  # batches that are read during the work on one
-MakeLearner = Callable[[nn.Module, TrainerConfig, int, torch.device], Learner]
-"""A learner of a model with settings and a seed, on a device."""
+from rhoselect.trainer.reading import read_ahead
+from rhoselect.types import ForwardOutput, Indices
 
 
 @dataclass(frozen=True)
@@ -82,14 +78,14 @@ class Subset:
 @dataclass(frozen=True)
 class SmallModel:
     """``network``, untrained, and ``replica``, of the same architecture, which scores in
-    ``precision``. Every fit trains a copy of ``network``, on the replica's device, by the learner
-    that ``make_learner`` gives. ``name`` is its factory's."""
+    ``precision``. Every fit trains a copy of ``network`` for ``task``, on the replica's device.
+    ``name`` is its factory's."""
 
     name: str
     network: nn.Module
     replica: Replica
     precision: str
-    make_learner: MakeLearner = Learner
+    task: Task
 
     @classmethod
     def build(cls, config: Config, dataset: Dataset) -> SmallModel:
@@ -102,10 +98,11 @@ class SmallModel:
         )
         train = dataset.split("train")
         sample = train.read(train.first(2), device)
-        check_output(config.model.factory, network.to(device), sample.inputs, dataset.classes)
-        precision = config.scorer.precision
-        replica = Replica(twin, Numerics(precision), device)
-        return cls(config.model.factory, network, replica, precision)
+        factory, precision = config.model.factory, config.scorer.precision
+        task = get_task(config.task)
+        check_model(factory, task, network.to(device), sample, dataset.classes)
+        replica = Replica(twin, Numerics(precision), device, task)
+        return cls(factory, network, replica, precision, task)
 
     def learner(
         self, learn: Subset, settings: TrainerConfig, options: FitOptions, seed: int
@@ -114,7 +111,7 @@ class SmallModel:
         ConfigError for an optimizer that does not suit the model."""
         steps = options.epochs * learn.steps(options.batch)
         whole = settings.model_copy(update={"steps": steps})
-        return self.make_learner(copy.deepcopy(self.network), whole, seed, self.replica.device)
+        return Learner(copy.deepcopy(self.network), whole, seed, self.replica.device, self.task)
 
 
 def fit_config(data: str, model: str, sets: Sequence[str], trainer: Mapping[str, Any]) -> Config:
@@ -151,7 +148,9 @@ def epochs(
     for epoch in range(1, options.epochs + 1):
         losses, numbers = [], range((epoch - 1) * steps, epoch * steps)
         parts = (learn.indices[plan.indices(plan.window(step))] for step in numbers)
-        for step, batch in zip(numbers, read_ahead(learn, parts, learner.device), strict=True):
+        for step, batch in zip(
+            numbers, read_ahead(learn.points, parts, learner.device), strict=True
+        ):
             losses.append(learner.update(batch, None, step).loss.item())
             check_finite(f"training loss at step {step}", losses[-1])
             progress.step()
@@ -163,20 +162,7 @@ def outputs(replica: Replica, scored: Subset, batch: int) -> Iterator[ForwardOut
     order."""
     starts = range(0, len(scored.indices), batch)
     parts = (scored.indices[start : start + batch] for start in starts)
-    return map(replica, read_ahead(scored, parts, replica.device))
-
-
-def read_ahead(subset: Subset, parts: Iterable[Indices], device: torch.device) -> Iterator[Batch]:
-    """The points of each of ``parts`` on ``device``. The next ones are read by a thread of their
-    own while the caller works on one."""
-    with single_threaded_pool("fit-reader") as pool:
-        asked: deque[Future[Batch]] = deque()
-        for indices in parts:
-            asked.append(pool.submit(subset.points.read, indices, device))
-            if len(asked) > READ_AHEAD:
-                yield asked.popleft().result()
-        while asked:
-            yield asked.popleft().result()
+    return map(replica, read_ahead(scored.points, parts, replica.device))
 
 
 def check_finite(what: str, loss: float) -> None:
