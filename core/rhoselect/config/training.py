@@ -78,6 +78,12 @@ class TrainerConfig(Section):
     decay_steps: int = Field(
         0, ge=0, description="steps of the decay of schedule 'wsd'; 0: a tenth of steps"
     )
+    label_smoothing: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of each label that is spread over all classes, in the update alone",
+    )
     micro_batches: int = Field(
         1,
         ge=1,

@@ -32,7 +32,8 @@ def new_learner(inputs: RunInputs, device: torch.device) -> Learner:
     if inputs.reference is not None:
         lr = config.trainer.lr * config.il.update_lr_factor
         # Groups are of the model's names, and nothing but scores uses the second network.
-        slower = config.trainer.model_copy(update={"lr": lr, "groups": [], "ema": 0.0})
+        plain = {"lr": lr, "groups": [], "ema": 0.0, "label_smoothing": 0.0}
+        slower = config.trainer.model_copy(update=plain)
         reference = Learner(inputs.new_reference(), slower, config.seed, device, inputs.task)
     return Learner(inputs.new_model(), config.trainer, config.seed, device, inputs.task, reference)
 

@@ -19,6 +19,7 @@ from rhoselect.tasks import Task, losses_of
 from rhoselect.trainer.ema import AVERAGE, averaged
 from rhoselect.trainer.micro import TreeSum, interleaved, micro_batch
 from rhoselect.trainer.optimizers import Optimizers
+from rhoselect.trainer.smoothing import trained_losses
 from rhoselect.types import REFERENCE, Batch, Losses
 
 MODEL, OPTIMIZERS = "model.", "optimizers."
@@ -84,25 +85,22 @@ class Learner:
                 f"trainer.micro_batches: got {count}, allowed at most the {points} points of a"
                 " batch, so that each has one"
             )
-        gradients, parts = TreeSum(), list[StepResult]()
+        gradients, plain, right = TreeSum(), list[Tensor](), list[Tensor]()
         for micro in range(count):
             seed_step(self._seed, step, self.device, micro)
             found = self._forward(micro_batch(batch, micro, count))
-            losses, right = found.losses, _correct(found)
+            losses = trained_losses(found, self._config.label_smoothing)
             weighted = losses if weights is None else losses * weights[micro::count]
-            loss = weighted.sum() / points
             self.optimizers.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            (weighted.sum() / points).backward()  # type: ignore[no-untyped-call]
             gradients.add([parameter.grad for parameter in self._parameters])
-            parts.append(StepResult(loss.detach(), losses.detach(), right))
+            plain.append(found.losses.detach())
+            right += _correct(found)
         for parameter, gradient in zip(self._parameters, gradients.total, strict=True):
             parameter.grad = gradient
-        correct = [part.correct for part in parts if part.correct is not None]
-        return StepResult(
-            torch.stack([part.loss for part in parts]).sum(),
-            interleaved([part.losses for part in parts]),
-            interleaved(correct) if correct else None,
-        )
+        losses = interleaved(plain)
+        loss = (losses if weights is None else losses * weights).mean()
+        return StepResult(loss, losses, interleaved(right) if right else None)
 
     @property
     def evaluated(self) -> nn.Module:
@@ -171,11 +169,11 @@ class Learner:
         self.optimizers.load_state_dict(_without(OPTIMIZERS, flat))
 
 
-def _correct(found: Losses) -> Tensor | None:
-    """Which points [C] a classifier labels right."""
+def _correct(found: Losses) -> list[Tensor]:
+    """Which points [C] a classifier labels right; nothing of another task."""
     if found.logits is None or found.labels is None:
-        return None
-    return found.logits.detach().argmax(1) == found.labels
+        return []
+    return [found.logits.detach().argmax(1) == found.labels]
 
 
 def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -30,6 +30,8 @@ def micro_batch(batch: Batch, micro: int, count: int) -> Batch:
 
 def interleaved(parts: Sequence[Tensor]) -> Tensor:
     """Values [C] in the order of the batch from those of its micro-batches."""
+    if len(parts) == 1:
+        return parts[0]
     whole = torch.empty(sum(map(len, parts)), dtype=parts[0].dtype, device=parts[0].device)
     for micro, part in enumerate(parts):
         whole[micro :: len(parts)] = part
