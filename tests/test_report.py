@@ -43,6 +43,7 @@ SETTINGS = {
     "model.factory": '"rhoselect.models:mlp"',
     "selection.n_b": "32",
     "selection.n_B": "320",
+    "trainer.optimizer.name": '"SGD"',
     "trainer.lr": "0.001",
     "trainer.steps": "3000",
     "trainer.schedule": '"cosine"',
@@ -260,9 +261,9 @@ def test_settings_that_a_loop_of_the_user_s_does_not_obey_are_not_shown_as_its_o
     texts = Page(page([local])).texts
     facts = dict(pairwise(texts))
     assert facts["Data"] == "given by the loop"
-    assert [facts[name] for name in ("Model", "Learning rate", "Schedule")] == [
-        "the loop's own"
-    ] * 3
+    own_keys = ("Model", "Optimizer", "Learning rate", "Schedule")
+    assert [facts[name] for name in own_keys] == ["the loop's own"] * 4
+    assert dict(pairwise(Page(page([RHO])).texts))["Optimizer"] == "SGD"
     assert facts["Steps"] == "7"
     assert len(arms_of([seed(RHO, 0), seed(served, 1)])) == 2
 

@@ -56,6 +56,15 @@ def scripted(input_shape: tuple[int, ...], classes: int) -> nn.Module:
         return torch.jit.trace(Linear(input_shape, classes), torch.zeros(2, *input_shape))
 
 
+class Uncopied(Linear):
+    """With torch's first weight_norm, whose modules cannot be copied."""
+
+    def __init__(self, input_shape: tuple[int, ...], classes: int) -> None:
+        super().__init__(input_shape, classes)
+        with warnings.catch_warnings(action="ignore"):  # it is deprecated, and used
+            torch.nn.utils.weight_norm(self.layers[1])
+
+
 class TupleOutput(Linear):
     def forward(self, inputs: Tensor) -> Any:
         return self.layers(inputs), inputs

@@ -500,6 +500,16 @@ SETTINGS = [
             ),
         )
     ),
+    *(
+        setting(
+            "model's copy",
+            name,
+            r"model\.factory: its model cannot be copied .*; in place of .*weight_norm",
+            "model={factory = 'user_code:Uncopied', args = {}}",
+            f"trainer.ema={decay}",
+        )
+        for name, decay in (("for the count of FLOPs", 0.0), ("for the average of weights", 0.9))
+    ),
     setting(
         "micro-batches",
         "no power of two",

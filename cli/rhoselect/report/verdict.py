@@ -128,6 +128,7 @@ def conditions(arms: Sequence[Arm]) -> list[tuple[str, str]]:
         "Model": ("model.factory",),
         "Trained on, a step": ("selection.n_b",),
         "Chosen from": ("selection.n_B",),
+        "Optimizer": ("trainer.optimizer.name",),
         "Learning rate": ("trainer.lr",),
         "Schedule": ("trainer.schedule",),
         "Scoring precision": ("scorer.precision",),

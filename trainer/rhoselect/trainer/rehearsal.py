@@ -7,6 +7,8 @@ may see no GPU, and a context of its own there would take memory from the run.
 
 from __future__ import annotations
 
+import copy
+
 import torch
 
 from rhoselect.compute import make_current, repeatable
@@ -15,6 +17,7 @@ from rhoselect.errors import ModelError, RhoError
 from rhoselect.importing import one_line
 from rhoselect.inputs import RunInputs
 from rhoselect.inputs.checks import check_model, check_scores
+from rhoselect.models.copying import copying
 from rhoselect.trainer.build import new_learner
 
 
@@ -58,6 +61,8 @@ def _train_once(inputs: RunInputs, device: torch.device) -> None:
         with repeatable(device):
             learner.update(batch, None, step=0).loss.item()
             learner.optimizers.check_resume(learner.model)
+        with copying():
+            copy.deepcopy(learner.model)  # as for the count of FLOPs at the end of the run
     except RhoError:
         raise
     except Exception as error:  # the user's code: anything may come out of it
