@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -21,22 +22,44 @@ MODELS = {
     "resnet": [
         "model.factory=rhoselect.models:resnet18_small",
         "model.args={width = 4}",
-        "trainer.steps=8",
+        "trainer.steps=4",
     ],
 }
 MODELS["folded"] = [*MODELS["resnet"], "selection.bn=running", "scorer.fold_batchnorm=true"]
-# Starting actors takes the time: every combination once, one of them with every number of workers;
-# what adds nothing to a process is tried in threads.
-IN_PROCESSES = [
-    ("mlp", "fp32", 0, [1, 2, 5]),
+# Starting actors takes the time: a few combinations in processes, the others in threads. All others
+# in processes are in "make test-long".
+IN_PROCESSES = [("mlp", "fp32", 0, [1, 3]), ("resnet", "bf16", 1, [2])]
+ALL_IN_PROCESSES = [
+    ("mlp", "fp32", 0, [2, 5]),
     ("mlp", "bf16", 1, [5]),
     ("resnet", "fp32", 0, [2]),
     ("folded", "fp32", 0, [2]),
     ("resnet", "fp32", 1, [5]),
     ("resnet", "bf16", 0, [5]),
-    ("resnet", "bf16", 1, [1, 2]),
+    ("resnet", "bf16", 1, [1]),
 ]
-IN_THREADS = [("fp32", 1), ("bf16", 0)]
+IN_THREADS = [
+    ("mlp", "fp32", 1, 3),
+    ("mlp", "bf16", 0, 3),
+    ("resnet", "fp32", 0, 2),
+    ("folded", "fp32", 0, 2),
+]
+WAYS = [
+    ["snapshots.transport=ray", "selection.lag=1", "trainer.scores=false"],
+    ["selection.lag=2", "selection.rescore=scorers", "selection.audit_every=4"],
+]
+ALL_WAYS = [
+    ["snapshots.transport=ray"],
+    ["selection.lag=2", "selection.rescore=scorers", "scorer.prefetch=4"],
+    ["selection.lag=1", "selection.rescore=trainer", "trainer.scores=false"],
+    ["selection.lag=1", "selection.rescore=scorers", "selection.audit_every=4"],
+    ["selection.lag=2", "trainer.publish_every=4", "trainer.scores=false", "scorer.prefetch=1"],
+]
+
+
+def and_long(few: list[Any], others: list[Any]) -> list[Any]:
+    """Cases of every change, and those of ``make test-long``."""
+    return [*few, *(pytest.param(*each, marks=pytest.mark.long) for each in others)]
 
 
 def settings(model: str, precision: str, lag: int) -> list[str]:
@@ -100,7 +123,9 @@ def test_lag_0_is_algorithm_1(
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize(("model", "precision", "lag", "numbers"), IN_PROCESSES)
+@pytest.mark.parametrize(
+    ("model", "precision", "lag", "numbers"), and_long(IN_PROCESSES, ALL_IN_PROCESSES)
+)
 def test_any_number_of_workers(
     ray_session: None,
     tiny_config: Path,
@@ -118,21 +143,21 @@ def test_any_number_of_workers(
         assert hashes(shared) == hashes(alone), f"{workers} workers"
 
 
-@pytest.mark.parametrize(("precision", "lag"), IN_THREADS)
+@pytest.mark.parametrize(("model", "precision", "lag", "workers"), IN_THREADS)
 def test_any_number_of_workers_in_threads(
-    tiny_config: Path, tmp_path: Path, precision: str, lag: int
+    tiny_config: Path, tmp_path: Path, model: str, precision: str, lag: int, workers: int
 ) -> None:
-    sets = settings("mlp", precision, lag)
+    sets = settings(model, precision, lag)
     alone = train(tiny_config, tmp_path / "0", sets, workers=0)
     assert alone["max_staleness_steps"] == lag
-    shared, _ = threaded.run(tiny_config, tmp_path / "3", 3, sets)
+    shared, _ = threaded.run(tiny_config, tmp_path / "shared", workers, sets)
     assert hashes(shared) == hashes(alone)
 
 
 def test_any_number_of_workers_with_two_threads_each(tiny_config: Path, tmp_path: Path) -> None:
     """Bits depend on the number of threads, so it is the same whoever computes."""
-    numbers = ["scorer.threads=2", "trainer.threads=2", "trainer.steps=3"]
-    sets = [*settings("resnet", "fp32", 1), *numbers]
+    sets = ["model.factory=rhoselect.models:small_cnn", "model.args={}", "selection.lag=1"]
+    sets += ["scorer.threads=2", "trainer.threads=2", "trainer.steps=3"]
     alone = train(tiny_config, tmp_path / "0", sets, workers=0)
     shared, _ = threaded.run(tiny_config, tmp_path / "2", 2, sets)
     assert hashes(shared) == hashes(alone)
@@ -140,14 +165,8 @@ def test_any_number_of_workers_with_two_threads_each(tiny_config: Path, tmp_path
 
 @pytest.mark.parametrize(
     "more",
-    [
-        ["snapshots.transport=ray"],
-        ["selection.lag=2", "selection.rescore=scorers", "scorer.prefetch=4"],
-        ["selection.lag=1", "selection.rescore=trainer", "trainer.scores=false"],
-        ["selection.lag=1", "selection.rescore=scorers", "selection.audit_every=4"],
-        ["selection.lag=2", "trainer.publish_every=4", "trainer.scores=false", "scorer.prefetch=1"],
-    ],
-    ids=lambda more: " ".join(more),
+    and_long(WAYS, [(way,) for way in ALL_WAYS]),
+    ids=[*map(" ".join, (*WAYS, *ALL_WAYS))],
 )
 def test_other_ways_of_the_same_run(
     ray_session: None, tiny_config: Path, tmp_path: Path, more: list[str]
