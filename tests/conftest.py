@@ -186,3 +186,13 @@ def ray_session() -> Iterator[None]:
             its_python.setattr(sys, "executable", str(warm_folder() / "python"))
             stack.enter_context(ray_session("local", workers=5))
         yield
+
+
+@pytest.fixture(scope="session")
+def ray_address(ray_session: None) -> str:
+    """The address of that cluster, for commands in processes of their own: they find its token in
+    the environment, and need a ``queue.url``. To start a cluster takes seconds of a core."""
+    import ray
+
+    address: str = ray.get_runtime_context().gcs_address
+    return address

@@ -14,14 +14,15 @@ from support import ended_well, hashes, made, start
 
 @pytest.mark.timeout(240)
 def test_two_runs_on_one_server_do_not_touch_each_other(
-    tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ray_address: str, tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     port = free_port()
     monkeypatch.setenv("RHOSELECT_QUEUE_PASSWORD", PASSWORD)
     with tcp_server(tmp_path, port) as url:
         processes = {}
         for seed in (1, 2):
-            sets = ["--set", f"queue.url=redis://127.0.0.1:{port}", "--set", f"seed={seed}"]
+            keys = (f"queue.url=redis://127.0.0.1:{port}", f"cluster.address={ray_address}")
+            sets = [word for key in (*keys, f"seed={seed}") for word in ("--set", key)]
             where = ("--workers", 1, "--run-dir", tmp_path / f"{seed}")
             processes[seed] = start("train", tiny_config, *where, *sets)
         for process in processes.values():
