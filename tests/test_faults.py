@@ -23,13 +23,15 @@ import pytest
 from support import DEADLINE_S, Result, hashes, made, rhoctl, start
 from warm import Process
 
-STEPS = 400
+STEPS = 160
 
 pytestmark = pytest.mark.timeout(240)
 
 
 def flags(*settings: str) -> list[str]:
-    values = ["trainer.checkpoint_every=20", f"queue.timeout_s={DEADLINE_S}", *settings]
+    """Of a run that lasts, with steps that leave the cores to others."""
+    values = ["model={factory = 'user_code:Slow'}", f"trainer.steps={STEPS}", "selection.lag=1"]
+    values += [f"queue.timeout_s={DEADLINE_S}", *settings]
     return [word for value in values for word in ("--set", value)]
 
 
@@ -86,10 +88,16 @@ def starts(run: Path, actor: str) -> list[int]:
     return [int(n) for n in re.findall(r"process (\d+) starts", text)]
 
 
+@pytest.fixture(autouse=True)
+def its_model_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By commands in processes of their own."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     run = tmp_path_factory.mktemp("undisturbed") / "run"
-    made("train", tiny_config, "--run-dir", run, *flags(f"trainer.steps={STEPS}"))
+    made("train", tiny_config, "--run-dir", run, *flags())
     return hashes(run)
 
 
@@ -103,11 +111,10 @@ def test_a_run_outlives_a_scorer_and_its_trainer(
         watching.append(start("watch", run.path))
         assert watching[0].stdout.readline()
         run.kill("scorer-1")
-        run.reach(newest_step(run.path) + 20)
+        run.reach(newest_step(run.path) + 10)
         run.kill("trainer")
 
-    settings = flags(f"trainer.steps={STEPS}")
-    result = run.with_fault(fault, "train", tiny_config, "--workers", 2, *settings)
+    result = run.with_fault(fault, "train", tiny_config, "--workers", 2, *flags())
     assert result.code == 1
     assert "--resume" in result.err
     assert "Traceback" not in result.err
@@ -120,21 +127,22 @@ def test_a_run_outlives_a_scorer_and_its_trainer(
     assert hashes(run.path) == undisturbed
 
 
-def test_whole_command_killed_and_resumed(tiny_config: Path, tmp_path: Path) -> None:
+def test_whole_command_killed_and_resumed(
+    tiny_config: Path, tmp_path: Path, undisturbed: tuple[str, str]
+) -> None:
     run = tmp_path / "run"
-    settings = flags(f"trainer.steps={STEPS}", "selection.lag=1")
-    process = start("train", tiny_config, "--run-dir", run, *settings)
+    process = start("train", tiny_config, "--run-dir", run, *flags())
     reach(run, 20, lambda: process.poll() is not None)
     process.kill()
     process.communicate()
     assert not (run / "summary.json").exists()
-    made("train", tiny_config, "--resume", "--run-dir", run, *settings)
-    made("train", tiny_config, "--run-dir", tmp_path / "undisturbed", *settings)
-    assert hashes(run) == hashes(tmp_path / "undisturbed")
+    made("train", tiny_config, "--resume", "--run-dir", run, *flags())
+    assert hashes(run) == undisturbed
     rows = [json.loads(line)["step"] for line in (run / "eval.jsonl").read_text().splitlines()]
     assert rows == list(range(10, STEPS + 1, 10)), "nothing twice, nothing missing"
 
 
+@pytest.mark.long
 def test_run_goes_on_when_every_scorer_freezes(
     ray_session: None, tiny_config: Path, tmp_path: Path, undisturbed: tuple[str, str]
 ) -> None:
@@ -145,7 +153,7 @@ def test_run_goes_on_when_every_scorer_freezes(
         run.reach(20)
         run.kill("scorer-0", signal.SIGSTOP)
 
-    settings = flags(f"trainer.steps={STEPS}", "queue.lease_s=1.0")
+    settings = flags("queue.lease_s=1.0")
     try:
         result = run.with_fault(fault, "train", tiny_config, "--workers", 1, *settings)
     finally:
