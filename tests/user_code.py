@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from typing import Any
 
@@ -80,6 +81,15 @@ class Cached(Linear):
         if self.table is None:
             self.table = torch.full_like(logits[:1], 2.0, requires_grad=False)
         return logits * self.table
+
+
+class Slow(Linear):
+    """A step of training takes 50 ms, most of which leave the cores to others."""
+
+    def forward(self, inputs: Tensor) -> Any:
+        if self.training:
+            time.sleep(0.05)
+        return self.layers(inputs)
 
 
 class Scaled(Linear):

@@ -19,10 +19,11 @@ from warm import Process
 
 RUN = "watched-1"
 SETTINGS = (
+    "model={factory = 'user_code:Slow'}",
     "selection.lag=1",
-    "selection.audit_every=20",
+    "selection.audit_every=5",
     "trainer.steps=1000000",
-    "trainer.checkpoint_every=500",
+    "trainer.checkpoint_every=20",
     "queue.lease_s=1.0",
     "metrics.port=0",
 )
@@ -63,9 +64,10 @@ def watched(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     values = [*SETTINGS, f"metrics.discovery_dir={discovery}"]
     flags = [word for value in values for word in ("--set", value)]
     command = ["train", str(tiny_config), "--run-dir", str(run), "--workers", "1", *flags]
-    with running_prometheus(folder, discovery) as server:
+    with running_prometheus(folder, discovery) as server, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
         process = start(*command)
-        everyone = f'count(up{{run="{RUN}"}} == 1) == 3 and on () max(rho_last_step) > 60'
+        everyone = f'count(up{{run="{RUN}"}} == 1) == 3 and on () max(rho_last_step) > 20'
         try:
             until(lambda: process.poll() is not None or server.ask(everyone), "three processes")
             assert process.poll() is None, process.communicate()
