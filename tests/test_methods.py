@@ -334,9 +334,9 @@ def test_scores_cost_a_forward_a_pass(tiny_config: Path, svp_table: Path, tmp_pa
     ("name", "more"),
     [
         ("bald", ["selection.lag=1", "selection.rescore=scorers", "selection.bn=batch"]),
-        ("loss_minus_conditional_entropy", []),
         ("divbs", []),
-        ("reducr", []),
+        pytest.param("loss_minus_conditional_entropy", [], marks=pytest.mark.long),
+        pytest.param("reducr", [], marks=pytest.mark.long),
     ],
 )
 def test_two_workers_choose_what_none_choose(
@@ -358,6 +358,7 @@ def test_two_workers_choose_what_none_choose(
     [
         ("gradient_norm", []),
         ("gradient_norm_is", ["selection.lag=1"]),
+        ("reducr", []),
         ("svp", []),
     ],
 )

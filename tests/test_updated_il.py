@@ -109,6 +109,7 @@ def test_learning_matters(tiny_config: Path, tmp_path: Path, il_weights: Path) -
     assert still["selected_sha256"] != learning["selected_sha256"]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(240)
 def test_any_number_of_workers(
     ray_session: None, tiny_config: Path, tmp_path: Path, il_weights: Path
@@ -120,7 +121,7 @@ def test_any_number_of_workers(
 
 
 def test_any_number_of_threads(tiny_config: Path, tmp_path: Path, il_weights: Path) -> None:
-    sets = updated(il_weights)
+    sets = [*updated(il_weights), "selection.lag=2"]
     alone = train(tiny_config, tmp_path / "0", sets)
     shared, _ = threaded.run(tiny_config, tmp_path / "3", 3, sets)
     assert [shared[key] for key in HASHES] == [alone[key] for key in HASHES]

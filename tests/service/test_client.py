@@ -27,13 +27,14 @@ pytestmark = pytest.mark.usefixtures("away")
 
 METHODS = {
     "lag 0": [],
-    "lag 1": ["selection.lag=1"],
+    "views in bf16 at lag 1": [
+        *("selection.lag=1", "scorer.precision=bf16"),
+        *("augment.crop_padding=2", "augment.flip=true"),
+    ],
     "bn of the chunk": ["model.factory=rhoselect.models:small_cnn", "selection.bn=batch"],
     "state": ["selection.function=reducr"],
     "weights of losses": ["selection.function=gradient_norm_is"],
     "no weights needed": ["selection.function=uniform"],
-    "views": ["augment.crop_padding=2", "augment.flip=true"],
-    "bf16": ["scorer.precision=bf16"],
 }
 
 
@@ -48,7 +49,7 @@ def trained(config: Path, folder: Path, sets: list[str]) -> tuple[str, str]:
 def test_served_and_local_loops_are_the_trainer_s(
     tiny_config: Path, dataset_dir: Path, tmp_path: Path, sets: list[str]
 ) -> None:
-    sets = [*sets, "trainer.steps=10"]
+    sets = [*sets, "trainer.steps=6"]
     expected = trained(tiny_config, tmp_path / "trained", sets)
     run = inputs(tiny_config, sets)
     tree = run.config.model_dump()
@@ -56,19 +57,6 @@ def test_served_and_local_loops_are_the_trainer_s(
     with service(run, tmp_path / "served") as address:
         assert hashes(run, address=address) == expected
         assert hashes(run, address=address, data=dataset_dir) == expected, "its own copy of points"
-
-
-@pytest.mark.timeout(240)
-def test_scorers_on_ray_select_the_same(
-    ray_session: None, tiny_config: Path, tmp_path: Path
-) -> None:
-    expected = trained(tiny_config, tmp_path / "trained", [])
-    run = inputs(tiny_config)
-    with service(run, tmp_path / "served", workers=2) as address:
-        model = run.new_model()
-        train(run, SelectionClient(model, address), model, steps=3)  # the next one takes over
-        for _ in range(2):  # sessions
-            assert hashes(run, address=address) == expected
 
 
 def test_a_loop_goes_on_where_it_was(tiny_config: Path, tmp_path: Path) -> None:

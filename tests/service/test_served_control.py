@@ -158,5 +158,7 @@ def test_scorers_come_and_go(ray_session: None, tiny_config: Path, tmp_path: Pat
 
     expected = in_parts(run, lambda *_: None, local=True, config=tiny_config)
     with service(run, folder, workers=1) as address:
+        model = run.new_model()
+        train(run, SelectionClient(model, address), model, steps=3)  # the next one takes over
         for _ in range(2):  # sessions
             assert in_parts(run, scale, address=address) == expected
