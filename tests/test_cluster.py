@@ -96,6 +96,7 @@ def flags(*sets: str) -> list[str]:
     return [word for each in sets for word in ("--set", each)]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(240)
 def test_two_nodes_of_which_one_is_killed(tiny_config: Path, tmp_path: Path, server: str) -> None:
     """Two scorers on a node each; then one of too few nodes, for want of room."""
