@@ -76,6 +76,13 @@ def summary_of(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "summary.json").read_text())
 
 
+def test_keys_of_optimization_are_ignored(tiny_config: Path, tmp_path: Path) -> None:
+    """Also one that suits no model: the optimizer is the loop's."""
+    run = inputs(tiny_config, ["trainer.groups=[{pattern = 'none'}]"])
+    loop(run, run.new_model(), local=True, config=run.config.model_dump(), run_dir=tmp_path / "run")
+    assert summary_of(tmp_path / "run")["flops"]["train"] > 0
+
+
 @pytest.mark.parametrize("where", ["local", "served"])
 @pytest.mark.parametrize("function", ["reducible_loss", "uniform"])
 def test_a_loop_leaves_what_the_trainer_does(

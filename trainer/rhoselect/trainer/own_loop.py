@@ -23,7 +23,6 @@ from rhoselect.devices import service_device
 from rhoselect.inputs import RunInputs, SelectionInputs
 from rhoselect.models.statistics import recalibrate_batchnorm, running_statistics
 from rhoselect.selector.selector import SelectedBatch
-from rhoselect.trainer.build import new_learner
 from rhoselect.trainer.candidates import next_candidates
 from rhoselect.trainer.checkpoint import Progress, save_model
 from rhoselect.trainer.hardware import agreed, begin
@@ -181,7 +180,9 @@ class LoopRecords:
         scored = steps * selection.n_B if inputs.scoring.needs.forward else 0
         progress = Progress(steps, seconds, _seconds(path, "wait_ms"), scored)
         if isinstance(inputs, RunInputs):
-            flops = count_flops(inputs, progress, new_learner(inputs, self._device()))
+            device = self._device()
+            second = inputs.new_reference().to(device) if inputs.reference is not None else None
+            flops = count_flops(inputs, progress, inputs.new_model().to(device), second)
         else:
             trained, each = STEP_FORWARDS * steps * selection.n_b, self._point_flops
             flops = {"train": trained * each, "score": scored * each, "il": il_flops(inputs)}

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from torch import nn
+
 from rhoselect.data.il_table import IlMetadata
 from rhoselect.inputs import RunInputs, SelectionInputs
 from rhoselect.models.reference import ReferenceMetadata
@@ -28,7 +30,8 @@ def summarise(
     """The summary of a finished run. ``busy_seconds`` are those of the trainer's process by phase,
     since its start or last resume."""
     weights_sha256 = records.weights_sha256(learner.evaluated)
-    flops = count_flops(inputs, progress, learner)
+    second = learner.reference.model if learner.reference is not None else None
+    flops = count_flops(inputs, progress, learner.model, second)
     summary = summary_of(inputs, folder, workers, progress, weights_sha256, flops)
     return {**summary, "busy_seconds": busy_seconds}
 
@@ -94,8 +97,11 @@ def measured(folder: RunFolder, task: Task, targets: Iterable[float]) -> dict[st
     }
 
 
-def count_flops(inputs: RunInputs, progress: Progress, learner: Learner) -> dict[str, int]:
-    """FLOPs of training, scoring and irreducible losses, counted on one batch each."""
+def count_flops(
+    inputs: RunInputs, progress: Progress, model: nn.Module, second: nn.Module | None
+) -> dict[str, int]:
+    """FLOPs of training, scoring and irreducible losses, counted on one batch each. ``second`` is
+    the run's second network, if it has one."""
     config, scoring = inputs.config, inputs.scoring
     rescored = 0
     if config.k > 1:
@@ -104,13 +110,14 @@ def count_flops(inputs: RunInputs, progress: Progress, learner: Learner) -> dict
     forwards = progress.scored_points + progress.step * rescored if scoring.needs.forward else 0
     forwards *= 1 + scoring.needs.passes
     task, trained = inputs.task, progress.step * config.selection.n_b
-    sample = inputs.train.read(inputs.train.first(config.selection.n_b), learner.device)
-    train = trained * step_flops(task, learner.model, sample)
-    score = forwards * forward_flops(task, learner.model, sample) if forwards else 0
-    if learner.reference is not None:
-        score += forwards * forward_flops(task, learner.reference.model, sample)
+    device = next(model.parameters()).device
+    sample = inputs.train.read(inputs.train.first(config.selection.n_b), device)
+    train = trained * step_flops(task, model, sample)
+    score = forwards * forward_flops(task, model, sample) if forwards else 0
+    if second is not None:
+        score += forwards * forward_flops(task, second, sample)
         if config.il.update_lr_factor:
-            train += trained * step_flops(task, learner.reference.model, sample)
+            train += trained * step_flops(task, second, sample)
     return {"train": train, "score": score, "il": il_flops(inputs)}
 
 
