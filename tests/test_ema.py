@@ -1,4 +1,5 @@
-"""`trainer.ema`: the average is evaluated and shipped, and training does not notice."""
+"""`trainer.ema`: the average is evaluated and shipped, and training does not notice; with two
+optimizers, micro-batches and label smoothing, as whole runs."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.optim.swa_utils import update_bn
 
+import threaded
 from rhoselect.compute import threads
 from rhoselect.config import load
 from rhoselect.inputs import open_inputs
@@ -24,13 +26,15 @@ from support import hashes, made, rhoctl
 
 DECAY = 0.7
 SETS = ["model.factory=user_code:Dropped", "model.args={}", "trainer.steps=8"]
+SETS += ["trainer.groups=[{dims = [2], optimizer = {name = 'Muon'}}]", "trainer.micro_batches=2"]
+SETS += ["trainer.label_smoothing=0.1", "trainer.warmup_steps=2", "scorer.precision=fp32"]
 SETS += ["trainer.eval_every=4", "trainer.checkpoint_every=4", "trainer.lr=0.02"]
 LEARNER = "learner.model."
 CPU = torch.device("cpu")
 
 
 def train(config: Path, run: Path, *more: str) -> None:
-    keys = [*SETS, "scorer.precision=fp32", *more]
+    keys = [*SETS, *more]
     made("train", config, "--run-dir", run, *(word for key in keys for word in ("--set", key)))
 
 
@@ -109,6 +113,11 @@ def test_a_resume_changes_nothing(runs: Path) -> None:
     assert evaluations(runs / "again") == evaluations(runs / "ema")
     for name in ("model", "model-live"):
         assert_same(weights(runs / "again", name), weights(runs / "ema", name))
+
+
+def test_any_number_of_threads(runs: Path, tiny_config: Path, tmp_path: Path) -> None:
+    threaded.run(tiny_config, tmp_path / "3", 3, [*SETS, f"trainer.ema={DECAY}"])
+    assert hashes(tmp_path / "3") == hashes(runs / "ema")
 
 
 def test_an_export_uses_the_average(runs: Path, tiny_config: Path, tmp_path: Path) -> None:

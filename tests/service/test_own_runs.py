@@ -105,7 +105,8 @@ def test_a_loop_leaves_what_the_trainer_does(
     summary, expected = summary_of(folder), summary_of(tmp_path / "trained")
     assert summary.keys() == expected.keys()
     known = where == "local" or function != "uniform"  # a service without scorers has no weights
-    own = {"best_accuracy", "final_accuracy", "wall_seconds", "busy_seconds"}
+    own = {"best_accuracy", "final_accuracy", "best_metric", "final_metric"}
+    own |= {"wall_seconds", "busy_seconds"}
     own |= {"trainer_wait_seconds", "scored_points_per_second", "steps_to"}
     own |= set() if known else {"weights_sha256"}
     for key in expected.keys() - own:
