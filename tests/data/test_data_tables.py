@@ -199,10 +199,8 @@ def test_classes_that_differ_in_case_or_spaces_are_noted(tmp_path: Path) -> None
 
 def test_one_class_is_noted_and_refused_by_a_run(tmp_path: Path) -> None:
     files = {"train.csv": "text,label\nx,cat\ny,cat\n", "test.csv": "text,label\nz,cat\n"}
-    dataset = import_dataset("csv", folder(tmp_path / "src", files), tmp_path / "set")
-    assert dataset.manifest.notes == (
-        "all labels are of one class, from which nothing can be learnt: runs refuse it",
-    )
+    said = made("data", "import", "csv", folder(tmp_path / "src", files), tmp_path / "set").out
+    assert "note         one class alone, from which nothing can be learnt: runs and fits" in said
     with refused("data: got labels of 1 class, allowed two or more", DataError):
         open_inputs(parse({"data": {"path": str(tmp_path / "set")}}))
 

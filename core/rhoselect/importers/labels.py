@@ -76,8 +76,6 @@ def alike_notes(names: Sequence[str] | None) -> list[str]:
 def gap_notes(train: Labels, classes: int) -> list[str]:
     """A note on classes that no label [R] of train is of, if there are any."""
     there = np.unique(train)
-    if classes == 1:
-        return ["all labels are of one class, from which nothing can be learnt: runs refuse it"]
     if len(there) == classes:
         return []
     return [

@@ -189,7 +189,9 @@ def _show(dataset: ArrowDataset, path: str, more: Sequence[str] = ()) -> None:
         "fingerprint": dataset.fingerprint,
     }
     console = Console(highlight=False, markup=False, soft_wrap=True)
-    for name, value in [*lines.items(), *(("note", note) for note in manifest.notes)]:
+    alone = ["one class alone, from which nothing can be learnt: runs and fits refuse it"]
+    notes = [*manifest.notes, *(alone if dataset.classes == 1 else [])]
+    for name, value in [*lines.items(), *(("note", note) for note in notes)]:
         console.print(f"{name:12} {value}")
     for line in more:
         console.print(line)
