@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from harness import Settings, train
 from rhoselect.data.il_table import read_table
-from rhoselect.report.runs import first_at_least, smoothed
+from rhoselect.report.metric import Metric, smoothed
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Curve:
 
     def reach(self, target: float) -> int | None:
         """The place on the grid at which the smoothed accuracy reaches ``target``."""
-        return first_at_least(np.array(self.smoothed), target)
+        return Metric().first(np.array(self.smoothed), target)
 
 
 def make_ground(

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,15 +14,31 @@ def algorithm_1(
     windows: Iterable[Tensor],
     read: Callable[[Tensor], tuple[Tensor, Tensor]],
     il: Tensor,
+    **how: Any,
+) -> list[Tensor]:
+    """Train a classifier on the inputs and labels that ``read`` gives: see ``any_task``."""
+
+    def losses(network: nn.Module, indices: Tensor) -> Tensor:
+        inputs, labels = read(indices)
+        return F.cross_entropy(network(inputs).float(), labels, reduction="none")
+
+    return any_task(model, windows, losses, il, **how)
+
+
+def any_task(
+    model: nn.Module,
+    windows: Iterable[Tensor],
+    losses_of: Callable[[nn.Module, Tensor], Tensor],
+    il: Tensor,
     *,
     n_b: int,
     chunk: int,
     lr: float,
-    autocast: torch.dtype | None,
+    autocast: torch.dtype | None = None,
     batch_statistics: bool = False,
 ) -> list[Tensor]:
     """Train ``model`` in place, on its device, on ``windows`` [n_B]; returns the indices [n_b] of
-    each step."""
+    each step. ``losses_of(model, indices)`` are those of some points."""
     device = next(model.parameters()).device
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, fused=True)
     selected = []
@@ -30,13 +47,11 @@ def algorithm_1(
         losses = []
         with torch.no_grad(), torch.autocast(device.type, autocast, enabled=autocast is not None):
             for part in candidates.split(chunk):
-                inputs, labels = read(part)
-                losses.append(F.cross_entropy(frozen(inputs).float(), labels, reduction="none"))
+                losses.append(losses_of(frozen, part))
         reducible = torch.cat(losses).cpu() - il[candidates]
         best = candidates[reducible.argsort(descending=True, stable=True)[:n_b]]
-        inputs, labels = read(best)
         optimizer.zero_grad()
-        F.cross_entropy(model(inputs), labels, reduction="none").mean().backward()
+        losses_of(model, best).mean().backward()
         optimizer.step()
         selected.append(best)
     return selected

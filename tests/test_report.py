@@ -27,7 +27,7 @@ from rhoselect.report.arms import arms_of, differences
 from rhoselect.report.chart import ticks
 from rhoselect.report.comparison import WIDTH, coarse, comparison, table, uncounted
 from rhoselect.report.coverage import coverage_of
-from rhoselect.report.curves import accuracy_chart
+from rhoselect.report.curves import metric_chart
 from rhoselect.report.examples import examples_of
 from rhoselect.report.history import past_of
 from rhoselect.report.page import page, write_page
@@ -191,7 +191,7 @@ def test_seeds_of_an_arm_are_one_row_with_their_spread() -> None:
 
 
 def test_a_mean_over_the_seeds_that_reach_the_target_is_not_shown() -> None:
-    runs = [UNIFORM, seed(RHO, 0), seed(replace(RHO, accuracy=RHO.accuracy / 2), 1)]
+    runs = [UNIFORM, seed(RHO, 0), seed(replace(RHO, figures=RHO.figures / 2), 1)]
     console = Console(file=io.StringIO(), width=WIDTH)
     console.print(table(comparison(runs)))
     assert isinstance(console.file, io.StringIO)
@@ -383,7 +383,7 @@ def test_a_run_is_read_back_from_its_folder(folder: Path) -> None:
     assert found.name == "<b>run"
     assert found.steps.tolist() == [2, 4]
     assert found.seconds.tolist() == [0.5, 1.5]
-    assert found.accuracy.tolist() == [0.4, 0.6]
+    assert found.figures.tolist() == [0.4, 0.6]
     assert found.corrupted_share == 0.25, "the mean over the steps where it is known"
     assert found.summary["method"] == "uniform"
 
@@ -482,7 +482,7 @@ def test_a_page_needs_nothing_else_and_shows_names_as_they_are(folder: Path) -> 
 
 
 def test_a_page_begins_with_its_verdict_and_rounds_its_numbers() -> None:
-    third = replace(RHO, accuracy=RHO.accuracy - 1 / 30, seconds=RHO.seconds / 3)
+    third = replace(RHO, figures=RHO.figures - 1 / 30, seconds=RHO.seconds / 3)
     text = page([third, UNIFORM])
     shown = Page(text)
     assert shown.headings[0] == (
@@ -559,7 +559,7 @@ def test_shares_count_zeros_and_steps_before_the_weakest_runs_final_accuracy() -
 def test_a_chart_has_round_ticks_and_its_legend_above() -> None:
     assert ticks((0.0, 3000.0), 4) == [0, 1000, 2000, 3000]
     assert ticks((0.803, 0.872), 5) == pytest.approx([0.82, 0.84, 0.86])
-    drawn = accuracy_chart(outcomes(arms_of([UNIFORM, RHO]), comparison([UNIFORM, RHO]))).figure()
+    drawn = metric_chart(outcomes(arms_of([UNIFORM, RHO]), comparison([UNIFORM, RHO]))).figure()
     assert drawn.index("class=legend") < drawn.index("<svg")
 
 

@@ -44,15 +44,15 @@ def _row(
         peers = [o for o in here if o.cell.seed == outcome.cell.seed]
         base = next((o for o in peers if o.cell.arm.name == spec.baseline), None)
         values: dict[str, float | None] = {
-            "best_accuracy": float(outcome.run.smooth.max()),
+            "best_accuracy": outcome.run.best,
             "final_accuracy": outcome.run.final,
-            "drop": float(outcome.run.smooth.max()) - outcome.run.final,
+            "drop": abs(outcome.run.best - outcome.run.final),
             "worst_class_accuracy": float(outcome.run.worst_class_accuracy[-1]),
             "seconds": outcome.run.summary["wall_seconds"],
-            **outcome.properties(min(o.run.final for o in peers)),
+            **outcome.properties(outcome.run.metric.worst([o.run.final for o in peers])),
         }
         if base is not None:
-            best = float(base.run.smooth.max())
+            best = base.run.best
             steps = outcome.steps_to(best)
             values |= {"steps_to_best": steps, "speedup": base.steps_to(best) / steps}
         for name, value in values.items():

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from rhoselect.report.runs import Floats, Ints
+from rhoselect.report.metric import Floats
+from rhoselect.report.runs import Ints
 from rhoselect.report.units import count
 
 COLOURS = 6
@@ -39,7 +40,8 @@ class Curve:
 
 @dataclass(frozen=True)
 class Chart:
-    """What a chart shows: shares ``y`` of 0 to 1 against ``x``, between the bounds ``span``.
+    """What a chart shows: ``y`` against ``x``, between the bounds ``span``; ``shares`` are written
+    in percent.
 
     ``marks``: (x, y, number of the curve) of points to show. ``target``: a level that all curves
     are compared with.
@@ -51,6 +53,7 @@ class Chart:
     span: Range
     marks: Sequence[tuple[float, float, int]] = field(default_factory=list)
     target: float | None = None
+    shares: bool = True
 
     def figure(self, big: bool = False) -> str:
         """The chart as a figure that is as wide as its place."""
@@ -60,9 +63,10 @@ class Chart:
         grid = "".join(
             f"<path class=grid d='M0 {self._y(at):.1f}H{SIDE}'/>" for at in up
         ) + self._level(self.target, "target")
-        digits = max(0, math.ceil(-math.log10((up[1] - up[0]) * 100))) if len(up) > 1 else 0
+        scale, unit = (100, "%") if self.shares else (1, "f")
+        digits = max(0, math.ceil(-math.log10((up[1] - up[0]) * scale))) if len(up) > 1 else 0
         labels = "".join(
-            f"<span class=y style='bottom:{self._share(at):.2%}'>{at:.{digits}%}</span>"
+            f"<span class=y style='bottom:{self._share(at):.2%}'>{at:.{digits}{unit}}</span>"
             for at in up
         ) + "".join(
             f"<span class=x style='left:{at / right:.2%}'>{count(at)}</span>" for at in across

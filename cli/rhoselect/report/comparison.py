@@ -1,4 +1,4 @@
-"""Runs compared: which reach the baseline's best accuracy, at what cost, and how much sooner."""
+"""Runs compared: which reach the baseline's best figure, at what cost, and how much sooner."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from rich.table import Table
 
 from rhoselect.report.arms import Arm, Spread, arms_of, spread
+from rhoselect.report.metric import Metric
 from rhoselect.report.runs import Run, mean
 from rhoselect.report.tables import terminal_table
 from rhoselect.selection import get_function
@@ -25,7 +26,7 @@ Row = dict[str, Any]
 
 
 def comparison(runs: Sequence[Run]) -> list[Row]:
-    """One row a run. The target is the best smoothed accuracy that each seed of the first uniform
+    """One row a run. The target is the best smoothed figure that each seed of the first uniform
     arm (else of the first arm) reaches: where a run reaches it, in steps, seconds, candidates and
     FLOPs, and how much sooner than the mean of that arm. Seconds and FLOPs are those of the run;
     ``prior_…`` those of its irreducible losses or proxy model; ``time_speedup`` counts both. None
@@ -52,7 +53,8 @@ def baseline(arms: Sequence[Arm]) -> Arm:
 
 
 def _target(arms: Sequence[Arm]) -> float:
-    return min(float(run.smooth.max()) for run in baseline(arms).runs)
+    runs = baseline(arms).runs
+    return runs[0].metric.worst([run.best for run in runs])
 
 
 def coarse(arms: Sequence[Arm]) -> list[str]:
@@ -93,7 +95,7 @@ def _given_losses(run: Run) -> bool:
 
 
 def _row(run: Run, arm: str, target: float) -> Row:
-    at = run.first(target)
+    at, metric = run.first(target), run.metric.name
     return {
         "run": run.name,
         "arm": arm,
@@ -101,10 +103,11 @@ def _row(run: Run, arm: str, target: float) -> Row:
         "workers": run.summary["workers"],
         "seed": run.summary["seed"],
         "steps": run.summary["steps"],
-        "best_accuracy": run.summary["best_accuracy"],
-        "final_accuracy": run.summary["final_accuracy"],
+        "metric": metric,
+        f"best_{metric}": run.summary[f"best_{metric}"],
+        f"final_{metric}": run.summary[f"final_{metric}"],
         "worst_class_accuracy": mean(run.worst_class_accuracy[-1:]),
-        "target_accuracy": round(target, 4),
+        f"target_{metric}": round(target, 4),
         "steps_to_target": None if at is None else int(run.steps[at]),
         "seconds_to_target": None if at is None else float(run.seconds[at]),
         "candidates_to_target": None if at is None else int(run.candidates[at]),
@@ -125,8 +128,9 @@ def _total_seconds(row: Row) -> float | None:
 
 def table(rows: Sequence[Row]) -> Table:
     """The comparison for a terminal, a row an arm."""
-    target = f"{rows[0]['target_accuracy']:.4f}"
-    title = f"Steps and seconds to accuracy {target} (mean of 3 evaluations)"
+    metric = Metric(rows[0]["metric"])
+    target = f"{rows[0][f'target_{metric.name}']:.4f}"
+    title = f"Steps and seconds to {metric.label} {target} (mean of 3 evaluations)"
     ordered = sorted(rows, key=lambda row: [r["arm"] for r in rows].index(row["arm"]))
     arms = [list(group) for _, group in groupby(ordered, key=lambda row: str(row["arm"]))]
     return terminal_table(title, HEADS, map(_cells, arms), compact=True)
@@ -138,13 +142,13 @@ def _cells(rows: Sequence[Row]) -> list[str]:
     def figure(key: str, pattern: str, none: str = "never") -> str:
         return _lines(spread([row[key] for row in rows]), pattern.format, none)
 
-    total = spread([_total_seconds(row) for row in rows])
+    total, metric = spread([_total_seconds(row) for row in rows]), rows[0]["metric"]
     return [
         rows[0]["arm"],
         rows[0]["method"],
         ", ".join(sorted({str(row["workers"]) for row in rows})),
-        figure("best_accuracy", "{:.4f}"),
-        figure("final_accuracy", "{:.4f}"),
+        figure(f"best_{metric}", "{:.4f}"),
+        figure(f"final_{metric}", "{:.4f}"),
         figure("steps_to_target", "{:.0f}"),
         figure("step_speedup", "{:.1f}x"),
         figure("seconds_to_target", "{:.1f}"),

@@ -10,7 +10,8 @@ import numpy.typing as npt
 from rhoselect.data import SplitPoints
 from rhoselect.inputs import RunInputs
 from rhoselect.report.history import History
-from rhoselect.report.runs import Floats, Ints, Run, mean
+from rhoselect.report.metric import Floats
+from rhoselect.report.runs import Ints, Run, mean
 from rhoselect.types import Indices
 
 Mask = npt.NDArray[np.bool_]

@@ -1,4 +1,4 @@
-"""The charts of the page: accuracy of each arm, and what its batches consist of."""
+"""The charts of the page: the main figure of each arm, and what its batches consist of."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from rhoselect.report.arms import Arm
 from rhoselect.report.chart import Chart, Curve
 from rhoselect.report.coverage import Coverage
-from rhoselect.report.runs import Floats, bottom
+from rhoselect.report.metric import Floats
 from rhoselect.report.verdict import Outcome
 
 BINS = 60
@@ -17,10 +17,10 @@ BINS = 60
 STEPS = "optimizer steps"
 
 
-def accuracy_chart(found: Sequence[Outcome]) -> Chart:
-    """Smoothed test accuracy against steps, the mean of an arm's seeds in a band from the least to
-    the greatest; dots where arms reach the target."""
-    curves = [_accuracy(each.arm) for each in found]
+def metric_chart(found: Sequence[Outcome]) -> Chart:
+    """The smoothed main figure against steps, the mean of an arm's seeds in a band from the least
+    to the greatest; dots where arms reach the target."""
+    curves = [_curve(each.arm) for each in found]
     target = found[0].target
     marks = [
         (each.steps.sure, target, number)
@@ -28,16 +28,16 @@ def accuracy_chart(found: Sequence[Outcome]) -> Chart:
         if each.steps.sure is not None and len(found) > 1
     ]
     marks += [(c.x[0], c.y[0], n) for n, c in enumerate(curves) if len(c.x) == 1]  # no line
-    low = bottom([run for each in found for run in each.arm.runs])
-    high = max(float(np.max(c.y if c.high is None else c.high)) for c in curves)
-    span = (low, min(1.0, high + 0.05 * (high - low) + 1e-3))
-    title = "Test accuracy, a mean of three neighbouring evaluations"
+    metric = found[0].arm.first.metric
+    span = metric.span([run.smooth for each in found for run in each.arm.runs])
+    title = f"Test {metric.label}, a mean of three neighbouring evaluations"
     if any(len(each.arm.runs) > 1 for each in found):
         title += "; line: mean of the seeds, band: all of them"
-    return Chart(title, STEPS, curves, span, marks, target if len(found) > 1 else None)
+    level = target if len(found) > 1 else None
+    return Chart(title, STEPS, curves, span, marks, level, metric.is_share)
 
 
-def _accuracy(arm: Arm) -> Curve:
+def _curve(arm: Arm) -> Curve:
     steps = arm.first.steps
     alike = [run.smooth for run in arm.runs if np.array_equal(run.steps, steps)]
     values = np.stack(alike)

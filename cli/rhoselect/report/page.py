@@ -10,7 +10,7 @@ from rhoselect.errors import MOST_LISTED, UserError, shortened
 from rhoselect.report.arms import Arm, arms_of, differences
 from rhoselect.report.comparison import baseline, coarse, comparison, uncounted
 from rhoselect.report.coverage import Coverage, coverage_of
-from rhoselect.report.curves import accuracy_chart, selected_charts
+from rhoselect.report.curves import metric_chart, selected_charts
 from rhoselect.report.examples import Examples, examples_of
 from rhoselect.report.history import past_of
 from rhoselect.report.markup import document, facts, heading, paragraph, warning
@@ -65,7 +65,7 @@ def page(
         warning("Times do not tell everything:", uncounted(arms)),
         warning("The steps of these runs were not all computed alike:", _inexact(runs)),
         facts(conditions(arms)),
-        accuracy_chart(found).figure(big=True),
+        metric_chart(found).figure(big=True),
         costs(found),
         *_trained_on(arms, known, unknown),
         classes(arms, known, names),

@@ -16,13 +16,13 @@ import numpy.typing as npt
 from rhoselect.config import flat
 from rhoselect.errors import RunFolderError
 from rhoselect.importing import one_line
+from rhoselect.report.metric import Floats, Metric, smoothed
 from rhoselect.trainer.driver import driver_of
 from rhoselect.trainer.own_loop import GIVEN_DATA
 from rhoselect.trainer.records import read_evaluations, read_steps
 from rhoselect.trainer.resuming import Kind, how_to_resume, kind_of
 from rhoselect.types import Indices
 
-Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 
@@ -64,7 +64,7 @@ class Run:
     steps: Ints
     seconds: Floats
     candidates: Ints
-    accuracy: Floats
+    figures: Floats
     worst_class_accuracy: Floats
     selected: Selected
     settings: Mapping[str, str] = field(default_factory=dict)
@@ -105,20 +105,30 @@ class Run:
     @property
     def smooth(self) -> Floats:
         """Means [E] of three neighbouring evaluations (two at the ends)."""
-        return smoothed(self.accuracy)
+        return smoothed(self.figures)
 
     @property
     def final(self) -> float:
-        """Mean of the last three accuracies."""
-        return float(self.accuracy[-3:].mean())
+        """Mean of the last three figures."""
+        return float(self.figures[-3:].mean())
 
-    def first(self, accuracy: float) -> int | None:
-        """The first evaluation whose smoothed accuracy is at least ``accuracy``."""
-        return first_at_least(self.smooth, accuracy)
+    @property
+    def metric(self) -> Metric:
+        """What the figures are."""
+        return Metric.of(self.summary)
+
+    @property
+    def best(self) -> float:
+        """The best smoothed figure."""
+        return self.metric.best(self.smooth)
+
+    def first(self, target: float) -> int | None:
+        """The first evaluation whose smoothed figure is as good as ``target``."""
+        return self.metric.first(self.smooth, target)
 
 
 def load_run(path: Path, measured: bool = True) -> Run:
-    """Read a finished run folder; ``measured``: one that has accuracies. Raises RunFolderError."""
+    """Read a finished run folder; ``measured``: one that has evaluations. Raises RunFolderError."""
     try:
         summary = json.loads((path / "summary.json").read_text("utf-8"))
     except FileNotFoundError:
@@ -137,10 +147,11 @@ def load_run(path: Path, measured: bool = True) -> Run:
         raise RunFolderError(
             f"run folder {path}: its evaluations or steps cannot be read: {one_line(error)}"
         ) from None
-    if measured and not len(run.accuracy):
+    if measured and not len(run.figures):
+        name = run.metric.name
         raise RunFolderError(
-            f"run folder {path}: has no accuracy in eval.jsonl, allowed one or more; a loop of your"
-            " own gives them with selection.log(step, accuracy=…)"
+            f"run folder {path}: has no {name} in eval.jsonl, allowed one or more; a loop of your"
+            f" own gives them with selection.log(step, {name}=…)"
         )
     return run
 
@@ -161,7 +172,13 @@ def _how_to_finish(path: Path) -> str:
 
 
 def told_apart(runs: Sequence[Run], paths: Sequence[Path]) -> list[Run]:
-    """Runs with the names of their folders, or with the paths where two folders have one name."""
+    """Runs with the names of their folders, or with the paths where two folders have one name.
+    Raises RunFolderError for runs that measured different figures."""
+    if len(metrics := {run.metric.name for run in runs}) > 1:
+        raise RunFolderError(
+            f"runs: got some that measured {' and '.join(sorted(metrics))}, allowed runs of one"
+            " metric; compare those of one task"
+        )
     names = Counter(run.name for run in runs)
     return [
         replace(run, name=str(path)) if names[run.name] > 1 else run
@@ -170,7 +187,9 @@ def told_apart(runs: Sequence[Run], paths: Sequence[Path]) -> list[Run]:
 
 
 def _read(path: Path, summary: dict[str, Any]) -> Run:
-    evaluations = [e for e in read_evaluations(path) if e.get("accuracy") is not None]
+    name = Metric.of(summary).name
+    told = [{"metric": e.get(name), **e} for e in read_evaluations(path)]
+    evaluations = [e for e in told if e["metric"] is not None]
     rows = read_steps(path)
     steps = np.array([e["step"] for e in evaluations], np.int64)
     batches = rows["indices"].chunks  # of which one alone could not count so many points
@@ -181,9 +200,9 @@ def _read(path: Path, summary: dict[str, Any]) -> Run:
         _floats(rows["corrupted_share"].to_pylist()),
         _floats(rows["correct_share"].to_pylist()),
     )
-    accuracy = _floats(e["accuracy"] for e in evaluations)
-    if not np.isfinite(accuracy).all():
-        raise ValueError("eval.jsonl: got an accuracy that is not finite")
+    figures = _floats(e["metric"] for e in evaluations)
+    if not np.isfinite(figures).all():
+        raise ValueError(f"eval.jsonl: got a {name} that is not finite")
     drawn = np.cumsum([0, *rows["candidates"].to_pylist()])
     return Run(
         path.name,
@@ -191,7 +210,7 @@ def _read(path: Path, summary: dict[str, Any]) -> Run:
         steps,
         _floats(e["seconds"] for e in evaluations),
         drawn[np.minimum(steps, len(rows))],
-        accuracy,
+        figures,
         _floats(e.get("worst_class_accuracy") for e in evaluations),
         selected,
         _settings(path / "config.toml"),
@@ -211,27 +230,6 @@ def _settings(path: Path) -> dict[str, str]:
 
 def _text(path: Path) -> str:
     return path.read_text("utf-8") if path.is_file() else ""
-
-
-def smoothed(values: Floats) -> Floats:
-    """Means [E] of three neighbours (two at the ends) of ``values`` [E]."""
-    if not len(values):  # which np.convolve refuses
-        return values
-    kernel = np.ones(3)
-    total = np.convolve(values, kernel)[1:-1]  # also of fewer than three
-    counts = np.convolve(np.ones(len(values)), kernel)[1:-1]
-    return np.asarray(total / counts)
-
-
-def bottom(runs: Sequence[Run]) -> float:
-    """Where an axis of accuracy begins: early evaluations need not be seen."""
-    return max(0.0, min(float(np.median(run.accuracy)) for run in runs) - 0.05)
-
-
-def first_at_least(values: Floats, bound: float) -> int | None:
-    """The place of the first value that is at least ``bound``."""
-    reached = np.flatnonzero(values >= bound)
-    return int(reached[0]) if len(reached) else None
 
 
 def late(values: Floats) -> Floats:

@@ -32,10 +32,11 @@ def costs(found: Sequence[Outcome]) -> str:
     parts = ["before the run", "getting the batch", "training and the rest"]
     rows = [_spent(each) for each in found]
     longest = max(sum(row) for row in rows) or 1.0
+    goal = found[0].arm.first.metric.text(found[0].target)
     bars = []
     for each, row in zip(found, rows, strict=True):
         reached = each.steps.sure is not None
-        until = f"to {percent(each.target)}" if reached else "in all, target not reached"
+        until = f"to {goal}" if reached else "in all, target not reached"
         bits = ", ".join(f"{seconds(s)} {name}" for s, name in zip(row, parts, strict=True) if s)
         segments = "".join(
             f"<i class=c{number + 3} style='width:{value / longest:.2%}'></i>"
@@ -57,7 +58,7 @@ def costs(found: Sequence[Outcome]) -> str:
         ["FLOPs of the run", *(each.flops.text(flops) for each in found)],
         ["FLOPs before it", *(flops(each.arm.first.prior_flops) for each in found)],
     ]
-    heads = [f"to {percent(found[0].target)}", *(each.arm.name for each in found)]
+    heads = [f"to {goal}", *(each.arm.name for each in found)]
     legend = f"<ul class=legend>{items}</ul>"
     return (
         heading("Cost") + legend + "".join(bars) + table(heads, cells) + paragraph(about, "about")
@@ -77,7 +78,8 @@ def _spent(each: Outcome) -> tuple[float, float, float]:
 def shares(arms: Sequence[Arm], coverages: Sequence[Coverage | None]) -> str:
     """What the batches consisted of, as means over the steps of an arm's first seed; nothing if no
     arm knows."""
-    weakest = min(arm.first.final for arm in arms)
+    metric = arms[0].first.metric
+    weakest = metric.worst([arm.first.final for arm in arms])
 
     def early(run: Run) -> float | None:
         at = run.first(weakest)
@@ -91,7 +93,7 @@ def shares(arms: Sequence[Arm], coverages: Sequence[Coverage | None]) -> str:
         "with a wrong label": [mean(run.selected.corrupted) for run in runs],
         "… in the last quarter": [mean(late(run.selected.corrupted)) for run in runs],
         "classified correctly before": [mean(run.selected.correct) for run in runs],
-        f"… until accuracy {percent(weakest)}": [early(run) for run in runs],
+        f"… until {metric.label} {metric.text(weakest)}": [early(run) for run in runs],
         "selected before": of(lambda c: mean(c.repeats)),
         "relevant": of(lambda c: None if c.relevance is None else mean(c.relevance)),
     }

@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 
 from rhoselect.report.arms import Arm, Spread, spread
 from rhoselect.report.comparison import Row, baseline
-from rhoselect.report.units import count, percent, seconds, times
+from rhoselect.report.units import count, seconds, times
 from rhoselect.trainer.own_loop import GIVEN_DATA
 
 
@@ -47,7 +47,7 @@ def _outcome(arm: Arm, rows: Sequence[Row]) -> Outcome:
     ]
     return Outcome(
         arm,
-        rows[0]["target_accuracy"],
+        rows[0][f"target_{arm.first.metric.name}"],
         over("steps_to_target"),
         over("seconds_to_target"),
         spread(totals),
@@ -55,8 +55,8 @@ def _outcome(arm: Arm, rows: Sequence[Row]) -> Outcome:
         over("time_speedup"),
         over("candidates_to_target"),
         over("flops_to_target"),
-        over("best_accuracy"),
-        over("final_accuracy"),
+        over(f"best_{arm.first.metric.name}"),
+        over(f"final_{arm.first.metric.name}"),
         max(row["prior_seconds"] for row in rows),
     )
 
@@ -67,25 +67,25 @@ def verdict(found: Sequence[Outcome]) -> tuple[str, list[str]]:
     base = next(each for each in found if each.arm is base_arm)
     others = [each for each in found if each is not base]
     if not others:
-        best = base.best.text(percent)
-        headline = f"{base.arm.name}: {best} test accuracy"
+        metric = base_arm.first.metric
+        headline = f"{base.arm.name}: {base.best.text(metric.text)} test {metric.label}"
         return headline, [_alone(base)]
     return _headline(base, others), [_sentence(base, each) for each in others]
 
 
 def _alone(one: Outcome) -> str:
-    run = one.arm.first
+    run, metric = one.arm.first, one.arm.first.metric
     took = seconds(run.summary["wall_seconds"])
     before = f", after {seconds(one.prior_seconds)} of preparation" if one.prior_seconds else ""
     return (
-        f"Best accuracy {one.best.text(percent)}, final {one.final.text(percent)};"
+        f"Best {metric.label} {one.best.text(metric.text)}, final {one.final.text(metric.text)};"
         f" {count(run.summary['steps'])} optimizer steps in {took}{before}."
     )
 
 
 def _headline(base: Outcome, others: Sequence[Outcome]) -> str:
     reached = [each for each in others if each.steps.sure is not None]
-    goal = f"{base.arm.name}'s best accuracy"
+    goal = f"{base.arm.name}'s best {base.arm.first.metric.label}"
     if not reached:
         whose = others[0].arm.name if len(others) == 1 else "No other arm"
         return f"{whose} {'does not reach' if len(others) == 1 else 'reaches'} {goal}"
@@ -99,11 +99,13 @@ def _headline(base: Outcome, others: Sequence[Outcome]) -> str:
 
 
 def _sentence(base: Outcome, each: Outcome) -> str:
-    name, goal = each.arm.name, f"{percent(base.target)}, which {base.arm.name} reaches"
-    final = f"Final accuracy {each.final.text(percent)} against {base.final.text(percent)}."
+    metric = base.arm.first.metric
+    name, goal = each.arm.name, f"{metric.text(base.target)}, which {base.arm.name} reaches"
+    ends = [one.final.text(metric.text) for one in (each, base)]
+    final = f"Final {metric.label} {ends[0]} against {ends[1]}."
     if each.steps.sure is None:
         some = f"in {each.steps.known} of {each.steps.seeds} seeds" if each.steps.known else "never"
-        return f"{name}: reaches {some} {goal}; its best is {each.best.text(percent)}. {final}"
+        return f"{name}: reaches {some} {goal}; its best is {each.best.text(metric.text)}. {final}"
     steps = f"{each.steps.text(count)} optimizer steps instead of {base.steps.text(count)}"
     time = f"{each.seconds.text(seconds)} instead of {base.seconds.text(seconds)}"
     if each.prior_seconds:

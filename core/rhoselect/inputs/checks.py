@@ -13,12 +13,13 @@ from rhoselect.compute import repeatable
 from rhoselect.config import Config
 from rhoselect.errors import ConfigError, ModelError
 from rhoselect.importing import one_line
+from rhoselect.inputs.purity import check_pure
 from rhoselect.inputs.run_inputs import RunInputs
 from rhoselect.models.build import other_floats
 from rhoselect.nest import shapes
 from rhoselect.selection.interface import State
 from rhoselect.tasks import Task, losses_of
-from rhoselect.types import Batch, ForwardOutput
+from rhoselect.types import Batch, ForwardOutput, Losses
 
 
 def check_scoring(inputs: RunInputs, device: torch.device) -> None:
@@ -26,21 +27,35 @@ def check_scoring(inputs: RunInputs, device: torch.device) -> None:
     function gives one score a point. Torch's random state is kept."""
     model = inputs.new_model().to(device)
     sample = inputs.train.read(inputs.train.first(2), device)
-    check_model(inputs.config.model.factory, inputs.task, model, sample, inputs.classes)
+    check_task(inputs, model, sample)
     del model  # a GPU may not hold it and a replica
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         check_scores(inputs, device)
 
 
-def check_model(factory: str, task: Task, model: nn.Module, batch: Batch, outputs: int) -> None:
-    """Raise ModelError unless ``task`` has one loss for each point of ``batch`` under ``model``,
-    which suits a data set of so many classes, or numbers to predict."""
+def check_task(inputs: RunInputs, model: nn.Module, batch: Batch) -> None:
+    """Raise ModelError unless the run's task suits ``model`` and points, and ConfigError for a
+    function that needs logits of a task that has none."""
+    factory, task = inputs.config.model.factory, inputs.config.task.name
+    found = check_model(factory, inputs.task, model, batch, inputs.classes)
+    if inputs.scoring.needs.classifier and (found.logits is None or found.labels is None):
+        raise ConfigError(
+            f"selection.function {inputs.config.selection.function!r}: needs the logits and labels"
+            f" of a classifier, got task.name {task!r}, which has losses alone; choose a function"
+            " that uses losses alone, such as 'reducible_loss'"
+        )
+
+
+def check_model(factory: str, task: Task, model: nn.Module, batch: Batch, outputs: int) -> Losses:
+    """What ``task`` computes for ``batch`` under ``model``, in evaluation mode. Raises ModelError
+    unless there is one loss a point, and the model suits a data set of so many ``outputs``: its
+    classes, or numbers to predict."""
     was_training = model.training
     model.eval()
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             task.check(model, batch, outputs)
-            losses_of(task, model, batch)
+            return losses_of(task, model, batch)
     except ModelError as error:
         raise ModelError(f"model.factory {factory}: {error}") from None
     except Exception as error:  # the user's code: anything may come out of it
@@ -61,7 +76,7 @@ def check_scores(inputs: RunInputs, device: torch.device) -> None:
         if inputs.scoring.needs.forward:
             replica = inputs.new_replica(device, bn="running")
             output = replica(sample)
-            _check_classifier(inputs, output)
+            check_pure(replica, inputs.train, inputs.config.selection.chunk)
             _check_passes(inputs.config, output, replica(sample))
             _check_smallest(inputs, device)
             state = inputs.scoring.function.initial_state(inputs.classes)
@@ -92,16 +107,6 @@ def _check_smallest(inputs: RunInputs, device: torch.device) -> None:
             f" others with selection.bn = {selection.bn!r} ({one_line(error)}); choose another, or"
             " set selection.bn = 'running'"
         ) from None
-
-
-def _check_classifier(inputs: RunInputs, output: ForwardOutput) -> None:
-    """Raise ConfigError for a function that needs logits, of a task that has none."""
-    if inputs.scoring.needs.classifier and (output.logits is None or output.labels is None):
-        raise ConfigError(
-            f"selection.function {inputs.config.selection.function!r}: needs the logits and labels"
-            f" of a classifier, got task.name {inputs.config.task.name!r}, which has losses alone;"
-            " choose a function that uses losses alone, such as 'reducible_loss'"
-        )
 
 
 def _check_passes(config: Config, first: ForwardOutput, second: ForwardOutput) -> None:

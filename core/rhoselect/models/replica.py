@@ -48,6 +48,7 @@ class Numerics:
 class Replica:
     """A copy of the model that scores, of any precision and BatchNorm mode. It knows no transport.
 
+    ``batch_statistics``: whether a loss depends on the other points, by BatchNorm of the batch.
     Beyond what ``task`` gives it computes what ``needs`` asks for. Stochastic passes (Gal &
     Ghahramani 2016, "Dropout as a Bayesian approximation") run everything but BatchNorm and its
     like in training mode; their random numbers are a function of (``seed``, the points, pass) in
@@ -66,11 +67,10 @@ class Replica:
         reference: Replica | None = None,
     ) -> None:
         self._model, self._task = model.eval().requires_grad_(False), task
-        self._dtype = DTYPES[numerics.precision]
+        self.dtype = DTYPES[numerics.precision]
         self.device = device
-        _cast(model, self._dtype)
-        if numerics.bn == "batch":
-            _drop_statistics(model)
+        _cast(model, self.dtype)
+        self.batch_statistics = numerics.bn == "batch" and _drop_statistics(model)
         model.to(device)
         self._channels_last = numerics.channels_last
         if self._channels_last:
@@ -181,8 +181,8 @@ class Replica:
             module.training = mode
 
     def _autocast(self) -> torch.autocast:
-        enabled = self._dtype is not torch.float32
-        return torch.autocast(self.device.type, self._dtype, enabled=enabled)
+        enabled = self.dtype is not torch.float32
+        return torch.autocast(self.device.type, self.dtype, enabled=enabled)
 
 
 def _cast(model: nn.Module, dtype: torch.dtype) -> None:
@@ -196,12 +196,13 @@ def _cast(model: nn.Module, dtype: torch.dtype) -> None:
             module.to(dtype)
 
 
-def _drop_statistics(model: nn.Module) -> None:
-    """Make BatchNorm layers use the statistics of each batch, by owning none."""
-    for module in model.modules():
-        if isinstance(module, _BatchNorm):
-            module.running_mean = module.running_var = module.num_batches_tracked = None
-            module.track_running_stats = False
+def _drop_statistics(model: nn.Module) -> bool:
+    """Make BatchNorm layers use the statistics of each batch, by owning none. False without any."""
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    for norm in norms:
+        norm.running_mean = norm.running_var = norm.num_batches_tracked = None
+        norm.track_running_stats = False
+    return bool(norms)
 
 
 def _by_pixel(tensor: Tensor) -> Tensor:

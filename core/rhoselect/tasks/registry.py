@@ -9,6 +9,9 @@ from rhoselect.tasks.base import Task
 
 BUILT_IN = {
     "classification": "rhoselect.tasks.classification:Classification",
+    "causal_lm": "rhoselect.tasks.causal_lm:CausalLM",
+    "regression": "rhoselect.tasks.measured:Regression",
+    "multi_label": "rhoselect.tasks.measured:MultiLabel",
 }
 
 

@@ -19,6 +19,7 @@ from rhoselect.data import SplitPoints
 from rhoselect.data.repeatable import REPEATABLE, fault
 from rhoselect.errors import ConfigError, DataError, ModelError
 from rhoselect.importing import one_line
+from rhoselect.inputs.purity import POINTS, check_pure
 from rhoselect.models.replica import Numerics, Replica
 from rhoselect.nest import leaves, moved
 from rhoselect.selection import Scoring, get_function
@@ -146,6 +147,7 @@ def check_losses(replica: Replica, points: UserPoints) -> int:
                 f" scorer.precision: make items and model .float() ({one_line(error)})"
             ) from error
         raise ModelError(f"losses: fails on two points: {one_line(error)}") from error
+    check_pure(replica, points, POINTS)
     if output.logits is not None:
         points.classes = output.logits.shape[1]
     return int(counter.get_total_flops()) // len(indices)

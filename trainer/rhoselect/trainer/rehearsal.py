@@ -16,7 +16,7 @@ from rhoselect.devices import own_device, trainer_device, uses_gpu
 from rhoselect.errors import ModelError, RhoError
 from rhoselect.importing import one_line
 from rhoselect.inputs import RunInputs
-from rhoselect.inputs.checks import check_model, check_scores
+from rhoselect.inputs.checks import check_scores, check_task
 from rhoselect.models.copying import copying
 from rhoselect.trainer.build import new_learner
 
@@ -56,7 +56,7 @@ def _train_once(inputs: RunInputs, device: torch.device) -> None:
     learner = new_learner(inputs, device)
     batch = inputs.train.read(inputs.train.first(n_b), device)
     sample = inputs.train.read(inputs.train.first(2), device)
-    check_model(factory, inputs.task, learner.model, sample, inputs.classes)
+    check_task(inputs, learner.model, sample)
     try:
         with repeatable(device):
             learner.update(batch, None, step=0).loss.item()

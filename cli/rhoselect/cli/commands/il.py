@@ -114,11 +114,10 @@ def _outcome(out: Path, table: IlTable) -> Iterator[str]:
     from rhoselect.trainer.fit import doubts
 
     about, mean = table.metadata, float(table.values.mean(dtype=np.float64))
-    assert about.accuracy is not None and about.guess_loss is not None, "labels are known here"
-    yield (
-        f"{out}: {len(table.values)} irreducible losses, mean {mean:.4f} nats (of a guess"
-        f" {about.guess_loss:.4f}), {about.accuracy:.1%} of labels right, {about.seconds:.1f} s"
-    )
+    told = f"{out}: {len(table.values)} irreducible losses, mean {mean:.4f}"
+    if about.accuracy is not None and about.guess_loss is not None:  # of a classifier
+        told += f" nats (of a guess {about.guess_loss:.4f}), {about.accuracy:.1%} of labels right"
+    yield f"{told}, {about.seconds:.1f} s"
     for doubt in doubts(mean, about.guess_loss, about.last_loss):
         yield f"warning: {doubt}"
 

@@ -76,8 +76,9 @@ def train(
         return
     summary = _train(path, inputs, workers, resume, console)
     console.print(
-        f"{path}: {summary['steps']} steps in {summary['wall_seconds']:.1f} s, best accuracy"
-        f" {summary['best_accuracy']:.4f}, final {summary['final_accuracy']:.4f}"
+        f"{path}: {summary['steps']} steps in {summary['wall_seconds']:.1f} s, best"
+        f" {summary['metric'].replace('_', ' ')} {summary['best_metric']:.4f}, final"
+        f" {summary['final_metric']:.4f}"
     )
     if summary["exact"] is False:
         console.print(f"{path}: is not exact: {summary['inexact_because']}")
