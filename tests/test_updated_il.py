@@ -50,8 +50,19 @@ def train(config: Path, run: Path, sets: list[str], workers: int = 0) -> dict[st
     return summary
 
 
+def adamw(network: torch.nn.Module, lr: float) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(network.parameters(), lr=lr, fused=True)
+
+
+def sgd(network: torch.nn.Module, lr: float) -> torch.optim.Optimizer:
+    return torch.optim.SGD(network.parameters(), lr=lr)
+
+
+OPTIMIZERS = {"AdamW": adamw, "SGD": sgd}
+
+
 def plain_loop(
-    config: Path, sets: list[str], il_weights: Path, factor: float
+    config: Path, sets: list[str], il_weights: Path, factor: float, optimizer_of: str
 ) -> tuple[list[torch.Tensor], torch.nn.Module]:
     """Algorithm 1 with eq. 2: after each step the IL model takes one on the same points, at
     ``factor`` of the rate."""
@@ -61,7 +72,7 @@ def plain_loop(
     il = mlp(input_shape=SHAPE, classes=CLASSES, width=WIDTH)
     il.load_state_dict(load_file(il_weights))
     networks = ((trainer, lr), (il, lr * factor))
-    optimizers = [torch.optim.AdamW(n.parameters(), lr=rate, fused=True) for n, rate in networks]
+    optimizers = [OPTIMIZERS[optimizer_of](network, rate) for network, rate in networks]
     selected = []
     for step in range(inputs.config.trainer.steps):
         window = torch.from_numpy(points.index_of(plan.indices(plan.window(step))))
@@ -86,14 +97,14 @@ def plain_loop(
     return selected, trainer
 
 
-@pytest.mark.parametrize("factor", [0.0, 0.3])
+@pytest.mark.parametrize(("factor", "optimizer"), [(0.0, "AdamW"), (0.3, "AdamW"), (0.3, "SGD")])
 def test_a_run_does_what_a_plain_loop_with_two_networks_does(
-    tiny_config: Path, tmp_path: Path, il_weights: Path, factor: float
+    tiny_config: Path, tmp_path: Path, il_weights: Path, factor: float, optimizer: str
 ) -> None:
-    sets = updated(il_weights, factor)
+    sets = [*updated(il_weights, factor), f"trainer.optimizer.name={optimizer}"]
     summary = train(tiny_config, tmp_path / "run", sets)
     with threads(1):
-        selected, model = plain_loop(tiny_config, sets, il_weights, factor)
+        selected, model = plain_loop(tiny_config, sets, il_weights, factor, optimizer)
     assert summary["selected_sha256"] == selected_sha256(s.numpy() for s in selected)
     assert summary["weights_sha256"] == weights_sha256(model)
     forward = [2 * (256 * w + w * w + w * CLASSES) for w in (32, WIDTH)]

@@ -163,7 +163,7 @@ def _made(groups: Sequence[_Group], lr: float) -> Optimizer:
         raise ConfigError(
             f"{key} {kind.name}: failed with {one_line(error)}; allowed arguments and parameters"
             " that it takes: change its args, or give some parameters to another optimizer by"
-            " trainer.groups"
+            " trainer.groups (docs/optimizers.md)"
         ) from None
     _check_made(optimizer, f"{key} {kind.name}")
     return optimizer
