@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rhoselect.errors import ConfigError
-from rhoselect.hashing import key64, permute
+from rhoselect.hashing import key64, mix64, permute
 from rhoselect.plan import Plan
 
 
@@ -44,6 +44,20 @@ def test_permute_needs_no_table(n: int, seed: int, draw: int, data: st.DataObjec
         assert permute(np.array([rank]), n, key64(seed, 0))[0] == expected
 
 
+@given(parts=st.lists(st.integers(0, 2**64 - 1), max_size=4))
+def test_a_key_is_what_the_mixing_of_arrays_gives(parts: list[int]) -> None:
+    expected = np.zeros(1, np.uint64)
+    for part in parts:
+        expected = mix64(expected ^ np.array([part], np.uint64))
+    assert key64(*parts) == expected[0]
+
+
+def test_keys_and_permutations_are_those_of_every_run_so_far() -> None:
+    assert int(key64(1, 2, 3)) == 15020427595393229491
+    image = permute(np.arange(10, dtype=np.uint64), 1000, key64(5))
+    assert image.tolist() == [774, 314, 800, 528, 215, 98, 725, 938, 94, 339]
+
+
 def test_permute_does_not_touch_its_argument() -> None:
     ranks = np.arange(100, dtype=np.uint64)
     permute(ranks, 100, key64(1))
@@ -76,6 +90,8 @@ def test_windows_of_an_epoch_are_disjoint_and_chunks_make_windows(
         parts = [plan.chunk_positions(w, c) for c in range(plan.chunks)]
         assert np.array_equal(np.concatenate(parts), plan.window(w))
         assert np.array_equal(np.concatenate([plan.indices(part) for part in parts]), window)
+        parts = [plan.chunk_indices(w, c) for c in range(plan.chunks)]
+        assert np.array_equal(np.concatenate(parts), window)
 
 
 def test_positions_name_their_epoch_and_may_be_mixed() -> None:

@@ -10,6 +10,7 @@ along its cycle until it lands below n, which it nearly always does at once (Bla
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,8 @@ from rhoselect.hashing import key64, permute
 from rhoselect.types import Indices, Positions
 
 _U64 = npt.NDArray[np.uint64]
+TOGETHER = 512
+"""Points whose indices take hardly longer than one's: numpy's time goes by calls, not by points."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,14 @@ class Plan:
         assert 0 <= chunk < self.chunks
         return self.window(window)[chunk * self.chunk : (chunk + 1) * self.chunk]
 
+    def chunk_indices(self, window: int, chunk: int) -> Indices:
+        """Data-set indices [chunk] of one ticket. Those of its neighbours are computed with it and
+        kept for their tickets."""
+        together = max(1, TOGETHER // self.chunk)
+        start = chunk % together * self.chunk
+        found = _indices(self, window, chunk // together, together * self.chunk)
+        return found[start : start + self.chunk].copy()
+
     def ahead(self, positions: Positions) -> Positions:
         """Plan positions [C] whose points are read a while after those of ``positions`` [C]."""
         return positions + np.uint64(self.n_B)
@@ -72,14 +83,19 @@ class Plan:
 
     def indices(self, positions: Positions) -> Indices:
         """Data-set indices [C] of ``positions`` [C], which may span epochs."""
-        n = np.uint64(self.n)
-        epochs, ranks = positions // n, positions % n
+        epochs, ranks = np.divmod(positions, np.uint64(self.n))
         result = np.empty(len(positions), np.int64)
-        for epoch in np.unique(epochs):
+        for epoch in set(epochs.tolist()):
             here = epochs == epoch
-            result[here] = self.shuffle(ranks[here], int(epoch))
+            result[here] = self.shuffle(ranks[here], epoch)
         return self.first_index + result
 
     def shuffle(self, ranks: _U64, epoch: int) -> _U64:
         """The points of ``ranks`` [C] in one epoch: a permutation of 0..n-1."""
         return permute(ranks, self.n, key64(self.seed, epoch))
+
+
+@lru_cache(maxsize=16)
+def _indices(plan: Plan, window: int, part: int, size: int) -> Indices:
+    """Data-set indices of the ``part``-th ``size`` candidates of a window."""
+    return plan.indices(plan.window(window)[part * size : (part + 1) * size])

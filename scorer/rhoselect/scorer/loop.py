@@ -197,7 +197,9 @@ class Scorer:
         positions = ticket.positions
         if positions is None:
             positions = self._plan.chunk_positions(ticket.window, ticket.chunk)
-        indices = self._plan.indices(positions)
+            indices = self._plan.chunk_indices(ticket.window, ticket.chunk)
+        else:
+            indices = self._plan.indices(positions)
         if self._points.far:
             self._points.prefetch(self._plan.indices(self._plan.ahead(positions)))
         batch = None
