@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["mlp"], choices=list(MODELS))
     parser.add_argument("--functions", nargs="+", default=list(FUNCTIONS), choices=FUNCTIONS)
     parser.add_argument("--precisions", nargs="+", default=["fp32"], choices=["fp32", "bf16"])
-    parser.add_argument("--chunks", nargs="+", type=int, default=[32, N_BIG])
+    parser.add_argument("--chunks", nargs="+", type=int, default=[32, 80, N_BIG])
     parser.add_argument("--turn", type=int, default=10, help="steps of a turn")
     parser.add_argument("--turns", type=int, default=40)
     parser.add_argument("--device", default="cpu", help="of the trainer and of its scorer")

@@ -98,6 +98,10 @@ def test_built_ins_ask_for_exactly_what_they_use(name: str) -> None:
     assert values.dtype == np.float64
     assert (features is not None) == (name == "divbs")
     assert function.whole_window == (name in ("divbs", "gradient_norm_is"))
+    if function.pointwise:
+        assert not needs.forward
+        alone = [scoring(INDICES[row : row + 1], None, state)[0] for row in range(3)]
+        assert np.concatenate(alone).tolist() == values.tolist()
 
 
 def test_the_core_set_comes_first() -> None:

@@ -206,10 +206,7 @@ class DatasetPoints(SplitPoints):
         return as_asked(located, result)
 
     def _located(self, indices: Indices) -> Located:
-        if len(indices) > 0:
-            inside = self.start <= indices.min() and indices.max() < self.stop
-            assert inside, "index outside the split"
-        return self._shards.located(indices)
+        return self._shards.located(indices, (self.start, self.stop))
 
     def _scale(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Mean and std [C, 1, 1] float32 on ``device``; kept, since a copy to a GPU waits."""

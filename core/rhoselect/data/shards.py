@@ -102,11 +102,14 @@ class Shards(ABC):
         """The first row of a shard."""
         return self._starts[number]
 
-    def located(self, indices: Indices) -> Located:
-        """The blocks that hold ``indices`` [C], shard by shard, so that few are needed at once."""
+    def located(self, indices: Indices, span: Span) -> Located:
+        """The blocks that hold ``indices`` [C], shard by shard, so that few are needed at once.
+        They lie in ``span``."""
         if len(indices) == 0:
             return Located(indices, None, [])
-        pieces = self._pieces([int(indices.min()), int(indices.max())])
+        first, last = int(indices.min()), int(indices.max())
+        assert span[0] <= first and last < span[1], "index outside the split"
+        pieces = self._pieces([first, last])
         if len(pieces) == 1:
             return Located(indices, None, [(pieces[0][0], 0, len(indices))])
         places = np.argsort(indices, kind="stable")

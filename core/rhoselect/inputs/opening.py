@@ -5,6 +5,7 @@ No model is made and no device is used here: ``checks`` tries both, in one proce
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from rhoselect.config import Config, resolve
@@ -33,8 +34,9 @@ def open_inputs(config: Config) -> RunInputs:
                 " on 'train' and evaluates on 'test'"
             )
     train, test = train_points(config, dataset), dataset.split("test")
-    plan = open_plan(config, train)
-    function = get_function(config.selection.function)
+    plan, function = open_plan(config, train), get_function(config.selection.function)
+    if function.pointwise and not function.needs.forward:
+        plan = replace(plan, chunk=plan.n_B)
     table = _open_table(config, dataset) if function.needs.il else None
     core_set = _open_core_set(config, dataset) if function.needs.core_set else None
     reference = open_reference(config, dataset) if function.needs.reference else None

@@ -3,20 +3,40 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
+
+from prometheus_client import Counter
 
 from rhoselect.config.operation import MetricsConfig
 from rhoselect.metrics.collectors import WorkerState
 from rhoselect.metrics.endpoint import announce, listen
-from rhoselect.metrics.series import Series
+from rhoselect.metrics.series import Role, Series
 from rhoselect.types import QueueStats
+
+
+class Seconds:
+    """Adds the seconds of a block to ``counter``."""
+
+    def __init__(self, counter: Counter) -> None:
+        self._counter = counter
+
+    def __enter__(self) -> None:
+        self._started = time.perf_counter()
+
+    def __exit__(self, *error: object) -> None:
+        self._counter.inc(time.perf_counter() - self._started)
 
 
 class Metrics(Series):
     """All series of a process."""
+
+    def __init__(self, role: Role = "trainer") -> None:
+        super().__init__(role)
+        # A chunk is counted in several phases, and a look-up takes longer than counting does.
+        self._busy = cache(self.busy_seconds.labels)
 
     def observe_step(self, steps: int, seconds: float, staleness: int, n_b: int, n_B: int) -> None:
         """Count one step. ``steps`` are completed now; the step took ``seconds``, waits included;
@@ -75,28 +95,18 @@ class Metrics(Series):
         """Set the state and the number of restarts of the scorer in each slot."""
         self.workers.set(states, restarts)
 
-    @contextmanager
-    def busy(self, phase: str) -> Iterator[None]:
+    def busy(self, phase: str) -> Seconds:
         """Count the seconds of a block as work of ``phase``."""
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.busy_seconds.labels(phase).inc(time.perf_counter() - started)
+        return Seconds(self._busy(phase))
 
     def busy_by_phase(self) -> dict[str, float]:
         """Seconds at work by phase so far."""
         samples = next(iter(self.busy_seconds.collect())).samples
         return {s.labels["phase"]: s.value for s in samples if s.name.endswith("_total")}
 
-    @contextmanager
-    def waiting(self, reason: str) -> Iterator[None]:
+    def waiting(self, reason: str) -> Seconds:
         """Count the seconds of a block as waiting for ``reason``."""
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.wait_seconds.labels(reason).inc(time.perf_counter() - started)
+        return Seconds(self.wait_seconds.labels(reason))
 
     def serve(self, config: MetricsConfig, run: Path, worker: str) -> str | None:
         """Serve over HTTP and tell Prometheus; returns the address, None if metrics are off.

@@ -51,6 +51,7 @@ class IrreducibleLoss(ScoreFunction):
     """The negative irreducible loss: prefers points that are easy after holdout training."""
 
     needs = Needs(forward=False, il=True)
+    pointwise = True
 
     def score(self, inputs: ScoreInputs) -> Tensor:
         return -inputs.irreducible_losses
@@ -61,6 +62,7 @@ class Uniform(ScoreFunction):
     first n_b of a window are a uniform sample of it."""
 
     needs = Needs(forward=False)
+    pointwise = True
 
     def score(self, inputs: ScoreInputs) -> Tensor:
         return torch.zeros(len(inputs.indices))
@@ -71,6 +73,7 @@ class SelectionViaProxy(ScoreFunction):
     points in the core-set and, should there be fewer, others after them."""
 
     needs = Needs(forward=False, core_set=True)
+    pointwise = True
 
     def score(self, inputs: ScoreInputs) -> Tensor:
         assert inputs.core_set is not None, "Needs.core_set"

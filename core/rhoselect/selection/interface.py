@@ -92,6 +92,9 @@ class ScoreFunction(ABC):
     needs = Needs()
     whole_window = False
     """True if ``pick`` must see every candidate; else workers push only what can be picked."""
+    pointwise = False
+    """True if a point's score does not depend on the other points of its chunk. Without a forward a
+    window is then one chunk, whatever ``selection.chunk`` says: the scores are the same."""
 
     @abstractmethod
     def score(self, inputs: ScoreInputs) -> Tensor:

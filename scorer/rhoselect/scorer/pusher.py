@@ -67,9 +67,9 @@ class Pusher:
             if k > 1 and selection.temperature > 0:
                 noise = gumbel(self._config.seed, ticket.window, work.indices)
                 scores = scores + selection.temperature * noise
-            if not self._scoring.function.whole_window:
-                best = order(work.positions[rows], scores[rows])[: k * selection.n_b]
-                rows = rows[np.sort(best)]
+            most = len(rows) if self._scoring.function.whole_window else k * selection.n_b
+            if len(rows) > most:
+                rows = rows[np.sort(order(work.positions[rows], scores[rows])[:most])]
         return ChunkScores(
             work.positions[rows],
             scores[rows],
