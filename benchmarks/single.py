@@ -15,7 +15,8 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,8 @@ from harness import show, synthetic_data, write, write_config
 from rhoselect.compute import keep_memory, threads
 from rhoselect.config import load
 from rhoselect.inputs import RunInputs, open_inputs
-from rhoselect.metrics import Metrics
-from rhoselect.queue.memory import MemoryQueue
-from rhoselect.snapshots.local import LocalStore
-from rhoselect.trainer.build import build_trainer, new_learner
-from rhoselect.trainer.control import TrainerControl
+from rhoselect.runtime.local import SerialRun, run_serial
+from rhoselect.trainer.build import new_learner
 from rhoselect.trainer.runfolder import RunFolder
 
 N_B, N_BIG = 32, 320
@@ -100,7 +98,7 @@ def measured(
         "scorer.device": options.device,
         "trainer.precision": precision,
         "trainer.device": options.device,
-        "trainer.steps": options.turn * (options.turns + 1),
+        "trainer.steps": options.turn * (options.turns + 2),
         "trainer.eval_every": 10_000_000,
         "trainer.checkpoint_every": 10_000_000,
         "metrics.port": -1,
@@ -109,8 +107,7 @@ def measured(
     write_config(config, settings)
     inputs = open_inputs(load(config))
     turns = Turns(options.turn, bare_step(inputs, torch.device(options.device)))
-    queue, folder = MemoryQueue(30.0), RunFolder.create(run, inputs.config)
-    build_trainer(inputs, folder, queue, LocalStore(), Metrics(), 0, turns).run()
+    run_serial(inputs, RunFolder.create(run, inputs.config), turns.between)
     return {
         "model": model,
         "function": function,
@@ -139,30 +136,39 @@ def bare_step(inputs: RunInputs, device: torch.device) -> Callable[[], None]:
     return step
 
 
-class Turns(TrainerControl):
-    """Lets a trainer take ``turn`` steps, then does as many ``bare`` ones in its place."""
+class Turns:
+    """Lets a run take ``turn`` steps, then does as many ``bare`` ones in its place."""
 
     def __init__(self, turn: int, bare: Callable[[], None]) -> None:
-        super().__init__()
         self._turn, self._bare = turn, bare
-        self._began = now()
         self._pairs: list[tuple[Times, Times]] = []
 
-    def poll(self, step: int, *others: Any) -> bool:
-        """The trainer, after ``step`` steps."""
-        if step % self._turn == 0:
-            run = since(self._began)
-            began = now()
-            for _ in range(self._turn):
-                self._bare()
-            self._pairs.append((since(began), run))
-            self._began = now()
-        return super().poll(step, *others)
+    @contextmanager
+    def between(self, run: SerialRun) -> Iterator[None]:
+        """Watches ``run``: does the bare steps where the trainer asks for requests."""
+        poll, began = run.control.poll, now()
+
+        def poll_too(step: int, *others: Any) -> bool:
+            nonlocal began
+            if step % self._turn == 0:
+                ran = since(began)
+                self._pairs.append((self._bare_turn(), ran))
+                began = now()
+            return poll(step, *others)
+
+        run.control.poll = poll_too  # type: ignore[method-assign]
+        yield
+
+    def _bare_turn(self) -> Times:
+        began = now()
+        for _ in range(self._turn):
+            self._bare()
+        return since(began)
 
     def figures(self) -> dict[str, float]:
         """Medians over the turns but the first two: before the first step and in the second turn
         memory and threads are new."""
-        pairs, figures = self._pairs[2:] or self._pairs, {}
+        pairs, figures = self._pairs[2:], {}
         for place, name in enumerate(("", "cpu_")):
             bare = [1e3 * pair[0][place] / self._turn for pair in pairs]
             run = [1e3 * pair[1][place] / self._turn for pair in pairs]

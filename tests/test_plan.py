@@ -92,6 +92,7 @@ def test_windows_of_an_epoch_are_disjoint_and_chunks_make_windows(
         assert np.array_equal(np.concatenate([plan.indices(part) for part in parts]), window)
         parts = [plan.chunk_indices(w, c) for c in range(plan.chunks)]
         assert np.array_equal(np.concatenate(parts), window)
+        assert np.array_equal(plan.window_indices(w, plan.window(w)[::-1]), window[::-1])
 
 
 def test_positions_name_their_epoch_and_may_be_mixed() -> None:
@@ -100,6 +101,11 @@ def test_positions_name_their_epoch_and_may_be_mixed() -> None:
     expected = np.concatenate([plan.indices(plan.window(w)) for w in (5, 0, 2)])
     assert np.array_equal(plan.indices(positions), expected)
     assert (plan.window(2) // plan.n == 1).all()
+    wide = Plan(seed=3, n=5000, n_B=2048, chunk=128)
+    window = wide.indices(wide.window(3))
+    parts = [wide.chunk_indices(3, chunk) for chunk in range(wide.chunks)]
+    assert np.array_equal(np.concatenate(parts), window)
+    assert np.array_equal(wide.window_indices(3, wide.window(3)[::-1]), window[::-1])
     shuffled = np.random.default_rng(0).permutation(len(positions))
     assert np.array_equal(plan.indices(positions[shuffled]), expected[shuffled])
 

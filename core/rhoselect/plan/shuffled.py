@@ -68,10 +68,20 @@ class Plan:
     def chunk_indices(self, window: int, chunk: int) -> Indices:
         """Data-set indices [chunk] of one ticket. Those of its neighbours are computed with it and
         kept for their tickets."""
-        together = max(1, TOGETHER // self.chunk)
-        start = chunk % together * self.chunk
-        found = _indices(self, window, chunk // together, together * self.chunk)
-        return found[start : start + self.chunk].copy()
+        part, place = divmod(chunk * self.chunk, self._together)
+        return _indices(self, window, part)[place : place + self.chunk].copy()
+
+    def window_indices(self, window: int, positions: Positions) -> Indices:
+        """Data-set indices [C] of ``positions`` [C] of one window: of a small one, those kept."""
+        if self.n_B > self._together:
+            return self.indices(positions)
+        places = positions - self.window(window)[0]
+        return _indices(self, window, 0)[places.astype(np.intp)]
+
+    @property
+    def _together(self) -> int:
+        """Points whose indices are computed together: whole chunks."""
+        return max(1, TOGETHER // self.chunk) * self.chunk
 
     def ahead(self, positions: Positions) -> Positions:
         """Plan positions [C] whose points are read a while after those of ``positions`` [C]."""
@@ -96,6 +106,7 @@ class Plan:
 
 
 @lru_cache(maxsize=16)
-def _indices(plan: Plan, window: int, part: int, size: int) -> Indices:
-    """Data-set indices of the ``part``-th ``size`` candidates of a window."""
+def _indices(plan: Plan, window: int, part: int) -> Indices:
+    """Data-set indices [C] of a part of a window."""
+    size = plan._together
     return plan.indices(plan.window(window)[part * size : (part + 1) * size])

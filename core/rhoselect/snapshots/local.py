@@ -1,4 +1,4 @@
-"""Snapshots within one process: copies of the trainer's tensors, on the trainer's device."""
+"""Snapshots within one process: the trainer's tensors or copies of them, on its device."""
 
 from __future__ import annotations
 
@@ -13,9 +13,14 @@ from rhoselect.snapshots.base import Pieces, State
 
 
 class LocalStore:
-    """A `SnapshotStore` for one process: a dictionary guarded by a condition variable."""
+    """A `SnapshotStore` for one process: a dictionary guarded by a condition variable.
 
-    def __init__(self) -> None:
+    With ``lends`` it keeps the published tensors themselves. The writer may then change them only
+    when no reader needs that version any more, and publishes the next one after the change.
+    """
+
+    def __init__(self, lends: bool = False) -> None:
+        self._lends = lends
         self._kept: dict[int, tuple[dict[str, Tensor], dict[str, Tensor]]] = {}
         self._below = 0
         self._changed = threading.Condition()
@@ -28,7 +33,10 @@ class LocalStore:
         state: State,
     ) -> None:
         """See `SnapshotStore.publish`."""
-        weights = {n: tensors[n].detach().to(dtype, copy=True) for n, dtype in layout.items()}
+        if self._lends:
+            weights = {name: tensors[name].detach() for name in layout}
+        else:
+            weights = {n: tensors[n].detach().to(dtype, copy=True) for n, dtype in layout.items()}
         kept = weights, {name: t.detach().clone() for name, t in state.items()}
         with self._changed:
             self._kept[version] = kept

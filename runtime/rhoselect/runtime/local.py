@@ -63,7 +63,9 @@ def run_serial(inputs: RunInputs, folder: RunFolder, watch: Watch) -> dict[str, 
     """Run to the end and return the summary. The trainer scores all windows itself."""
     config = inputs.config
     keep_memory()
-    snapshots, metrics, control = LocalStore(), Metrics(), TrainerControl()
+    # Where the newest weights alone score, the learner changes them when no window needs them.
+    snapshots = LocalStore(lends=config.staleness_bound == 0)
+    metrics, control = Metrics(), TrainerControl()
     metrics.serve(config.metrics, folder.path, "trainer")
     queue = MemoryQueue(config.queue.lease_s)
     trainer = build_trainer(inputs, folder, queue, snapshots, metrics, workers=0, control=control)

@@ -14,7 +14,7 @@ from rhoselect.selection.interface import State
 from rhoselect.selection.scoring import order
 from rhoselect.selector.rescorer import Rescorer
 from rhoselect.selector.windows import Windows
-from rhoselect.types import Indices, Positions, TopK
+from rhoselect.types import Indices, TopK
 
 
 @dataclass(frozen=True)
@@ -92,10 +92,11 @@ class Picker:
         )
 
     def _shortlist(self, popped: TopK) -> Shortlist:
-        return Shortlist(self._indices(popped.positions), popped.scores, popped.features)
+        indices = self._plan.window_indices(popped.window, popped.positions)
+        return Shortlist(indices, popped.scores, popped.features)
 
     def _too_few(self, window: int, got: int, dropped: Indices) -> WindowError:
-        at_workers = self._indices(np.array(self._windows.rejected(window), np.uint64))
+        at_workers = self._plan.indices(np.array(self._windows.rejected(window), np.uint64))
         rejected = np.union1d(at_workers, dropped)
         names = rejected[:10].tolist()
         return WindowError(
@@ -103,6 +104,3 @@ class Picker:
             f" {self._config.selection.n_b}; {len(rejected)} were rejected, data-set indices"
             f" {names}; check these points and the irreducible losses"
         )
-
-    def _indices(self, positions: Positions) -> Indices:
-        return self._plan.indices(positions)
