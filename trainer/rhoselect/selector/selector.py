@@ -69,6 +69,8 @@ class Selector:
     ) -> None:
         self._config, self._function = inputs.config, inputs.scoring.function
         self.layout: Layout = layout if inputs.scoring.needs.forward else {}
+        self._dtypes = {name: like.dtype for name, like in self.layout.items()}
+        self._snapshot_bytes = sum(like.nbytes for like in self.layout.values())
         self._windows, self._rescorer = windows, rescorer
         self._snapshots, self._metrics = snapshots, metrics
         self._picker = Picker(inputs, windows, rescorer)
@@ -152,12 +154,11 @@ class Selector:
         self._snapshots.retire(oldest)
 
     def _send(self, version: int, tensors: Mapping[str, Tensor], state: State) -> None:
-        dtypes = {name: like.dtype for name, like in self.layout.items()}
         started = time.perf_counter()
-        self._snapshots.publish(version, tensors, dtypes, state)
+        self._snapshots.publish(version, tensors, self._dtypes, state)
         seconds = time.perf_counter() - started
         self._published.add(version)
-        self._metrics.observe_publish(seconds, sum(like.nbytes for like in self.layout.values()))
+        self._metrics.observe_publish(seconds, self._snapshot_bytes)
 
     def _close_before(self, step: int) -> None:
         """Close the window of the step before ``step``, if it is still open."""
