@@ -175,8 +175,7 @@ def _mapped(file: FittedFile, train: tuple[int, int], cache: Path) -> npt.NDArra
                 f"its losses cannot be kept under {cache} ({error}); set data.cache_dir to a"
                 " folder with room"
             ) from None
-    # Copy on write, though nothing writes to it: torch warns of read-only arrays. As a plain array,
-    # whose look-ups take a tenth of a memmap's time.
+    # Copy on write, as torch warns of read-only arrays; not a memmap, whose look-ups are slow.
     return np.asarray(np.memmap(values, np.float32, "c"))
 
 
