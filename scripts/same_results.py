@@ -54,6 +54,8 @@ SETTINGS = {  # by name, the keys that differ from CONFIG
     "lag 1, scorers re-score": ["selection.lag=1", "selection.rescore=scorers"],
     "lag 2, audited": ["selection.lag=2", "selection.audit_every=4", "trainer.publish_every=2"],
     "streamed order": ["data.order=streamed"],
+    "uniform": ["selection.function=uniform"],
+    "irreducible losses alone, lag 1": ["selection.function=irreducible_loss", *LAG_1],
     "REDUCR": ["selection.function=reducr"],
     "updated IL model": [*IL, "il.update_lr_factor=0.3", *LAG_1],
     "ResNet, bn running": [*RESNET, "selection.bn=running"],
