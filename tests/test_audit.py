@@ -102,6 +102,26 @@ def test_a_run_with_audits_selects_what_a_run_without_does(
     assert found[0] == found[1]
 
 
+@pytest.mark.parametrize(
+    "sets",
+    [
+        pytest.param(["selection.shortlist=2", "selection.audit_every=3"], id="two-stages"),
+        pytest.param(["scorer.precision=bf16"], id="bf16"),
+    ],
+)
+def test_weights_that_are_lent_select_what_copies_do(
+    tiny_config: Path, tmp_path: Path, sets: list[str]
+) -> None:
+    inputs, found = open_inputs(configuration.load(tiny_config, sets)), []
+    for lends in (False, True):
+        folder = RunFolder.create(tmp_path / f"run-{lends}", inputs.config)
+        queue, store = MemoryQueue(60), LocalStore(lends)
+        trainer = build_trainer(inputs, folder, queue, store, Metrics(), workers=0)
+        summary = run_trainer(inputs, folder, trainer, workers=0)
+        found.append((summary["selected_sha256"], summary["weights_sha256"]))
+    assert found[0] == found[1]
+
+
 def test_audits_are_exported(tiny_config: Path, tmp_path: Path) -> None:
     sets = ["selection.lag=1", "selection.audit_every=5"]
     inputs = open_inputs(configuration.load(tiny_config, sets))
