@@ -75,8 +75,9 @@ class Plan:
         """Data-set indices [C] of ``positions`` [C] of one window: of a small one, those kept."""
         if self.n_B > self._together:
             return self.indices(positions)
-        places = positions - self.window(window)[0]
-        return _indices(self, window, 0)[places.astype(np.intp)]
+        places = (positions - self.window(window)[0]).astype(np.intp)
+        found: Indices = _indices(self, window, 0)[places]
+        return found
 
     @property
     def _together(self) -> int:
