@@ -41,8 +41,9 @@ def test_from_a_csv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("reviews.toml").write_text(blocks("toml")[0])
     imported, fit, train, export = commands(0)
     assert "classes      2: bad, good\n" in made(*imported).out
-    made(*fit, "--epochs", "1", "--set", "model.args.width=16", "--set", "model.args.layers=1")
-    made(*train, "--set", "trainer.steps=3", "--set", "metrics.port=-1")
+    small = ("--set", "model.args.width=16", "--set", "model.args.layers=1")
+    made(*fit, "--epochs", "1", *small)
+    made(*train, "--set", "trainer.steps=3", "--set", "metrics.port=-1", *small)
     made(*export)
     for point in pq.read_table("points.parquet").to_pylist():
         assert rows[point["source_row"]][1] == point["label_name"]

@@ -87,7 +87,7 @@ def test_a_model_may_keep_what_its_first_forward_makes(tiny_config: Path) -> Non
 
 def test_it_leaves_no_trace(tiny_config: Path, tmp_path: Path) -> None:
     """In random numbers, in a second opening of the same inputs, in the run that follows."""
-    sets = ["model.factory=rhoselect.models:resnet18_small", "model.args={width = 4}"]
+    sets = ["model.factory=user_code:Dropped", "model.args={}"]
     sets += ["trainer.steps=3", "selection.bn=batch"]
     inputs = open_inputs(load(tiny_config, sets))
     before, state = inputs.new_model().state_dict(), torch.get_rng_state()
