@@ -1,6 +1,6 @@
 # make train    the demonstration on Fashion-MNIST: data, irreducible losses, two runs, table, plot
 # make test     the tests, in two processes (PYTEST_ARGS="-n 0 -k queue": some of them, in one)
-# make test-long       what takes minutes: one fault after another in a real run, the wheel alone
+# make test-long       what takes minutes: faults, all numbers of workers, nodes, the wheel alone
 # make test-benchmarks  smallest runs of the slower benchmarks
 # make test-cluster    `ray up` on hosts of this machine's own making; as root, minutes
 # make test-smoke      import, 20 steps and a served loop on each Python and on the oldest torch
@@ -61,7 +61,7 @@ test: $(VENV)
 	$(SERVERS) $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-long: $(VENV)
-	$(SERVERS) $(BIN)/python -m pytest -m long $(PYTEST_ARGS)
+	$(SERVERS) $(BIN)/python -m pytest -n 2 --dist loadfile -m long $(PYTEST_ARGS)
 
 test-cluster: $(VENV)
 	$(BIN)/python -m pytest -m cluster $(PYTEST_ARGS)

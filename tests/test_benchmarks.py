@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from support import ended_well
+from warm import Process
+
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 SCRIPTS = sorted(
     str(path.relative_to(BENCHMARKS))
@@ -43,9 +46,10 @@ def python(*arguments: str) -> None:
     assert ran.returncode == 0, ran.stderr
 
 
-def test_every_benchmark_starts() -> None:
+def test_every_benchmark_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(SCRIPTS) >= 12
-    python("-c", HELP_OF_ALL, *(f"benchmarks/{script}" for script in SCRIPTS))
+    monkeypatch.chdir(BENCHMARKS.parent)
+    ended_well(Process("-c", HELP_OF_ALL, *(f"benchmarks/{script}" for script in SCRIPTS)))
 
 
 @pytest.mark.long

@@ -297,6 +297,7 @@ worker.connect = connect_and_be_stopped
 """
 
 
+@pytest.mark.long
 @pytest.mark.timeout(240)
 def test_a_signal_while_ray_joins_stops_in_order(tiny_config: Path, tmp_path: Path) -> None:
     """Ray's own handlers would end the process: in C++ with a trace, in Python without a line."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 from prometheus_server import DEPLOY, panel_queries, promtool
 
 from rhoselect.config import flat, is_free, parse
 from rhoselect.metrics import Metrics
-from support import made
+from support import ended_well, made
+from warm import Process
 
 FOLDER = DEPLOY / "prometheus"
 ROOT = DEPLOY.parent
@@ -70,12 +70,12 @@ def test_rules_and_panels_ask_for_what_there_is() -> None:
 
 def test_the_page_of_metrics_is_what_the_script_writes(tmp_path: Path) -> None:
     script, built = ROOT / "scripts" / "metrics_page.py", tmp_path / "metrics.md"
-    subprocess.run([sys.executable, script, built], check=True)
+    ended_well(Process(str(script), str(built)))
     assert built.read_text() == (DOCS / "metrics.md").read_text(), f"run python {script}"
 
 
 def test_the_script_builds_the_dashboard_that_is_checked_in(tmp_path: Path) -> None:
     script, built = DEPLOY / "grafana" / "dashboard.py", tmp_path / "built.json"
-    subprocess.run([sys.executable, script, built], check=True)
+    ended_well(Process(str(script), str(built)))
     checked_in = DEPLOY / "grafana" / "dashboards" / "rhoselect.json"
     assert built.read_text() == checked_in.read_text(), f"run python {script}"
