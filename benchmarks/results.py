@@ -31,6 +31,10 @@ TABLES: dict[str, tuple[str, ...]] = {
         *("part", "model", "noise", "arm", "step_ms", "speedup_steps", "speedup_wall"),
         *("speedup_wall_with_il", "ceiling", "reached"),
     ),
+    "single": (
+        *("model", "function", "chunk", "precision", "bare_ms", "step_ms", "share"),
+        *("bare_cpu_ms", "step_cpu_ms", "cpu_share"),
+    ),
     "scorer": ("model", "chunk", "precision", "bare_points_per_s", "points_per_s", "efficiency"),
     "forwards": ("model", "form", "plain_ms", "ms", "speedup", "ranks", "why_not"),
     "queue": (
