@@ -169,7 +169,12 @@ def test_scorers_a_frozen_one_and_a_resume_change_nothing(
 ) -> None:
     sets = settings(name, f"selection.lag={lag}", "trainer.checkpoint_every=5")
     whole = train(plain_config, tmp_path / "0", sets)
-    threaded.run(plain_config, tmp_path / "3", 3, sets, lease_s=0.3, frozen=1)
+    alone = [
+        *sets,
+        "trainer.scores=false",
+        "scorer.prefetch=1",
+    ]  # so that a scorer finds the ticket
+    threaded.run(plain_config, tmp_path / "3", 3, alone, lease_s=0.2, frozen=1)
     assert hashes(tmp_path / "3") == hashes(tmp_path / "0")
     cut = tmp_path / "0"
     *_, newest = sorted(cut.glob("checkpoints/step-*"))
@@ -192,7 +197,11 @@ def test_losses_of_a_holdout_and_of_folds(plain_config: Path, tmp_path: Path) ->
     run = tmp_path / "run"
     sets = [*keys, "selection.function=reducible_loss", f"il.table={tmp_path / 'folds.parquet'}"]
     train(plain_config, run, sets)
-    assert (run / "summary.json").exists()
+    made("export", run, "--out", tmp_path / "points.parquet")
+    exported = pq.read_table(tmp_path / "points.parquet")
+    assert exported["irreducible_loss"].to_pylist() == losses.tolist()
+    assert exported["label"].null_count == exported["suspected_noisy"].null_count == len(losses)
+    assert min(exported["last_loss"].to_pylist()) >= 0
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,15 @@ class Status:
 
     ``staleness_counts``: points selected since the process started, by the age of their scores:
     one number a bucket of ``metrics.STALENESS_STEPS``, then the older ones. ``inexact``: why the
-    result differs from that of a run that never stopped; empty if it does not.
+    result differs from that of a run that never stopped; empty if it does not. ``metric``: the
+    task's main figure, called ``metric_name``, at the last evaluation; NaN before one.
     """
 
     step: int
     loss: float = math.nan
     accuracy: float = math.nan
+    metric: float = math.nan
+    metric_name: str = "accuracy"
     staleness: int = 0
     wall_seconds: float = 0.0
     wait_seconds: float = 0.0

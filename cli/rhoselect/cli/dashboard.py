@@ -39,6 +39,8 @@ def as_json(run: pb.RunStatus) -> dict[str, Any]:
         "inexact": run.inexact or None,
         "loss": _known(run.loss),
         "accuracy": _known(run.accuracy),
+        "metric": _known(run.metric),
+        "metric_name": run.metric_name,
         "lag": run.lag,
         "staleness": run.staleness,
         "staleness_counts": [_staleness_json(count) for count in run.staleness_counts],
@@ -81,6 +83,8 @@ def line(run: pb.RunStatus) -> str:
         step=run.step,
         loss=run.loss,
         accuracy=run.accuracy,
+        metric=run.metric,
+        metric_name=run.metric_name,
         staleness=run.staleness,
         wall_seconds=run.wall_seconds,
         wait_seconds=run.wait_seconds,
@@ -123,7 +127,7 @@ def state_name(worker: pb.WorkerStatus) -> str:
 def _facts(run: pb.RunStatus, before: pb.RunStatus | None) -> Table:
     since, seconds = before or pb.RunStatus(), _seconds(run, before)
     table = Table.grid(padding=(0, 1))
-    table.add_row("test accuracy", _text(run.accuracy, ".4f"))
+    table.add_row(f"test {run.metric_name.replace('_', ' ')}", _text(run.metric, ".4f"))
     table.add_row("training loss", _text(run.loss, ".3f"))
     table.add_row("steps/s", _text((run.step - since.step) / seconds, ",.1f"))
     points = run.scored_points - since.scored_points

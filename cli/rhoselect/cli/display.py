@@ -75,10 +75,10 @@ def display(console: Console, name: str, steps: int, before: str) -> Iterator[Sh
 
 
 def facts(status: Status) -> str:
-    """Accuracy, candidates scored per second, staleness and the share of time spent waiting."""
-    seconds = max(status.wall_seconds, 1e-9)
+    """The main figure, candidates scored per second, staleness and the share of time waited."""
+    seconds, name = max(status.wall_seconds, 1e-9), status.metric_name.replace("_", " ")
     return (
-        f"accuracy {_known(status.accuracy, '.4f')}  loss {_known(status.loss, '.3f')}"
+        f"{name} {_known(status.metric, '.4f')}  loss {_known(status.loss, '.3f')}"
         f"  {status.scored_points / seconds:,.0f} points/s"
         f"  staleness {status.staleness}  waiting {status.wait_seconds / seconds:.0%}"
     )

@@ -87,7 +87,8 @@ class Exporter:
         unknown: Array = np.ma.MaskedArray(np.zeros(len(indices), np.int64), mask=True)
         nameless: Array = np.full(len(indices), None)
         il = unknown if self.irreducible_losses is None else self.irreducible_losses[rank]
-        labels, origins = train.labels(indices), train.origins(indices)
+        labels = train.labels(indices) if train.labelled else unknown
+        origins = train.origins(indices)
         return {
             "index": indices,
             "source": origins.source,
@@ -100,6 +101,15 @@ class Exporter:
             "times_seen": seen,
             "times_selected": selected,
             "step_last_selected": np.ma.masked_equal(self.past.last_step[rank], NEVER),
+            **self._flags(il, losses, seen, selected),
+        }
+
+    def _flags(self, il: Array, losses: Array, seen: Array, selected: Array) -> dict[str, Array]:
+        """What losses in nats say of labels; nothing of points without."""
+        if not self.inputs.train.labelled:
+            unknown: Array = np.ma.MaskedArray(np.zeros(len(losses), bool), mask=True)
+            return {"suspected_noisy": unknown, "redundant": unknown}
+        return {
             "suspected_noisy": self._suspected(il, losses, seen, selected),
             "redundant": _redundant(il, losses, selected),
         }

@@ -44,6 +44,9 @@ class SplitPoints(ABC):
     far = False
     """Whether a read may wait for a network, so that ``prefetch`` pays."""
 
+    labelled = True
+    """Whether each point has a class, which ``labels`` gives."""
+
     def __init__(self, span: Span) -> None:
         self.start, self.stop = span
 

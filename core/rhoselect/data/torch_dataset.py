@@ -149,6 +149,7 @@ class TorchPoints(SplitPoints):
     def __init__(self, dataset: TorchDataset, span: Span, name: str) -> None:
         super().__init__(span)
         self._dataset, self._name = dataset, name
+        self.labelled = dataset.label("train", 0) is not None
 
     def read(self, indices: Indices, device: torch.device, epochs: Indices | None = None) -> Batch:
         """What the task makes of the examples, in any epoch the same.

@@ -38,6 +38,7 @@ class Series:
         self._of_snapshots_read(registry if role != "driver" else None)
         trainer = registry if role == "trainer" else None
         self._of_steps(trainer)
+        self._of_learning(trainer)
         self._of_selection(trainer)
         self._of_the_queue(trainer)
         self.workers = WorkerStates(registry if role == "driver" else None)
@@ -118,18 +119,25 @@ class Series:
             "When the last checkpoint was written; 0 before one.",
             registry=registry,
         )
-        self.loss = Gauge("rho_train_loss", "Mean loss of the last batch.", registry=registry)
-        self.accuracy = Gauge(
-            "rho_test_accuracy",
-            "Accuracy on the test split at the last evaluation.",
-            registry=registry,
-        )
         self.generation = Gauge(
             "rho_trainer_generation", "1 plus the number of resumes.", registry=registry
         )
         self.generation.set(math.nan)  # until the trainer is built: 0 would look like another one
         self.fenced_calls = Counter(
             "rho_fenced_calls", "Writes refused because a newer trainer exists.", registry=registry
+        )
+
+    def _of_learning(self, registry: CollectorRegistry | None) -> None:
+        self.loss = Gauge("rho_train_loss", "Mean loss of the last batch.", registry=registry)
+        self.accuracy = Gauge(
+            "rho_test_accuracy",
+            "Accuracy on the test split at the last evaluation.",
+            registry=registry,
+        )
+        self.metric = Gauge(
+            "rho_test_metric",
+            "The task's main figure on the test split at the last evaluation.",
+            registry=registry,
         )
 
     def _of_selection(self, registry: CollectorRegistry | None) -> None:

@@ -24,15 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1erhoselect/protos/control.proto\x12\x0crhoselect.v1\"\x0f\n\rStatusRequest\"9\n\x0eStatusResponse\x12\'\n\x06status\x18\x01 \x01(\x0b\x32\x17.rhoselect.v1.RunStatus\"\"\n\x0cWatchRequest\x12\x12\n\ninterval_s\x18\x01 \x01(\x01\"8\n\rWatchResponse\x12\'\n\x06status\x18\x01 \x01(\x0b\x32\x17.rhoselect.v1.RunStatus\"\x90\x03\n\tRunStatus\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\r\x12\x0f\n\x07run_dir\x18\x03 \x01(\t\x12\x0c\n\x04step\x18\x04 \x01(\r\x12\r\n\x05steps\x18\x05 \x01(\r\x12\x0e\n\x06paused\x18\x06 \x01(\x08\x12\x0c\n\x04loss\x18\x07 \x01(\x01\x12\x10\n\x08\x61\x63\x63uracy\x18\x08 \x01(\x01\x12\x0b\n\x03lag\x18\t \x01(\r\x12\x11\n\tstaleness\x18\n \x01(\r\x12\x14\n\x0cwall_seconds\x18\x0b \x01(\x01\x12\x14\n\x0cwait_seconds\x18\x0c \x01(\x01\x12\x15\n\rscored_points\x18\r \x01(\x04\x12\x36\n\x10staleness_counts\x18\x0e \x03(\x0b\x32\x1c.rhoselect.v1.StalenessCount\x12(\n\x05queue\x18\x0f \x01(\x0b\x32\x19.rhoselect.v1.QueueStatus\x12+\n\x07workers\x18\x10 \x03(\x0b\x32\x1a.rhoselect.v1.WorkerStatus\x12\x0f\n\x07inexact\x18\x11 \x01(\t\"J\n\x0eStalenessCount\x12\x18\n\x0bup_to_steps\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x0e\n\x06points\x18\x02 \x01(\x04\x42\x0e\n\x0c_up_to_steps\"\x88\x02\n\x0bQueueStatus\x12\x0f\n\x07windows\x18\x01 \x01(\r\x12\x0f\n\x07waiting\x18\x02 \x01(\r\x12\x0e\n\x06leased\x18\x03 \x01(\r\x12\x0e\n\x06points\x18\x04 \x01(\x04\x12\x1b\n\x0eoldest_version\x18\x05 \x01(\rH\x00\x88\x01\x01\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x06 \x01(\x04\x12\x10\n\x08repeated\x18\x07 \x01(\x04\x12\x0c\n\x04late\x18\x08 \x01(\x04\x12\x10\n\x08rejected\x18\t \x01(\x04\x12\x11\n\treclaimed\x18\n \x01(\x04\x12\x14\n\x0cserver_bytes\x18\x0b \x01(\x04\x12\x1a\n\x12server_limit_bytes\x18\x0c \x01(\x04\x42\x11\n\x0f_oldest_version\"\x8d\x01\n\x0cWorkerStatus\x12\x0c\n\x04slot\x18\x01 \x01(\r\x12(\n\x05state\x18\x02 \x01(\x0e\x32\x19.rhoselect.v1.WorkerState\x12\x0b\n\x03pid\x18\x03 \x01(\r\x12\x10\n\x08restarts\x18\x04 \x01(\r\x12\x15\n\rscored_points\x18\x05 \x01(\x04\x12\x0f\n\x07refused\x18\x06 \x01(\t\"\x0e\n\x0cPauseRequest\"\x1d\n\rPauseResponse\x12\x0c\n\x04step\x18\x01 \x01(\r\"\x0f\n\rResumeRequest\"\x10\n\x0eResumeResponse\"\x1f\n\x0cScaleRequest\x12\x0f\n\x07workers\x18\x01 \x01(\r\"\x0f\n\rScaleResponse\"\x13\n\x11\x43heckpointRequest\"0\n\x12\x43heckpointResponse\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\x0c\n\x04path\x18\x02 \x01(\t\"\r\n\x0bStopRequest\"*\n\x0cStopResponse\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\x0c\n\x04path\x18\x02 \x01(\t\"\x1d\n\x10PeekQueueRequest\x12\t\n\x01k\x18\x01 \x01(\r\"\x80\x01\n\x11PeekQueueResponse\x12\x13\n\x06window\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x14\n\x07version\x18\x02 \x01(\rH\x01\x88\x01\x01\x12)\n\x06points\x18\x03 \x03(\x0b\x32\x19.rhoselect.v1.QueuedPointB\t\n\x07_windowB\n\n\x08_version\"L\n\x0bQueuedPoint\x12\x10\n\x08position\x18\x01 \x01(\x04\x12\r\n\x05index\x18\x02 \x01(\x04\x12\r\n\x05\x65poch\x18\x03 \x01(\r\x12\r\n\x05score\x18\x04 \x01(\x01*\x93\x01\n\x0bWorkerState\x12\x1c\n\x18WORKER_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15WORKER_STATE_STARTING\x10\x01\x12\x18\n\x14WORKER_STATE_RUNNING\x10\x02\x12\x17\n\x13WORKER_STATE_SILENT\x10\x03\x12\x18\n\x14WORKER_STATE_REFUSED\x10\x04\x32\xb9\x04\n\x07\x43ontrol\x12\x43\n\x06Status\x12\x1b.rhoselect.v1.StatusRequest\x1a\x1c.rhoselect.v1.StatusResponse\x12\x42\n\x05Watch\x12\x1a.rhoselect.v1.WatchRequest\x1a\x1b.rhoselect.v1.WatchResponse0\x01\x12@\n\x05Pause\x12\x1a.rhoselect.v1.PauseRequest\x1a\x1b.rhoselect.v1.PauseResponse\x12\x43\n\x06Resume\x12\x1b.rhoselect.v1.ResumeRequest\x1a\x1c.rhoselect.v1.ResumeResponse\x12@\n\x05Scale\x12\x1a.rhoselect.v1.ScaleRequest\x1a\x1b.rhoselect.v1.ScaleResponse\x12O\n\nCheckpoint\x12\x1f.rhoselect.v1.CheckpointRequest\x1a .rhoselect.v1.CheckpointResponse\x12=\n\x04Stop\x12\x19.rhoselect.v1.StopRequest\x1a\x1a.rhoselect.v1.StopResponse\x12L\n\tPeekQueue\x12\x1e.rhoselect.v1.PeekQueueRequest\x1a\x1f.rhoselect.v1.PeekQueueResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1erhoselect/protos/control.proto\x12\x0crhoselect.v1\"\x0f\n\rStatusRequest\"9\n\x0eStatusResponse\x12\'\n\x06status\x18\x01 \x01(\x0b\x32\x17.rhoselect.v1.RunStatus\"\"\n\x0cWatchRequest\x12\x12\n\ninterval_s\x18\x01 \x01(\x01\"8\n\rWatchResponse\x12\'\n\x06status\x18\x01 \x01(\x0b\x32\x17.rhoselect.v1.RunStatus\"\xb5\x03\n\tRunStatus\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\r\x12\x0f\n\x07run_dir\x18\x03 \x01(\t\x12\x0c\n\x04step\x18\x04 \x01(\r\x12\r\n\x05steps\x18\x05 \x01(\r\x12\x0e\n\x06paused\x18\x06 \x01(\x08\x12\x0c\n\x04loss\x18\x07 \x01(\x01\x12\x10\n\x08\x61\x63\x63uracy\x18\x08 \x01(\x01\x12\x0b\n\x03lag\x18\t \x01(\r\x12\x11\n\tstaleness\x18\n \x01(\r\x12\x14\n\x0cwall_seconds\x18\x0b \x01(\x01\x12\x14\n\x0cwait_seconds\x18\x0c \x01(\x01\x12\x15\n\rscored_points\x18\r \x01(\x04\x12\x36\n\x10staleness_counts\x18\x0e \x03(\x0b\x32\x1c.rhoselect.v1.StalenessCount\x12(\n\x05queue\x18\x0f \x01(\x0b\x32\x19.rhoselect.v1.QueueStatus\x12+\n\x07workers\x18\x10 \x03(\x0b\x32\x1a.rhoselect.v1.WorkerStatus\x12\x0f\n\x07inexact\x18\x11 \x01(\t\x12\x0e\n\x06metric\x18\x12 \x01(\x01\x12\x13\n\x0bmetric_name\x18\x13 \x01(\t\"J\n\x0eStalenessCount\x12\x18\n\x0bup_to_steps\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x0e\n\x06points\x18\x02 \x01(\x04\x42\x0e\n\x0c_up_to_steps\"\x88\x02\n\x0bQueueStatus\x12\x0f\n\x07windows\x18\x01 \x01(\r\x12\x0f\n\x07waiting\x18\x02 \x01(\r\x12\x0e\n\x06leased\x18\x03 \x01(\r\x12\x0e\n\x06points\x18\x04 \x01(\x04\x12\x1b\n\x0eoldest_version\x18\x05 \x01(\rH\x00\x88\x01\x01\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x06 \x01(\x04\x12\x10\n\x08repeated\x18\x07 \x01(\x04\x12\x0c\n\x04late\x18\x08 \x01(\x04\x12\x10\n\x08rejected\x18\t \x01(\x04\x12\x11\n\treclaimed\x18\n \x01(\x04\x12\x14\n\x0cserver_bytes\x18\x0b \x01(\x04\x12\x1a\n\x12server_limit_bytes\x18\x0c \x01(\x04\x42\x11\n\x0f_oldest_version\"\x8d\x01\n\x0cWorkerStatus\x12\x0c\n\x04slot\x18\x01 \x01(\r\x12(\n\x05state\x18\x02 \x01(\x0e\x32\x19.rhoselect.v1.WorkerState\x12\x0b\n\x03pid\x18\x03 \x01(\r\x12\x10\n\x08restarts\x18\x04 \x01(\r\x12\x15\n\rscored_points\x18\x05 \x01(\x04\x12\x0f\n\x07refused\x18\x06 \x01(\t\"\x0e\n\x0cPauseRequest\"\x1d\n\rPauseResponse\x12\x0c\n\x04step\x18\x01 \x01(\r\"\x0f\n\rResumeRequest\"\x10\n\x0eResumeResponse\"\x1f\n\x0cScaleRequest\x12\x0f\n\x07workers\x18\x01 \x01(\r\"\x0f\n\rScaleResponse\"\x13\n\x11\x43heckpointRequest\"0\n\x12\x43heckpointResponse\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\x0c\n\x04path\x18\x02 \x01(\t\"\r\n\x0bStopRequest\"*\n\x0cStopResponse\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\x0c\n\x04path\x18\x02 \x01(\t\"\x1d\n\x10PeekQueueRequest\x12\t\n\x01k\x18\x01 \x01(\r\"\x80\x01\n\x11PeekQueueResponse\x12\x13\n\x06window\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x14\n\x07version\x18\x02 \x01(\rH\x01\x88\x01\x01\x12)\n\x06points\x18\x03 \x03(\x0b\x32\x19.rhoselect.v1.QueuedPointB\t\n\x07_windowB\n\n\x08_version\"L\n\x0bQueuedPoint\x12\x10\n\x08position\x18\x01 \x01(\x04\x12\r\n\x05index\x18\x02 \x01(\x04\x12\r\n\x05\x65poch\x18\x03 \x01(\r\x12\r\n\x05score\x18\x04 \x01(\x01*\x93\x01\n\x0bWorkerState\x12\x1c\n\x18WORKER_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15WORKER_STATE_STARTING\x10\x01\x12\x18\n\x14WORKER_STATE_RUNNING\x10\x02\x12\x17\n\x13WORKER_STATE_SILENT\x10\x03\x12\x18\n\x14WORKER_STATE_REFUSED\x10\x04\x32\xb9\x04\n\x07\x43ontrol\x12\x43\n\x06Status\x12\x1b.rhoselect.v1.StatusRequest\x1a\x1c.rhoselect.v1.StatusResponse\x12\x42\n\x05Watch\x12\x1a.rhoselect.v1.WatchRequest\x1a\x1b.rhoselect.v1.WatchResponse0\x01\x12@\n\x05Pause\x12\x1a.rhoselect.v1.PauseRequest\x1a\x1b.rhoselect.v1.PauseResponse\x12\x43\n\x06Resume\x12\x1b.rhoselect.v1.ResumeRequest\x1a\x1c.rhoselect.v1.ResumeResponse\x12@\n\x05Scale\x12\x1a.rhoselect.v1.ScaleRequest\x1a\x1b.rhoselect.v1.ScaleResponse\x12O\n\nCheckpoint\x12\x1f.rhoselect.v1.CheckpointRequest\x1a .rhoselect.v1.CheckpointResponse\x12=\n\x04Stop\x12\x19.rhoselect.v1.StopRequest\x1a\x1a.rhoselect.v1.StopResponse\x12L\n\tPeekQueue\x12\x1e.rhoselect.v1.PeekQueueRequest\x1a\x1f.rhoselect.v1.PeekQueueResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'rhoselect.protos.control_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_WORKERSTATE']._serialized_start=1611
-  _globals['_WORKERSTATE']._serialized_end=1758
+  _globals['_WORKERSTATE']._serialized_start=1648
+  _globals['_WORKERSTATE']._serialized_end=1795
   _globals['_STATUSREQUEST']._serialized_start=48
   _globals['_STATUSREQUEST']._serialized_end=63
   _globals['_STATUSRESPONSE']._serialized_start=65
@@ -42,39 +42,39 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WATCHRESPONSE']._serialized_start=160
   _globals['_WATCHRESPONSE']._serialized_end=216
   _globals['_RUNSTATUS']._serialized_start=219
-  _globals['_RUNSTATUS']._serialized_end=619
-  _globals['_STALENESSCOUNT']._serialized_start=621
-  _globals['_STALENESSCOUNT']._serialized_end=695
-  _globals['_QUEUESTATUS']._serialized_start=698
-  _globals['_QUEUESTATUS']._serialized_end=962
-  _globals['_WORKERSTATUS']._serialized_start=965
-  _globals['_WORKERSTATUS']._serialized_end=1106
-  _globals['_PAUSEREQUEST']._serialized_start=1108
-  _globals['_PAUSEREQUEST']._serialized_end=1122
-  _globals['_PAUSERESPONSE']._serialized_start=1124
-  _globals['_PAUSERESPONSE']._serialized_end=1153
-  _globals['_RESUMEREQUEST']._serialized_start=1155
-  _globals['_RESUMEREQUEST']._serialized_end=1170
-  _globals['_RESUMERESPONSE']._serialized_start=1172
-  _globals['_RESUMERESPONSE']._serialized_end=1188
-  _globals['_SCALEREQUEST']._serialized_start=1190
-  _globals['_SCALEREQUEST']._serialized_end=1221
-  _globals['_SCALERESPONSE']._serialized_start=1223
-  _globals['_SCALERESPONSE']._serialized_end=1238
-  _globals['_CHECKPOINTREQUEST']._serialized_start=1240
-  _globals['_CHECKPOINTREQUEST']._serialized_end=1259
-  _globals['_CHECKPOINTRESPONSE']._serialized_start=1261
-  _globals['_CHECKPOINTRESPONSE']._serialized_end=1309
-  _globals['_STOPREQUEST']._serialized_start=1311
-  _globals['_STOPREQUEST']._serialized_end=1324
-  _globals['_STOPRESPONSE']._serialized_start=1326
-  _globals['_STOPRESPONSE']._serialized_end=1368
-  _globals['_PEEKQUEUEREQUEST']._serialized_start=1370
-  _globals['_PEEKQUEUEREQUEST']._serialized_end=1399
-  _globals['_PEEKQUEUERESPONSE']._serialized_start=1402
-  _globals['_PEEKQUEUERESPONSE']._serialized_end=1530
-  _globals['_QUEUEDPOINT']._serialized_start=1532
-  _globals['_QUEUEDPOINT']._serialized_end=1608
-  _globals['_CONTROL']._serialized_start=1761
-  _globals['_CONTROL']._serialized_end=2330
+  _globals['_RUNSTATUS']._serialized_end=656
+  _globals['_STALENESSCOUNT']._serialized_start=658
+  _globals['_STALENESSCOUNT']._serialized_end=732
+  _globals['_QUEUESTATUS']._serialized_start=735
+  _globals['_QUEUESTATUS']._serialized_end=999
+  _globals['_WORKERSTATUS']._serialized_start=1002
+  _globals['_WORKERSTATUS']._serialized_end=1143
+  _globals['_PAUSEREQUEST']._serialized_start=1145
+  _globals['_PAUSEREQUEST']._serialized_end=1159
+  _globals['_PAUSERESPONSE']._serialized_start=1161
+  _globals['_PAUSERESPONSE']._serialized_end=1190
+  _globals['_RESUMEREQUEST']._serialized_start=1192
+  _globals['_RESUMEREQUEST']._serialized_end=1207
+  _globals['_RESUMERESPONSE']._serialized_start=1209
+  _globals['_RESUMERESPONSE']._serialized_end=1225
+  _globals['_SCALEREQUEST']._serialized_start=1227
+  _globals['_SCALEREQUEST']._serialized_end=1258
+  _globals['_SCALERESPONSE']._serialized_start=1260
+  _globals['_SCALERESPONSE']._serialized_end=1275
+  _globals['_CHECKPOINTREQUEST']._serialized_start=1277
+  _globals['_CHECKPOINTREQUEST']._serialized_end=1296
+  _globals['_CHECKPOINTRESPONSE']._serialized_start=1298
+  _globals['_CHECKPOINTRESPONSE']._serialized_end=1346
+  _globals['_STOPREQUEST']._serialized_start=1348
+  _globals['_STOPREQUEST']._serialized_end=1361
+  _globals['_STOPRESPONSE']._serialized_start=1363
+  _globals['_STOPRESPONSE']._serialized_end=1405
+  _globals['_PEEKQUEUEREQUEST']._serialized_start=1407
+  _globals['_PEEKQUEUEREQUEST']._serialized_end=1436
+  _globals['_PEEKQUEUERESPONSE']._serialized_start=1439
+  _globals['_PEEKQUEUERESPONSE']._serialized_end=1567
+  _globals['_QUEUEDPOINT']._serialized_start=1569
+  _globals['_QUEUEDPOINT']._serialized_end=1645
+  _globals['_CONTROL']._serialized_start=1798
+  _globals['_CONTROL']._serialized_end=2367
 # @@protoc_insertion_point(module_scope)

@@ -43,7 +43,7 @@ class WatchResponse(_message.Message):
     def __init__(self, status: _Optional[_Union[RunStatus, _Mapping]] = ...) -> None: ...
 
 class RunStatus(_message.Message):
-    __slots__ = ("run_id", "generation", "run_dir", "step", "steps", "paused", "loss", "accuracy", "lag", "staleness", "wall_seconds", "wait_seconds", "scored_points", "staleness_counts", "queue", "workers", "inexact")
+    __slots__ = ("run_id", "generation", "run_dir", "step", "steps", "paused", "loss", "accuracy", "lag", "staleness", "wall_seconds", "wait_seconds", "scored_points", "staleness_counts", "queue", "workers", "inexact", "metric", "metric_name")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     RUN_DIR_FIELD_NUMBER: _ClassVar[int]
@@ -61,6 +61,8 @@ class RunStatus(_message.Message):
     QUEUE_FIELD_NUMBER: _ClassVar[int]
     WORKERS_FIELD_NUMBER: _ClassVar[int]
     INEXACT_FIELD_NUMBER: _ClassVar[int]
+    METRIC_FIELD_NUMBER: _ClassVar[int]
+    METRIC_NAME_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     generation: int
     run_dir: str
@@ -78,7 +80,9 @@ class RunStatus(_message.Message):
     queue: QueueStatus
     workers: _containers.RepeatedCompositeFieldContainer[WorkerStatus]
     inexact: str
-    def __init__(self, run_id: _Optional[str] = ..., generation: _Optional[int] = ..., run_dir: _Optional[str] = ..., step: _Optional[int] = ..., steps: _Optional[int] = ..., paused: _Optional[bool] = ..., loss: _Optional[float] = ..., accuracy: _Optional[float] = ..., lag: _Optional[int] = ..., staleness: _Optional[int] = ..., wall_seconds: _Optional[float] = ..., wait_seconds: _Optional[float] = ..., scored_points: _Optional[int] = ..., staleness_counts: _Optional[_Iterable[_Union[StalenessCount, _Mapping]]] = ..., queue: _Optional[_Union[QueueStatus, _Mapping]] = ..., workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., inexact: _Optional[str] = ...) -> None: ...
+    metric: float
+    metric_name: str
+    def __init__(self, run_id: _Optional[str] = ..., generation: _Optional[int] = ..., run_dir: _Optional[str] = ..., step: _Optional[int] = ..., steps: _Optional[int] = ..., paused: _Optional[bool] = ..., loss: _Optional[float] = ..., accuracy: _Optional[float] = ..., lag: _Optional[int] = ..., staleness: _Optional[int] = ..., wall_seconds: _Optional[float] = ..., wait_seconds: _Optional[float] = ..., scored_points: _Optional[int] = ..., staleness_counts: _Optional[_Iterable[_Union[StalenessCount, _Mapping]]] = ..., queue: _Optional[_Union[QueueStatus, _Mapping]] = ..., workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., inexact: _Optional[str] = ..., metric: _Optional[float] = ..., metric_name: _Optional[str] = ...) -> None: ...
 
 class StalenessCount(_message.Message):
     __slots__ = ("up_to_steps", "points")

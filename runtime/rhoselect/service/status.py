@@ -24,6 +24,8 @@ def run_status(run: Run, config: Config) -> pb.RunStatus:
         paused=status.paused,
         loss=status.loss,
         accuracy=status.accuracy,
+        metric=status.metric,
+        metric_name=status.metric_name,
         lag=config.selection.lag,
         staleness=status.staleness,
         wall_seconds=status.wall_seconds,

@@ -64,7 +64,7 @@ class Session:
         self._newest: Mapping[str, Tensor] | None = None
         self._batch: SelectedBatch | None = None
         self._started = self._stepped = time.monotonic()
-        self.latest = Status(first_step)
+        self.latest = Status(first_step, metric_name=inputs.task.metric)
         selector.begin(first_step)
 
     def publish(self, version: int, tensors: Mapping[str, Tensor]) -> None:
@@ -149,7 +149,9 @@ class Session:
             raise UserError(f"accuracy: got {accuracy:g}, allowed a share from 0 to 1")
         if self._recorder is not None:
             self._recorder.log(step, values)
-        self.latest = replace(self.latest, accuracy=values.get("accuracy", self.latest.accuracy))
+        metric = values.get(self.latest.metric_name, self.latest.metric)
+        accuracy = values.get("accuracy", self.latest.accuracy)
+        self.latest = replace(self.latest, accuracy=accuracy, metric=metric)
 
     def abandon(self) -> None:
         """Make a call that waits end with FencedError; any thread may call this."""
@@ -189,10 +191,9 @@ class Session:
         seconds, self._stepped = now - self._stepped, now
         selection, staleness = self.config.selection, max(0, step - batch.version)
         self._metrics.observe_step(step + 1, seconds, staleness, selection.n_b, selection.n_B)
-        self.latest = Status(
-            step + 1,
-            loss=self.latest.loss,
-            accuracy=self.latest.accuracy,
+        self.latest = replace(
+            self.latest,
+            step=step + 1,
             staleness=staleness,
             wall_seconds=now - self._started,
             wait_seconds=self._selector.waited_s,

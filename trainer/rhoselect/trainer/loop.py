@@ -207,8 +207,11 @@ class Trainer:
             self._check_finite(f"test {name}", step, found[name])
         with writing(self._folder):
             self.records.add_values(step, self._progress(step).wall_seconds, found)
-        self.metrics.accuracy.set(found["metric"])
-        self.status = replace(self.status, accuracy=found["metric"])
+        accuracy, metric = found.get("accuracy", math.nan), found["metric"]
+        self.metrics.accuracy.set(accuracy)
+        self.metrics.metric.set(metric)
+        told = {"accuracy": accuracy, "metric": metric, "metric_name": inputs.task.metric}
+        self.status = replace(self.status, **told)
 
     def _recalibrate(self, step: int) -> None:
         """Give weights that are evaluated or kept the BatchNorm statistics of candidates: those of
