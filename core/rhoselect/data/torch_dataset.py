@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -14,9 +15,10 @@ import torch
 from torch import Tensor
 
 from rhoselect.data.base import Labels, Origins, Span, SplitPoints, span_of
+from rhoselect.data.collation import disordered, dropped, unlike
 from rhoselect.data.ids import check_ids
 from rhoselect.data.repeatable import REPEATABLE, fault
-from rhoselect.errors import ConfigError, DataError, listed
+from rhoselect.errors import ConfigError, DataError, RhoError, listed
 from rhoselect.importing import load_object, one_line
 from rhoselect.nest import Nest, leaves, moved
 from rhoselect.tasks import Task
@@ -34,11 +36,14 @@ class TorchDataset:
     read twice to see that.
 
     ``classes`` is the train data set's attribute of that name (a number, or a sequence of names);
-    without one, all its items are read once for the greatest label + 1, if the task has labels.
-    int64 inputs are token ids, of which the model knows ``vocabulary``, if that is known.
+    without one, it is the greatest label + 1, if the task has labels. They are the attribute
+    ``class_labels`` [N] of each data set, or all items are read once.
+    int64 inputs, or ``input_ids`` of a dict, are token ids, of which the model knows
+    ``vocabulary``, if that is known. An attribute of that name says how many there are: ``ids``.
 
-    ``fingerprint`` hashes the import path, the arguments, the lengths, and 64 points at even
-    distances over all splits: a change of other points goes unnoticed.
+    ``fingerprint`` hashes the lengths, 64 points at even distances over all splits, and the
+    attributes ``fingerprint`` (texts that identify the content) or, without those, import path and
+    arguments: then a change of other points goes unnoticed.
     """
 
     def __init__(
@@ -52,6 +57,8 @@ class TorchDataset:
             try:
                 self._parts[name] = factory(split=name, **args)
             except Exception as error:  # the user's code: anything may come out of it
+                if isinstance(error, RhoError):
+                    raise type(error)(f"data.dataset {path!r}: {name}: {error}") from None
                 if name == "holdout" and isinstance(error, ValueError | KeyError):
                     continue
                 raise _refused(path, f"{name}: {one_line(error)}", "a data set") from error
@@ -61,13 +68,29 @@ class TorchDataset:
         ends = np.cumsum([0, *lengths.values()]).tolist()
         self.splits: dict[str, Span] = dict(zip(lengths, pairwise(ends), strict=True))
         self.path, self.task, self.vocabulary = path, task, vocabulary
+        self.ids: int | None = getattr(self._parts["train"], "vocabulary", None)
+        if self.ids is not None and vocabulary is not None and vocabulary < self.ids:
+            raise _refused(
+                path,
+                f"token ids from 0 to {self.ids - 1}",
+                f"those below {vocabulary}, which the model knows; set model.args.vocabulary",
+            )
         first = Batch(np.zeros(1, np.int64), self.collate([self.item("train", 0)], [0]))
+        self._labels: dict[str, Any] = {}
+        if self.label("train", 0) is not None:
+            known = {
+                name: getattr(part, "class_labels", None) for name, part in self._parts.items()
+            }
+            self._labels = {name: labels for name, labels in known.items() if labels is not None}
         one = isinstance(first.inputs, Tensor)
         self.input_shape: tuple[int, ...] = tuple(first.inputs.shape[1:]) if one else ()
         named = getattr(self._parts["train"], "classes", None)
         self.class_names = tuple(map(str, named)) if isinstance(named, Sequence) else None
         self.classes = self._classes(first)
-        header = json.dumps([path, dict(args), lengths], sort_keys=True, default=str)
+        self._check_collation()
+        made: list[Any] = [getattr(part, "fingerprint", None) for part in self._parts.values()]
+        made = [path, dict(args)] if None in made else made
+        header = json.dumps([*made, lengths], sort_keys=True, default=str)
         self.fingerprint = self._fingerprint(header)
 
     def split(self, name: str) -> TorchPoints:
@@ -78,6 +101,8 @@ class TorchDataset:
         """An example of a split. Raises DataError."""
         try:
             return self._parts[name][place]
+        except DataError as error:
+            raise DataError(f"data.dataset {self.path!r}: item {place}: {error}") from None
         except Exception as error:  # the user's code: anything may come out of it
             raise _refused(
                 self.path, f"item {place}: {one_line(error)}", "examples by their place"
@@ -85,6 +110,8 @@ class TorchDataset:
 
     def label(self, name: str, place: int) -> int | None:
         """The class of an example, if the task has classes. Raises DataError."""
+        if name in self._labels:
+            return int(self._labels[name][place])
         try:
             return self.task.label(self.item(name, place))
         except DataError as error:
@@ -92,13 +119,15 @@ class TorchDataset:
 
     def collate(self, examples: Sequence[Any], places: Sequence[int]) -> Nest:
         """What the task makes of the examples at ``places``. Raises DataError."""
+        items = f"data.dataset {self.path!r}: items {listed(places, 3)}"
         try:
-            return self.task.collate(examples)
+            content = self.task.collate(examples)
         except Exception as error:  # the user's code: anything may come out of it
             reason = error if isinstance(error, DataError) else one_line(error)
-            raise DataError(
-                f"data.dataset {self.path!r}: items {listed(places, 3)}: {reason}"
-            ) from error
+            raise DataError(f"{items}: {reason}") from error
+        if wrong := dropped(content, len(examples)):
+            raise DataError(f"{items}: the collator of the task gave {wrong}")
+        return content
 
     def _classes(self, first: Batch) -> int:
         train = self._parts["train"]
@@ -118,14 +147,29 @@ class TorchDataset:
             )
         return count
 
+    def _check_collation(self) -> None:
+        """Raise DataError unless batches keep the order of their examples."""
+        size = len(self._parts["train"])
+        places = sorted({0, size // 2, size - 1})
+        examples = [self.item("train", place) for place in places]
+        collate = partial(self.collate, places=places)
+        if len(places) == 3 and (wrong := disordered(collate, examples)):
+            raise DataError(
+                f"data.dataset {self.path!r}: items {listed(places)}: the collator of the task gave"
+                f" {wrong}"
+            )
+
     def _fingerprint(self, header: str) -> str:
         total = hashlib.sha256(header.encode())
-        points = max(stop for _, stop in self.splits.values())
+        points, first = max(stop for _, stop in self.splits.values()), self.item("train", 0)
         for point in np.linspace(0, points - 1, min(HASHED_POINTS, points)).astype(int).tolist():
             for name, (start, stop) in self.splits.items():
                 if start <= point < stop:
                     self._check_repeatable(name, point - start)
                     example = self.item(name, point - start)
+                    if wrong := unlike(example, first):
+                        where = f"item {point - start} of {name}"
+                        raise DataError(f"data.dataset {self.path!r}: {where}: got {wrong}")
                     for tensor in leaves(self.collate([example], [point - start])):
                         flat = tensor.cpu().contiguous().reshape(-1)
                         total.update(flat.view(torch.uint8).numpy().data)
@@ -160,9 +204,10 @@ class TorchPoints(SplitPoints):
         examples = [dataset.item(self._name, place) for place in places]
         batch = Batch(indices, dataset.collate(examples, places))
         inputs = batch.inputs
-        if isinstance(inputs, Tensor) and inputs.dtype == torch.int64:
+        ids = inputs.get("input_ids") if isinstance(inputs, Mapping) else inputs
+        if isinstance(ids, Tensor) and ids.dtype == torch.int64:
             where, vocabulary = f"data.dataset {dataset.path!r}", dataset.vocabulary
-            check_ids(inputs.numpy(force=True), indices, where, vocabulary, None)
+            check_ids(ids.numpy(force=True), indices, where, vocabulary, None)
         for place, example in zip(places, examples, strict=True):
             label = dataset.task.label(example)
             if label is not None and not 0 <= label < dataset.classes:

@@ -16,7 +16,8 @@ from torch import nn
 
 from rhoselect.config import Config
 from rhoselect.data import Dataset, SplitPoints
-from rhoselect.models.build import configured_model
+from rhoselect.errors import ModelError
+from rhoselect.models.build import configured_model, embedded_ids
 from rhoselect.models.reference import ReferenceFile
 from rhoselect.models.replica import BatchNormMode, Numerics, Replica
 from rhoselect.plan import Plan
@@ -62,9 +63,16 @@ class RunInputs(SelectionInputs):
         return digest.hexdigest()
 
     def new_model(self) -> nn.Module:
-        """The run's model with its initial weights, on the CPU."""
-        shape = self.dataset.input_shape
-        return configured_model(self.config.model, shape, self.classes, self.config.seed)
+        """The run's model with its initial weights, on the CPU. Raises ModelError."""
+        shape, config = self.dataset.input_shape, self.config.model
+        model = configured_model(config, shape, self.classes, self.config.seed)
+        known, ids = embedded_ids(model), getattr(self.dataset, "ids", None)
+        if known is not None and ids is not None and known < ids:
+            raise ModelError(
+                f"model.factory {config.factory}: its embedding has {known} rows, allowed {ids} or"
+                " more, one for each id of the data's tokenizer"
+            )
+        return model
 
     def new_reference(self) -> nn.Module:
         """The second network with the weights of its file, on the CPU."""

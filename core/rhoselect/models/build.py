@@ -118,6 +118,15 @@ def vocabulary_of(config: ModelConfig) -> int | None:
     return given if given > 0 else None
 
 
+def embedded_ids(model: nn.Module) -> int | None:
+    """How many token ids the embedding of a model of transformers has; None of another model."""
+    try:
+        embedding = model.get_input_embeddings()  # type: ignore[operator]
+    except Exception:  # the user's code, or no such method
+        return None
+    return embedding.num_embeddings if isinstance(embedding, nn.Embedding) else None
+
+
 def other_floats(model: nn.Module) -> str:
     """What to say of a model that fails and has parameters of another precision than its inputs."""
     others = [

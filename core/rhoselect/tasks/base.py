@@ -17,6 +17,7 @@ from torch.utils.data import default_collate
 
 from rhoselect.errors import ModelError
 from rhoselect.nest import Nest
+from rhoselect.tasks.padding import padded
 from rhoselect.types import Batch, Losses
 
 Metrics = Mapping[str, Any]
@@ -37,8 +38,9 @@ class Task(ABC):
 
     def collate(self, examples: Sequence[Any]) -> Nest:
         """The content of a batch, on the CPU, of C examples as the data set gives them: by default
-        torch's default_collate. Examples that are pairs give the pair (inputs, labels)."""
-        whole = default_collate(list(examples))
+        torch's default_collate, of dicts with an ``attention_mask`` after ``padded``. Examples that
+        are pairs give the pair (inputs, labels)."""
+        whole = default_collate(padded(examples))
         return tuple(whole) if type(examples[0]) is tuple else whole
 
     @abstractmethod

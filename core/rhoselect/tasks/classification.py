@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from operator import index
 from typing import Any, Literal
 
@@ -22,7 +22,9 @@ INPUT_DTYPES = (torch.float32, torch.int64)
 
 class Classification(Task):
     """Examples are (input, label): a float32 or int64 tensor or array, alike in shape, and an
-    integer. The model gives logits [C, K], or an output that has them."""
+    integer; or dicts of tensors, alike in shape or with an ``attention_mask``, and an integer
+    "labels". The model gives logits [C, K], or an output that has them; a dict's tensors are its
+    keywords."""
 
     metric = "accuracy"
     direction: Literal["max", "min"] = "max"
@@ -30,6 +32,9 @@ class Classification(Task):
 
     def collate(self, examples: Sequence[Any]) -> Nest:
         """Inputs [C, ...] and labels [C] int64. Raises DataError."""
+        if isinstance(examples[0], Mapping):
+            labels = torch.tensor([self.label(example) for example in examples])
+            return {**super().collate(examples), "labels": labels}
         pairs = [pair(example) for example in examples]
         shapes = [list(value.shape) for value, _ in pairs]
         if other := next((shape for shape in shapes if shape != shapes[0]), None):
@@ -67,7 +72,12 @@ class Classification(Task):
 
     def label(self, example: Any) -> int:
         """The example's label. Raises DataError."""
-        return pair(example)[1]
+        if not isinstance(example, Mapping):
+            return pair(example)[1]
+        try:
+            return index(example["labels"])
+        except Exception as error:  # the user's data: anything may come out of it
+            raise DataError(f'got {one_line(error)}, allowed an integer as "labels"') from error
 
     def check(self, model: nn.Module, batch: Batch, outputs: int) -> None:
         """Raise ModelError unless logits are [C, K], with the data set's K, and labels below it."""
