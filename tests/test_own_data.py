@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from hub import CLASSES, SIZES, reviews, word_tokenizer
 from rhoselect.config import load
 from rhoselect.data import ArrowDataset, open_data
 from support import made
@@ -62,6 +63,36 @@ def test_from_a_torch_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     [fit] = commands(1)
     made(*fit, "--epochs", "1", "--set", "model.args.width=16")
     made("train", "run.toml", "--set", "il.table=il.parquet", "--set", "trainer.steps=3")
+
+
+def test_from_a_hugging_face_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trained, with irreducible losses, a report and an export; moved, it is the same data set."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    reviews(Path("reviews"))
+    word_tokenizer(Path("tokenizer"))
+    Path("my_model.py").write_text(blocks("python")[2])
+    Path("run.toml").write_text(blocks("toml")[2])
+    config = load("run.toml").data
+    args = [f"data.args.{key}={value}" for key, value in config.args.items()]
+    keys = [word for key in args for word in ("--set", key)]
+    model = ("--model", "my_model:classifier", "--epochs", "1")
+    made("il", "fit", "--data", str(config.dataset), *keys, "--out", "il.parquet", *model)
+    words = ("--set", "trainer.steps=2", "--set", "il.table=il.parquet")
+    made(
+        "train",
+        "run.toml",
+        "--run-dir",
+        "run",
+        *words,
+        "--set",
+        "selection.function=reducible_loss",
+    )
+    made("report", "run")
+    made("export", "run", "--out", "points.parquet")
+    point = pq.read_table("points.parquet").to_pylist()[-1]
+    assert (point["source"], point["source_row"]) == ("train", SIZES["train"] - 1)
+    assert point["label_name"] == CLASSES[point["label"]]
 
 
 def test_arrays_written_to_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

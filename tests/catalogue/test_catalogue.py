@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 from bad_pictures import PICTURES
+from bad_points import POINTS
 from bad_settings import SETTINGS
 from bad_tables import TABLES
 
 from cases import Case, Place
 from support import DEADLINE_S, rhoctl, start
 
-CASES = SETTINGS + PICTURES + TABLES
+CASES = SETTINGS + PICTURES + TABLES + POINTS
 MOST_CHARACTERS = 1500  # of a message: read in one look, however many names a source has
 IN_A_PROCESS = {"not TOML", "unknown key", "option"}
 

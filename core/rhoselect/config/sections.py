@@ -26,8 +26,8 @@ class DataConfig(Section):
     dataset: str | None = Field(
         None,
         description="'module:factory' of torch data sets: factory(split=…, **args) is called with"
-        " train, holdout and test, gives a map-style Dataset of (input, label) pairs, and raises"
-        " KeyError for a holdout that it does not have",
+        " train, holdout and test, gives a map-style Dataset of examples as the task takes them,"
+        " and raises KeyError for a holdout that it does not have",
     )
     args: dict[str, Scalar] = Field(default_factory=dict, description="keywords for dataset")
     order: Literal["shuffled", "streamed"] = Field(

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from rhoselect.data.base import Labels, Origins, Span, SplitPoints, span_of
 from rhoselect.data.collation import disordered, dropped, unlike
+from rhoselect.data.factories import opened_parts, refused
 from rhoselect.data.ids import check_ids
 from rhoselect.data.repeatable import REPEATABLE, fault
-from rhoselect.errors import ConfigError, DataError, RhoError, listed
-from rhoselect.importing import load_object, one_line
+from rhoselect.errors import DataError, listed
+from rhoselect.importing import one_line
 from rhoselect.nest import Nest, leaves, moved
 from rhoselect.tasks import Task
 from rhoselect.types import Batch, Indices
@@ -49,28 +50,14 @@ class TorchDataset:
     def __init__(
         self, path: str, args: Mapping[str, Any], task: Task, vocabulary: int | None = None
     ) -> None:
-        if "split" in args:
-            raise ConfigError("data.args: got 'split', allowed any other name; the splits are all")
-        factory = load_object(path, "data.dataset")
-        self._parts: dict[str, Any] = {}
-        for name in ("train", "holdout", "test"):
-            try:
-                self._parts[name] = factory(split=name, **args)
-            except Exception as error:  # the user's code: anything may come out of it
-                if isinstance(error, RhoError):
-                    raise type(error)(f"data.dataset {path!r}: {name}: {error}") from None
-                if name == "holdout" and isinstance(error, ValueError | KeyError):
-                    continue
-                raise _refused(path, f"{name}: {one_line(error)}", "a data set") from error
-            if not _is_map_style(self._parts[name]):
-                raise _refused(path, f"{name}: no __len__ or no points", "a map-style data set")
+        self._parts = opened_parts(path, args)
         lengths = {name: len(part) for name, part in self._parts.items()}
         ends = np.cumsum([0, *lengths.values()]).tolist()
         self.splits: dict[str, Span] = dict(zip(lengths, pairwise(ends), strict=True))
         self.path, self.task, self.vocabulary = path, task, vocabulary
         self.ids: int | None = getattr(self._parts["train"], "vocabulary", None)
         if self.ids is not None and vocabulary is not None and vocabulary < self.ids:
-            raise _refused(
+            raise refused(
                 path,
                 f"token ids from 0 to {self.ids - 1}",
                 f"those below {vocabulary}, which the model knows; set model.args.vocabulary",
@@ -87,11 +74,11 @@ class TorchDataset:
         named = getattr(self._parts["train"], "classes", None)
         self.class_names = tuple(map(str, named)) if isinstance(named, Sequence) else None
         self.classes = self._classes(first)
-        self._check_collation()
         made: list[Any] = [getattr(part, "fingerprint", None) for part in self._parts.values()]
         made = [path, dict(args)] if None in made else made
         header = json.dumps([*made, lengths], sort_keys=True, default=str)
         self.fingerprint = self._fingerprint(header)
+        self._check_collation()
 
     def split(self, name: str) -> TorchPoints:
         """The points of a split. Raises DataError for an unknown name."""
@@ -104,7 +91,7 @@ class TorchDataset:
         except DataError as error:
             raise DataError(f"data.dataset {self.path!r}: item {place}: {error}") from None
         except Exception as error:  # the user's code: anything may come out of it
-            raise _refused(
+            raise refused(
                 self.path, f"item {place}: {one_line(error)}", "examples by their place"
             ) from error
 
@@ -179,7 +166,7 @@ class TorchDataset:
         """Raise DataError if an item differs when it is read twice, or uses random numbers that
         other threads use."""
         if wrong := fault(lambda: self.item(name, place)):
-            raise _refused(
+            raise refused(
                 self.path,
                 f"{wrong} when item {place} of {name} was read again",
                 f"{REPEATABLE}; leave random augmentation out, or import the data and use"
@@ -211,7 +198,7 @@ class TorchPoints(SplitPoints):
         for place, example in zip(places, examples, strict=True):
             label = dataset.task.label(example)
             if label is not None and not 0 <= label < dataset.classes:
-                raise _refused(
+                raise refused(
                     dataset.path, f"label {label} of item {place}", f"0 to {dataset.classes - 1}"
                 )
         return Batch(indices, moved(batch.content, device))
@@ -220,7 +207,7 @@ class TorchPoints(SplitPoints):
         """Labels [C] int64; reads the whole points. Raises DataError of a task without labels."""
         found = [self._dataset.label(self._name, place) for place in self._places(indices)]
         if None in found:
-            raise _refused(self._dataset.path, "points without labels", "a task with classes here")
+            raise refused(self._dataset.path, "points without labels", "a task with classes here")
         return np.array(found, np.int64)
 
     def clean_labels(self, indices: Indices) -> Labels | None:
@@ -237,11 +224,3 @@ class TorchPoints(SplitPoints):
         places: list[int] = (indices - self.start).tolist()
         assert all(0 <= place < len(self) for place in places), "index outside the split"
         return places
-
-
-def _is_map_style(part: Any) -> bool:
-    return hasattr(part, "__getitem__") and hasattr(part, "__len__") and len(part) > 0
-
-
-def _refused(path: str, got: str, allowed: str) -> DataError:
-    return DataError(f"data.dataset {path!r}: got {got}, allowed {allowed}")

@@ -15,7 +15,8 @@ from typing import Any, Literal
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from rhoselect.errors import ModelError
+from rhoselect.errors import DataError, ModelError
+from rhoselect.importing import one_line
 from rhoselect.nest import Nest
 from rhoselect.tasks.padding import padded
 from rhoselect.types import Batch, Losses
@@ -39,8 +40,14 @@ class Task(ABC):
     def collate(self, examples: Sequence[Any]) -> Nest:
         """The content of a batch, on the CPU, of C examples as the data set gives them: by default
         torch's default_collate, of dicts with an ``attention_mask`` after ``padded``. Examples that
-        are pairs give the pair (inputs, labels)."""
-        whole = default_collate(padded(examples))
+        are pairs give the pair (inputs, labels). Raises DataError."""
+        try:
+            whole = default_collate(padded(examples))
+        except (RuntimeError, TypeError, KeyError) as error:
+            raise DataError(
+                f"got {one_line(error)}, allowed examples alike in shape, or dicts with an"
+                ' "attention_mask", which are padded; or give the task a collate of your own'
+            ) from None
         return tuple(whole) if type(examples[0]) is tuple else whole
 
     @abstractmethod
