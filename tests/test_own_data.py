@@ -76,7 +76,7 @@ def test_from_a_hugging_face_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     config = load("run.toml").data
     args = [f"data.args.{key}={value}" for key, value in config.args.items()]
     keys = [word for key in args for word in ("--set", key)]
-    model = ("--model", "my_model:classifier", "--epochs", "1")
+    model = ("--model", "my_model:classifier", "--epochs", "1", "--batch", "8")
     made("il", "fit", "--data", str(config.dataset), *keys, "--out", "il.parquet", *model)
     words = ("--set", "trainer.steps=2", "--set", "il.table=il.parquet")
     made(

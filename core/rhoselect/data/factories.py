@@ -31,7 +31,7 @@ def opened_parts(path: str, args: Mapping[str, Any]) -> dict[str, Any]:
 
 def _no_map_style(part: Any) -> str | None:
     """What a map-style data set with points has and ``part`` has not."""
-    missing = [name for name in ("__getitem__", "__len__") if not hasattr(part, name)]
+    missing = [name for name in ("__len__", "__getitem__") if not hasattr(part, name)]
     return f"no {missing[0]}" if missing else None if len(part) else "no points"
 
 
