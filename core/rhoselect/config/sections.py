@@ -152,6 +152,13 @@ class SelectionConfig(Section):
     temperature: float = Field(
         1.0, ge=0, description="Gumbel noise on stale scores when shortlist > 1"
     )
+    tokens: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="share of a batch's tokens that are trained on: those whose loss exceeds the"
+        " one in il.table the most; 1: all",
+    )
     bn: Literal["auto", "running", "batch"] = Field(
         "auto",
         description="BatchNorm statistics when scoring: running, or of the batch (the chunk); auto:"

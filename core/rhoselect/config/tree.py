@@ -100,6 +100,18 @@ class Config(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _tokens(self) -> Self:
+        share, trainer = self.selection.tokens, self.trainer
+        if share < 1 and (trainer.micro_batches > 1 or trainer.label_smoothing):
+            raise ValueError(
+                f"selection.tokens: got {share} with trainer.micro_batches ="
+                f" {trainer.micro_batches} and trainer.label_smoothing = {trainer.label_smoothing},"
+                " allowed 1 and 0, as it compares the plain losses of all tokens of a batch; change"
+                " one of them"
+            )
+        return self
+
     @property
     def k(self) -> int:
         """Shortlist factor: the best k n_b points of a window are re-scored. If

@@ -34,10 +34,13 @@ def check_scoring(inputs: RunInputs, device: torch.device) -> None:
 
 
 def check_task(inputs: RunInputs, model: nn.Module, batch: Batch) -> None:
-    """Raise ModelError unless the run's task suits ``model`` and points, and ConfigError for a
-    function that needs logits of a task that has none."""
+    """Raise ModelError unless the run's task suits ``model`` and points, ConfigError for a function
+    that needs logits, or a selection of tokens, of a task that has none, and IrreducibleLossError
+    for a table of other tokens."""
     factory, task = inputs.config.model.factory, inputs.config.task.name
     found = check_model(factory, inputs.task, model, batch, inputs.classes)
+    if inputs.tokens is not None:
+        inputs.tokens.losses(found, batch.indices)
     if inputs.scoring.needs.classifier and (found.logits is None or found.labels is None):
         raise ConfigError(
             f"selection.function {inputs.config.selection.function!r}: needs the logits and labels"

@@ -37,7 +37,8 @@ def open_inputs(config: Config) -> RunInputs:
     plan, function = open_plan(config, train), get_function(config.selection.function)
     if function.pointwise and not function.needs.forward:
         plan = replace(plan, chunk=plan.n_B)
-    table = _open_table(config, dataset) if function.needs.il else None
+    uses_table = function.needs.il or config.selection.tokens < 1
+    table = _open_table(config, dataset) if uses_table else None
     core_set = _open_core_set(config, dataset) if function.needs.core_set else None
     reference = open_reference(config, dataset) if function.needs.reference else None
     scoring = Scoring(function, table, core_set)
@@ -61,10 +62,14 @@ def open_dataset(config: Config) -> Dataset:
 
 def _open_table(config: Config, dataset: Dataset) -> IlTable:
     """The irreducible losses of ``[il]``. Raises ConfigError or IrreducibleLossError."""
+    tokens = config.selection.tokens < 1
     if config.il.table is None:
+        key, option = f"selection.function {config.selection.function!r}", ""
+        if tokens:
+            key, option = f"selection.tokens = {config.selection.tokens}", " --tokens"
         raise ConfigError(
-            f"il.table: missing, selection.function {config.selection.function!r} needs it; make"
-            " one with 'rhoctl il fit' and set il.table"
+            f"il.table: missing, {key} needs it; make one with 'rhoctl il fit{option}' and set"
+            " il.table"
         )
     return read_table(
         Path(config.il.table),
@@ -73,6 +78,7 @@ def _open_table(config: Config, dataset: Dataset) -> IlTable:
         config.il.overlap,
         config.data.cache_folder / "il",
         config.data_keys,
+        tokens,
     )
 
 

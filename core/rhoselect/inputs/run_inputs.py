@@ -22,6 +22,7 @@ from rhoselect.models.reference import ReferenceFile
 from rhoselect.models.replica import BatchNormMode, Numerics, Replica
 from rhoselect.plan import Plan
 from rhoselect.selection import Scoring
+from rhoselect.selection.tokens import TokenSelection
 from rhoselect.tasks import Task
 
 
@@ -53,6 +54,9 @@ class RunInputs(SelectionInputs):
         digest = hashlib.sha256(self.dataset.fingerprint.encode())
         if self.scoring.il is not None:
             digest.update(self.scoring.il.values.data)
+            if (tokens := self.scoring.il.tokens) is not None:
+                digest.update(tokens.offsets.data)
+                digest.update(tokens.values.data)
         if self.scoring.core_set is not None:
             digest.update(self.scoring.core_set.members.data)
         if self.config.model.weights is not None:
@@ -61,6 +65,12 @@ class RunInputs(SelectionInputs):
         if self.reference is not None:
             digest.update(self.reference.sha256.encode())
         return digest.hexdigest()
+
+    @property
+    def tokens(self) -> TokenSelection | None:
+        """What selects the tokens that the run trains on; None if it trains on all."""
+        share, table = self.config.selection.tokens, self.scoring.il
+        return None if share == 1 or table is None else TokenSelection(share, table)
 
     def new_model(self) -> nn.Module:
         """The run's model with its initial weights, on the CPU. Raises ModelError."""

@@ -60,6 +60,11 @@ def fit_irreducible_losses(
     """
     if (holdout is None) == (folds is None):
         raise ConfigError("fit_irreducible_losses: allowed holdout=… or folds=…, one of the two")
+    if options.tokens:
+        raise ConfigError(
+            "fit_irreducible_losses: got options with tokens, allowed without: it gives one loss a"
+            " point; rhoselect.trainer.fit writes tables with losses of tokens"
+        )
     check_module(model)
     check_copyable(model)
     points = UserPoints(data, collate_fn)

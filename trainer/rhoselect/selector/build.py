@@ -71,6 +71,11 @@ def servable(config: Config) -> Config:
             "selection.function: got 'infobatch', which keeps the losses of a run and needs 'rhoctl"
             " train', allowed other functions for a loop of your own"
         )
+    if config.selection.tokens < 1:
+        raise ConfigError(
+            f"selection.tokens: got {config.selection.tokens}, allowed 1 for a loop of your own,"
+            " which trains on the tokens that it chooses; see rhoselect.selection.tokens"
+        )
     selection = config.selection.model_copy(update={"rescore": "scorers"})
     return config.model_copy(update={"selection": selection})
 

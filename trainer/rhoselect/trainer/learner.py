@@ -14,13 +14,14 @@ from rhoselect.compute import seed_step
 from rhoselect.config import TrainerConfig
 from rhoselect.errors import ConfigError
 from rhoselect.models.statistics import recalibrate_batchnorm
+from rhoselect.selection.tokens import TokenSelection
 from rhoselect.snapshots.base import Pieces
 from rhoselect.tasks import Task, losses_of
 from rhoselect.trainer.ema import AVERAGE, averaged
 from rhoselect.trainer.micro import TreeSum, interleaved, micro_batch
 from rhoselect.trainer.optimizers import Optimizers
 from rhoselect.trainer.smoothing import trained_losses
-from rhoselect.types import REFERENCE, Batch, Losses
+from rhoselect.types import REFERENCE, Batch, Indices, Losses
 
 MODEL, OPTIMIZERS = "model.", "optimizers."
 """Prefixes in checkpoints, beside that of the reference."""
@@ -41,7 +42,8 @@ class Learner:
     """A model that learns on one device. A step is a pure function of (weights, batch, seed, step).
 
     ``reference`` learns from the same batches: the irreducible-loss model of eq. 2. Its tensors are
-    handed on with the learner's own, under a prefix.
+    handed on with the learner's own, under a prefix. With ``tokens`` it learns from the tokens that
+    they select, which needs whole batches: ``micro_batches`` = 1.
     """
 
     def __init__(
@@ -52,12 +54,13 @@ class Learner:
         device: torch.device,
         task: Task,
         reference: Learner | None = None,
+        tokens: TokenSelection | None = None,
     ) -> None:
         self.reference = reference
         self.model = model.to(device).train()
         self.device = device
         self.task = task
-        self._config = config
+        self._config, self._tokens = config, tokens
         self._seed = seed
         self.learns = config.lr > 0
         self._parameters = list(self.model.parameters())
@@ -88,8 +91,9 @@ class Learner:
         gradients, plain, right = TreeSum(), list[Tensor](), list[Tensor]()
         for micro in range(count):
             seed_step(self._seed, step, self.device, micro)
-            found = self._forward(micro_batch(batch, micro, count))
-            losses = trained_losses(found, self._config.label_smoothing)
+            part = micro_batch(batch, micro, count)
+            found = self._forward(part)
+            losses = self._trained(found, part.indices)
             weighted = losses if weights is None else losses * weights[micro::count]
             self.optimizers.zero_grad()
             (weighted.sum() / points).backward()  # type: ignore[no-untyped-call]
@@ -126,6 +130,12 @@ class Learner:
     def _forward(self, batch: Batch) -> Losses:
         with self._autocast():
             return losses_of(self.task, self.model, batch)
+
+    def _trained(self, found: Losses, indices: Indices) -> Tensor:
+        """The losses [C] to learn from."""
+        if self._tokens is not None:
+            return self._tokens.losses(found, indices)
+        return trained_losses(found, self._config.label_smoothing)
 
     def _autocast(self) -> torch.autocast:
         bf16 = self._config.precision == "bf16"

@@ -128,7 +128,7 @@ def il_flops(inputs: SelectionInputs) -> int:
 
 def _fitted_before(inputs: SelectionInputs) -> Iterator[IlMetadata | ReferenceMetadata]:
     """Where the run's irreducible losses and their model come from."""
-    if inputs.scoring.needs.il and inputs.scoring.il is not None:
+    if inputs.scoring.il is not None:
         yield inputs.scoring.il.metadata
     if isinstance(inputs, RunInputs) and inputs.reference is not None:
         yield inputs.reference.metadata

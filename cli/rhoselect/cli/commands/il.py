@@ -62,6 +62,9 @@ def fit(
     weights_out: Annotated[
         Path | None, typer.Option(help="Safetensors file to write the model to, for il.weights.")
     ] = None,
+    tokens: Annotated[
+        bool, typer.Option("--tokens", help="Keep the losses of tokens too, for selection.tokens.")
+    ] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Score the train split with a model that never saw it.
@@ -90,14 +93,14 @@ def fit(
     from rhoselect.trainer import fit as fits
 
     config = fits.irreducible_config(data, reference or model or SMALL_CNN, [*keys, *(sets or [])])
-    options = fits.FitOptions(batch, epochs, patience)
+    options = fits.FitOptions(batch, epochs, patience, tokens)
     console = Console()
     keep_memory()
     network = None
     shown = fit_display(console, "mean loss of the points to score")
     with naming_default(reference or model), shown as progress:
         if reference is not None:
-            table, network = fits.score_reference(config)
+            table, network = fits.score_reference(config, options)
         elif folds is not None:
             table = fits.fit_folds(config, folds, options, progress)
         else:

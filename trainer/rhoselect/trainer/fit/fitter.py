@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -18,6 +18,7 @@ from rhoselect.compute import threads
 from rhoselect.config import TrainerConfig
 from rhoselect.data import SplitPoints
 from rhoselect.data.il_table import IlMetadata, IlTable, Variant
+from rhoselect.data.token_losses import TokenLosses, joined
 from rhoselect.hashing import key64, permute
 from rhoselect.trainer.fit.quality import Judged, Quality, judge
 from rhoselect.trainer.fit.training import (
@@ -71,25 +72,28 @@ class Fitter:
         origin = _Origin("holdout", split, (holdout.start, holdout.stop))
         digest, flops = weights_sha256(fitted.model), self._flops(fitted, learn, scored)
         metadata = self._metadata(origin, digest, fitted.seconds, flops, quality)
-        return IlTable(train.start, fitted.judged.losses, metadata), fitted.model
+        judged = fitted.judged
+        return IlTable(train.start, judged.losses, metadata, judged.tokens), fitted.model
 
     def folds(self, train: SplitPoints, count: int) -> IlTable:
         """The table of ``count`` models: each scores its fold and learnt from all other points.
 
         With 2 folds this is the paper's variant without a holdout (section 4.2, "no holdout set").
         """
-        values, quality = np.empty(len(train), np.float32), Quality()
+        values, quality, ranks, tokens = np.empty(len(train), np.float32), Quality(), [], []
         seconds, flops, digest = 0.0, 0, hashlib.sha256()
         for fold, learn, scored in fold_subsets(train, count, self.seed):
             fitted = self.fit(learn, scored)
             values[fold] = fitted.judged.losses
+            ranks.append(fold)
+            tokens.append(fitted.judged.tokens)
             quality.add(fitted.judged, fitted.last_loss)
             seconds += fitted.seconds
             flops += self._flops(fitted, learn, scored)
             digest.update(weights_sha256(fitted.model).encode())
         origin = _Origin("cross-fit", "train", (train.start, train.stop), count)
         metadata = self._metadata(origin, digest.hexdigest(), seconds, flops, quality)
-        return IlTable(train.start, values, metadata)
+        return IlTable(train.start, values, metadata, _in_order(ranks, tokens))
 
     def reference(self, train: SplitPoints) -> IlTable:
         """The table of the model without training it."""
@@ -99,7 +103,7 @@ class Fitter:
             weights = network.state_dict()
             replica.load((name, weights[name]) for name in replica.layout)
             scored, quality = Subset.of(train), Quality()
-            judged = judge(replica, scored, self.settings.eval_batch)
+            judged = judge(replica, scored, self.settings.eval_batch, self.options.tokens)
         seconds = time.monotonic() - started
         check_finite("mean loss on the train split", judged.mean)
         quality.add(judged, judged.mean)
@@ -107,7 +111,7 @@ class Fitter:
         flops = len(judged.losses) * forward_flops(self.model.task, network, sample)
         origin = _Origin("reference", "", (train.start, train.start))
         metadata = self._metadata(origin, weights_sha256(network), seconds, flops, quality)
-        return IlTable(train.start, judged.losses, metadata)
+        return IlTable(train.start, judged.losses, metadata, judged.tokens)
 
     def fit(self, learn: Subset, scored: Subset) -> Fitted:
         """Train on ``learn``; the model and the losses on ``scored`` of the epoch where their mean
@@ -119,7 +123,7 @@ class Fitter:
         with threads(self.settings.threads):
             for epoch, _ in epochs(learner, learn, options, self.seed, self.progress):
                 replica.load(learner.pieces(replica.layout))
-                now = judge(replica, scored, self.settings.eval_batch)
+                now = judge(replica, scored, self.settings.eval_batch, options.tokens)
                 check_finite(f"mean loss of the points to score after epoch {epoch}", now.mean)
                 self.progress.epoch(epoch, now.mean)
                 if best is None or now.mean < best.mean:
@@ -169,6 +173,14 @@ class _Origin:
     split: str
     learnt: tuple[int, int]
     folds: int = 0
+
+
+def _in_order(
+    ranks: Sequence[npt.NDArray[np.int64]], parts: Sequence[TokenLosses | None]
+) -> TokenLosses | None:
+    """The losses of tokens of points whose ranks are those of the ``parts``, by rank."""
+    known = [part for part in parts if part is not None]
+    return joined(known).take(np.argsort(np.concatenate(ranks))) if known else None
 
 
 def split_folds(points: int, folds: int, seed: int) -> list[npt.NDArray[np.int64]]:

@@ -86,16 +86,17 @@ def fit_folds(
         return _fitter(model, dataset, config, options, progress).folds(train, folds)
 
 
-def score_reference(config: Config) -> tuple[IlTable, nn.Module]:
+def score_reference(config: Config, options: FitOptions = DEFAULTS) -> tuple[IlTable, nn.Module]:
     """The irreducible losses of the train split under the model of ``config`` as it is, with its
-    weights from ``config.model.weights`` if that is set; and that model.
+    weights from ``config.model.weights`` if that is set; and that model. Of ``options`` only
+    ``tokens`` counts.
 
     The caller must make sure that the model was not trained on the train split: this function
     cannot check it. Raises NonFiniteLossError, and UserError for what cannot be used.
     """
     dataset = open_dataset(config)
     model = SmallModel.build(config, dataset)
-    fitter = _fitter(model, dataset, config, DEFAULTS, SILENT)
+    fitter = _fitter(model, dataset, config, options, SILENT)
     with as_guest(model.replica.device):
         return fitter.reference(dataset.split("train")), model.network
 

@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from rhoselect.data.token_losses import TokenLosses, joined
 from rhoselect.models.replica import Replica
+from rhoselect.selection.tokens import token_losses
 from rhoselect.trainer.fit.training import Subset, outputs
 
 RISE = 1.1
@@ -21,11 +23,13 @@ NOTHING = 0.98
 @dataclass(frozen=True)
 class Judged:
     """Points under one model: their ``losses`` [N] float32 in nats, how many of them it labels
-    right, and how many have each label. Losses of the user's own come without labels."""
+    right, and how many have each label. Losses of the user's own come without labels. ``tokens``:
+    the losses of their tokens, if they were asked for."""
 
     losses: npt.NDArray[np.float32]
     correct: int
     labels: Counter[int]
+    tokens: TokenLosses | None = None
 
     @property
     def mean(self) -> float:
@@ -33,15 +37,19 @@ class Judged:
         return float(self.losses.mean(dtype=np.float64))
 
 
-def judge(replica: Replica, scored: Subset, batch: int) -> Judged:
-    """The points ``scored`` under the loaded weights, ``batch`` of them in a forward."""
-    losses, correct, labels = [], 0, Counter[int]()
+def judge(replica: Replica, scored: Subset, batch: int, by_token: bool = False) -> Judged:
+    """The points ``scored`` under the loaded weights, ``batch`` of them in a forward; with
+    ``by_token`` also their tokens. Raises ConfigError of a task without losses of tokens."""
+    losses, correct, labels, tokens = [], 0, Counter[int](), []
     for output in outputs(replica, scored, batch):
         losses.append(output.losses.cpu().numpy())
         if output.logits is not None and output.labels is not None:
             correct += int((output.logits.argmax(1) == output.labels).sum())
             labels.update(output.labels.tolist())
-    return Judged(np.concatenate(losses), correct, labels)
+        if by_token:
+            each, mask = token_losses(output)
+            tokens.append(TokenLosses.of(mask.sum(1).cpu().numpy(), each[mask].cpu().numpy()))
+    return Judged(np.concatenate(losses), correct, labels, joined(tokens) if by_token else None)
 
 
 @dataclass

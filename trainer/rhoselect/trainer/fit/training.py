@@ -33,12 +33,14 @@ class FitOptions:
     It makes ``epochs`` passes over the points it learns from, ``batch`` points a step. The schedule
     of ``trainer`` spans all of them; ``trainer.steps`` does not count. A fit of irreducible losses
     ends early after ``patience`` epochs in a row without a lower loss on the points to score; 0
-    means never.
+    means never. ``tokens``: a table of irreducible losses also has those of tokens, which are in
+    memory during the fit.
     """
 
     batch: int = 128
     epochs: int = 3
     patience: int = 0
+    tokens: bool = False
 
 
 class FitProgress:
