@@ -498,7 +498,8 @@ def test_the_dashboard_fits_into_80_columns_and_24_lines() -> None:
     """Also of many scorers, of which those that do not run are shown."""
     look = pb.RunStatus(run_dir=f"/very/long/{'path/' * 20}my-run", generation=3, paused=True)
     look.step, look.steps, look.scored_points = 123_456, 1_000_000, 10**10
-    look.loss, look.accuracy, look.lag, look.wall_seconds = 1.234, 0.8765, 4, 100.0
+    look.loss, look.lag, look.wall_seconds = 1.234, 4, 100.0
+    look.metric, look.metric_name = 0.8765, "accuracy"
     for steps in (0, 1, 2, 4, 8):
         look.staleness_counts.add(up_to_steps=steps, points=10**9)
     look.staleness_counts.add(points=10**9)

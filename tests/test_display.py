@@ -41,6 +41,6 @@ def test_until_its_first_step_a_run_starts(terminal: bool, monkeypatch: pytest.M
         console.file = io.StringIO()
         seen(console, "starting 2 scorers")
         assert "accuracy" not in console.file.getvalue()
-        run.latest = Status(8, accuracy=0.5)
+        run.latest = Status(8, metric=0.5)
         seen(console, "8/50")
         seen(console, "accuracy 0.5000")

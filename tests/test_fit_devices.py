@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from rhoselect.client import fit_irreducible_losses
 from rhoselect.data import Labels, SplitPoints
 from rhoselect.trainer.fit import FitOptions, fit_holdout, irreducible_config
-from rhoselect.trainer.fit.training import Subset, read_ahead
+from rhoselect.trainer.fit.training import read_ahead
 from rhoselect.types import Batch, Indices
 from support import made, rhoctl
 
@@ -101,7 +101,7 @@ class Watched(SplitPoints):
 
 def test_points_are_read_while_those_before_them_are_at_work() -> None:
     points = Watched()
-    batches = read_ahead(Subset.of(points), points.indices.reshape(6, 1), CPU)
+    batches = read_ahead(points, points.indices.reshape(6, 1), CPU)
     assert next(batches).indices.tolist() == [0]
     assert points.was_read[1].wait(60), "nothing asked for it"
     assert points.was_read[2].wait(60)

@@ -452,7 +452,8 @@ def test_a_model_that_accelerate_prepared_scores_in_our_precision() -> None:
     SelectionClient(model, **where)  # it tries the losses
     prepared = accelerate.Accelerator(mixed_precision="bf16", cpu=True).prepare(model)
     SelectionClient(prepared, **where)
-    assert torch.equal(*seen)
+    half = len(seen) // 2  # each client tries the losses as often
+    assert all(map(torch.equal, seen[:half], seen[half:]))
     assert prepared(torch.zeros(1, 256)).dtype is torch.float32, "still prepared"
 
 

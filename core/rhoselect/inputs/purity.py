@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rhoselect.compute import enough_memory
 from rhoselect.data import SplitPoints
 from rhoselect.errors import ModelError
 from rhoselect.models.replica import Replica
@@ -27,7 +28,8 @@ def check_pure(replica: Replica, points: SplitPoints, chunk: int) -> None:
 
     def losses(of: Indices) -> Tensor:
         torch.default_generator.manual_seed(next(seeds))
-        return replica(points.read(of, replica.device)).losses.double().cpu()
+        with enough_memory("the forward at start"):
+            return replica(points.read(of, replica.device)).losses.double().cpu()
 
     first = losses(indices)
     if not first.isfinite().any():
