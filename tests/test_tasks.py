@@ -164,17 +164,12 @@ def check_figures(
 
 @pytest.mark.parametrize("lag", [0, 1])
 @pytest.mark.parametrize("name", ["two inputs", "causal LM"])
-def test_scorers_a_frozen_one_and_a_resume_change_nothing(
+def test_scorers_and_a_resume_change_nothing(
     plain_config: Path, tmp_path: Path, name: str, lag: int
 ) -> None:
     sets = settings(name, f"selection.lag={lag}", "trainer.checkpoint_every=5")
     whole = train(plain_config, tmp_path / "0", sets)
-    alone = [
-        *sets,
-        "trainer.scores=false",
-        "scorer.prefetch=1",
-    ]  # so that a scorer finds the ticket
-    threaded.run(plain_config, tmp_path / "3", 3, alone, lease_s=0.2, frozen=1)
+    threaded.run(plain_config, tmp_path / "3", 3, sets)
     assert hashes(tmp_path / "3") == hashes(tmp_path / "0")
     cut = tmp_path / "0"
     *_, newest = sorted(cut.glob("checkpoints/step-*"))
