@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -110,10 +111,21 @@ def redis_cluster(folder: Path) -> Iterator[Cluster]:
 
 
 def _cluster_port() -> int:
-    """A free port; the nodes of a cluster also talk at one that is greater by 10,000."""
-    while (port := free_port()) + 10_000 >= 1 << 16:
-        pass
-    return port
+    """A free port; nodes of a cluster also talk at one that is greater by 10,000. Both are below
+    those that the kernel gives to connections, so that none takes one before the node does."""
+    while True:
+        port = secrets.choice(range(10_000, 20_000))
+        if _is_free(port) and _is_free(port + 10_000):
+            return port
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 def _knows_all_slots(admin: redis.Redis) -> bool:
