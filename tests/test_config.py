@@ -35,6 +35,7 @@ FREE_KEYS = (
     "data.timeout_s",
     "scorer.prefetch",
     "trainer.scores",
+    "trainer.devices",
     "selection.rescore",
 )
 TAKEN = ("params", "lr", "weight_decay")
@@ -87,7 +88,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "infobatch.r": st.floats(0, 1, exclude_min=True, exclude_max=True),
     "infobatch.delta": st.floats(0, 1, exclude_min=True),
     "selection.function": words,
-    "selection.n_b": st.integers(1, 8),
+    "selection.n_b": st.sampled_from([2, 4, 6]),
     "selection.n_B": st.sampled_from([64, 96, 128]),
     "selection.chunk": st.sampled_from([1, 2, 16, 32]),
     "selection.lag": st.integers(0, 2**63 - 1),
@@ -113,7 +114,8 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "trainer.warmup_steps": st.integers(0, 2**63 - 1),
     "trainer.decay_steps": st.integers(0, 2**63 - 1),
     "trainer.label_smoothing": st.floats(0, 1),
-    "trainer.micro_batches": st.sampled_from([1, 2, 64]),
+    "trainer.micro_batches": st.sampled_from([1, 2]),
+    "trainer.devices": st.just(1),  # more goes with some micro_batches and fresh scores only
     "trainer.ema": st.floats(0, 1, exclude_max=True),
     "trainer.clip_norm": not_negative,
     "trainer.precision": precisions,
@@ -138,6 +140,8 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "cluster.trainer": resources,
     "cluster.scorer": resources,
     "cluster.start_s": positive,
+    "cluster.mode": st.sampled_from(["auto", "split"]),  # colocated goes with fresh scores only
+    "cluster.rank_timeout_s": positive,
     "metrics.port": st.integers(-1, 65535),
     "metrics.host": words,
     "metrics.discovery_dir": paths,
@@ -254,6 +258,7 @@ CHANGES: dict[str, tuple[Any, Any]] = {
     "trainer.decay_steps": (0, 1),
     "trainer.label_smoothing": (0.0, 0.1),
     "trainer.micro_batches": (1, 4),
+    "trainer.devices": (1, 2),
     "trainer.ema": (0.0, 0.9),
     "trainer.clip_norm": (0.0, 1.0),
     "trainer.precision": ("fp32", "bf16"),
@@ -278,6 +283,8 @@ CHANGES: dict[str, tuple[Any, Any]] = {
     "cluster.trainer": ({}, {"GPU": 1.0}),
     "cluster.scorer": ({"CPU": 1.0}, {"CPU": 2.0}),
     "cluster.start_s": (120.0, 1.0),
+    "cluster.mode": ("auto", "split"),
+    "cluster.rank_timeout_s": (60.0, 1.0),
     "metrics.port": (0, -1),
     "metrics.host": ("127.0.0.1", "0.0.0.0"),
     "metrics.discovery_dir": ("a", "b"),
@@ -290,12 +297,15 @@ FORBIDDEN = [
     {"scorer.fold_batchnorm", "selection.bn"},
     {"selection.tokens", "trainer.micro_batches"},
     {"selection.tokens", "trainer.label_smoothing"},
+    {"trainer.devices", "selection.lag"},
+    {"trainer.devices", "trainer.publish_every"},
 ]
 """Changes that no configuration may have together."""
 
 
 def allowed(changed: set[str]) -> bool:
-    return not any(changed >= pair for pair in FORBIDDEN)
+    too_many = "trainer.devices" in changed and "trainer.micro_batches" not in changed
+    return not too_many and not any(changed >= pair for pair in FORBIDDEN)
 
 
 @given(changed=st.sets(st.sampled_from(sorted(CHANGES))).filter(allowed))

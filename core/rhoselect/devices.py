@@ -31,6 +31,21 @@ def trainer_device(config: Config) -> torch.device:
     return resolve_device(config.trainer.device, TRAINER)
 
 
+def of_rank(config: Config, rank: int) -> Config:
+    """The configuration of one of ``trainer.devices``: on GPUs, rank r has the r-th one after the
+    lead's."""
+    device = parse_device(config.trainer.device, TRAINER)
+    if device.type == "cpu":
+        return config
+    name = f"cuda:{(device.index or 0) + rank}"
+    return config.model_copy(update={"trainer": config.trainer.model_copy(update={"device": name})})
+
+
+def check_ranks(config: Config) -> None:
+    """Raise ConfigError unless each of ``trainer.devices`` has a device of its own here."""
+    trainer_device(of_rank(config, config.trainer.devices - 1))
+
+
 def own_device(config: Config) -> torch.device:
     """The device of the scorer in the trainer's process: the trainer's, if both are of one kind.
 

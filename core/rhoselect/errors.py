@@ -17,6 +17,7 @@
         ├── SnapshotGoneError       a snapshot that no open window needs any more
         ├── ServiceError            a service that cannot be reached
         ├── StorageError            the run folder cannot be written: full, gone, read-only
+        ├── LostRankError           a rank of a data-parallel trainer that does not come
         └── WaitError               a wait passed its deadline: names what never came
 
 Broken invariants of our own are ``assert``; they are bugs, not errors of this tree.
@@ -138,6 +139,10 @@ class ServiceError(RunError):
 
 class StorageError(RunError):
     """A run folder cannot be written any more."""
+
+
+class LostRankError(RunError):
+    """Another rank of a data-parallel trainer died, froze or cannot be reached."""
 
 
 class WaitError(RunError):

@@ -45,7 +45,8 @@ class SnapshotConfig(Section):
 
 class ClusterConfig(Section):
     """The Ray cluster (unused at --workers 0), and the resources that an actor takes on its node
-    (unused on a 'local' cluster, which has room for all actors)."""
+    (unused on a 'local' cluster, which has room for all actors). With trainer.devices above 1: how
+    those processes share the work."""
 
     address: str = Field("local", description="'local' starts one here; else a cluster's address")
     trainer: dict[str, Amount] = Field(
@@ -58,6 +59,17 @@ class ClusterConfig(Section):
     )
     start_s: float = Field(
         120.0, gt=0, description="seconds to wait until every actor has a place; raise to autoscale"
+    )
+    mode: Literal["auto", "colocated", "split"] = Field(
+        "auto",
+        description="colocated: each device of trainer.devices scores and trains; split: some train"
+        " and scorers score; auto: colocated at --workers 0, else split",
+    )
+    rank_timeout_s: float = Field(
+        60.0,
+        gt=0,
+        description="seconds without a word from one of trainer.devices after which a run ends;"
+        " longer than its part of a step takes",
     )
 
 

@@ -90,6 +90,12 @@ class TrainerConfig(Section):
         description="parts of a batch whose gradients are computed one after the other, and summed,"
         " to need less memory: 1, 2, 4, 8, …; selection.n_b counts the points of a step",
     )
+    devices: int = Field(
+        1,
+        ge=1,
+        description="processes that train, each on a device of its own and with an equal share of"
+        " micro_batches: 1, 2, 4, …, at most micro_batches; no result depends on it",
+    )
     ema: float = Field(
         0.0,
         ge=0,
@@ -113,11 +119,11 @@ class TrainerConfig(Section):
         " summary.json",
     )
 
-    @field_validator("micro_batches")
+    @field_validator("micro_batches", "devices")
     @classmethod
     def _pairs(cls, count: int) -> int:
         if count & (count - 1):
             raise PydanticCustomError(
-                "pairs", "allowed are 1, 2, 4, 8, …, as they are summed in pairs"
+                "pairs", "allowed are 1, 2, 4, 8, …, as gradients are summed in pairs"
             )
         return count

@@ -27,6 +27,7 @@ from rhoselect.config.sections import (
     TaskConfig,
 )
 from rhoselect.config.training import TrainerConfig
+from rhoselect.errors import listed
 
 INPUTS = {
     "data": {"path"},
@@ -46,7 +47,7 @@ FREE: dict[str, Any] = {
     "metrics": True,
     "service": True,
     "scorer": {"prefetch"},
-    "trainer": {"scores"},
+    "trainer": {"scores", "devices"},
     "selection": {"rescore"},
 }
 """Keys that no result depends on."""
@@ -80,6 +81,34 @@ class Config(Section):
                 f"scorer.fold_batchnorm: got true with selection.bn = {selection.bn!r}, allowed"
                 ' with "running": the statistics of a chunk are not known before it is scored; set'
                 " one of the two"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _parts(self) -> Self:
+        n_b, m, k = self.selection.n_b, self.trainer.micro_batches, self.trainer.devices
+        if n_b % m:
+            raise ValueError(
+                f"trainer.micro_batches: got {m}, allowed {_powers(n_b)}, as they have equal parts"
+                f" of the selection.n_b = {n_b} points of a batch; change one of the two"
+            )
+        if k > m:
+            raise ValueError(
+                f"trainer.devices: got {k}, allowed {_powers(m)}, as each device has an equal share"
+                f" of trainer.micro_batches = {m}; change one of the two"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _fresh_on_all_devices(self) -> Self:
+        several = self.trainer.devices > 1 and self.cluster.mode == "auto"
+        if self.staleness_bound and (several or self.cluster.mode == "colocated"):
+            lag, every = self.selection.lag, self.trainer.publish_every
+            raise ValueError(
+                f"cluster.mode: got {self.cluster.mode!r} and trainer.devices ="
+                f" {self.trainer.devices} with selection.lag = {lag} and trainer.publish_every ="
+                f" {every}, allowed lag 0 and publish_every 1: devices that all score and then all"
+                " train have nothing to overlap"
             )
         return self
 
@@ -165,6 +194,11 @@ class Config(Section):
         """
         mine, theirs = (flat(config.model_dump(exclude=FREE)) for config in (self, other))
         return sorted(n for n in mine.keys() | theirs.keys() if mine.get(n) != theirs.get(n))
+
+
+def _powers(number: int) -> str:
+    """The powers of two that divide ``number``, for a message."""
+    return listed(2**n for n in range((number & -number).bit_length()))
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -3,16 +3,12 @@ them or when."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rhoselect.nest import mapped
+from rhoselect.ranks.group import Gradients
 from rhoselect.types import Batch
-
-Gradients = Sequence[Tensor | None]
-"""One for each parameter; None for one that took no part."""
 
 
 def micro_batch(batch: Batch, micro: int, count: int) -> Batch:
@@ -28,14 +24,34 @@ def micro_batch(batch: Batch, micro: int, count: int) -> Batch:
     return Batch(batch.indices[rows], mapped(batch.content, part))
 
 
-def interleaved(parts: Sequence[Tensor]) -> Tensor:
-    """Values [C] in the order of the batch from those of its micro-batches."""
-    if len(parts) == 1:
-        return parts[0]
-    whole = torch.empty(sum(map(len, parts)), dtype=parts[0].dtype, device=parts[0].device)
-    for micro, part in enumerate(parts):
-        whole[micro :: len(parts)] = part
-    return whole
+class Buffers:
+    """The buffers of a model that its forwards in training may change, such as running BatchNorm
+    statistics. Every micro-batch starts from those before the step, and what ``count`` of them
+    leave is averaged, so that it does not matter who computes which one. A batch that is not split
+    changes them itself."""
+
+    def __init__(self, model: nn.Module, count: int) -> None:
+        self._count = count
+        self._all = list(model.buffers()) if count > 1 else []
+        self._before = [buffer.clone() for buffer in self._all]
+        self.averaged = [buffer for buffer in self._all if buffer.is_floating_point()]
+
+    def begin(self) -> None:
+        """Have the next micro-batch start from what was before the step."""
+        with torch.no_grad():
+            for buffer, before in zip(self._all, self._before, strict=True):
+                buffer.copy_(before)
+
+    def parts(self) -> list[Tensor]:
+        """The part of the averages that the last micro-batch gives."""
+        return [buffer / self._count for buffer in self.averaged]
+
+    def end(self, averages: Gradients) -> None:
+        """Set the averages: the sums of the parts. The others stay as the last one left them."""
+        with torch.no_grad():
+            for buffer, average in zip(self.averaged, averages, strict=True):
+                assert average is not None, "each micro-batch gave its part"
+                buffer.copy_(average)
 
 
 class TreeSum:
