@@ -66,6 +66,11 @@ def servable(config: Config) -> Config:
             f"trainer.publish_every: got {config.trainer.publish_every}, allowed 1 for a loop of"
             " your own; change the key"
         )
+    if config.trainer.devices > 1:
+        raise ConfigError(
+            f"trainer.devices: got {config.trainer.devices}, allowed 1 for a loop of your own,"
+            " which trains as it likes; change the key"
+        )
     if config.selection.function == "infobatch":
         raise ConfigError(
             "selection.function: got 'infobatch', which keeps the losses of a run and needs 'rhoctl"

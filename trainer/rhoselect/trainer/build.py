@@ -13,11 +13,15 @@ from rhoselect.inputs import RunInputs
 from rhoselect.inputs.probe import scoring_facts
 from rhoselect.metrics import Metrics
 from rhoselect.queue import SelectionQueue
+from rhoselect.ranks import Group
 from rhoselect.scorer.build import build_scorer
+from rhoselect.selector import Selector
 from rhoselect.selector.build import build_selector, rescores_here
 from rhoselect.snapshots import SnapshotStore
+from rhoselect.snapshots.local import LocalStore
 from rhoselect.trainer.checkpoint import LIVE, save_model
 from rhoselect.trainer.control import TrainerControl
+from rhoselect.trainer.follower import Follower
 from rhoselect.trainer.hardware import agree
 from rhoselect.trainer.learner import Learner
 from rhoselect.trainer.loop import Trainer
@@ -47,22 +51,51 @@ def build_trainer(
     metrics: Metrics,
     workers: int,
     control: TrainerControl | None = None,
+    group: Group | None = None,
 ) -> Trainer:
     """The trainer of a run folder, with a scorer of its own in the slot after the workers'.
 
-    ``control`` is where others request a pause, a checkpoint or a stop.
+    ``control`` is where others request a pause, a checkpoint or a stop. It is the lead of ``group``
+    if there is one.
     """
+    who = "the trainer"
+    learner, selector = _parts(inputs, folder, queue, snapshots, metrics, workers, group, who)
+    evaluator, control = inputs.new_evaluator(learner.device), control or TrainerControl()
+    return Trainer(inputs, folder, learner, selector, evaluator, metrics, control)
+
+
+def build_follower(
+    inputs: RunInputs, folder: RunFolder, queue: SelectionQueue, group: Group
+) -> Follower:
+    """A rank of ``group`` that is not its lead, with the device that ``inputs`` names."""
+    metrics, snapshots, who = Metrics(), LocalStore(lends=True), f"rank {group.rank}"
+    learner, selector = _parts(inputs, folder, queue, snapshots, metrics, 0, group, who)
+    return Follower(inputs, folder, learner, selector, metrics)
+
+
+def _parts(
+    inputs: RunInputs,
+    folder: RunFolder,
+    queue: SelectionQueue,
+    snapshots: SnapshotStore,
+    metrics: Metrics,
+    workers: int,
+    group: Group | None,
+    who: str,
+) -> tuple[Learner, Selector]:
+    """What learns and what selects in the process that calls itself ``who``."""
     config = inputs.config
     device, scoring = trainer_device(config), own_device(config)
     share = config.lanes(workers)
     scorer = build_scorer(inputs, scoring, workers, share, queue, snapshots, metrics)
-    agree(folder, "the trainer", scoring_facts(inputs, scorer.weights.replica))
+    agree(folder, who, scoring_facts(inputs, scorer.weights.replica))
     make_current(device)
     rescores = rescores_here(config)
     selector = build_selector(inputs, scorer, rescores, queue, snapshots, folder, workers)
-    learner, evaluator = new_learner(inputs, device), inputs.new_evaluator(device)
-    control = control or TrainerControl()
-    return Trainer(inputs, folder, learner, selector, evaluator, metrics, control)
+    learner = new_learner(inputs, device)
+    if group is not None:
+        learner.join(group)
+    return learner, selector
 
 
 def run_trainer(

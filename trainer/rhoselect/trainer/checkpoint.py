@@ -60,7 +60,7 @@ def save(folder: RunFolder, checkpoint: Checkpoint, keep: int) -> Path:
         tensors |= {f"{prefix}weights.{n}": t for n, t in snapshot.tensors.items()}
         tensors |= {f"{prefix}state.{n}": t for n, t in snapshot.state.items()}
     tensors = separate(tensors)
-    path = folder.path / "checkpoints" / f"step-{checkpoint.progress.step:09d}.safetensors"
+    path = path_of(folder.path, checkpoint.progress.step)
     progress = json.dumps(asdict(checkpoint.progress))
     metadata = {"progress": progress, "sha256": _sha256(progress, tensors)}
     put(folder, path, lambda beside: save_file(tensors, beside, metadata))
@@ -152,6 +152,11 @@ def _sha256(progress: str, tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
         digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def path_of(folder: Path, step: int) -> Path:
+    """The checkpoint after ``step`` steps of the run in a folder."""
+    return folder / "checkpoints" / f"step-{step:09d}.safetensors"
 
 
 def checkpoint_paths(folder: Path) -> list[Path]:

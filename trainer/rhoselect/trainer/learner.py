@@ -14,11 +14,12 @@ from rhoselect.compute import seed_step
 from rhoselect.config import TrainerConfig
 from rhoselect.errors import ConfigError
 from rhoselect.models.statistics import recalibrate_batchnorm
+from rhoselect.ranks.group import Alone, Group, share
 from rhoselect.selection.tokens import TokenSelection
 from rhoselect.snapshots.base import Pieces
 from rhoselect.tasks import Task, losses_of
 from rhoselect.trainer.ema import AVERAGE, averaged
-from rhoselect.trainer.micro import TreeSum, interleaved, micro_batch
+from rhoselect.trainer.micro import Buffers, TreeSum, micro_batch
 from rhoselect.trainer.optimizers import Optimizers
 from rhoselect.trainer.smoothing import trained_losses
 from rhoselect.types import REFERENCE, Batch, Indices, Losses
@@ -66,6 +67,14 @@ class Learner:
         self._parameters = list(self.model.parameters())
         self.optimizers = Optimizers(self.model, config)
         self._average = averaged(self.model, config.ema) if config.ema else None
+        self._group: Group = Alone()
+
+    def join(self, group: Group) -> None:
+        """Share the micro-batches of each step with other ranks from now on. All give the same
+        batches, and get the same results and weights."""
+        self._group = group
+        if self.reference is not None:
+            self.reference.join(group)
 
     def update(self, batch: Batch, weights: Tensor | None, step: int) -> StepResult:
         """One optimizer step on ``batch``; ``weights`` [n_b] multiply its losses if given."""
@@ -88,23 +97,26 @@ class Learner:
                 f"trainer.micro_batches: got {count}, allowed at most the {points} points of a"
                 " batch, so that each has one"
             )
-        gradients, plain, right = TreeSum(), list[Tensor](), list[Tensor]()
-        for micro in range(count):
+        sums, told, buffers = TreeSum(), _Told(points), Buffers(self.model, count)
+        for micro in share(self._group, count):
             seed_step(self._seed, step, self.device, micro)
             part = micro_batch(batch, micro, count)
+            buffers.begin()
             found = self._forward(part)
             losses = self._trained(found, part.indices)
             weighted = losses if weights is None else losses * weights[micro::count]
             self.optimizers.zero_grad()
             (weighted.sum() / points).backward()  # type: ignore[no-untyped-call]
-            gradients.add([parameter.grad for parameter in self._parameters])
-            plain.append(found.losses.detach())
-            right += _correct(found)
-        for parameter, gradient in zip(self._parameters, gradients.total, strict=True):
+            sums.add([*(parameter.grad for parameter in self._parameters), *buffers.parts()])
+            told.note(found, slice(micro, None, count))
+        like = [*self._parameters, *buffers.averaged, *told.rows]
+        total = self._group.total([*sums.total, *told.rows], like)
+        parameters = len(self._parameters)
+        for parameter, gradient in zip(self._parameters, total[:parameters], strict=True):
             parameter.grad = gradient
-        losses = interleaved(plain)
-        loss = (losses if weights is None else losses * weights).mean()
-        return StepResult(loss, losses, interleaved(right) if right else None)
+        buffers.end(total[parameters : parameters + len(buffers.averaged)])
+        loss = (told.losses if weights is None else told.losses * weights).mean()
+        return StepResult(loss, told.losses, told.correct)
 
     @property
     def evaluated(self) -> nn.Module:
@@ -179,11 +191,32 @@ class Learner:
         self.optimizers.load_state_dict(_without(OPTIMIZERS, flat))
 
 
-def _correct(found: Losses) -> list[Tensor]:
-    """Which points [C] a classifier labels right; nothing of another task."""
-    if found.logits is None or found.labels is None:
-        return []
-    return [found.logits.detach().argmax(1) == found.labels]
+class _Told:
+    """What a step tells of its ``points``: each rank fills in the rows of its micro-batches. What
+    it leaves changes nothing in a sum."""
+
+    def __init__(self, points: int) -> None:
+        self._points = points
+        self.rows = list[Tensor]()
+
+    def note(self, found: Losses, rows: slice) -> None:
+        """Take the losses of a micro-batch and, of a classifier, which points it labels right."""
+        values = [found.losses.detach()]
+        if found.logits is not None and found.labels is not None:
+            values.append((found.logits.detach().argmax(1) == found.labels).float())
+        self.rows = self.rows or [each.new_full((self._points,), -0.0) for each in values]
+        for whole, part in zip(self.rows, values, strict=True):
+            whole[rows] = part
+
+    @property
+    def losses(self) -> Tensor:
+        """Losses [n_b] in the order of the batch."""
+        return self.rows[0]
+
+    @property
+    def correct(self) -> Tensor | None:
+        """Which points [n_b] a classifier labels right; None of another task."""
+        return self.rows[1].bool() if len(self.rows) > 1 else None
 
 
 def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

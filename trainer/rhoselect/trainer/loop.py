@@ -32,6 +32,7 @@ from rhoselect.trainer.hardware import begin
 from rhoselect.trainer.learner import Learner, StepResult
 from rhoselect.trainer.records import Records, StepRecord, corrupted_share
 from rhoselect.trainer.runfolder import RunFolder, writing
+from rhoselect.trainer.stepping import take_step
 
 
 class Trainer:
@@ -86,7 +87,7 @@ class Trainer:
             self._selector.publish(step, self.learner.tensors)
             while step < self._config.trainer.steps and not self._stops(step):
                 batch = self._next(step)
-                result = self._update(batch)
+                result = take_step(self._inputs, self.learner, self._selector, self.metrics, batch)
                 step += 1
                 self._selector.publish(step, self.learner.tensors)
                 self._record(batch, result)
@@ -130,17 +131,6 @@ class Trainer:
             loss = torch.cat(finite).mean().item()  # NaN if none is finite
             self._check_finite("training loss", step, loss)
             raise
-
-    def _update(self, selected: SelectedBatch) -> StepResult:
-        points, device = selected.points, self.learner.device
-        with self.metrics.waiting("data"):
-            batch = self._inputs.train.read(points.indices, device, points.epochs)
-        weights = None if points.weights is None else points.weights.to(device)
-        with self.metrics.busy("train"):
-            result = self.learner.update(batch, weights, selected.step)
-        if self._selector.needs_losses:  # else nothing waits for the device here
-            self._selector.report(batch.labels.cpu(), result.losses.cpu())
-        return result
 
     def _check_finite(self, what: str, step: int, loss: float) -> None:
         """Raise NonFiniteLossError if ``loss``, under the weights after ``step`` steps, is not
