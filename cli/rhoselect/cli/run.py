@@ -12,6 +12,7 @@ from rich.console import Console
 from rhoselect.cli.display import display
 from rhoselect.cli.signals import stopping
 from rhoselect.config import Config
+from rhoselect.errors import ConfigError
 from rhoselect.inputs import RunInputs
 from rhoselect.metrics import announced
 from rhoselect.queue.redis import check_server
@@ -25,8 +26,9 @@ from rhoselect.trainer.runfolder import RunFolder
 
 
 def check_servers(settings: Config, workers: int) -> None:
-    """Raise QueueConfigError or ConfigError unless the queue server and the cluster can be reached
-    and the run's own service may listen at its address."""
+    """Raise QueueConfigError or ConfigError unless the queue server and the cluster can be reached,
+    the run's own service may listen at its address, and the trainer's devices suit the workers."""
+    _check_mode(settings, workers)
     check_address(settings.service.address, Security.of_server(settings.service))
     url = queue_url(settings.queue)
     if workers == 0:
@@ -36,6 +38,16 @@ def check_servers(settings: Config, workers: int) -> None:
     else:
         find_server()
     check_cluster(settings)
+
+
+def _check_mode(settings: Config, workers: int) -> None:
+    devices, mode = settings.trainer.devices, settings.cluster.mode
+    if devices > 1 and (workers > 0 or mode == "split"):
+        raise ConfigError(
+            f"trainer.devices: got {devices} with --workers {workers} and cluster.mode = {mode!r},"
+            " allowed 1 where scorers score; several devices that all score and train need"
+            " --workers 0 and cluster.mode = 'colocated'"
+        )
 
 
 def execute(
@@ -61,6 +73,10 @@ def execute(
         stopping(print_line) as stopped_by_signal,
         display(console, title, config.trainer.steps, _starting(workers)) as show,
     ):
+        if workers == 0 and config.trainer.devices > 1:
+            from rhoselect.runtime.colocated import run_colocated
+
+            return run_colocated(inputs, folder, watch)
         if workers == 0:
             return run_serial(inputs, folder, watch)
         from rhoselect.runtime.ray.cluster import run_cluster

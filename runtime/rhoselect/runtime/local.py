@@ -10,6 +10,7 @@ from rhoselect.errors import ConfigError
 from rhoselect.inputs import RunInputs
 from rhoselect.metrics import Metrics
 from rhoselect.queue.memory import MemoryQueue
+from rhoselect.ranks import Group
 from rhoselect.runtime.run import Watch, Worker
 from rhoselect.snapshots.local import LocalStore
 from rhoselect.status import Status
@@ -61,13 +62,23 @@ class SerialRun:
 
 def run_serial(inputs: RunInputs, folder: RunFolder, watch: Watch) -> dict[str, Any]:
     """Run to the end and return the summary. The trainer scores all windows itself."""
-    config = inputs.config
+    queue = MemoryQueue(inputs.config.queue.lease_s)
+    return run_here(inputs, folder, watch, queue, TrainerControl())
+
+
+def run_here(
+    inputs: RunInputs,
+    folder: RunFolder,
+    watch: Watch,
+    queue: MemoryQueue,
+    control: TrainerControl,
+    group: Group | None = None,
+) -> dict[str, Any]:
+    """Run a trainer in this process to the end; the lead of ``group`` if there is one."""
     keep_memory()
     # Where the newest weights alone score, the learner changes them when no window needs them.
-    snapshots = LocalStore(lends=config.staleness_bound == 0)
-    metrics, control = Metrics(), TrainerControl()
-    metrics.serve(config.metrics, folder.path, "trainer")
-    queue = MemoryQueue(config.queue.lease_s)
-    trainer = build_trainer(inputs, folder, queue, snapshots, metrics, workers=0, control=control)
+    snapshots, metrics = LocalStore(lends=inputs.config.staleness_bound == 0), Metrics()
+    metrics.serve(inputs.config.metrics, folder.path, "trainer")
+    trainer = build_trainer(inputs, folder, queue, snapshots, metrics, 0, control, group)
     with watch(SerialRun(folder, control, trainer, queue)):
         return run_trainer(inputs, folder, trainer, workers=0)

@@ -1,0 +1,213 @@
+"""The followers of a run, as their lead sees them: it starts them, gives them orders, and learns of
+the end of one by whatever cause. They do not outlive it: a follower whose lead is gone ends."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rhoselect.config import Config
+from rhoselect.errors import LostRankError, RunError, listed
+from rhoselect.runtime.links import ALIVE_S, Kind, LeadEnd
+from rhoselect.trainer.resuming import how_to_resume
+from rhoselect.trainer.runfolder import RunFolder
+
+GRACE_S = 5.0  # for all to tell what they miss, before one is said to be silent
+END_S = 10.0  # for a follower to end by itself
+
+
+@dataclass
+class Follower:
+    """One of them. ``word`` and ``text`` are the last that it said of its end; ``killed``: by this
+    process, because another one had ended."""
+
+    rank: int
+    process: subprocess.Popen[bytes]
+    end: LeadEnd
+    log: Path
+    ready: bool = False
+    word: str = ""
+    text: str = ""
+    ended: bool = False
+    killed: bool = False
+
+    def __str__(self) -> str:
+        return f"rank {self.rank} (process {self.process.pid})"
+
+    @property
+    def is_cause(self) -> bool:
+        """Whether it ended by itself, and not because it lost another rank."""
+        return self.ended and self.word != "lost" and not self.killed
+
+    @property
+    def cause(self) -> str:
+        """How it ended."""
+        if self.word:
+            return f"{self}: {self.text}"
+        code = self.process.wait()
+        if code == -signal.SIGKILL:
+            return f"{self} was killed (SIGKILL), by someone or for lack of memory"
+        how = f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+        return f"{self} {how}; see {self.log}"
+
+
+class Crew:
+    """The followers of ``folder``'s generation. ``asked`` is the one that got a SIGTERM, if any:
+    the run is to stop. ``meeting`` is where the group meets."""
+
+    def __init__(self, config: Config, folder: RunFolder, scratch: Path) -> None:
+        self._folder, self._cluster = folder, config.cluster
+        self.meeting = scratch / "meeting"
+        self.asked: Follower | None = None
+        self._changed = threading.Condition()
+        self._closing = False
+        self._followers = list[Follower]()
+        for rank in range(1, config.trainer.devices):
+            self._followers.append(self._start(rank))
+        self._watcher = threading.Thread(target=self._watch, name="crew", daemon=True)
+        self._watcher.start()
+
+    def _start(self, rank: int) -> Follower:
+        path, generation = self._folder.path, self._folder.generation
+        log = path / "logs" / f"rank-{rank}.log"
+        ours, theirs = socket.socketpair()
+        arguments = [path, generation, rank, theirs.fileno(), self.meeting]
+        # What this process can import they can, too; -P: and nothing else from this folder.
+        search = os.pathsep.join(place or os.getcwd() for place in sys.path)
+        with theirs, log.open("ab") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "rhoselect.runtime.rank", *map(str, arguments)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                pass_fds=[theirs.fileno()],
+                env={**os.environ, "PYTHONPATH": search},
+            )
+        return Follower(rank, process, LeadEnd(ours, generation), log)
+
+    def _watch(self) -> None:
+        with selectors.DefaultSelector() as links:
+            for each in self._followers:
+                links.register(each.end.link, selectors.EVENT_READ, each)
+            while not self._closing:
+                for key, _ in links.select(ALIVE_S):
+                    if not self._hear(key.data):
+                        links.unregister(key.fileobj)
+                self._order(Kind.ALIVE)
+
+    def _hear(self, follower: Follower) -> bool:
+        """Take what a follower said. Returns False at its end."""
+        said = follower.end.heard()
+        with self._changed:
+            for word, text in said or []:
+                if word == "ready":
+                    follower.ready = True
+                elif word == "stop":
+                    self.asked = self.asked or follower
+                else:
+                    follower.word, follower.text = word, text
+            follower.ended = said is None
+            if follower.is_cause and not self._closing:
+                self._kill()  # else ranks that wait for each other, not for it, would wait long
+            self._changed.notify_all()
+        return not follower.ended
+
+    def _kill(self) -> None:
+        for each in self._followers:
+            each.killed |= not each.ended
+            each.process.kill()
+
+    def _order(self, kind: Kind, step: int = 0) -> None:
+        for each in self._followers:
+            each.end.order(kind, step)
+
+    def gather(self) -> None:
+        """Wait until all are ready, and have them join the group. Raises RunError."""
+        start_s = self._cluster.start_s
+
+        def come() -> bool:
+            return all(each.ready for each in self._followers) or self._one_ended
+
+        with self._changed:
+            in_time = self._changed.wait_for(come, start_s)
+        self.check()
+        if not in_time:
+            late = [each for each in self._followers if not each.ready]
+            raise RunError(
+                f"{listed(late)}: not ready after {start_s:g} s (cluster.start_s); raise it, or see"
+                f" {late[0].log}"
+            )
+        self._order(Kind.JOIN)
+
+    def go(self, step: int) -> None:
+        """Have all take a step. Raises LostRankError if one has ended."""
+        self.check()
+        self._order(Kind.STEP, step)
+
+    def check(self) -> None:
+        """Raise LostRankError if one has ended."""
+        if self._one_ended:
+            raise LostRankError("a rank has ended")
+
+    @property
+    def _one_ended(self) -> bool:
+        return any(each.ended for each in self._followers)
+
+    def explained(self, error: LostRankError) -> RunError:
+        """The error to tell when this process lost a rank: which one it was, and why."""
+
+        def all_said() -> bool:
+            causes = any(each.is_cause for each in self._followers)
+            return causes or all(each.ended or each.word for each in self._followers)
+
+        with self._changed:
+            self._changed.wait_for(all_said, GRACE_S)
+            causes = [each.cause for each in self._followers if each.is_cause]
+            silent = [each for each in self._followers if not each.ended and not each.word]
+            told = [f"{each}: {each.text}" for each in self._followers if each.text]
+        what = (causes or told or [str(error)])[0]
+        if silent and not causes:
+            timeout_s = self._cluster.rank_timeout_s
+            what = (
+                f"{listed(silent)} did not answer for {timeout_s:g} s; if a step takes so long"
+                " there, raise cluster.rank_timeout_s"
+            )
+        return RunError(f"{what}; continue with: {how_to_resume(self._folder.path)}")
+
+    def close(self, end_s: float) -> None:
+        """Have all end within ``end_s``, then kill those that have not."""
+        self._closing = True
+        self._order(Kind.END)
+        self._watcher.join()
+        for each in self._followers:
+            try:
+                each.process.wait(end_s)
+            except subprocess.TimeoutExpired:
+                each.process.kill()
+                each.process.wait()
+            each.end.link.close()
+
+
+@contextmanager
+def crew_of(config: Config, folder: RunFolder) -> Iterator[Crew]:
+    """The followers of a run for the block. Raises RunError, with the cause, for LostRankError."""
+    with tempfile.TemporaryDirectory(prefix="rhoselect-") as scratch:
+        crew = Crew(config, folder, Path(scratch))
+        end_s = 0.0
+        try:
+            yield crew
+            end_s = END_S
+        except LostRankError as error:
+            raise crew.explained(error) from None
+        finally:
+            crew.close(end_s)

@@ -1,0 +1,104 @@
+"""What the lead of a run's ranks and a follower tell each other, over a pair of sockets.
+
+The lead sends orders of three numbers, and `Kind.ALIVE` every second; the follower answers lines of
+a word and a text. No end of a process goes unseen, as the kernel then closes its socket.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Literal
+
+from rhoselect.errors import LostRankError, shortened
+
+ALIVE_S = 1.0
+_ORDER = struct.Struct("<qqq")
+
+Word = Literal["ready", "stop", "lost", "failed"]
+"""ready: may join the group. stop: it was asked to end. lost: another rank did not come. failed:
+anything else ended it."""
+
+
+class Kind(IntEnum):
+    """alive: nothing else. join: all are ready. step: take it. end: no more steps."""
+
+    ALIVE, JOIN, STEP, END = range(4)
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a follower is to do."""
+
+    kind: Kind
+    step: int
+
+
+class LeadEnd:
+    """The lead's end of the link to one follower. Thread-safe."""
+
+    def __init__(self, link: socket.socket, generation: int) -> None:
+        self.link, self._generation = link, generation
+        self._lock = threading.Lock()
+        self._heard = b""
+
+    def order(self, kind: Kind, step: int = 0) -> None:
+        """Send an order. One that cannot arrive is not an error: ``heard`` tells of that end."""
+        with self._lock, suppress(OSError):
+            self.link.sendall(_ORDER.pack(self._generation, step, kind))
+
+    def heard(self) -> list[tuple[str, str]] | None:
+        """The words with their texts that came since the last call; None at the end."""
+        try:
+            data = self.link.recv(1 << 16)
+        except OSError:
+            data = b""
+        *lines, self._heard = (self._heard + data).split(b"\n")
+        parts = [line.decode("utf-8", "replace").partition(" ") for line in lines]
+        return [(word, text) for word, _, text in parts] if data else None
+
+
+class FollowerEnd:
+    """A follower's end of the link: it follows the lead of one ``generation``."""
+
+    def __init__(self, link: socket.socket, generation: int, timeout_s: float) -> None:
+        self._link, self._generation, self._timeout_s = link, generation, timeout_s
+        link.settimeout(ALIVE_S)
+        self._heard = b""
+
+    def say(self, word: Word, text: object = "") -> None:
+        """Tell the lead, if it lives."""
+        with suppress(OSError):
+            self._link.sendall(f"{word} {shortened(str(text), 2000)}\n".encode())
+
+    def next(self) -> Order:
+        """Wait for the next order. Raises LostRankError if the lead ends, or says nothing for
+        ``timeout_s``; the time in which this process itself is suspended does not count."""
+        silent_s = 0.0
+        while True:
+            while len(self._heard) < _ORDER.size:
+                if silent_s > self._timeout_s:
+                    raise LostRankError(
+                        f"rank 0 said nothing for {silent_s:g} s (cluster.rank_timeout_s)"
+                    )
+                try:
+                    data = self._link.recv(1 << 16)
+                except TimeoutError:
+                    silent_s += ALIVE_S
+                    continue
+                except OSError:
+                    data = b""
+                if not data:
+                    raise LostRankError("rank 0 has ended")
+                self._heard += data
+            silent_s = 0.0
+            order, self._heard = self._heard[: _ORDER.size], self._heard[_ORDER.size :]
+            generation, step, kind = _ORDER.unpack(order)
+            if generation != self._generation:
+                raise LostRankError(f"rank 0 is of generation {generation}, not of this one")
+            if kind != Kind.ALIVE:
+                return Order(Kind(kind), step)

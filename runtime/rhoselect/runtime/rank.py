@@ -1,0 +1,74 @@
+"""A follower as a program, which the lead starts: ``-m rhoselect.runtime.rank FOLDER GENERATION
+RANK LINK MEETING``. LINK is the number of its end of the link, MEETING where the group meets."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from rhoselect.compute import keep_memory
+from rhoselect.config import resolve
+from rhoselect.devices import of_rank
+from rhoselect.errors import LostRankError, RhoError
+from rhoselect.importing import one_line
+from rhoselect.inputs import RunInputs, open_inputs
+from rhoselect.ranks.gloo import GlooGroup
+from rhoselect.ranks.scores import SharedQueue
+from rhoselect.runtime.links import FollowerEnd, Kind
+from rhoselect.trainer.build import build_follower
+from rhoselect.trainer.runfolder import RunFolder, check_inputs, stored_config
+
+
+def main() -> int:
+    """Follow the lead to the end; 0 if it said so."""
+    path, generation, rank = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    for number in (signal.SIGINT, signal.SIGHUP):  # a terminal tells them to the lead, too
+        signal.signal(number, signal.SIG_IGN)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.info("rank %d of process %d starts", rank, os.getpid())
+    folder = replace(RunFolder.newest(path), generation=generation)
+    config = of_rank(resolve(stored_config(path)), rank)
+    link = socket.socket(fileno=int(sys.argv[4]))
+    lead = FollowerEnd(link, generation, config.cluster.rank_timeout_s)
+    signal.signal(signal.SIGTERM, lambda number, frame: lead.say("stop"))
+    try:
+        inputs = open_inputs(config)
+        check_inputs(path, inputs.sha256)
+        _follow(inputs, folder, rank, lead, Path(sys.argv[5]))
+    except LostRankError as error:
+        logging.error("%s", error)
+        lead.say("lost", error)
+        return 1
+    except Exception as error:  # the user's code: anything may come out of it
+        logging.exception("rank %d of process %d ends", rank, os.getpid())
+        lead.say("failed", error if isinstance(error, RhoError) else one_line(error))
+        return 1
+    return 0
+
+
+def _follow(
+    inputs: RunInputs, folder: RunFolder, rank: int, lead: FollowerEnd, meeting: Path
+) -> None:
+    keep_memory()
+    config = inputs.config
+    lead.say("ready")
+    order = lead.next()
+    if order.kind == Kind.END:
+        return
+    timeout_s = config.cluster.rank_timeout_s
+    group = GlooGroup(rank, config.trainer.devices, meeting, timeout_s)
+    queue = SharedQueue(config.queue.lease_s, group)
+    follower = build_follower(inputs, folder, queue, group)
+    while (order := lead.next()).kind != Kind.END:
+        follower.step(order.step)
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stderr.flush()
+    os._exit(code)  # threads may still wait for ranks that are gone
