@@ -55,3 +55,62 @@ def any_task(
         optimizer.step()
         selected.append(best)
     return selected
+
+
+def in_parts(
+    model: nn.Module,
+    windows: Iterable[Tensor],
+    losses_of: Callable[[nn.Module, Tensor], Tensor],
+    il: Tensor,
+    *,
+    n_b: int,
+    chunk: int,
+    lr: float,
+    parts: int,
+    total: Callable[[list[Tensor]], Tensor],
+    seed: Callable[[int, int], None],
+) -> list[Tensor]:
+    """Algorithm 1 in evaluation mode, with the gradient of a batch in ``parts``: rows j::parts, of
+    which ``total`` gives the sum. All parts of a step begin with the same buffers, which become
+    their mean. ``seed(step, part)`` goes before each part."""
+    parameters, buffers = list(model.parameters()), list(model.buffers())
+    optimizer = torch.optim.AdamW(parameters, lr=lr, fused=True)
+    selected = []
+    for step, candidates in enumerate(windows):
+        model.eval()
+        with torch.no_grad():
+            losses = [losses_of(model, part) for part in candidates.split(chunk)]
+        reducible = torch.cat(losses) - il[candidates]
+        best = candidates[reducible.argsort(descending=True, stable=True)[:n_b]]
+        model.train()
+        gradients, left = [], []
+        before = [buffer.clone() for buffer in buffers]
+        for part in range(parts):
+            for buffer, value in zip(buffers, before, strict=True):
+                buffer.copy_(value)
+            seed(step, part)
+            loss = losses_of(model, best[part::parts]).sum() / n_b
+            gradients.append(torch.autograd.grad(loss, parameters))
+            left.append([buffer.clone() for buffer in buffers])
+        for parameter, each in zip(parameters, zip(*gradients, strict=True), strict=True):
+            parameter.grad = total(list(each))
+        for buffer, each in zip(buffers, zip(*left, strict=True), strict=True):
+            buffer.copy_(total(list(each)) / parts)  # of counts all are the same
+        optimizer.step()
+        selected.append(best)
+    return selected
+
+
+def in_pairs(values: list[Tensor]) -> Tensor:
+    """The sum of 2^k values: neighbours first, then their sums."""
+    while len(values) > 1:
+        values = [one + other for one, other in zip(values[::2], values[1::2], strict=True)]
+    return values[0]
+
+
+def far_first(values: list[Tensor]) -> Tensor:
+    """Their sum in another order."""
+    while len(values) > 1:
+        half = len(values) // 2
+        values = [one + other for one, other in zip(values[:half], values[half:], strict=True)]
+    return values[0]

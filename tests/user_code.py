@@ -118,6 +118,20 @@ class Dropped(nn.Module):
         return self.layers(inputs)
 
 
+class Attending(nn.Module):
+    """A transformer with dropout: the rows of an image are its tokens."""
+
+    def __init__(self, input_shape: tuple[int, ...], classes: int, dropout: float = 0.2) -> None:
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(
+            input_shape[-1], 2, 24, dropout, batch_first=True, norm_first=True
+        )
+        self.head = nn.Linear(input_shape[-1], classes)
+
+    def forward(self, inputs: Tensor) -> Any:
+        return self.head(self.layer(inputs[:, 0]).mean(1))
+
+
 class OwnRandom(Linear):
     """In training mode draws from a generator of its own."""
 

@@ -519,8 +519,52 @@ SETTINGS = [
     setting(
         "micro-batches",
         "more than points",
-        r"trainer\.micro_batches: got 16, allowed at most the 8 points of a batch",
+        r"trainer\.micro_batches: got 16, allowed 1, 2, 4, 8, .*selection\.n_b = 8 points",
         "trainer.micro_batches=16",
+    ),
+    setting(
+        "micro-batches",
+        "of unequal sizes",
+        r"trainer\.micro_batches: got 4, allowed 1, 2, .*selection\.n_b = 6 points",
+        "selection.n_b=6",
+        "trainer.micro_batches=4",
+    ),
+    *(
+        setting("devices", name, pattern, "trainer.micro_batches=4", *sets)
+        for name, pattern, *sets in (
+            ("no power of two", r"trainer\.devices: got 3; allowed are 1, 2", "trainer.devices=3"),
+            ("none", r"trainer\.devices: got 0; .*greater", "trainer.devices=0"),
+            ("without work", r"devices: got 8, allowed 1, 2, 4, as each", "trainer.devices=8"),
+            (
+                "that would not overlap",
+                r"cluster\.mode: got 'auto' and trainer\.devices = 2 with selection\.lag = 1",
+                "trainer.devices=2",
+                "selection.lag=1",
+            ),
+            (
+                "colocated with old weights",
+                r"'colocated' .*publish_every = 2, allowed lag 0 and publish_every 1",
+                "cluster.mode=colocated",
+                "trainer.publish_every=2",
+            ),
+            ("unknown mode", r"cluster\.mode: got 'both'; .*'split'", "cluster.mode=both"),
+            (
+                "split without scorers",
+                r"trainer\.devices: got 2 with --workers 0 and cluster\.mode = 'split', allowed 1",
+                "trainer.devices=2",
+                "cluster.mode=split",
+            ),
+        )
+    ),
+    Case(
+        "devices",
+        "beside scorers",
+        lambda p: [
+            *p.train("trainer.micro_batches=4", "trainer.devices=2"),
+            "--workers",
+            "1",
+        ],
+        r"trainer\.devices: got 2 with --workers 1 .*need --workers 0",
     ),
     setting(
         "micro-batches",

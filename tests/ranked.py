@@ -1,0 +1,48 @@
+"""A run over several ranks in forks of the warm interpreter, without the orders of ``rhoctl``. As a
+program, ``ranked.py FOLDER RANK MEETING``, it is one of the ranks."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+
+from rhoselect.config import load
+from rhoselect.inputs import open_inputs
+from rhoselect.ranks.gloo import GlooGroup
+from rhoselect.ranks.scores import SharedQueue
+from rhoselect.runtime.local import run_here
+from rhoselect.trainer.build import build_follower
+from rhoselect.trainer.control import TrainerControl
+from rhoselect.trainer.runfolder import RunFolder, stored_config
+from support import ended_well
+from warm import Process
+
+TIMEOUT_S = 60.0
+
+
+def run(config: Path, folder: Path, devices: int, sets: list[str]) -> None:
+    """Train with so many ranks in a new run folder."""
+    inputs = open_inputs(load(config, [*sets, f"trainer.devices={devices}"]))
+    RunFolder.create(folder, inputs.config, inputs.sha256)
+    meeting = folder.with_name(f"{folder.name}.meeting")
+    ranks = [Process(__file__, str(folder), str(rank), str(meeting)) for rank in range(devices)]
+    for rank in ranks:
+        ended_well(rank)
+
+
+def main(folder: Path, rank: int, meeting: Path) -> None:
+    inputs, run_folder = open_inputs(stored_config(folder)), RunFolder.newest(folder)
+    config = inputs.config
+    group = GlooGroup(rank, config.trainer.devices, meeting, TIMEOUT_S)
+    queue = SharedQueue(config.queue.lease_s, group)
+    if rank == 0:
+        run_here(inputs, run_folder, nullcontext, queue, TrainerControl(), group)
+        return
+    follower = build_follower(inputs, run_folder, queue, group)
+    for step in range(config.trainer.steps):
+        follower.step(step)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))

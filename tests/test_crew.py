@@ -1,0 +1,162 @@
+"""`rhoctl train` with several `trainer.devices`: the processes that it starts end with it, whatever
+happens to one of them, and the run goes on with any number of devices."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import user_code
+from support import DEADLINE_S, Result, hashes, made, rhoctl, start, until
+from warm import Process
+
+KEYS = ["model.factory=user_code:Slow", "model.args={}", "trainer.steps=24", "trainer.lr=0.01"]
+KEYS += ["trainer.micro_batches=4", "trainer.checkpoint_every=1", "cluster.rank_timeout_s=3"]
+HERE = str(Path(__file__).parent)
+
+
+def sets(*keys: str) -> list[str]:
+    return [word for key in keys for word in ("--set", key)]
+
+
+def pids(run: Path, devices: int) -> list[int]:
+    """The lead's process and those of its followers, of the newest start."""
+    found = [int((run / "lock").read_text().split()[0])]
+    for rank in range(1, devices):
+        log = (run / "logs" / f"rank-{rank}.log").read_text()
+        found.append(int(re.findall(rf"rank {rank} of process (\d+) starts", log)[-1]))
+    return found
+
+
+def lives(pid: int) -> bool:
+    """Whether a process computes: a zombie, whose parent has not yet asked, does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+def until_gone(pid: int) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while lives(pid):
+        assert time.monotonic() < deadline, "it lives on"
+        time.sleep(0.05)
+
+
+def started(config: Path, run: Path, devices: int) -> Process:
+    """A run that has a checkpoint and is far from its end."""
+    command = ("train", config, "--run-dir", run, *sets(*KEYS, f"trainer.devices={devices}"))
+    process = start(*command)
+    until(lambda: any(run.glob("checkpoints/step-000000002*")), process)
+    return process
+
+
+def ended(process: Process) -> Result:
+    out, errors = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode is not None
+    return Result(process.returncode, out, errors)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    run = tmp_path_factory.mktemp("undisturbed") / "run"
+    made("train", tiny_config, "--run-dir", run, *sets(*KEYS[2:]), *sets(*KEYS[:2]))
+    return hashes(run)
+
+
+@pytest.fixture(autouse=True)
+def modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", HERE, prepend=os.pathsep)
+
+
+FAULTS = {
+    "killed": (signal.SIGKILL, r"rank {rank} \(process {pid}\) was killed \(SIGKILL\)"),
+    "frozen": (signal.SIGSTOP, r"rank {rank} \(process {pid}\) did not answer for 3 s"),
+    "asked to end": (signal.SIGTERM, r"rank {rank} \(process {pid}\) was asked to end \(SIGTERM\)"),
+}
+
+
+@pytest.mark.parametrize(
+    ("fault", "devices", "rank", "then"),
+    [
+        ("killed", 2, 1, 1),
+        pytest.param("killed", 4, 3, 2, marks=pytest.mark.long),
+        pytest.param("frozen", 2, 1, 4, marks=pytest.mark.long),
+        pytest.param("frozen", 4, 3, 1, marks=pytest.mark.long),
+        pytest.param("asked to end", 2, 1, 2, marks=pytest.mark.long),
+    ],
+)
+def test_a_follower_that_ends_ends_the_run(
+    tiny_config: Path,
+    tmp_path: Path,
+    undisturbed: tuple[str, str],
+    fault: str,
+    devices: int,
+    rank: int,
+    then: int,
+) -> None:
+    """With one line that names it and the cause; no process stays; and the run can go on."""
+    run = tmp_path / "run"
+    process = started(tiny_config, run, devices)
+    everyone = pids(run, devices)
+    number, pattern = FAULTS[fault]
+    os.kill(everyone[rank], number)
+    result = ended(process)
+    said = result.out if fault == "asked to end" else result.err
+    assert result.code == 1, result
+    assert re.search(pattern.format(rank=rank, pid=everyone[rank]), said), result
+    assert f"continue with: rhoctl train --resume --run-dir {run}" in said
+    assert result.err.count("\n") <= 1 and "Traceback" not in result.err
+    assert not any(map(lives, everyone))
+    made("train", "--resume", "--run-dir", run, *sets(f"trainer.devices={then}"))
+    assert hashes(run) == undisturbed
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "asked to end"])
+def test_followers_do_not_outlive_their_lead(
+    tiny_config: Path, tmp_path: Path, undisturbed: tuple[str, str], number: signal.Signals
+) -> None:
+    run = tmp_path / "run"
+    process = started(tiny_config, run, 2)
+    everyone = pids(run, 2)
+    process.send_signal(number)
+    result = ended(process)
+    assert result.code == (-9 if number == signal.SIGKILL else 143), result
+    until_gone(everyone[1])
+    made("train", "--resume", "--run-dir", run, *sets("trainer.devices=4"))
+    assert hashes(run) == undisturbed
+
+
+@pytest.mark.long
+def test_a_lead_that_was_frozen_says_so(tiny_config: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = started(tiny_config, run, 2)
+    lead, follower = pids(run, 2)
+    os.kill(lead, signal.SIGSTOP)
+    try:
+        until(lambda: not lives(follower), process)
+    finally:
+        os.kill(lead, signal.SIGCONT)
+    result = ended(process)
+    assert result.code == 1, result
+    assert re.search(rf"rank 1 \(process {follower}\): rank (0 said nothing|1 lost)", result.err)
+
+
+@pytest.mark.long
+def test_what_fails_at_a_follower_is_told(
+    tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here a module that the lead alone has."""
+    monkeypatch.setitem(sys.modules, "passing", user_code)
+    keys = ["model.factory=passing:Slow", "model.args={}", "trainer.micro_batches=2"]
+    run = tmp_path / "run"
+    result = rhoctl("train", tiny_config, "--run-dir", run, *sets(*keys, "trainer.devices=2"))
+    assert result.code == 1
+    assert re.search(r"rank 1 \(process \d+\): model\.factory: .*'passing'", result.err), result
