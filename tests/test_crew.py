@@ -16,7 +16,7 @@ import user_code
 from support import DEADLINE_S, Result, hashes, made, rhoctl, start, until
 from warm import Process
 
-KEYS = ["model.factory=user_code:Slow", "model.args={}", "trainer.steps=24", "trainer.lr=0.01"]
+KEYS = ["model.factory=user_code:Slow", "model.args={}", "trainer.steps=16", "trainer.lr=0.01"]
 KEYS += ["trainer.micro_batches=4", "trainer.checkpoint_every=1", "cluster.rank_timeout_s=3"]
 HERE = str(Path(__file__).parent)
 

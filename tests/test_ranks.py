@@ -74,10 +74,10 @@ def algorithm_1(
 @pytest.mark.parametrize(
     ("model", "devices"),
     [
-        ("mlp", 1),
         ("mlp", 4),
         ("cnn", 2),
         ("transformer", 4),
+        long("mlp", 1),
         long("mlp", 2),
         long("cnn", 1),
         long("cnn", 4),

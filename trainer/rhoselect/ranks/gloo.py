@@ -10,15 +10,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import Any, cast
 
 import torch
-import torch.distributed as dist
+import torch.distributed
 from torch import Tensor
 
 from rhoselect.errors import ConfigError, LostRankError, shortened
 from rhoselect.ranks.group import Gradients
 
 LOOPBACK = "127.0.0.1"
+_distributed = cast(Any, torch.distributed)  # its stubs do not know these
 NOTHING = -0.0
 """The number that changes no other one when it is added: 0.0 would change -0.0."""
 
@@ -29,12 +31,12 @@ class GlooGroup:
 
     def __init__(self, rank: int, size: int, meeting: Path, timeout_s: float) -> None:
         self.rank, self.size = rank, size
-        options = dist.ProcessGroupGloo._Options()  # type: ignore[attr-defined]
+        options = _distributed.ProcessGroupGloo._Options()
         options._timeout = timedelta(seconds=timeout_s)
-        options._devices = [dist.ProcessGroupGloo.create_device(hostname=LOOPBACK)]
-        self._store = dist.FileStore(str(meeting), size)
+        options._devices = [_distributed.ProcessGroupGloo.create_device(hostname=LOOPBACK)]
+        self._store = _distributed.FileStore(str(meeting), size)
         with self._lost():
-            self._group = dist.ProcessGroupGloo(self._store, rank, size, options)
+            self._group = _distributed.ProcessGroupGloo(self._store, rank, size, options)
 
     def total(self, values: Gradients, like: Sequence[Tensor]) -> Gradients:
         """See `Group.total`."""
@@ -46,7 +48,7 @@ class GlooGroup:
                 rows = [row for row, each in enumerate(like) if each.dtype == dtype]
                 flat = torch.cat([_flat(values[row], like[row]) for row in rows])
                 self._sum(flat)
-                parts = flat.split([like[row].numel() for row in rows])
+                parts = torch.split(flat, [like[row].numel() for row in rows])
                 for row, part in zip(rows, parts, strict=True):
                     sums[row].copy_(part.view(like[row].shape))
         *totals, _ = sums
