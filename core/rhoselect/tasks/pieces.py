@@ -1,0 +1,104 @@
+"""Cross-entropies of tokens, computed a piece at a time.
+
+Where the model has a body and a head, as the causal models of transformers have, logits are made in
+pieces: [C, T, V] never exists. A model that gives logits alone is called for some rows at a time;
+in training its logits, of its own dtype, stay until the gradient, and float32 is made in pieces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from rhoselect.tasks.base import output_of
+
+PIECE = 1 << 24
+"""Most logits at once: 64 MiB of float32."""
+SCALED = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
+"""Settings by which models of transformers change what their head gives."""
+Body = Callable[[dict[str, Tensor]], Tensor]
+Head = Callable[[Tensor], Tensor]
+
+
+def token_losses(model: nn.Module, inputs: dict[str, Tensor], ids: Tensor, whole: bool) -> Tensor:
+    """The losses [C, T - 1], float32, of all tokens of ``ids`` [C, T] but the first, padding
+    included. ``whole`` takes the logits of the model's own forward."""
+    targets = ids[:, 1:]
+    split = None if whole else body_and_head(model)
+    if split is not None:
+        body, head = split
+        hidden = body(inputs)[:, :-1]  # [C, T - 1, D]
+        return _of_hidden(head, hidden.flatten(0, 1), targets.flatten()).view(targets.shape)
+    found, row, rows = list[Tensor](), 0, 1  # the first row tells how many logits it has
+    while row < len(ids):
+        part = {name: tensor[row : row + rows] for name, tensor in inputs.items()}
+        logits = output_of(model, part)[:, :-1]  # [rows, T - 1, V]
+        found.append(_of_logits(logits, targets[row : row + rows]))
+        row, rows = row + rows, max(1, PIECE // max(1, logits[0].numel()))
+    return torch.cat(found)
+
+
+def body_and_head(model: Any) -> tuple[Body, Head] | None:
+    """What gives hidden states [C, T, D], and what makes logits of them; None of a model that is
+    not known to have the two."""
+    if hasattr(model, "get_base_model"):  # an adapter's
+        model = model.get_base_model()
+    if not hasattr(model, "config") or not hasattr(model, "get_output_embeddings"):
+        return None
+    body, head = getattr(model, "base_model", model), model.get_output_embeddings()
+    scaled = any(getattr(model.config, name, None) not in (None, 1, 1.0) for name in SCALED)
+    if body is model or head is None or scaled:
+        return None
+
+    def hidden(inputs: dict[str, Tensor]) -> Tensor:
+        found: Tensor = body(**inputs, use_cache=False).last_hidden_state
+        return found
+
+    return hidden, head
+
+
+def _of_hidden(head: Head, hidden: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropies [N] of ``targets`` [N] under ``head`` of ``hidden`` [N, D]."""
+    head = _cast_once(head, hidden.device.type)
+
+    def losses(part: Tensor, wanted: Tensor) -> Tensor:
+        return F.cross_entropy(head(part).float(), wanted, reduction="none")
+
+    size = max(1, PIECE // head(hidden[:1].detach()).shape[-1])
+    parts = zip(torch.split(hidden, size), torch.split(targets, size), strict=True)
+    return torch.cat([_remade(losses, *part) for part in parts])
+
+
+def _of_logits(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropies [R, T] of ``targets`` [R, T] under ``logits`` [R, T, V] of any dtype, for
+    some tokens at a time."""
+
+    def losses(part: Tensor, wanted: Tensor) -> Tensor:
+        return F.cross_entropy(part.float().transpose(1, 2), wanted, reduction="none")
+
+    rows, _, vocabulary = logits.shape
+    size = max(1, PIECE // max(1, rows * vocabulary))
+    parts = zip(torch.split(logits, size, 1), torch.split(targets, size, 1), strict=True)
+    return torch.cat([_remade(losses, *part) for part in parts], 1)
+
+
+def _remade(losses: Callable[[Tensor, Tensor], Tensor], part: Tensor, wanted: Tensor) -> Tensor:
+    """The losses of a piece. In training what is made for them is made again for the gradient."""
+    if not torch.is_grad_enabled():
+        return losses(part, wanted)
+    found: Tensor = checkpoint(losses, part, wanted, use_reentrant=False, preserve_rng_state=False)
+    return found
+
+
+def _cast_once(head: Any, device: str) -> Head:
+    """A linear head under autocast, which would cast its weight again for each piece."""
+    if type(head) is not nn.Linear or not torch.is_autocast_enabled(device):
+        return head  # type: ignore[no-any-return]
+    dtype, bias = torch.get_autocast_dtype(device), getattr(head, "bias", None)
+    weight, shift = head.weight.to(dtype), None if bias is None else bias.to(dtype)
+    return lambda hidden: F.linear(hidden.to(dtype), weight, shift)

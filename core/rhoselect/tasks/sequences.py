@@ -1,0 +1,75 @@
+"""What tasks of token sequences share: batches of them, logits of tokens, perplexity."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rhoselect.errors import DataError, ModelError
+from rhoselect.nest import Nest
+from rhoselect.tasks.base import Metrics, Task, losses_of, output_of
+from rhoselect.types import Batch
+
+
+class SequenceTask(Task):
+    """A task with a loss for each token. ``padding`` is the id that fills a batch up to its longest
+    sequence; ``perplexity`` is over all tokens that are predicted."""
+
+    metric = "perplexity"
+
+    def __init__(self, padding: int) -> None:
+        self.padding = padding
+
+    def collate(self, examples: Sequence[Any]) -> Nest:
+        """``input_ids`` and ``attention_mask`` [C, T]. Raises DataError."""
+        sequences = [ids_of(example) for example in examples]
+        lengths = torch.tensor([len(ids) for ids in sequences])
+        return {
+            "input_ids": self.joined(sequences),
+            "attention_mask": (torch.arange(int(lengths.max())) < lengths[:, None]).long(),
+        }
+
+    def joined(self, sequences: Sequence[Tensor]) -> Tensor:
+        """Sequences [T] as rows [C, T]."""
+        return nn.utils.rnn.pad_sequence(
+            list(sequences), batch_first=True, padding_value=self.padding
+        )
+
+    def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Metrics:
+        """``perplexity`` and ``loss``, the mean over all predicted tokens in nats."""
+        total, count = 0.0, 0
+        for batch in batches:
+            found = losses_of(self, model, batch)
+            assert found.tokens is not None and found.mask is not None
+            total += found.tokens.double().sum().item()
+            count += int(found.mask.sum())
+        loss = total / max(1, count)
+        return {"perplexity": math.exp(min(loss, 700.0)), "loss": loss}
+
+
+def ids_of(example: Any) -> Tensor:
+    """The token ids [T] of an example. Raises DataError."""
+    given = example["input_ids"] if isinstance(example, Mapping) else example
+    ids = torch.as_tensor(given)
+    if ids.ndim != 1 or not len(ids) or ids.is_floating_point():
+        raise DataError(
+            f"got tokens {list(ids.shape)} of {ids.dtype}, allowed one or more token ids [T], alone"
+            ' or as "input_ids" of a dict'
+        )
+    return ids.long()
+
+
+def logits_for(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
+    """The logits [C, T, V] of ``inputs``, whose ``input_ids`` are [C, T]. Raises ModelError."""
+    logits, shape = output_of(model, inputs), list(inputs["input_ids"].shape)
+    if not isinstance(logits, Tensor) or list(logits.shape[:-1]) != shape:
+        got = f"{list(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+        raise ModelError(
+            f"for tokens {shape} its model returns {got}, allowed float logits {[*shape, 'V']};"
+            " return one row of token scores a token"
+        )
+    return logits
