@@ -10,6 +10,7 @@ from rhoselect.tasks.base import Task
 BUILT_IN = {
     "classification": "rhoselect.tasks.classification:Classification",
     "causal_lm": "rhoselect.tasks.causal_lm:CausalLM",
+    "masked_lm": "rhoselect.tasks.masked_lm:MaskedLM",
     "regression": "rhoselect.tasks.measured:Regression",
     "multi_label": "rhoselect.tasks.measured:MultiLabel",
 }
