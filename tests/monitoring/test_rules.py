@@ -37,7 +37,7 @@ def test_every_alert_has_a_test_a_way_out_and_a_place_in_the_documentation() -> 
     tested = set(re.findall(r"Rhoselect\w+", (FOLDER / "rules_test.yml").read_text()))
     assert set(names) == tested
     assert all("summary:" in rule and "action:" in rule and "severity:" in rule for rule in rules)
-    explained = (DOCS / "monitoring.md").read_text()
+    explained = (DOCS / "metrics.md").read_text()
     assert [name for name in names if f"`{name}`" not in explained] == []
 
 
