@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from rhoselect.tasks import Batch, Losses, Task
+from rhoselect.tasks import Batch, Classification, Losses, Task
 
 SIZES = {"train": 64, "holdout": 24, "test": 20}
 WORDS = 12
@@ -128,6 +128,17 @@ class Dropping(Fit):
 
     def collate(self, examples: Sequence[Any]) -> Any:
         return super().collate([each for each in examples if len(each["words"]) < 5])
+
+
+class ByLoss(Classification):
+    """A classification that is measured by its mean loss."""
+
+    metric = "log_loss"
+    direction = "min"
+
+    def evaluate(self, model: nn.Module, batches: Any) -> Any:
+        losses = torch.cat([self.losses(model, batch).losses for batch in batches])
+        return {"log_loss": float(losses.mean())}
 
 
 WRONG: dict[str, Any] = {

@@ -25,6 +25,7 @@ from rhoselect.data import ArrowDataset
 from rhoselect.data.il_table import read_table
 from rhoselect.errors import ConfigError, RunStopped
 from rhoselect.importers import write_dataset
+from rhoselect.report.metric import Metric
 from support import made, patches, rhoctl
 
 MAP = Path(__file__).parent.parent / "benchmarks" / "compare"
@@ -151,7 +152,8 @@ def test_the_verdict_says_loses_as_plainly_as_wins(
 
 def test_differences_are_paired_by_seed_and_to_the_best_uniform() -> None:
     finals = {"uniform": [0.5, 0.7], "uniform_holdout": [0.6, 0.8]}
-    assert results.best_of(finals, ("uniform", "uniform_holdout")) == "uniform_holdout"
+    assert results.best_of(finals, ("uniform", "uniform_holdout"), Metric()) == ("uniform_holdout")
+    assert results.best_of(finals, tuple(finals), Metric("rmse", "min")) == "uniform"
     difference, error = results.paired([0.55, 0.65], finals["uniform"])
     assert (difference, error) == pytest.approx((0.0, 0.05))
 

@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from rhoselect.config import Config, DataConfig
 from rhoselect.data import ArrowDataset
 from rhoselect.errors import ConfigError
-from rhoselect.grids import document, outcomes, table
+from rhoselect.grids import document, figure, outcomes, table
 from rhoselect.grids.grid import Cell, cells, find, load, names
 from rhoselect.grids.recipes import Recipes
 from rhoselect.grids.runner import check, settings
@@ -188,9 +189,10 @@ def test_wrong_arguments_are_one_line(arguments: Sequence[Any], said: str) -> No
 
 def finished(
     path: Path,
-    accuracies: Sequence[float],
+    figures: Sequence[float],
     corrupted: Sequence[float | None],
     indices: Sequence[list[int]] | None = None,
+    metric: str = "accuracy",
 ) -> None:
     """A run folder with an evaluation and a row a step; a point is correct from step 2 on."""
     folder = RunFolder.create(path, Config(data=DataConfig(path="data")))
@@ -200,11 +202,11 @@ def finished(
         correct = float(step >= 2)
         records.append(StepRecord(step, step, chosen, [0.0], 1.0, 0, 8, 0.1, 0.1, share, correct))
     records.flush()
-    for step, accuracy in enumerate(accuracies):
-        records.add_values(
-            step + 1, 1.0, {"accuracy": accuracy, "loss": 1.0, "worst_class_accuracy": accuracy / 2}
-        )
-    records.finish({"method": path.name, "wall_seconds": 2.0})
+    for step, value in enumerate(figures):
+        classes = {"worst_class_accuracy": value / 2} if metric == "accuracy" else {}
+        records.add_values(step + 1, 1.0, {metric: value, "loss": 1.0, **classes})
+    about = {} if metric == "accuracy" else {"metric": metric, "metric_direction": "min"}
+    records.finish({"method": path.name, "wall_seconds": 2.0, **about})
 
 
 def outcome(path: Path, arm: str, seed: int, data: Path) -> outcomes.Outcome:
@@ -249,6 +251,31 @@ def test_the_table_by_hand(tiny: Path, tmp_path: Path) -> None:
     assert first[heads.index("steps to 0.8")] == "NR"
     assert second[heads.index("steps to 0.3")] == "NR (1 of 2)"
     assert json.loads(json.dumps(rho)) == rho
+
+
+def test_a_task_of_another_metric_has_its_name_and_its_direction(
+    tiny: Path, tmp_path: Path
+) -> None:
+    # Smoothed: uniform 6.5 5.67 4.33 4, loss 4.5 3.67 2.33 2; the least is best.
+    finished(tmp_path / "uniform-0", [8, 5, 4, 4], [None] * 4, metric="perplexity")
+    finished(tmp_path / "rho-0", [6, 3, 2, 2], [None] * 4, metric="perplexity")
+    text = tiny.read_text().replace('"noisy"', '"g"').replace("[0.2, 1.01]", "[4.4]")
+    tiny.write_text(text.replace('"final_accuracy"', '"final_metric"'))
+    spec, data = load(tiny), tmp_path / "data"
+    images = np.zeros((8, 1, 4, 4), np.uint8), np.arange(8) % 2
+    write_dataset(data, "image", {"train": images, "test": images})
+    runs = [outcome(tmp_path / f"{arm}-0", arm, 0, data) for arm in ("uniform", "rho")]
+    uniform, rho = table.rows(spec, runs)
+    assert uniform["targets"]["4.4"]["values"] == [3] and rho["targets"]["4.4"]["values"] == [2]
+    assert rho["best_perplexity"]["median"] == 2 and rho["final_metric"] == rho["final_perplexity"]
+    assert rho["speedup"]["values"] == [4 / 2]
+    assert table.verdict(spec.claim[0], [uniform, rho]) == (pytest.approx(7 / 3), "agrees")
+    heads, (_, cells_of_rho) = table.cells_of([uniform, rho])
+    assert cells_of_rho[heads.index("final perplexity")] == "2.333"
+    assert "worst class" not in heads and json.dumps(rho, allow_nan=False)
+    axes, lines = Figure().add_subplot(), figure.curves(spec, runs)
+    figure.panel("g", "", [uniform, rho], lines, axes)
+    assert axes.get_ylabel() == "test perplexity"
 
 
 def test_verdicts_follow_the_measured_medians() -> None:

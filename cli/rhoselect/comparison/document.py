@@ -12,20 +12,17 @@ from matplotlib.axes import Axes
 from rhoselect.comparison import reference
 from rhoselect.comparison.results import SHARED_BY, Row
 from rhoselect.report.drawing import panels_png
+from rhoselect.report.metric import Metric
 from rhoselect.report.origin import origin
 from rhoselect.report.tables import markdown_table
 
 PANELS_A_ROW = 3
-HEADS = (
-    *("configuration", "budget", "arm", "steps", "rate", "final", "to best uniform"),
-    *("s free", "s one device", "s many", "device-s many"),
-)
 NOTE = """
-final: mean test accuracy of the final weights, and standard deviation over seeds. To best uniform:
-paired difference in points, and its standard error. The seconds, of one run, are in three ledgers:
-scoring and irreducible losses free; charged on one device; charged on many, which is a trainer and
-{scorers} scorers. x / y / z: irreducible losses shared by {shared} runs. *: the least or greatest
-rate tried.
+final: mean test figure of the final weights, and standard deviation over seeds. To best uniform:
+paired difference, of an accuracy in points, and its standard error. The seconds, of one run, are in
+three ledgers: scoring and irreducible losses free; charged on one device; charged on many, which is
+a trainer and {scorers} scorers. x / y / z: irreducible losses shared by {shared} runs. *: the least
+or greatest rate tried.
 """
 
 
@@ -58,19 +55,26 @@ def write(
 
 def cells_of(found: Sequence[Row]) -> tuple[Sequence[str], list[list[str]]]:
     """Heads and cells of the table as text."""
-    return HEADS, [_cells(row) for row in found]
+    labels = dict.fromkeys(Metric.of(row).label for row in found)
+    heads = (
+        *("configuration", "budget", "arm", "steps", "rate"),
+        *(f"final {' or '.join(labels)}", "to best uniform"),
+        *("s free", "s one device", "s many", "device-s many"),
+    )
+    return heads, [_cells(row) for row in found]
 
 
 def _cells(row: Row) -> list[str]:
     rate = f"{row['lr']:.2g}{'*' if row['lr_at_edge'] else ''}"
     dropped = f", {row['dropped_share']:.0%} dropped" if row["dropped_share"] else ""
     itself = row["arm"] == row["against"]
-    difference = f"{100 * row['difference']:+.2f} ± {100 * row['error']:.2f}"
+    metric, form = Metric.of(row), ".2%" if Metric.of(row).is_share else ".4g"
+    difference = metric.difference(row["difference"], "+")
     seconds = row["seconds"]
     return [
         *(row["configuration"], row["budget"], row["arm"] + dropped, str(row["steps"]), rate),
-        f"{row['mean']:.2%} ± {row['deviation']:.2%}",
-        "best" if itself else difference,
+        f"{row['mean']:{form}} ± {row['deviation']:{form}}",
+        "best" if itself else f"{difference} ± {metric.difference(row['error'])}",
         *(_shared(seconds[ledger]) for ledger in ("free", "one", "many")),
         _shared(row["device_seconds"]["many"]),
     ]
@@ -85,7 +89,7 @@ def figure(found: Sequence[Row]) -> bytes:
     """A PNG: a panel a configuration and budget; a line an arm, with every seed as a dot."""
     cases = list(dict.fromkeys((row["configuration"], row["budget"]) for row in found))
     panels = [
-        partial(_panel, f"{name}, {budget}", [r for r in found if _case(r) == (name, budget)])
+        partial(panel, f"{name}, {budget}", [r for r in found if _case(r) == (name, budget)])
         for name, budget in cases
     ]
     return panels_png(panels, min(PANELS_A_ROW, len(panels)), (4.4, 3.0))
@@ -95,7 +99,8 @@ def _case(row: Row) -> tuple[str, str]:
     return row["configuration"], row["budget"]
 
 
-def _panel(title: str, found: Sequence[Row], axes: Axes) -> None:
+def panel(title: str, found: Sequence[Row], axes: Axes) -> None:
+    """The panel of a configuration at a budget, drawn."""
     places = range(len(found))
     for place, row in zip(places, found, strict=True):
         axes.plot(row["values"], [place] * len(row["values"]), "o", alpha=0.4, markersize=4)
@@ -103,4 +108,4 @@ def _panel(title: str, found: Sequence[Row], axes: Axes) -> None:
     axes.errorbar(means, places, xerr=spread, fmt="|", color="black", capsize=3)
     axes.set_yticks(places, [row["arm"] for row in found], fontsize=8)
     axes.invert_yaxis()
-    axes.set(xlabel="final test accuracy", title=title)
+    axes.set(xlabel=f"final test {Metric.of(found[0]).label}", title=title)

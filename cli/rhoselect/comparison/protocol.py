@@ -63,19 +63,20 @@ class Comparison:
     def choose(self, case: Case, arm: Arm) -> Chosen:
         """Sweep the rates of an arm on the validation split."""
         rates, shares = self.rules.rates, self.rules.cleaned
+        worth = case.setting.metric.worth
         first = shares[0] if arm.points == "clean" else 0.0
         found = {rate: self._validated(case, arm, rate, first) for rate in rates}
-        best = max(rates, key=lambda rate: found[rate])
+        best = max(rates, key=lambda rate: worth(found[rate]))
         others = shares[1:] if arm.points == "clean" else ()
         by_share = {share: self._validated(case, arm, best, share) for share in others}
         by_share[first] = found[best]
-        share = max(by_share, key=lambda share: by_share[share])
+        share = max(by_share, key=lambda share: worth(by_share[share]))
         edge = len(rates) > 1 and best in (min(rates), max(rates))
         lr = best * case.setting.config.trainer.lr
         return Chosen(lr, edge, share, len(rates) + len(others))
 
     def finish(self, case: Case, chosen: Mapping[str, Chosen]) -> dict[str, list[float]]:
-        """Train every arm with every seed; returns {arm: its final test accuracies, by seed}."""
+        """Train every arm with every seed; returns {arm: its final test figures, by seed}."""
         for seed in range(self.rules.seeds):
             for arm in case.arms:
                 pick = chosen[arm.name]
@@ -84,7 +85,7 @@ class Comparison:
                 self._train({self._final(case, arm, seed): config})
         return {
             arm.name: [
-                self._accuracy(self._final(case, arm, seed)) for seed in range(self.rules.seeds)
+                self._figure(case, self._final(case, arm, seed)) for seed in range(self.rules.seeds)
             ]
             for arm in case.arms
         }
@@ -111,7 +112,7 @@ class Comparison:
         lr = rate * case.setting.config.trainer.lr
         name = self._trial(case, arm, rate, share)
         self._train({name: case.setting.run(arm.keys, points, reference.SEED, arm.steps, lr)})
-        return self._accuracy(name)
+        return self._figure(case, name)
 
     def _trial(self, case: Case, arm: Arm, rate: float, share: float) -> str:
         dropped = f"-{share:g}" if arm.points == "clean" else ""
@@ -120,9 +121,9 @@ class Comparison:
     def _final(self, case: Case, arm: Arm, seed: int) -> str:
         return f"{case.name}-{arm.name}-{seed}"
 
-    def _accuracy(self, name: str) -> float:
+    def _figure(self, case: Case, name: str) -> float:
         text = (self.runs / name / "summary.json").read_text("utf-8")
-        return float(json.loads(text)["final_accuracy"])
+        return float(json.loads(text)[f"final_{case.setting.metric.name}"])
 
     def _case(self, setting: Setting, budget: float, clock: Clock) -> Case:
         rules, source = self.rules, setting.source

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from rhoselect.comparison.arms import (
@@ -23,6 +24,7 @@ from rhoselect.comparison.arms import (
     selection_name,
 )
 from rhoselect.comparison.protocol import Case, Chosen
+from rhoselect.report.metric import Metric
 
 Row = dict[str, Any]
 SHARED_BY = (1, 5, 25)
@@ -38,7 +40,8 @@ def rows_of(
     """A row an arm. ``difference`` is to the best uniform arm on one device, seed by seed, and
     ``error`` its standard error; ``seconds`` and ``device_seconds`` are by ledger, and by how many
     runs share the irreducible losses."""
-    best = best_of(finals, (UNIFORM, HOLDOUT))
+    metric = case.setting.metric
+    best = best_of(finals, (UNIFORM, HOLDOUT), metric)
     scorers, rows = scorers_of(case.setting.config), []
     for arm in case.arms:
         values = finals[arm.name]
@@ -55,6 +58,8 @@ def rows_of(
                 "lr_at_edge": pick.at_edge,
                 "trials": pick.trials,
                 "dropped_share": pick.share,
+                "metric": metric.name,
+                "metric_direction": metric.direction,
                 "values": values,
                 "mean": statistics.mean(values),
                 "deviation": statistics.stdev(values),
@@ -78,9 +83,10 @@ def _costs(arm: Arm, case: Case, place: int) -> Row:
     }
 
 
-def best_of(finals: Mapping[str, list[float]], names: Sequence[str]) -> str:
-    """The arm of ``names`` with the greatest mean, of those that ran."""
-    return max((n for n in names if n in finals), key=lambda name: statistics.mean(finals[name]))
+def best_of(finals: Mapping[str, list[float]], names: Sequence[str], metric: Metric) -> str:
+    """The arm of ``names`` with the best mean, of those that ran."""
+    ran = [name for name in names if name in finals]
+    return max(ran, key=lambda name: metric.worth(statistics.mean(finals[name])))
 
 
 def paired(values: Sequence[float], others: Sequence[float]) -> tuple[float, float]:
@@ -94,20 +100,21 @@ def verdict(case: Case, finals: Mapping[str, list[float]], charged_runs: int) ->
     """One sentence on a case: whether the selection wins, loses or draws, in each ledger and
     against the best of the cheap rivals."""
     name, scorers = selection_name(case.setting.config), scorers_of(case.setting.config)
+    said = partial(_said, case.setting.metric, finals)
     baselines = (UNIFORM, HOLDOUT)
-    parts = [_said("with scoring free", name, baselines, finals)]
+    parts = [said("with scoring free", name, baselines)]
     if CHARGED in finals:
         ledger = f"charged on one device, irreducible losses shared by {charged_runs} runs,"
-        parts.append(_said(ledger, CHARGED, baselines, finals))
+        parts.append(said(ledger, CHARGED, baselines))
     else:
         parts.append(f"charged on one device it was not run ({case.left_out[CHARGED]})")
     if WIDE in finals:
         times = _slower(case.clock, scorers)
         slower = f"in {times:.2f} times the seconds, " if times > 1 else ""
         ledger = f"{slower}with {scorers} scorers, whose devices the baseline has, too,"
-        parts.append(_said(ledger, name, (*baselines, WIDE), finals))
+        parts.append(said(ledger, name, (*baselines, WIDE)))
     if rivals := [rival for rival in (CLEAN, DISTINCT, INFOBATCH) if rival in finals]:
-        parts.append(_said("among the cheap rivals", name, rivals, finals))
+        parts.append(said("among the cheap rivals", name, rivals))
     seeds = len(finals[name])
     few = "" if seeds >= ENOUGH_SEEDS else f" (only {seeds} seeds: a sign, not a finding)"
     return f"{case.setting.name}, budget {case.budget}: {name} {'; '.join(parts)}{few}."
@@ -119,12 +126,17 @@ def _slower(clock: Clock, scorers: int) -> float:
 
 
 def _said(
-    ledger: str, name: str, baselines: Sequence[str], finals: Mapping[str, list[float]]
+    metric: Metric,
+    finals: Mapping[str, list[float]],
+    ledger: str,
+    name: str,
+    baselines: Sequence[str],
 ) -> str:
-    best = best_of(finals, baselines)
+    best = best_of(finals, baselines, metric)
     difference, error = paired(finals[name], finals[best])
-    points = f"{100 * abs(difference):.2f} points (standard error {100 * error:.2f})"
+    unit = "points" if metric.is_share else f"of {metric.label}"
+    spread = f"{unit} (standard error {metric.difference(error)})"
     if abs(difference) <= CLEAR * error:
-        return f"{ledger} draws with {best}: {100 * difference:+.2f} {points.split(' ', 1)[1]}"
-    word = "wins against" if difference > 0 else "loses against"
-    return f"{ledger} {word} {best} by {points}"
+        return f"{ledger} draws with {best}: {metric.difference(difference, '+')} {spread}"
+    word = "wins against" if metric.worth(difference) > 0 else "loses against"
+    return f"{ledger} {word} {best} by {metric.difference(abs(difference))} {spread}"

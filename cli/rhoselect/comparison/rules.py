@@ -12,7 +12,9 @@ from rhoselect.config import Config
 from rhoselect.errors import ConfigError, listed
 from rhoselect.grids.recipes import assignments
 from rhoselect.grids.spec import Scalar
+from rhoselect.report.metric import Metric
 from rhoselect.selection import get_function
+from rhoselect.tasks import get_task
 
 Train = Callable[[Mapping[str, Config]], None]
 """Trains runs in folders of these names, those that are not finished."""
@@ -38,11 +40,13 @@ class Rules:
 
 
 class Setting:
-    """A configuration of a comparison: ``name`` is that of its file."""
+    """A configuration of a comparison: ``name`` is that of its file, ``metric`` its task's."""
 
     def __init__(self, file: Path, sets: Sequence[str], rules: Rules, out: Path) -> None:
         self.name, self._file, self._sets = file.stem, file, tuple(sets)
         self.config = configuration.load(file, sets)
+        task = get_task(self.config.task)
+        self.metric = Metric(task.metric, task.direction)
         function, where = get_function(self.config.selection.function), f"{file}: selection"
         if (name := self.config.selection.function) in ("uniform", "infobatch"):
             raise ConfigError(

@@ -23,14 +23,14 @@ class Outcome:
     run: Run
     data: Path
 
-    def steps_to(self, accuracy: float) -> float:
-        """The first step whose smoothed accuracy is at least that, or infinity."""
-        place = self.run.first(accuracy)
+    def steps_to(self, target: float) -> float:
+        """The first step whose smoothed figure is as good as that, or infinity."""
+        place = self.run.first(target)
         return float("inf") if place is None else float(self.run.steps[place])
 
     def properties(self, weakest: float) -> dict[str, float | None]:
-        """Shares of the selected points, None where not known. ``weakest`` is the lowest final
-        accuracy of the runs compared: ``correct_share_below`` is averaged over the steps before
+        """Shares of the selected points, None where not known. ``weakest`` is the worst final
+        figure of the runs compared: ``correct_share_below`` is averaged over the steps before
         this run reached it, as methods that learn more find more points correct (Figure 3)."""
         chosen = self.run.selected
         below = np.arange(len(chosen.correct)) < self.steps_to(weakest)

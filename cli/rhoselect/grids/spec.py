@@ -19,6 +19,8 @@ Scalar = bool | int | float | str
 Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
 Measure = Literal[
     "speedup",
+    "best_metric",
+    "final_metric",
     "best_accuracy",
     "final_accuracy",
     "drop",
@@ -60,7 +62,7 @@ class IlRecipe(ProxyRecipe):
 
 class Group(Section):
     """A setting: data, irreducible losses and core-sets by the name of their recipe, keys, target
-    accuracies."""
+    values of the metric."""
 
     name: Name
     data: str
@@ -81,9 +83,9 @@ class Arm(Section):
 
 
 class FigureSpec(Section):
-    """Curves of accuracy against steps, or bars of ``measures``; a panel a group either way."""
+    """Curves of the metric against steps, or bars of ``measures``; a panel a group either way."""
 
-    kind: Literal["accuracy", "bars"] = "accuracy"
+    kind: Literal["curves", "bars"] = "curves"
     measures: list[Measure] = Field(default_factory=list)
 
 

@@ -11,10 +11,13 @@ from rich.table import Table
 
 from rhoselect.grids.outcomes import Outcome
 from rhoselect.grids.spec import Claim, Spec
+from rhoselect.report.metric import Metric
+from rhoselect.report.runs import mean
 from rhoselect.report.tables import markdown_table, terminal_table
 
 Row = dict[str, Any]
 SHARES = {
+    "worst_class_accuracy": "worst class",
     "corrupted_share": "corrupted",
     "correct_share_below": "correct",
     "relevant_share": "relevant",
@@ -23,9 +26,11 @@ SHARES = {
 
 
 def rows(spec: Spec, outcomes: Sequence[Outcome]) -> list[Row]:
-    """A row a group and arm that ran. Every figure is {median, low, high, values}: None is "not
-    reached" in ``targets`` and ``steps_to_best``, and "not known" elsewhere; a speedup is 0 where
-    the baseline's best accuracy was not reached, and absent without a baseline run."""
+    """A row a group and arm that ran. Its ``metric`` and ``metric_direction`` are the main figure
+    of its task, which it also has by name, as ``final_NAME``. Every figure is {median, low, high,
+    values}: None is "not reached" in ``targets`` and ``steps_to_best``, and "not known" elsewhere;
+    a speedup is 0 where the baseline's best figure was not reached, and absent without a baseline
+    run."""
     found = []
     for group in spec.group:
         here = [o for o in outcomes if o.cell.group.name == group.name]
@@ -40,16 +45,16 @@ def _row(
     spec: Spec, targets: Sequence[float], runs: Sequence[Outcome], here: Sequence[Outcome]
 ) -> Row:
     figures: dict[str, list[float | None]] = {}
+    metric = runs[0].run.metric
     for outcome in runs:
         peers = [o for o in here if o.cell.seed == outcome.cell.seed]
         base = next((o for o in peers if o.cell.arm.name == spec.baseline), None)
         values: dict[str, float | None] = {
-            "best_accuracy": outcome.run.best,
-            "final_accuracy": outcome.run.final,
+            **_named(metric, outcome.run.best, outcome.run.final),
             "drop": abs(outcome.run.best - outcome.run.final),
-            "worst_class_accuracy": float(outcome.run.worst_class_accuracy[-1]),
+            "worst_class_accuracy": mean(outcome.run.worst_class_accuracy[-1:]),
             "seconds": outcome.run.summary["wall_seconds"],
-            **outcome.properties(outcome.run.metric.worst([o.run.final for o in peers])),
+            **outcome.properties(metric.worst([o.run.final for o in peers])),
         }
         if base is not None:
             best = base.run.best
@@ -63,8 +68,19 @@ def _row(
         "group": first.group.name,
         "arm": first.arm.name,
         "seeds": [o.cell.seed for o in runs],
+        "metric": metric.name,
+        "metric_direction": metric.direction,
         "targets": reached,
         **{name: statistic(values) for name, values in figures.items()},
+    }
+
+
+def _named(metric: Metric, best: float, final: float) -> dict[str, float]:
+    """The two figures as a summary has them: as those of the metric, and by its name."""
+    return {
+        f"{when}_{name}": value
+        for name in ("metric", metric.name)
+        for when, value in (("best", best), ("final", final))
     }
 
 
@@ -102,8 +118,9 @@ def cells_of(found: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """Heads and cells of the table as text; "NR" is not reached."""
     targets = sorted({t for row in found for t in row["targets"]}, key=float)
     shares = [name for name in SHARES if any(row.get(name) for row in found)]
+    labels = dict.fromkeys(Metric.of(row).label for row in found)
     heads = ["group", "arm", *(f"steps to {t}" for t in targets), "steps to baseline's best"]
-    heads += ["times fewer", "final", "worst class", *(SHARES[name] for name in shares)]
+    heads += ["times fewer", f"final {' or '.join(labels)}", *(SHARES[name] for name in shares)]
     lines = []
     for row in found:
         line = [row["group"], row["arm"]]
@@ -111,7 +128,9 @@ def cells_of(found: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
             _steps(row["targets"][t], row["seeds"]) if t in row["targets"] else "" for t in targets
         ]
         line += [_steps(row.get("steps_to_best"), row["seeds"]), _spread(row.get("speedup"), ".1f")]
-        line += [_spread(row[name], ".1%") for name in ("final_accuracy", "worst_class_accuracy")]
+        metric = Metric.of(row)
+        form = ".1%" if metric.is_share else ".4g"
+        line.append(_spread(row[f"final_{metric.name}"], form))
         lines.append(line + [_spread(row.get(name), ".1%") for name in shares])
     return heads, lines
 

@@ -40,6 +40,15 @@ class Metric:
         """0.8416 as 84.2% of an accuracy, else as 0.8416."""
         return percent(value) if self.is_share else f"{value:.4g}"
 
+    def difference(self, value: float, signed: str = "") -> str:
+        """0.0123 as 1.23 (points of an accuracy), else as 0.0123; with its sign if ``signed`` is
+        "+"."""
+        return f"{100 * value:{signed}.2f}" if self.is_share else f"{value:{signed}.3g}"
+
+    def worth(self, value: float) -> float:
+        """The value, or its negative where the least is best: greater is better."""
+        return value if self.direction == "max" else -value
+
     def best(self, values: Floats) -> float:
         """The best of some."""
         return float(values.max() if self.direction == "max" else values.min())
