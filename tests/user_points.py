@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.data import IterableDataset
 
 from rhoselect.tasks import Batch, Classification, Losses, Task, output_of
 
@@ -94,3 +95,36 @@ class Nested(Task):
 
     def outputs(self, batch: Batch) -> int:
         return 3
+
+
+class Endless(IterableDataset[Any]):
+    """A stream without an end."""
+
+    def __init__(self, split: str) -> None:
+        self.split = split
+
+    def __iter__(self) -> Iterator[Any]:
+        while True:
+            yield [1, 2, 3]
+
+
+def stream(split: str, broken: str) -> Iterator[Any]:
+    """An endless stream of token ids; what ``broken`` names is wrong with it."""
+    place = 0
+    while not (broken == "empty" and split == "test"):
+        point: dict[str, Any] = {"input_ids": [place] * (1 + place % 3)}
+        match broken:
+            case "again":
+                point["input_ids"] = torch.randint(50, (2,))
+            case "object":
+                point["input_ids"] = object()
+            case "keys" if place == 30:
+                point["mask"] = 1
+            case "none" if place == 30:
+                point["input_ids"] = None
+            case "type" if place == 30:
+                point["input_ids"] = ["a"]
+            case "raises" if place == 30:
+                raise OSError("connection lost")
+        yield point
+        place += 1

@@ -11,11 +11,12 @@ from bad_pictures import PICTURES
 from bad_points import POINTS
 from bad_settings import SETTINGS
 from bad_tables import TABLES
+from bad_tokens import TOKENS
 
 from cases import Case, Place
 from support import DEADLINE_S, rhoctl, start
 
-CASES = SETTINGS + PICTURES + TABLES + POINTS
+CASES = SETTINGS + PICTURES + TABLES + POINTS + TOKENS
 MOST_CHARACTERS = 1500  # of a message: read in one look, however many names a source has
 IN_A_PROCESS = {"not TOML", "unknown key", "option"}
 

@@ -5,8 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from torch.utils.data import IterableDataset
+
 from rhoselect.errors import ConfigError, DataError, RhoError
 from rhoselect.importing import load_object, one_line
+
+MAP_STYLE = (
+    "a map-style data set of one or more points; 'rhoctl data spool' makes one of an iterable one"
+)
 
 
 def opened_parts(path: str, args: Mapping[str, Any]) -> dict[str, Any]:
@@ -25,12 +31,14 @@ def opened_parts(path: str, args: Mapping[str, Any]) -> dict[str, Any]:
                 continue
             raise refused(path, f"{name}: {one_line(error)}", "a data set") from error
         if wrong := _no_map_style(parts[name]):
-            raise refused(path, f"{name}: {wrong}", "a map-style data set of one or more points")
+            raise refused(path, f"{name}: {wrong}", MAP_STYLE)
     return parts
 
 
 def _no_map_style(part: Any) -> str | None:
     """What a map-style data set with points has and ``part`` has not."""
+    if isinstance(part, IterableDataset):
+        return "an IterableDataset"
     missing = [name for name in ("__len__", "__getitem__") if not hasattr(part, name)]
     return f"no {missing[0]}" if missing else None if len(part) else "no points"
 

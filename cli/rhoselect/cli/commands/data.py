@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from rhoselect import config as configuration
+from rhoselect.cli.commands.spool import spool
 from rhoselect.cli.import_options import columns_in, duplicates_in, pairs_in, relevance_in, shape_in
 from rhoselect.errors import ConfigError, listed
 
@@ -24,6 +25,7 @@ KINDS = (
     *("parquet", "csv", "tsv"),
 )
 app = typer.Typer(rich_markup_mode=None, help="Import and show data sets.")
+app.command()(spool)
 
 
 @app.command("import")
