@@ -14,7 +14,10 @@ from rhoselect.config.reference import sections
 from support import made
 
 ROOT = Path(__file__).parent.parent
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+FOLDERS = ("docs", "benchmarks")
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *(page for name in FOLDERS for page in (ROOT / name).rglob("*.md"))]
+)
 
 
 def anchors(page: Path) -> set[str]:

@@ -103,5 +103,5 @@ def _fault(error: ErrorDetails) -> tuple[str, str]:
     if error["type"] == "missing":
         return where, "missing; every experiment has it"
     if error["type"] == "extra_forbidden":
-        return where, "unknown key; docs/experiments.md lists those allowed"
+        return where, "unknown key; benchmarks/paper/README.md lists those allowed"
     return where, f"got {shortened(repr(error['input']), 100)}; {error['msg'].lower()}"
