@@ -5,10 +5,10 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +18,8 @@ from rhoselect.hashing import key64, mix64
 from rhoselect.types import Indices
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 NO_KERNEL = " does not have a deterministic implementation"  # torch's words, after the operator
 
 
@@ -171,6 +173,20 @@ def threads(count: int) -> Iterator[None]:
     finally:
         if before != count:
             torch.set_num_threads(before)
+
+
+class AtOnce(Executor):
+    """Runs what is submitted in the calling thread, before ``submit`` returns: for work so short
+    that to hand it to a thread takes longer."""
+
+    def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
+        """See `Executor.submit`."""
+        done = Future[_T]()
+        try:
+            done.set_result(fn(*args, **kwargs))
+        except Exception as error:
+            done.set_exception(error)
+        return done
 
 
 def single_threaded_pool(name: str) -> ThreadPoolExecutor:

@@ -28,7 +28,7 @@ from rhoselect.trainer.build import new_learner
 from rhoselect.trainer.learner import Learner
 from rhoselect.types import Batch, Positions
 
-STEPS_S, FORWARDS_S = 12.0, 3.0  # what a measurement may take
+STEPS_S, FORWARDS_S = 12.0, 1.5  # what a measurement may take
 MOST_STEPS = 60
 MOST_PROCESSES = 8  # that compute at once while the slowdown is measured
 STAGES = 5

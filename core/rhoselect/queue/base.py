@@ -32,6 +32,9 @@ class SelectionQueue(Protocol):
     those of the candidates carry None.
     """
 
+    at_hand: bool
+    """Whether it is in this process, so that no call but a wait takes long."""
+
     def open(self, window: int, version: int, chunks: int) -> None:
         """Make ``chunks`` tickets of ``window`` available, to be scored with ``version``.
 

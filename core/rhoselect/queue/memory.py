@@ -54,6 +54,8 @@ class MemoryQueue:
     leases only; waits always take real time.
     """
 
+    at_hand = True
+
     def __init__(self, lease_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._lease_s = lease_s
         self._clock = clock

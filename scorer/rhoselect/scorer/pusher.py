@@ -3,11 +3,11 @@ forward runs."""
 
 from __future__ import annotations
 
-from concurrent.futures import Future
+from concurrent.futures import Executor, Future
 
 import numpy as np
 
-from rhoselect.compute import single_threaded_pool
+from rhoselect.compute import AtOnce, single_threaded_pool
 from rhoselect.inputs import SelectionInputs
 from rhoselect.metrics import Metrics
 from rhoselect.queue import SelectionQueue
@@ -23,7 +23,9 @@ class Pusher:
     def __init__(self, inputs: SelectionInputs, queue: SelectionQueue, metrics: Metrics) -> None:
         self._config, self._scoring = inputs.config, inputs.scoring
         self._queue, self._metrics = queue, metrics
-        self._pool = single_threaded_pool("pusher")
+        # Where nothing waits, neither for a device nor for a server, a thread only costs time.
+        at_once = queue.at_hand and inputs.config.scorer.device == "cpu"
+        self._pool: Executor = AtOnce() if at_once else single_threaded_pool("pusher")
         self._pushed: Future[None] | None = None
 
     def submit(self, work: Work, output: ForwardOutput | None, state: State) -> None:

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
+from rhoselect.compute import AtOnce
 from rhoselect.errors import RunError, WaitError
 from rhoselect.inputs import SelectionInputs
 from rhoselect.metrics import Metrics
@@ -74,8 +75,8 @@ class Windows:
         self.share(workers)
         self._lag = inputs.config.selection.lag
         self.waited_s = 0.0
-        # This thread opens and closes windows, so that no step waits for it.
-        self._runner = ThreadPoolExecutor(1, "windows")
+        # Opens and closes windows, so that no step waits for a queue server.
+        self._runner = AtOnce() if queue.at_hand else ThreadPoolExecutor(1, "windows")
         self._background: deque[Future[None]] = deque()
         self._opening: dict[int, Future[None]] = {}
         self._opened_to = 0

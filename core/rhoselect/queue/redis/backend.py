@@ -35,6 +35,8 @@ class RedisQueue:
     ``timeout_s`` without an answer.
     """
 
+    at_hand = False
+
     def __init__(
         self,
         url: str,

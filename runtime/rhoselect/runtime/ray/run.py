@@ -68,8 +68,9 @@ class ClusterRun:
         self._queue.disconnect()
 
     def status(self) -> Status:
-        """See `Run.status`; the latest one while the trainer does not answer."""
-        with suppress(WaitError):
+        """See `Run.status`; the latest one if the trainer does not answer or has died."""
+        # A trainer that died ends the run in a moment, and the run's end says how to continue.
+        with suppress(WaitError, RunError):
             self.latest = _answer(self._trainer.status.remote(), 0.0)
         return self.latest
 
