@@ -13,8 +13,7 @@ for noise in 0 10 40; do
   [ -e "$data-il.parquet" ] || "$rhoctl" il fit --data "$data" --out "$data-il.parquet" \
     --model rhoselect.models:small_cnn
 done
-options=(--steps 1000,3000 --rates 0.3,1,3,10 --cleaned 0.1,0.4 --without uniform_wide
-  --out runs/compare/mlp "$@")
+options=(--steps 1000,3000 --rates 0.3,1,3,10 --cleaned 0.1,0.4 --out runs/compare/mlp "$@")
 # A process uses one core. Two work side by side, then one makes the table of all.
 if [[ " $* " != *" --dry-run "* ]]; then
   mkdir -p runs/compare/mlp
