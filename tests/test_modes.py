@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 
+from rhoselect.inputs import RunInputs
+from rhoselect.scorer.build import build_idle_scorer, build_scorer
+from rhoselect.scorer.loop import Scorer
 from rhoselect.selector.windows import Windows
 from rhoselect.trainer.records import read_steps
 from rhoselect.types import TopK
@@ -24,6 +27,11 @@ WINDOWS = [
     (3, ["selection.lag=2", "selection.rescore=trainer", "selection.shortlist=8"]),
     (1, ["selection.lag=2", "trainer.publish_every=4", "scorer.prefetch=3"]),
 ]
+
+
+def without_device(inputs: RunInputs, _device: Any, slot: int, _lanes: int, *ends: Any) -> Scorer:
+    """The scorer of a trainer's process without the device that scores."""
+    return build_idle_scorer(inputs, slot, *ends)
 
 
 def hashes(summary: dict[str, Any]) -> tuple[str, str]:
@@ -92,19 +100,31 @@ def test_a_window_that_opens_late_stalls_nobody(
     assert not reminders
 
 
+FROZEN = {
+    "the trainer scores it": (build_scorer, 0, 16),
+    "at lag 1": (build_scorer, 1, 16),
+    "the other scorer does": (without_device, 0, 16),
+    "the other at lag 1": (without_device, 1, 16),
+    "one that has scored nothing": (without_device, 0, 64),
+}
+
+
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("lag", [0, 1])
+@pytest.mark.parametrize(("build", "lag", "chunk"), FROZEN.values(), ids=FROZEN)
 def test_a_ticket_of_a_frozen_scorer_is_scored_after_its_lease(
-    tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lag: int
+    tiny_config: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    build: Callable[..., Scorer],
+    lag: int,
+    chunk: int,
 ) -> None:
-    """The other scorer cannot: it holds a ticket of a later window, whose weights do not exist."""
+    """Though the other one holds a ticket of a later window, whose weights do not exist yet, and
+    though the trainer may be in a process that cannot score."""
     monkeypatch.setattr("rhoselect.selector.windows.STALL_S", 600.0)
-    sets = [
-        f"selection.lag={lag}",
-        "trainer.scores=false",
-        "scorer.prefetch=1",
-        "queue.lease_s=0.2",
-    ]
+    sets = [f"selection.lag={lag}", f"selection.chunk={chunk}", "selection.rescore=scorers"]
     alone, _ = run(tiny_config, tmp_path / "0", 0, sets)
-    shared, _ = run(tiny_config, tmp_path / "shared", 2, sets, lease_s=0.2, frozen=1)
+    monkeypatch.setattr("rhoselect.trainer.build.build_scorer", build)
+    sets += ["trainer.scores=false", "scorer.prefetch=1", "queue.lease_s=0.2"]
+    shared, _ = run(tiny_config, tmp_path / "shared", 2, sets, frozen=1)
     assert hashes(shared) == hashes(alone)

@@ -20,18 +20,13 @@ from rhoselect.trainer.runfolder import RunFolder
 
 
 def run(
-    config: Path,
-    folder: Path,
-    workers: int,
-    sets: list[str],
-    lease_s: float = 600,
-    frozen: int = 0,
+    config: Path, folder: Path, workers: int, sets: list[str], frozen: int = 0
 ) -> tuple[dict[str, Any], MemoryQueue]:
     """Train with ``workers`` scorers in threads, and raise what one of them raises. The first
     ``frozen`` scorers claim a ticket each and do nothing more."""
     inputs = open_inputs(configuration.load(config, sets))
     resolved, snapshots = inputs.config, LocalStore()
-    queue = MemoryQueue(lease_s)
+    queue = MemoryQueue(resolved.queue.lease_s)
     run_folder = RunFolder.create(folder, resolved)
     trainer = build_trainer(inputs, run_folder, queue, snapshots, Metrics(), workers)
     share, stop, failures = resolved.lanes(workers), threading.Event(), []

@@ -68,7 +68,7 @@ def test_a_helper_has_a_lane_that_another_worker_has_too(queue: SelectionQueue) 
         max_size=5,
     ),
     claims=st.lists(
-        st.tuples(st.integers(0, 5), st.integers(1, 4), st.one_of(st.none(), st.integers(-1, 3))),
+        st.tuples(st.integers(0, 5), st.integers(0, 4), st.one_of(st.none(), st.integers(-1, 3))),
         max_size=25,
     ),
 )
@@ -87,9 +87,9 @@ def test_every_claim_is_the_first_of_those_that_the_worker_may_have(
         waiting += [(window, candidates, chunk, version) for chunk in range(chunks)]
     for worker, lanes, loaded in claims:
         may = [
-            (window, candidates, chunk % lanes != worker, chunk, version)
+            (window, candidates, not lanes or chunk % lanes != worker, chunk, version)
             for window, candidates, chunk, version in waiting
-            if chunk % lanes == worker or loaded is None or version <= loaded
+            if (lanes and chunk % lanes == worker) or loaded is None or version <= loaded
         ]
         ticket = queue.claim(worker, 0.0, lanes, loaded)
         if not may:

@@ -63,11 +63,11 @@ class SelectionQueue(Protocol):
         """Lease a ticket to slot ``worker``: the lowest window first, in it the shortlist first.
 
         Chunk c belongs to lane c % ``lanes``. Worker w has lane w % `HELPERS`, or no lane if that
-        is not below ``lanes``. Within a stage the worker gets the tickets of its own lane first,
-        lowest chunk first. It then gets tickets of other lanes that it can score at once, those
-        whose version is at most ``loaded``, the newest weights it has loaded (None: any version),
-        before it gets tickets of a later window. So scorers claim tickets in equal shares before
-        the weights exist, and no scorer idles when they do.
+        is not below ``lanes``, which may be 0. Within a stage the worker gets the tickets of its
+        own lane first, lowest chunk first. It then gets tickets of other lanes that it can score at
+        once, those whose version is at most ``loaded``, the newest weights it has loaded (None: any
+        version), before it gets tickets of a later window. So scorers claim tickets in equal shares
+        before the weights exist, and no scorer idles when they do.
 
         ``only``: claim tickets of this stage only.
 

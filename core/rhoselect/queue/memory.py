@@ -107,7 +107,7 @@ class MemoryQueue:
             stage = self._stages[name]
             if only and (only == "candidates") != name.candidates:
                 continue
-            may = {c for c in stage.todo if c % lanes == worker % HELPERS}
+            may = {c for c in stage.todo if lanes and c % lanes == worker % HELPERS}
             if not may and (loaded is None or stage.version <= loaded):
                 may = stage.todo
             if may:

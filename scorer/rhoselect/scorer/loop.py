@@ -76,11 +76,11 @@ class Scorer:
         with repeatable(self._replica.device), reading as reader:
             while not stop.is_set():
                 work = self._next(reader)
-                if work is not None:
-                    if self._finish(work):
-                        reader.drop(work)
-                elif self._second_stage:  # a shortlist may wait when no candidates do
-                    self.score_shortlist()
+                if work is None:
+                    if not self.score_shortlist():
+                        self._take_over(reader, newest=None)
+                elif self._finish(work, reader):
+                    reader.drop(work)
         self._pusher.close()
 
     def _next(self, reader: Reader) -> Work | None:
@@ -167,7 +167,8 @@ class Scorer:
     def score_shortlist(self) -> bool:
         """Score a ticket of a shortlist, for which the trainer waits. Returns False if there is
         none."""
-        work = self._take(0, lanes=1, loaded=None, only="shortlist")
+        again = self._second_stage
+        work = self._take(0, lanes=1, loaded=None, only="shortlist") if again else None
         if work is None:
             return False
         try:
@@ -209,15 +210,25 @@ class Scorer:
                 batch = self._points.read(indices, self._replica.device, epochs)
         return Work(ticket, positions, indices, batch, claimed_at)
 
-    def _finish(self, work: Work) -> bool:
+    def _take_over(self, reader: Reader, newest: int | None) -> None:
+        """While weights do not come, hold a ticket of any lane and of a version up to ``newest``,
+        too: its scorer may have died, and all others may have claimed as many tickets of later
+        windows as they can hold."""
+        work = self._take(0, lanes=0, loaded=newest, only="candidates")
+        if work is not None:
+            reader.hold(work)
+
+    def _finish(self, work: Work, reader: Reader) -> bool:
         """Score and push a ticket once its weights are published. Returns whether the ticket is
         finished: scored, or dropped because its window is closed."""
         try:
             loaded = self._load(work.ticket.version, CLAIM_WAIT_S)
-            if self._second_stage and self.score_shortlist():
+            if self.score_shortlist():
                 return False  # the shortlist may have loaded other weights: try again
             if loaded:
                 self._score(work)
+            else:
+                self._take_over(reader, work.ticket.version - 1)
             return loaded
         except SnapshotGoneError:
             self.release()  # retired, or its writer stopped; if needed, the ticket is claimed again

@@ -77,6 +77,10 @@ class Reader:
             return None
         return min(self._held, key=lambda work: (work.ticket.version, work.ticket.window))
 
+    def hold(self, work: Work) -> None:
+        """Hold a ticket that the caller claimed, even beyond ``depth``."""
+        self._held.append(work)
+
     def drop(self, work: Work) -> None:
         """Stop holding a ticket."""
         self._held.remove(work)

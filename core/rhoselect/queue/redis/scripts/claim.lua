@@ -5,10 +5,11 @@
 -- Returns {ticket, points of a shortlist's chunk or nil}; the last id of the notify stream if there is
 -- no ticket.
 local lane, lanes, loaded = tonumber(ARGV[7]), tonumber(ARGV[2]), tonumber(ARGV[3])
+if lane >= lanes then lane = nil end -- the worker has none
 
 -- The first waiting ticket of the worker's lane in a stage, whose first waiting chunk is given.
 local function first_of_lane(stage, first_chunk, version)
-  if lane >= lanes then return nil end
+  if not lane then return nil end
   local _, chunks = string.match(redis.call('HGET', KEYS[1], stage) or '0 0', '(%S+) (%d+)')
   local start = first_chunk + (lane - first_chunk) % lanes
   for chunk = start, tonumber(chunks) - 1, lanes do
@@ -22,7 +23,7 @@ local function find()
   while first do
     local stage, chunk, version = string.match(first, '(%d+):(%d+):(%S+)')
     if ARGV[6] == '-1' or stage % 2 == tonumber(ARGV[6]) then
-      if chunk % lanes == lane then return first, stage end
+      if lane and chunk % lanes == lane then return first, stage end
       local ticket = first_of_lane(stage, tonumber(chunk), version)
       if ticket then return ticket, stage end
       if not loaded or tonumber(version) <= loaded then return first, stage end
