@@ -26,6 +26,7 @@ from rhoselect.data import open_arrow
 from rhoselect.data.il_table import IlMetadata, IlTable, write_table
 from rhoselect.importers import write_dataset
 from support import CLASSES, made, patches
+from task_runs import CONFIG
 from warm import warm_folder
 
 
@@ -143,6 +144,14 @@ checkpoint_every = 10
 port = -1
 """
     )
+    return path
+
+
+@pytest.fixture(scope="session")
+def task_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A configuration of 8 steps, without data: for the settings of ``task_runs``."""
+    path = tmp_path_factory.mktemp("tasks") / "run.toml"
+    path.write_text(CONFIG)
     return path
 
 

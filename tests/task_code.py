@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -77,26 +78,39 @@ class Fit(Task):
         return {"error": float(losses.mean()), "most": float(losses.max())}
 
 
-class TwoViews(nn.Module):
+class Pausing(nn.Module):
+    """A model whose step of training takes ``pause_s`` longer, which leaves the cores to others."""
+
+    def __init__(self, pause_s: float) -> None:
+        super().__init__()
+        self.pause_s = pause_s
+
+    def pause(self) -> None:
+        if self.training:
+            time.sleep(self.pause_s)
+
+
+class TwoViews(Pausing):
     """A number for an image and the mean of a text's words; word 0 is padding."""
 
-    def __init__(self, width: int = 8) -> None:
-        super().__init__()
+    def __init__(self, width: int = 8, pause_s: float = 0.0) -> None:
+        super().__init__(pause_s)
         self.image = nn.Linear(6, width)
         self.words = nn.Embedding(WORDS, width, padding_idx=0)
         self.head = nn.Linear(width, 1)
 
     def forward(self, image: Tensor, words: Tensor) -> Tensor:
+        self.pause()
         read = (words != 0).sum(1, keepdim=True)
         hidden: Tensor = self.image(image) + self.words(words).sum(1) / read
         return self.head(hidden.tanh()).squeeze(1)  # type: ignore[no-any-return]
 
 
-class Recurrent(nn.Module):
+class Recurrent(Pausing):
     """Logits [C, T, V] of the next token, with no body and head that a task would know."""
 
-    def __init__(self, width: int = 8) -> None:
-        super().__init__()
+    def __init__(self, width: int = 8, pause_s: float = 0.0) -> None:
+        super().__init__(pause_s)
         self.embedding, self.layers = (
             nn.Embedding(WORDS, width),
             nn.GRU(width, width, batch_first=True),
@@ -104,6 +118,7 @@ class Recurrent(nn.Module):
         self.out = nn.Linear(width, WORDS)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        self.pause()
         return self.out(self.layers(self.embedding(input_ids))[0])  # type: ignore[no-any-return]
 
 

@@ -24,44 +24,7 @@ from rhoselect.config import load
 from rhoselect.inputs import open_inputs
 from support import hashes, made, rhoctl
 from task_code import SIZES, Points
-
-STEPS, n_b, n_B, CHUNK, LR = 8, 4, 16, 8, 3e-3
-MLP = "model.args={width = 8, depth = 1}"
-TASKS = {  # name: kind of items, task.name, more settings
-    "two inputs": ("views", "task_code:Fit", ["model.factory=task_code:TwoViews"]),
-    "causal LM": ("sequence", "causal_lm", ["model.factory=task_code:Recurrent"]),
-    "regression": ("number", "regression", [MLP]),
-    "multi-label": ("labels", "multi_label", [MLP]),
-    "classification": ("class", "classification", [MLP]),
-}
-
-
-def settings(name: str, *more: str) -> list[str]:
-    kind, task, sets = TASKS[name]
-    return [
-        f"data={{dataset = 'task_code:Points', args = {{kind = '{kind}'}}}}",
-        f"task.name={task}",
-        *sets,
-        *more,
-    ]
-
-
-@pytest.fixture(scope="module")
-def plain_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("tasks") / "run.toml"
-    path.write_text(
-        f"""
-selection = {{ function = "loss", n_b = {n_b}, n_B = {n_B}, chunk = {CHUNK} }}
-scorer = {{ precision = "fp32", device = "cpu" }}
-trainer = {{ steps = {STEPS}, lr = {LR}, eval_every = 4, device = "cpu" }}
-metrics.port = -1
-"""
-    )
-    return path
-
-
-def words(sets: list[str]) -> list[str]:
-    return [word for item in sets for word in ("--set", item)]
+from task_runs import CHUNK, LR, STEPS, TASKS, n_b, settings, words
 
 
 def train(config: Path, run: Path, sets: list[str], workers: int = 0) -> dict[str, Any]:
@@ -112,10 +75,10 @@ PLAIN: dict[str, Callable[[nn.Module, list[Any]], Tensor]] = {
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_a_run_is_algorithm_1(plain_config: Path, tmp_path: Path, name: str) -> None:
+def test_a_run_is_algorithm_1(task_config: Path, tmp_path: Path, name: str) -> None:
     sets = settings(name)
-    summary = train(plain_config, tmp_path / "run", sets)
-    inputs = open_inputs(load(plain_config, sets))
+    summary = train(task_config, tmp_path / "run", sets)
+    inputs = open_inputs(load(task_config, sets))
     points, model = Points("train", TASKS[name][0]), inputs.new_model().train()
     torch.set_num_threads(inputs.config.trainer.threads)
     plan = inputs.plan
@@ -164,12 +127,12 @@ def check_figures(
 
 @pytest.mark.parametrize("lag", [0, 1])
 @pytest.mark.parametrize("name", ["two inputs", "causal LM"])
-def test_scorers_and_a_resume_change_nothing(
-    plain_config: Path, tmp_path: Path, name: str, lag: int
+def test_scorers_a_frozen_one_and_a_resume_change_nothing(
+    task_config: Path, tmp_path: Path, name: str, lag: int
 ) -> None:
     sets = settings(name, f"selection.lag={lag}", "trainer.checkpoint_every=5")
-    whole = train(plain_config, tmp_path / "0", sets)
-    threaded.run(plain_config, tmp_path / "3", 3, sets)
+    whole = train(task_config, tmp_path / "0", sets)
+    threaded.run(task_config, tmp_path / "3", 3, [*sets, "queue.lease_s=0.2"], frozen=1)
     assert hashes(tmp_path / "3") == hashes(tmp_path / "0")
     cut = tmp_path / "0"
     *_, newest = sorted(cut.glob("checkpoints/step-*"))
@@ -179,7 +142,7 @@ def test_scorers_and_a_resume_change_nothing(
     assert hashes(cut) == (whole["selected_sha256"], whole["weights_sha256"])
 
 
-def test_losses_of_a_holdout_and_of_folds(plain_config: Path, tmp_path: Path) -> None:
+def test_losses_of_a_holdout_and_of_folds(task_config: Path, tmp_path: Path) -> None:
     """`il fit` and cross-fits use the task, and a run with them selects by what is left."""
     keys = settings("two inputs")
     data = ["--data", "task_code:Points", "--model", "task_code:TwoViews"]
@@ -191,7 +154,7 @@ def test_losses_of_a_holdout_and_of_folds(plain_config: Path, tmp_path: Path) ->
         assert losses.shape == (SIZES["train"],) and losses.min() >= 0
     run = tmp_path / "run"
     sets = [*keys, "selection.function=reducible_loss", f"il.table={tmp_path / 'folds.parquet'}"]
-    train(plain_config, run, sets)
+    train(task_config, run, sets)
     made("export", run, "--out", tmp_path / "points.parquet")
     exported = pq.read_table(tmp_path / "points.parquet")
     assert exported["irreducible_loss"].to_pylist() == losses.tolist()
@@ -214,10 +177,10 @@ def test_losses_of_a_holdout_and_of_folds(plain_config: Path, tmp_path: Path) ->
     ],
 )
 def test_losses_that_do_not_depend_on_their_point_alone(
-    plain_config: Path, tmp_path: Path, how: str, told: str
+    task_config: Path, tmp_path: Path, how: str, told: str
 ) -> None:
     wrong = ["task.name=task_code:Wrong", f"task.args.how={how}"]
-    refused(plain_config, tmp_path, [*settings("two inputs"), *wrong], told)
+    refused(task_config, tmp_path, [*settings("two inputs"), *wrong], told)
 
 
 @pytest.mark.parametrize(
@@ -234,9 +197,9 @@ def test_losses_that_do_not_depend_on_their_point_alone(
     ids=["a typo", "no module", "no task", "argument", "dropped points", "logits", "other items"],
 )
 def test_tasks_that_cannot_be_used(
-    plain_config: Path, tmp_path: Path, sets: list[str], told: str
+    task_config: Path, tmp_path: Path, sets: list[str], told: str
 ) -> None:
-    refused(plain_config, tmp_path, [*settings("two inputs"), *sets], told)
+    refused(task_config, tmp_path, [*settings("two inputs"), *sets], told)
 
 
 def refused(config: Path, tmp_path: Path, sets: list[str], told: str) -> None:

@@ -6,11 +6,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 
-from rhoselect.tasks import Batch, Classification, Losses, Task, output_of
+from rhoselect.tasks import Classification
 
 SIZES = {"train": 96, "holdout": 40, "test": 32}
 VOCABULARY = 50
@@ -77,24 +76,6 @@ class Collating(Classification):
                 content = super().collate(examples)
                 return content | {"input_ids": torch.randint_like(content["input_ids"], 50)}
         return super().collate(examples)
-
-
-class Nested(Task):
-    """Losses of a nest: its inputs lie in a dict in a list."""
-
-    def collate(self, examples: Sequence[Any]) -> Any:
-        content = super().collate(examples)
-        return {"parts": [{"ids": content["input_ids"]}, content["attention_mask"]]} | {
-            "labels": content["labels"]
-        }
-
-    def losses(self, model: nn.Module, batch: Batch) -> Losses:
-        tokens, mask = batch.inputs["parts"]
-        logits = output_of(model, {"input_ids": tokens["ids"], "attention_mask": mask})
-        return Losses(F.cross_entropy(logits, batch.labels, reduction="none"))
-
-    def outputs(self, batch: Batch) -> int:
-        return 3
 
 
 class Endless(IterableDataset[Any]):
