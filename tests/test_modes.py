@@ -123,8 +123,9 @@ def test_a_ticket_of_a_frozen_scorer_is_scored_after_its_lease(
     though the trainer may be in a process that cannot score."""
     monkeypatch.setattr("rhoselect.selector.windows.STALL_S", 600.0)
     sets = [f"selection.lag={lag}", f"selection.chunk={chunk}", "selection.rescore=scorers"]
+    sets += ["trainer.steps=4"]
     alone, _ = run(tiny_config, tmp_path / "0", 0, sets)
     monkeypatch.setattr("rhoselect.trainer.build.build_scorer", build)
-    sets += ["trainer.scores=false", "scorer.prefetch=1", "queue.lease_s=0.2"]
+    sets += ["trainer.scores=false", "scorer.prefetch=1", "queue.lease_s=0.2", "queue.timeout_s=20"]
     shared, _ = run(tiny_config, tmp_path / "shared", 2, sets, frozen=1)
     assert hashes(shared) == hashes(alone)
