@@ -4,9 +4,10 @@ The trainer waits in ``wait`` only. Scorers claim the window's tickets, load the
 tickets name and push scores; that ends the wait. With ``trainer.scores`` an idle trainer scores
 tickets of its own lane meanwhile. After `RESEND_S` without a result it repeats ``open`` (a flushed
 queue has lost its tickets). After ``queue.lease_s`` it takes back the tickets of dead or frozen
-scorers and scores as many itself, unless scorers that wait for weights are quicker. If no scores arrive for `STALL_S` it scores all remaining tickets, until a scorer pushes
-again. So a run always ends, with the same result, even if all its scorers die. Without scorers the
-trainer scores everything.
+scorers and scores as many itself, unless scorers that wait for weights are quicker. If no scores
+arrive for `STALL_S` it scores all remaining tickets, until a scorer pushes again. So a run always
+ends, with the same result, even if all its scorers die. Without scorers the trainer scores
+everything.
 """
 
 from __future__ import annotations
