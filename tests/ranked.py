@@ -40,6 +40,7 @@ def main(folder: Path, rank: int, meeting: Path) -> None:
         run_here(inputs, run_folder, nullcontext, queue, TrainerControl(), group)
         return
     follower = build_follower(inputs, run_folder, queue, group)
+    follower.begin(0)
     for step in range(config.trainer.steps):
         follower.step(step)
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +36,7 @@ class Follower:
     end: LeadEnd
     log: Path
     ready: bool = False
+    begun: bool = False
     word: str = ""
     text: str = ""
     ended: bool = False
@@ -70,7 +71,7 @@ class Crew:
         self.meeting = scratch / "meeting"
         self.asked: Follower | None = None
         self._changed = threading.Condition()
-        self._closing = False
+        self._went = self._closing = False
         self._followers = list[Follower]()
         for rank in range(1, config.trainer.devices):
             self._followers.append(self._start(rank))
@@ -110,8 +111,8 @@ class Crew:
         said = follower.end.heard()
         with self._changed:
             for word, text in said or []:
-                if word == "ready":
-                    follower.ready = True
+                if word in ("ready", "begun"):
+                    follower.ready, follower.begun = True, word == "begun"
                 elif word == "stop":
                     self.asked = self.asked or follower
                 else:
@@ -133,35 +134,39 @@ class Crew:
 
     def gather(self) -> None:
         """Wait until all are ready, and have them join the group. Raises RunError."""
+        self._wait(lambda each: each.ready)
+        self._order(Kind.JOIN)
+
+    def go(self, step: int) -> None:
+        """Have all take a step; before the first one wait until they have begun. Raises
+        LostRankError if one has ended."""
+        self.check()
+        if not self._went:
+            self._went = True
+            self._order(Kind.BEGIN, step)
+            self._wait(lambda each: each.begun)
+        self._order(Kind.STEP, step)
+
+    def _wait(self, come: Callable[[Follower], bool]) -> None:
         start_s = self._cluster.start_s
-
-        def come() -> bool:
-            return all(each.ready for each in self._followers) or self._one_ended
-
         with self._changed:
-            in_time = self._changed.wait_for(come, start_s)
+            in_time = self._changed.wait_for(
+                lambda: any(e.ended for e in self._followers) or all(map(come, self._followers)),
+                start_s,
+            )
         self.check()
         if not in_time:
-            late = [each for each in self._followers if not each.ready]
+            late = [each for each in self._followers if not come(each)]
             raise RunError(
                 f"{listed(late)}: not ready after {start_s:g} s (cluster.start_s); raise it, or see"
                 f" {late[0].log}"
             )
-        self._order(Kind.JOIN)
-
-    def go(self, step: int) -> None:
-        """Have all take a step. Raises LostRankError if one has ended."""
-        self.check()
-        self._order(Kind.STEP, step)
 
     def check(self) -> None:
         """Raise LostRankError if one has ended."""
-        if self._one_ended:
-            raise LostRankError("a rank has ended")
-
-    @property
-    def _one_ended(self) -> bool:
-        return any(each.ended for each in self._followers)
+        for each in self._followers:
+            if each.ended:
+                raise LostRankError(f"{each} ended: {each.text}")
 
     def explained(self, error: LostRankError) -> RunError:
         """The error to tell when this process lost a rank: which one it was, and why."""
@@ -174,8 +179,7 @@ class Crew:
             self._changed.wait_for(all_said, GRACE_S)
             causes = [each.cause for each in self._followers if each.is_cause]
             silent = [each for each in self._followers if not each.ended and not each.word]
-            told = [f"{each}: {each.text}" for each in self._followers if each.text]
-        what = (causes or told or [str(error)])[0]
+        what = causes[0] if causes else str(error)
         if silent and not causes:
             timeout_s = self._cluster.rank_timeout_s
             what = (

@@ -19,15 +19,16 @@ from rhoselect.errors import LostRankError, shortened
 ALIVE_S = 1.0
 _ORDER = struct.Struct("<qqq")
 
-Word = Literal["ready", "stop", "lost", "failed"]
-"""ready: may join the group. stop: it was asked to end. lost: another rank did not come. failed:
-anything else ended it."""
+Word = Literal["ready", "begun", "stop", "lost", "failed"]
+"""ready: may join the group. begun: may take steps. stop: it was asked to end. lost: another rank
+did not come. failed: anything else ended it."""
 
 
 class Kind(IntEnum):
-    """alive: nothing else. join: all are ready. step: take it. end: no more steps."""
+    """alive: nothing else. join: all are ready. begin: with the checkpoint of a step. step: take
+    it. end: no more steps."""
 
-    ALIVE, JOIN, STEP, END = range(4)
+    ALIVE, JOIN, BEGIN, STEP, END = range(5)
 
 
 @dataclass(frozen=True)

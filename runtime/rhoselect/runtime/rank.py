@@ -65,7 +65,11 @@ def _follow(
     queue = SharedQueue(config.queue.lease_s, group)
     follower = build_follower(inputs, folder, queue, group)
     while (order := lead.next()).kind != Kind.END:
-        follower.step(order.step)
+        if order.kind == Kind.BEGIN:
+            follower.begin(order.step)
+            lead.say("begun")
+        else:
+            follower.step(order.step)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ library decides about their order. Sums are computed on the CPU, which a GPU's g
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -97,8 +98,8 @@ class GlooGroup:
     def _lost(self) -> Iterator[None]:
         try:
             yield
-        except RuntimeError as error:  # of gloo: its first line says what
-            reason = shortened(str(error).partition("\n")[0], 200)
+        except RuntimeError as error:  # of gloo: after a place in its source comes what happened
+            reason = shortened(re.sub(r"^\[\S+\] ", "", str(error)).partition(". ")[0], 200)
             raise LostRankError(f"rank {self.rank} lost another one ({reason})") from None
 
 

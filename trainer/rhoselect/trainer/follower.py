@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from rhoselect.compute import repeatable, threads
@@ -28,27 +31,33 @@ class Follower:
     ) -> None:
         self._inputs, self._folder = inputs, folder
         self._learner, self._selector, self._metrics = learner, selector, metrics
-        self._next: int | None = None
+        self._step: int | None = None
+
+    def begin(self, step: int) -> None:
+        """Go on after ``step`` steps, from the checkpoint from which the lead does."""
+        with self._computing():
+            if step == 0:
+                self._selector.begin(0)
+            else:
+                found = checkpoints.load(checkpoints.path_of(self._folder.path, step))
+                self._learner.load_state_dict(found.learner)
+                self._selector.begin(step, found.state)
+            self._selector.publish(step, self._learner.tensors)
+        self._step = step
 
     def step(self, step: int) -> None:
-        """Take step ``step``. Before the first one load the checkpoint from which the lead went on:
-        that of its step. Raises LostRankError, or FencedError once a newer trainer took over."""
-        device, config = self._learner.device, self._inputs.config
-        scoring = torch.device(config.scorer.device)
-        with repeatable(device), repeatable(scoring), threads(config.trainer.threads):
-            if self._next is None:
-                self._begin(step)
-            assert self._next in (None, step), "the lead takes one step after another"
+        """Take step ``step``. Raises LostRankError, or FencedError once a newer trainer took
+        over."""
+        assert step == self._step, "the lead takes one step after another"
+        with self._computing():
             selected = self._selector.next(step)
             take_step(self._inputs, self._learner, self._selector, self._metrics, selected)
-            self._next = step + 1
-            self._selector.publish(self._next, self._learner.tensors)
+            self._step = step + 1
+            self._selector.publish(self._step, self._learner.tensors)
 
-    def _begin(self, step: int) -> None:
-        if step == 0:
-            self._selector.begin(0)
-        else:
-            found = checkpoints.load(checkpoints.path_of(self._folder.path, step))
-            self._learner.load_state_dict(found.learner)
-            self._selector.begin(step, found.state)
-        self._selector.publish(step, self._learner.tensors)
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        config, device = self._inputs.config, self._learner.device
+        scoring = torch.device(config.scorer.device)
+        with repeatable(device), repeatable(scoring), threads(config.trainer.threads):
+            yield
