@@ -74,7 +74,7 @@ def algorithm_1(
 @pytest.mark.parametrize(
     ("model", "devices"),
     [
-        ("mlp", 4),
+        long("mlp", 4),
         ("cnn", 2),
         ("transformer", 4),
         long("mlp", 1),
