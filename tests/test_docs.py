@@ -38,10 +38,11 @@ def test_every_link_leads_to_a_file_and_a_heading(page: Path) -> None:
         assert not anchor or anchor in anchors(target), link
 
 
-def test_the_page_of_the_configuration_is_what_the_script_writes() -> None:
-    script = ROOT / "scripts" / "config_page.py"
-    page = runpy.run_path(str(script))["page"]()
-    assert (ROOT / "docs" / "configuration.md").read_text() == page, f"run python {script}"
+@pytest.mark.parametrize(("page", "script"), [("configuration", "config"), ("kinds", "kinds")])
+def test_a_page_made_from_code_is_what_its_script_writes(page: str, script: str) -> None:
+    path = ROOT / "scripts" / f"{script}_page.py"
+    made = runpy.run_path(str(path))["page"]()
+    assert (ROOT / "docs" / f"{page}.md").read_text() == made, f"run python {path}"
 
 
 def test_a_dry_run_shows_the_meaning_of_each_key(tiny_config: Path, tmp_path: Path) -> None:

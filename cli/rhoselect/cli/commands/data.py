@@ -13,17 +13,12 @@ from rich.console import Console
 from rhoselect import config as configuration
 from rhoselect.cli.commands.spool import spool
 from rhoselect.cli.import_options import columns_in, duplicates_in, pairs_in, relevance_in, shape_in
+from rhoselect.cli.kinds import KINDS, SOURCES
 from rhoselect.errors import ConfigError, listed
 
 if TYPE_CHECKING:
     from rhoselect.data import ArrowDataset, Encoding, Manifest
 
-# `importers.KINDS`, which takes seconds to import.
-KINDS = (
-    *("fashion-mnist", "idx", "qmnist", "cifar-10", "cifar-100", "cinic-10", "image-folder"),
-    *("clothing-1m", "ambiguous-mnist", "cola", "sst-2", "hugging-face", "webdataset", "numpy"),
-    *("parquet", "csv", "tsv"),
-)
 app = typer.Typer(rich_markup_mode=None, help="Import and show data sets.")
 app.command()(spool)
 
@@ -100,7 +95,7 @@ def import_(
         ),
     ] = None,
 ) -> None:
-    """Turn a source into a folder of Arrow shards with a manifest. Kinds: docs/data.md.
+    """Turn a source into a folder of Arrow shards with a manifest. Kinds: rhoctl data kinds.
 
     Examples:
 
@@ -142,6 +137,13 @@ def import_(
         **options,
     )
     _show(dataset, str(dst))
+
+
+@app.command()
+def kinds() -> None:
+    """List the kinds of sources, and what each must hold."""
+    for kind, source in SOURCES.items():
+        print(f"{kind:16} {source.replace('`', '')}")
 
 
 @app.command()
