@@ -30,7 +30,10 @@ for script in sys.argv[1:]:
             assert not ended.code, (script, ended.code)
     assert "usage" in said.getvalue(), (script, said.getvalue())
 """
-SECONDS = ("forwards.py", "queue.py", "scale.py", "scaling.py", "single.py", "snapshots.py")
+SECONDS = (
+    *("causal_lm.py", "forwards.py", "queue.py", "scale.py", "scaling.py", "single.py"),
+    "snapshots.py",
+)
 DRAWS_COMMITTED_FIGURES = "results.py"
 SLOWER = [script for script in SCRIPTS if script not in (*SECONDS, DRAWS_COMMITTED_FIGURES)]
 KEEPING_RUNS = ("chaos.py", "soak.py", "stragglers.py")
