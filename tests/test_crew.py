@@ -166,3 +166,16 @@ def test_what_fails_at_a_follower_is_told(
     result = rhoctl("train", tiny_config, "--run-dir", run, *sets(*keys, "trainer.devices=2"))
     assert result.code == 1
     assert re.search(r"rank 1 \(process \d+\): model\.factory: .*'passing'", result.err), result
+
+
+@pytest.mark.long
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("lag", [0, 1])
+def test_a_group_of_trainers_beside_scorers(
+    ray_session: None, tiny_config: Path, tmp_path: Path, lag: int
+) -> None:
+    keys = [*KEYS, f"selection.lag={lag}", "cluster.mode=split"]
+    made("train", tiny_config, "--run-dir", tmp_path / "alone", *sets(*keys))
+    several = sets(*keys, "trainer.devices=2")
+    made("train", tiny_config, "--run-dir", tmp_path / "run", "--workers", "2", *several)
+    assert hashes(tmp_path / "run") == hashes(tmp_path / "alone")

@@ -20,8 +20,10 @@ from rhoselect.compute import seed_step, threads
 from rhoselect.config import load
 from rhoselect.errors import ConfigError, LostRankError
 from rhoselect.inputs import open_inputs
+from rhoselect.ranks import picks
 from rhoselect.ranks.gloo import GlooGroup
 from rhoselect.ranks.scores import packed, unpacked
+from rhoselect.selector.picker import PickedPoints
 from rhoselect.trainer.records import selected_sha256, weights_sha256
 from rhoselect.types import ChunkScores
 from support import hashes, made
@@ -109,6 +111,28 @@ def test_any_method_selects_the_same(tiny_config: Path, tmp_path: Path, method: 
     for devices in (1, 4):
         ranked.run(tiny_config, tmp_path / str(devices), devices, [*SETS, *METHODS[method]])
     assert hashes(tmp_path / "4") == hashes(tmp_path / "1")
+
+
+@pytest.mark.parametrize("lag", [0, long(1)])
+def test_ranks_that_only_train_are_given_the_batches(
+    tiny_config: Path, tmp_path: Path, lag: int
+) -> None:
+    sets = [*SETS, *MODELS["transformer"], f"selection.lag={lag}"]
+    for devices in (1, 2):
+        ranked.run(tiny_config, tmp_path / str(devices), devices, sets, "split")
+    assert hashes(tmp_path / "2") == hashes(tmp_path / "1")
+
+
+def test_given_points_come_back_from_bytes() -> None:
+    numbers = np.array([5, 2], np.int64)
+    for weights in (None, torch.tensor([0.5, 2.0])):
+        found = picks.unpacked(
+            picks.packed(PickedPoints(numbers, numbers + 1, [3.0, 1.0], weights))
+        )
+        np.testing.assert_array_equal(found.indices, numbers)
+        np.testing.assert_array_equal(found.epochs, numbers + 1)
+        assert (found.weights is None) == (weights is None)
+        assert found.weights is None or torch.equal(found.weights, torch.tensor([0.5, 2.0]))
 
 
 def together(size: int, meeting: Path, call: Callable[[GlooGroup], Any]) -> list[Any]:

@@ -79,7 +79,7 @@ def scorer_device(config: Config, slot: int, beside_trainer: bool) -> torch.devi
     device = resolve_device(config.scorer.device, SCORER)
     if config.scorer.device != "cuda":
         return device
-    taken = _trainer_gpu(config) if beside_trainer else None
+    taken = _last_trainer_gpu(config) if beside_trainer else None
     return torch.device("cuda", scorer_gpu(slot, torch.cuda.device_count(), taken))
 
 
@@ -94,19 +94,19 @@ def sharing(config: Config, workers: int, gpus: int) -> str | None:
     """A line that says that the processes of a run with ``workers`` scorers on a machine with
     ``gpus`` GPUs share some of them; None if each has its own, or if the configuration says which
     GPU all scorers use."""
-    trainer_gpu = _trainer_gpu(config)
+    trains = 0 if _last_trainer_gpu(config) is None else config.trainer.devices
     if config.scorer.device != "cuda" or not gpus:
         return None
-    enough = gpus if trainer_gpu is None else gpus - 1
+    enough = max(0, gpus - trains)
     if workers <= enough:
         return None
-    processes, plural = workers + gpus - enough, "s" if gpus > 1 else ""
+    processes, plural = workers + trains, "s" if gpus > 1 else ""
     return (
         f"{processes} processes share {gpus} GPU{plural} and take turns; with --workers {enough}"
         " each has its own, with the same result (rhoctl plan says which is faster)"
     )
 
 
-def _trainer_gpu(config: Config) -> int | None:
+def _last_trainer_gpu(config: Config) -> int | None:
     trainer = parse_device(config.trainer.device, TRAINER)
-    return None if trainer.type == "cpu" else trainer.index or 0
+    return None if trainer.type == "cpu" else (trainer.index or 0) + config.trainer.devices - 1

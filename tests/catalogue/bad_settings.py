@@ -550,7 +550,7 @@ SETTINGS = [
             ("unknown mode", r"cluster\.mode: got 'both'; .*'split'", "cluster.mode=both"),
             (
                 "split without scorers",
-                r"trainer\.devices: got 2 with --workers 0 and cluster\.mode = 'split', allowed 1",
+                r"cluster\.mode: got 'split' with trainer\.devices = 2 and --workers 0, allowed",
                 "trainer.devices=2",
                 "cluster.mode=split",
             ),
@@ -560,11 +560,11 @@ SETTINGS = [
         "devices",
         "beside scorers",
         lambda p: [
-            *p.train("trainer.micro_batches=4", "trainer.devices=2"),
+            *p.train("trainer.micro_batches=4", "trainer.devices=2", "cluster.mode=colocated"),
             "--workers",
             "1",
         ],
-        r"trainer\.devices: got 2 with --workers 1 .*need --workers 0",
+        r"cluster\.mode: got 'colocated' with trainer\.devices = 2 and --workers 1, allowed",
     ),
     setting(
         "micro-batches",

@@ -42,11 +42,11 @@ def check_servers(settings: Config, workers: int) -> None:
 
 def _check_mode(settings: Config, workers: int) -> None:
     devices, mode = settings.trainer.devices, settings.cluster.mode
-    if devices > 1 and (workers > 0 or mode == "split"):
+    if devices > 1 and mode == ("colocated" if workers else "split"):
         raise ConfigError(
-            f"trainer.devices: got {devices} with --workers {workers} and cluster.mode = {mode!r},"
-            " allowed 1 where scorers score; several devices that all score and train need"
-            " --workers 0 and cluster.mode = 'colocated'"
+            f"cluster.mode: got {mode!r} with trainer.devices = {devices} and --workers {workers},"
+            " allowed 'colocated' with --workers 0, where all devices score and train, and 'split'"
+            " with --workers 1 or more, which score"
         )
 
 

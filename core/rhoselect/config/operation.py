@@ -52,7 +52,8 @@ class ClusterConfig(Section):
     trainer: dict[str, Amount] = Field(
         default_factory=dict,
         description="resources that the trainer takes: CPU, GPU and those given to 'ray start"
-        " --resources'; unset: CPU as trainer.threads and, on CUDA, GPU = 1",
+        " --resources'; unset: CPU as trainer.threads and, on CUDA, GPU = 1, times"
+        " trainer.devices",
     )
     scorer: dict[str, Amount] = Field(
         default_factory=dict, description="resources that each scorer takes, likewise"

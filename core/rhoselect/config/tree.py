@@ -108,7 +108,7 @@ class Config(Section):
                 f"cluster.mode: got {self.cluster.mode!r} and trainer.devices ="
                 f" {self.trainer.devices} with selection.lag = {lag} and trainer.publish_every ="
                 f" {every}, allowed lag 0 and publish_every 1: devices that all score and then all"
-                " train have nothing to overlap"
+                " train have nothing to overlap; or set cluster.mode = 'split' and use scorers"
             )
         return self
 

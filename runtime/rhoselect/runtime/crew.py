@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from rhoselect.config import Config
 from rhoselect.errors import LostRankError, RunError, listed
@@ -22,6 +23,8 @@ from rhoselect.runtime.links import ALIVE_S, Kind, LeadEnd
 from rhoselect.trainer.resuming import how_to_resume
 from rhoselect.trainer.runfolder import RunFolder
 
+Mode = Literal["colocated", "split"]
+"""See ``leading``."""
 GRACE_S = 5.0  # for all to tell what they miss, before one is said to be silent
 END_S = 10.0  # for a follower to end by itself
 
@@ -66,8 +69,8 @@ class Crew:
     """The followers of ``folder``'s generation. ``asked`` is the one that got a SIGTERM, if any:
     the run is to stop. ``meeting`` is where the group meets."""
 
-    def __init__(self, config: Config, folder: RunFolder, scratch: Path) -> None:
-        self._folder, self._cluster = folder, config.cluster
+    def __init__(self, config: Config, folder: RunFolder, mode: Mode, scratch: Path) -> None:
+        self._folder, self._cluster, self._mode = folder, config.cluster, mode
         self.meeting = scratch / "meeting"
         self.asked: Follower | None = None
         self._changed = threading.Condition()
@@ -82,7 +85,7 @@ class Crew:
         path, generation = self._folder.path, self._folder.generation
         log = path / "logs" / f"rank-{rank}.log"
         ours, theirs = socket.socketpair()
-        arguments = [path, generation, rank, theirs.fileno(), self.meeting]
+        arguments = [path, generation, rank, theirs.fileno(), self.meeting, self._mode]
         # What this process can import they can, too; -P: and nothing else from this folder.
         search = os.pathsep.join(place or os.getcwd() for place in sys.path)
         with theirs, log.open("ab") as output:
@@ -203,10 +206,10 @@ class Crew:
 
 
 @contextmanager
-def crew_of(config: Config, folder: RunFolder) -> Iterator[Crew]:
+def crew_of(config: Config, folder: RunFolder, mode: Mode) -> Iterator[Crew]:
     """The followers of a run for the block. Raises RunError, with the cause, for LostRankError."""
     with tempfile.TemporaryDirectory(prefix="rhoselect-") as scratch:
-        crew = Crew(config, folder, Path(scratch))
+        crew = Crew(config, folder, mode, Path(scratch))
         end_s = 0.0
         try:
             yield crew

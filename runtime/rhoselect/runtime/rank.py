@@ -1,5 +1,6 @@
 """A follower as a program, which the lead starts: ``-m rhoselect.runtime.rank FOLDER GENERATION
-RANK LINK MEETING``. LINK is the number of its end of the link, MEETING where the group meets."""
+RANK LINK MEETING MODE``. LINK is the number of its end of the link, MEETING where the group meets;
+MODE "split": it does not score."""
 
 from __future__ import annotations
 
@@ -39,7 +40,7 @@ def main() -> int:
     try:
         inputs = open_inputs(config)
         check_inputs(path, inputs.sha256)
-        _follow(inputs, folder, rank, lead, Path(sys.argv[5]))
+        _follow(inputs, folder, rank, lead)
     except LostRankError as error:
         logging.error("%s", error)
         lead.say("lost", error)
@@ -51,18 +52,16 @@ def main() -> int:
     return 0
 
 
-def _follow(
-    inputs: RunInputs, folder: RunFolder, rank: int, lead: FollowerEnd, meeting: Path
-) -> None:
+def _follow(inputs: RunInputs, folder: RunFolder, rank: int, lead: FollowerEnd) -> None:
     keep_memory()
-    config = inputs.config
+    config, meeting, mode = inputs.config, Path(sys.argv[5]), sys.argv[6]
     lead.say("ready")
     order = lead.next()
     if order.kind == Kind.END:
         return
     timeout_s = config.cluster.rank_timeout_s
     group = GlooGroup(rank, config.trainer.devices, meeting, timeout_s)
-    queue = SharedQueue(config.queue.lease_s, group)
+    queue = None if mode == "split" else SharedQueue(config.queue.lease_s, group)
     follower = build_follower(inputs, folder, queue, group)
     while (order := lead.next()).kind != Kind.END:
         if order.kind == Kind.BEGIN:

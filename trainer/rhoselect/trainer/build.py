@@ -14,6 +14,7 @@ from rhoselect.inputs.probe import scoring_facts
 from rhoselect.metrics import Metrics
 from rhoselect.queue import SelectionQueue
 from rhoselect.ranks import Group
+from rhoselect.ranks.picks import GivenBatches
 from rhoselect.scorer.build import build_scorer
 from rhoselect.selector import Selector
 from rhoselect.selector.build import build_selector, rescores_here
@@ -65,10 +66,15 @@ def build_trainer(
 
 
 def build_follower(
-    inputs: RunInputs, folder: RunFolder, queue: SelectionQueue, group: Group
+    inputs: RunInputs, folder: RunFolder, queue: SelectionQueue | None, group: Group
 ) -> Follower:
-    """A rank of ``group`` that is not its lead, with the device that ``inputs`` names."""
+    """A rank of ``group`` that is not its lead, with the device that ``inputs`` names. It scores
+    what it gets from ``queue``; without one it does not score."""
     metrics, snapshots, who = Metrics(), LocalStore(lends=True), f"rank {group.rank}"
+    if queue is None:
+        learner = new_learner(inputs, trainer_device(inputs.config))
+        learner.join(group)
+        return Follower(inputs, folder, learner, GivenBatches(group), metrics)
     learner, selector = _parts(inputs, folder, queue, snapshots, metrics, 0, group, who)
     return Follower(inputs, folder, learner, selector, metrics)
 

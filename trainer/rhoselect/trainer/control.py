@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from rhoselect.errors import RunError, WaitError
+from rhoselect.selector import SelectedBatch
 
 REQUEST_S = 60.0
 """How long a request waits by default for the end of the trainer's step."""
@@ -94,6 +95,9 @@ class TrainerControl:
                 # A bounded wait: Python handles a signal that comes just before it only after it.
                 self._changed.wait(WAKE_S)
             check_fence()
+
+    def chosen(self, batch: SelectedBatch) -> None:
+        """The trainer, before it trains on a batch. Ranks that only train learn of it here."""
 
     def close(self) -> None:
         """End: the trainer does not poll again. Open requests raise RunError."""

@@ -10,6 +10,7 @@ import torch
 from rhoselect.compute import repeatable, threads
 from rhoselect.inputs import RunInputs
 from rhoselect.metrics import Metrics
+from rhoselect.ranks.picks import GivenBatches
 from rhoselect.selector import Selector
 from rhoselect.trainer import checkpoint as checkpoints
 from rhoselect.trainer.learner import Learner
@@ -18,15 +19,16 @@ from rhoselect.trainer.stepping import take_step
 
 
 class Follower:
-    """Takes the steps of a trainer whose learner and selector share the work with these. What the
-    lead knows of a step follows from scores and gradients, which all ranks have."""
+    """Takes the steps of a trainer whose learner shares the work with this one. Its selector shares
+    the scoring with that of the lead, too, or gets batches from it. All else that the lead knows of
+    a step follows from scores and gradients, which all ranks have."""
 
     def __init__(
         self,
         inputs: RunInputs,
         folder: RunFolder,
         learner: Learner,
-        selector: Selector,
+        selector: Selector | GivenBatches,
         metrics: Metrics,
     ) -> None:
         self._inputs, self._folder = inputs, folder

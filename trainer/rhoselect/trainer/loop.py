@@ -87,6 +87,7 @@ class Trainer:
             self._selector.publish(step, self.learner.tensors)
             while step < self._config.trainer.steps and not self._stops(step):
                 batch = self._next(step)
+                self._control.chosen(batch)
                 result = take_step(self._inputs, self.learner, self._selector, self.metrics, batch)
                 step += 1
                 self._selector.publish(step, self.learner.tensors)

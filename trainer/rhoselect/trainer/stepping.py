@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rhoselect.inputs import RunInputs
 from rhoselect.metrics import Metrics
+from rhoselect.ranks.picks import GivenBatches
 from rhoselect.selector import SelectedBatch, Selector
 from rhoselect.trainer.learner import Learner, StepResult
 
@@ -11,7 +12,7 @@ from rhoselect.trainer.learner import Learner, StepResult
 def take_step(
     inputs: RunInputs,
     learner: Learner,
-    selector: Selector,
+    selector: Selector | GivenBatches,
     metrics: Metrics,
     selected: SelectedBatch,
 ) -> StepResult:

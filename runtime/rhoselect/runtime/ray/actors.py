@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 import threading
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from rhoselect.inputs import RunInputs, open_inputs
 from rhoselect.inputs.probe import scoring_facts
 from rhoselect.metrics import Metrics
 from rhoselect.queue.redis import RedisQueue
+from rhoselect.runtime.leading import LeadControl
 from rhoselect.runtime.queue_address import open_queue
 from rhoselect.runtime.ray import placement
 from rhoselect.scorer.build import build_scorer
@@ -114,7 +116,8 @@ class TrainerActor:
         self._config = configuration.from_json(config)
         self._run, self._endpoints, self._workers = run, endpoints, workers
         self._trainer: Trainer | None = None
-        self._control = TrainerControl()
+        self._lead = LeadControl() if self._config.trainer.devices > 1 else None
+        self._control = self._lead or TrainerControl()
         self._before = Status(**vars(newest_progress(run.path)))
 
     def run(self) -> dict[str, Any]:
@@ -130,10 +133,12 @@ class TrainerActor:
         inputs, folder = _inputs(config, self._run), replace(self._run, queue=queue)
         try:
             rehearse_on_gpu(inputs)
-            self._trainer = build_trainer(
-                inputs, folder, queue, snapshots, metrics, self._workers, self._control
-            )
-            return run_trainer(inputs, folder, self._trainer, self._workers)
+            lead = self._lead and self._lead.leading(config, folder, "split")
+            with lead or nullcontext() as group:
+                self._trainer = build_trainer(
+                    inputs, folder, queue, snapshots, metrics, self._workers, self._control, group
+                )
+                return run_trainer(inputs, folder, self._trainer, self._workers)
         finally:
             snapshots.close()
 

@@ -63,7 +63,9 @@ def _options(resources: Resources, strategy: str) -> dict[str, Any]:
 def _trainer_resources(config: Config) -> Resources:
     if config.cluster.address == "local":
         return {"CPU": 1}
-    return _own_resources(config.trainer.threads, config.trainer.device) | config.cluster.trainer
+    trainer = config.trainer
+    own = _own_resources(trainer.threads, trainer.device)
+    return {name: trainer.devices * n for name, n in own.items()} | config.cluster.trainer
 
 
 def _scorer_resources(config: Config) -> Resources:

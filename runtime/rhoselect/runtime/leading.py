@@ -1,0 +1,76 @@
+"""The lead of several ``trainer.devices``: rank 0, whose trainer is that of a run on one device. It
+alone writes. The followers are processes on its machine.
+
+*Colocated*, all ranks score and train: they get the order for a step before its window is scored.
+*Split*, scorers score, and the followers train: they get it with the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rhoselect.config import Config
+from rhoselect.devices import check_ranks
+from rhoselect.errors import RunStopped
+from rhoselect.ranks import Group
+from rhoselect.ranks.gloo import GlooGroup
+from rhoselect.ranks.picks import give
+from rhoselect.runtime.crew import Crew, Mode, crew_of
+from rhoselect.selector import SelectedBatch
+from rhoselect.trainer.control import TrainerControl
+from rhoselect.trainer.runfolder import RunFolder
+
+
+class LeadControl(TrainerControl):
+    """A `TrainerControl` of a lead: when its trainer goes on, the followers do. One that is asked
+    to end stops the run, with a checkpoint. Before it is ``leading`` it has no followers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._crew: Crew | None = None
+        self._split: Group | None = None
+
+    @contextmanager
+    def leading(self, config: Config, folder: RunFolder, mode: Mode) -> Iterator[Group]:
+        """The group of a run's ranks for the block. Raises RunError, naming the rank, if one is
+        lost, and ConfigError if there are fewer devices."""
+        check_ranks(config)
+        with crew_of(config, folder, mode) as crew:
+            crew.gather()
+            timeout_s = config.cluster.rank_timeout_s
+            group = GlooGroup(0, config.trainer.devices, crew.meeting, timeout_s)
+            self._crew, self._split = crew, group if mode == "split" else None
+            try:
+                yield group
+            except RunStopped as stopped:
+                if crew.asked is None:
+                    raise
+                asked = RunStopped(f"{crew.asked} was asked to end (SIGTERM): {stopped}")
+                asked.exit_code = 1
+                raise asked from None
+
+    def poll(self, step: int, save: Callable[[], Path], check_fence: Callable[[], object]) -> bool:
+        """See `TrainerControl.poll`. Raises LostRankError if a follower has ended."""
+        crew = self._crew
+        assert crew is not None, "a trainer polls while it leads"
+
+        def check() -> None:
+            check_fence()
+            crew.check()
+            self._stopping |= crew.asked is not None
+
+        check()
+        stops = super().poll(step, save, check)
+        if stops and crew.asked is not None:
+            save()
+        if not stops and self._split is None:
+            crew.go(step)
+        return stops
+
+    def chosen(self, batch: SelectedBatch) -> None:
+        """See `TrainerControl.chosen`."""
+        if self._crew is not None and self._split is not None:
+            self._crew.go(batch.step)
+            give(self._split, batch.points)
