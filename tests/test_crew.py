@@ -8,11 +8,18 @@ import re
 import signal
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 import user_code
+from rhoselect.config import load
+from rhoselect.inputs import open_inputs
+from rhoselect.queue.memory import MemoryQueue
+from rhoselect.runtime.leading import LeadControl
+from rhoselect.runtime.local import run_here
+from rhoselect.trainer.runfolder import RunFolder
 from support import DEADLINE_S, Result, hashes, made, rhoctl, start, until
 from warm import Process
 
@@ -169,7 +176,19 @@ def test_what_fails_at_a_follower_is_told(
 
 
 @pytest.mark.long
-@pytest.mark.timeout(240)
+@pytest.mark.parametrize("lag", [0, 1])
+def test_followers_that_only_train(tiny_config: Path, tmp_path: Path, lag: int) -> None:
+    """As beside scorers, whose work the lead does here."""
+    keys = [*KEYS, f"selection.lag={lag}", "cluster.mode=split"]
+    made("train", tiny_config, "--run-dir", tmp_path / "alone", *sets(*keys))
+    inputs, control = open_inputs(load(tiny_config, [*keys, "trainer.devices=2"])), LeadControl()
+    folder = RunFolder.create(tmp_path / "run", inputs.config, inputs.sha256)
+    with control.leading(inputs.config, folder, "split") as group:
+        run_here(inputs, folder, nullcontext, MemoryQueue(30.0), control, group)
+    assert hashes(tmp_path / "run") == hashes(tmp_path / "alone")
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("lag", [0, 1])
 def test_a_group_of_trainers_beside_scorers(
     ray_session: None, tiny_config: Path, tmp_path: Path, lag: int
