@@ -28,6 +28,7 @@ from rhoselect.protos.selection_pb2_grpc import SelectionStub
 from rhoselect.queue.memory import MemoryQueue
 from rhoselect.scorer.build import build_scorer
 from rhoselect.selector.build import build_session
+from rhoselect.selector.start import Start
 from rhoselect.service import blobs
 from rhoselect.service.channel import open_channel
 from rhoselect.service.errors import status_to_errors
@@ -332,7 +333,7 @@ def test_a_call_that_waits_is_let_go_at_the_end(tiny_config: Path, tmp_path: Pat
     folder = RunFolder.create(tmp_path / "run", run.config)
     queue, snapshots = MemoryQueue(lease_s=30.0), LocalStore()
     scorer = build_scorer(run, torch.device("cpu"), 1, 2, queue, snapshots, Metrics())
-    session = build_session(run, scorer, queue, snapshots, folder, workers=1, first_step=0)
+    session = build_session(run, scorer, queue, snapshots, folder, workers=1, start=Start())
     session.publish(0, run.new_model().state_dict())
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(session.next, 0)

@@ -16,6 +16,7 @@ from rhoselect.client.options import ClientOptions, Options, check_together, che
 from rhoselect.client.own_model import check_module, weights_of
 from rhoselect.client.user_data import UserPoints
 from rhoselect.errors import ConfigError, UserError
+from rhoselect.selector.start import Start, packed, unpacked
 from rhoselect.types import Layout
 
 
@@ -23,6 +24,7 @@ class Backend(Protocol):
     """The source of batches: this process, or a service."""
 
     steps: int
+    lag: int
     layout: Layout
     needs_losses: bool
 
@@ -40,6 +42,14 @@ class Backend(Protocol):
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Record values after ``step`` steps; also after ``close``."""
+        ...
+
+    def checkpoint(self, step: int) -> Start:
+        """Where a loop goes on that has taken ``step`` steps. Raises UserError if it cannot."""
+        ...
+
+    def load(self, start: Start) -> None:
+        """Go on from ``start``, in a new session. Raises UserError if that cannot be."""
         ...
 
     def close(self) -> None:
@@ -74,8 +84,9 @@ class SelectionClient:
     A loop leaves a run folder behind, which ``rhoctl report`` reads: with an address that of the
     service, else ``run_dir``, by default a new one below runs/, none if None.
 
-    ``step`` is the first step of a loop that resumes; ``model`` then has the weights after ``step``
-    optimizer steps. With ``run_dir`` the folder of the earlier steps goes on.
+    ``step`` is the first step of a loop that resumes, or what ``state_dict`` gave there; ``model``
+    then has the weights after those steps. With ``run_dir`` the folder of the earlier steps goes
+    on.
 
     The constructor raises UserError for a configuration, data, losses, a model or a token that
     cannot be used; ServiceError if the service cannot be reached. Later calls raise RunError, among
@@ -90,22 +101,23 @@ class SelectionClient:
         config: Path | str | Mapping[str, Any] | None = None,
         local: bool = False,
         data: Any = None,
-        step: int = 0,
+        step: int | Mapping[str, Any] = 0,
         **options: Unpack[ClientOptions],
     ) -> None:
         check_module(model)
-        self._model, self._step, self._given = model, step, False
+        start = Start(step) if isinstance(step, int) else unpacked(step)
+        self._model, self._step, self._given = model, start.step, False
         self._device = next((p.device for p in model.parameters()), torch.device("cpu"))
         given = checked(options)
         check_together(local, address, config, data is not None, given)
         self._backend: Backend
         if address is not None:
-            self._backend = _remote_backend(address, model, step, data, given)
+            self._backend = _remote_backend(address, model, start, data, given)
         elif data is not None:
             points = UserPoints(data, given.collate_fn)
-            self._backend = user_data_backend(config or {}, model, points, given, step)
+            self._backend = user_data_backend(config or {}, model, points, given, start)
         else:
-            self._backend = local_backend(config or {}, model, given, step)
+            self._backend = local_backend(config or {}, model, given, start)
 
     def __iter__(self) -> Iterator[SelectionBatch]:
         """The batches of the remaining steps. Raises UserError unless the loop calls ``step``."""
@@ -160,6 +172,24 @@ class SelectionClient:
             raise UserError(f"log: got a value that is no number ({error})") from None
         self._backend.log(step, numbers)
 
+    def state_dict(self) -> dict[str, Any]:
+        """What selection needs to go on from here, beside the loop's model and optimizer: strings,
+        integers and tensors on the CPU. Call it between ``step`` and the next batch. Raises
+        UserError for a service at lag >= 1, or whose method has a state."""
+        if self._given:
+            raise UserError(
+                f"state_dict: called between the batch of step {self._step} and selection.step,"
+                " allowed after it; a checkpoint is of whole steps"
+            )
+        return packed(self._backend.checkpoint(self._step), self._backend.layout, self._backend.lag)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where ``state_dict`` was called; load model and optimizer, too. A local loop keeps
+        the folder of this client. Raises UserError for the state of another selection."""
+        start = unpacked(state)
+        self._backend.load(start)
+        self._step, self._given = start.step, False
+
     def close(self) -> None:
         """End the session. The iterator calls this after the last batch. It may be repeated."""
         self._backend.close()
@@ -180,7 +210,7 @@ class SelectionClient:
 
 
 def _remote_backend(
-    address: str, model: nn.Module, step: int, data: Any, given: Options
+    address: str, model: nn.Module, start: Start, data: Any, given: Options
 ) -> Backend:
     """Selection by a service: only this needs gRPC. Raises ConfigError if that is missing."""
     try:
@@ -192,7 +222,7 @@ def _remote_backend(
             " install it with pip install 'rhoselect[service]'"
         ) from None
     security = Security.of_client(given.token_file, given.tls_ca, given.tls_cert, given.tls_key)
-    remote = Remote(address, security, step, data, given.collate_fn, given.timeout_s)
+    remote = Remote(address, security, start, data, given.collate_fn, given.timeout_s)
     try:
         weights_of(model, remote.layout)
     except BaseException:

@@ -33,21 +33,58 @@ from rhoselect.queue.memory import MemoryQueue
 from rhoselect.scorer.loop import Scorer
 from rhoselect.selector.build import build_session, check_servable, servable
 from rhoselect.selector.fence import NoFence
-from rhoselect.selector.session import Session, check_first_step
+from rhoselect.selector.start import Start, check_start
 from rhoselect.snapshots.local import LocalStore
 from rhoselect.trainer.hardware import agree
 from rhoselect.trainer.own_loop import GIVEN_DATA, LoopRecords
+from rhoselect.trainer.runfolder import RunFolder
 
 
 class Local:
-    """A session in this process, which scores on ``scoring``. It ends with the process, if not
-    before."""
+    """A session in this process, where all that scores is ``replica``. It ends with the process, if
+    not before. ``point_flops``: see ``LoopRecords``."""
 
-    def __init__(self, session: Session, scoring: torch.device) -> None:
-        self._session, self.close = session, weakref.finalize(self, session.close)
-        self._scoring = scoring
-        self.steps = session.config.trainer.steps
+    def __init__(
+        self,
+        inputs: SelectionInputs,
+        replica: Replica,
+        given: Options,
+        start: Start,
+        point_flops: int = 0,
+    ) -> None:
+        self._inputs, self._replica, self._run_dir = inputs, replica, given.run_dir
+        self._point_flops = point_flops
+        self._folder: RunFolder | None = None
+        self.steps, self.lag = inputs.config.trainer.steps, inputs.config.selection.lag
+        self._open(start)
+
+    def _open(self, start: Start) -> None:
+        inputs, replica, step = self._inputs, self._replica, start.step
+        check_start(inputs, start)
+        if self._folder is None:
+            self._folder = open_folder(self._run_dir, inputs, step)
+        else:
+            self._folder = RunFolder.resume(self._folder.path)
+        folder, recorder = self._folder, None
+        if folder is not None:
+            agree(folder, "this process", scoring_facts(inputs, replica))
+            recorder = LoopRecords(inputs, folder, step, 0, self._point_flops)
+        queue, snapshots = MemoryQueue(inputs.config.queue.lease_s), LocalStore()
+        scorer = Scorer(inputs, replica, queue, snapshots, Metrics(), slot=0, lanes=1)
+        fence = folder or NoFence()
+        session = build_session(inputs, scorer, queue, snapshots, fence, 0, start, recorder)
         self.layout, self.needs_losses = session.layout, session.needs_losses
+        self._session, self.close = session, weakref.finalize(self, session.close)
+
+    def checkpoint(self, step: int) -> Start:
+        """Where a loop goes on that has taken ``step`` steps."""
+        return self._session.checkpoint()
+
+    def load(self, start: Start) -> None:
+        """End the session, and begin another one in the same folder."""
+        check_start(self._inputs, start)
+        self.close()
+        self._open(start)
 
     def publish(self, version: int, tensors: Mapping[str, Tensor]) -> None:
         """Copy the weights."""
@@ -55,7 +92,7 @@ class Local:
 
     def next(self, step: int, device: torch.device) -> SelectionBatch:
         """Score the window of a step and return its batch."""
-        with as_guest(self._scoring):
+        with as_guest(self._replica.device):
             picked = self._session.next(step).points
         batch = self._session.train.read(picked.indices, device, picked.epochs)
         weights = torch.ones(len(picked.indices)) if picked.weights is None else picked.weights
@@ -71,18 +108,18 @@ class Local:
 
 
 def local_backend(
-    config: Path | str | Mapping[str, Any], model: nn.Module, given: Options, step: int
+    config: Path | str | Mapping[str, Any], model: nn.Module, given: Options, start: Start
 ) -> Local:
     """Selection as ``rhoctl train --workers 0`` does it. Raises UserError."""
     settings, device = _placed(_load_config(config, []), model)
     inputs = open_inputs(settings)
     check_servable(inputs)
-    check_first_step(settings, inputs.scoring, inputs.classes, step)
+    check_start(inputs, start)
     with as_guest(device):
         check_scoring(inputs, device)
     replica = inputs.new_replica(device)
     weights_of(model, replica.layout if inputs.scoring.needs.forward else {})
-    return _local(inputs, replica, given, step)
+    return Local(inputs, replica, given, start)
 
 
 def user_data_backend(
@@ -90,7 +127,7 @@ def user_data_backend(
     model: nn.Module,
     points: UserPoints,
     given: Options,
-    step: int,
+    start: Start,
 ) -> Local:
     """Selection from a data set of the loop's own, by its own losses. Raises UserError."""
     check_copyable(model)
@@ -98,12 +135,12 @@ def user_data_backend(
     plan = open_plan(settings, points)
     task = user_task(settings, given.losses)
     scoring = user_scoring(settings, points, given.irreducible_losses)
-    check_first_step(settings, scoring, 0, step)
+    inputs = SelectionInputs(settings, points, plan, scoring, 0, task)
+    check_start(inputs, start)
     replica = user_replica(copied(model), settings, device, task)
     with as_guest(device):
         point_flops = check_losses(replica, points)
-    inputs = SelectionInputs(settings, points, plan, scoring, 0, task)
-    return _local(inputs, replica, given, step, point_flops)
+    return Local(inputs, replica, given, start, point_flops)
 
 
 def _placed(config: Config, model: nn.Module) -> tuple[Config, torch.device]:
@@ -113,21 +150,6 @@ def _placed(config: Config, model: nn.Module) -> tuple[Config, torch.device]:
     if scorer.device == "auto":  # of a GPU without its number: a loop may resume on another
         scorer = scorer.model_copy(update={"device": device.type})
     return servable(resolve(config.model_copy(update={"scorer": scorer}))), device
-
-
-def _local(
-    inputs: SelectionInputs, replica: Replica, given: Options, step: int, point_flops: int = 0
-) -> Local:
-    """A session in this process: all that scores is ``replica``."""
-    folder, recorder = open_folder(given.run_dir, inputs, step), None
-    if folder is not None:
-        agree(folder, "this process", scoring_facts(inputs, replica))
-        recorder = LoopRecords(inputs, folder, step, 0, point_flops)
-    queue, snapshots = MemoryQueue(inputs.config.queue.lease_s), LocalStore()
-    scorer = Scorer(inputs, replica, queue, snapshots, Metrics(), slot=0, lanes=1)
-    fence = folder or NoFence()
-    session = build_session(inputs, scorer, queue, snapshots, fence, 0, step, recorder)
-    return Local(session, replica.device)
 
 
 def _load_config(config: Path | str | Mapping[str, Any], more: list[str]) -> Config:

@@ -16,10 +16,11 @@ from torch import Tensor
 from rhoselect import config as configuration
 from rhoselect.client.batch import Collate, SelectionBatch, collate, selection_batch
 from rhoselect.data import SplitPoints, open_data, train_points
-from rhoselect.errors import DataError, RunError, ServiceError
+from rhoselect.errors import DataError, RunError, ServiceError, UserError
 from rhoselect.nest import Nest, moved, rebuilt
 from rhoselect.protos import selection_pb2 as pb
 from rhoselect.protos.selection_pb2_grpc import SelectionStub
+from rhoselect.selector.start import Start, check_settings, settings_of
 from rhoselect.service import blobs
 from rhoselect.service.channel import open_channel
 from rhoselect.service.errors import status_to_errors
@@ -40,7 +41,7 @@ class Remote:
         self,
         address: str,
         security: Security,
-        step: int,
+        start: Start,
         data: Any,
         join: Collate,
         timeout_s: float,
@@ -51,10 +52,12 @@ class Remote:
         self._stub = SelectionStub(self._channel)  # type: ignore[no-untyped-call]
         self._open = False
         try:
-            with status_to_errors(address):
-                run = self._stub.OpenRun(pb.OpenRunRequest(step=step), timeout=OPEN_S)
-            self._open, self._session = True, run.session
-            self._first_index = run.first_index
+            run = self._open_run(start.step)
+            self._settings = settings_of(
+                config := configuration.from_json(run.config_json), run.points
+            )
+            check_settings(start, self._settings)
+            self._first_index, self.lag = run.first_index, config.selection.lag
             self.steps: int = run.steps
             self.layout = blobs.from_specs(run.layout)
             self.needs_losses: bool = run.needs_losses
@@ -62,6 +65,27 @@ class Remote:
         except BaseException:
             self.close()
             raise
+
+    def _open_run(self, step: int) -> pb.OpenRunResponse:
+        with status_to_errors(self._address):
+            run = self._stub.OpenRun(pb.OpenRunRequest(step=step), timeout=OPEN_S)
+        self._open, self._session = True, run.session
+        return run
+
+    def checkpoint(self, step: int) -> Start:
+        """Where a loop goes on that has taken ``step`` steps. Raises UserError at lag >= 1."""
+        if self.lag or self.needs_losses:
+            raise UserError(
+                f"state_dict: got a served run with selection.lag = {self.lag}"
+                f"{' and a method with a state' * self.needs_losses}, allowed lag 0 and a method"
+                " without a state: a service does not give them away; select with local=True"
+            )
+        return Start(step, {}, (), self._settings)
+
+    def load(self, start: Start) -> None:
+        """Open another session. Raises UserError for a step that cannot be its first."""
+        check_settings(start, self._settings)
+        self._open_run(start.step)
 
     def publish(self, version: int, tensors: Mapping[str, Tensor]) -> None:
         """Send the weights, cast to the dtypes that scorers use, if any are needed."""

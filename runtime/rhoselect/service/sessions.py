@@ -16,7 +16,7 @@ from rhoselect.queue.memory import MemoryQueue
 from rhoselect.scorer.build import build_idle_scorer, build_scorer
 from rhoselect.scorer.loop import Scorer
 from rhoselect.selector.build import build_session
-from rhoselect.selector.session import check_first_step
+from rhoselect.selector.start import Start, check_start
 from rhoselect.service.blobs import to_specs
 from rhoselect.service.selection import Open, Opened
 from rhoselect.service.served import Backends, ServedRun
@@ -45,7 +45,8 @@ def sessions(inputs: RunInputs, run: ServedRun, make_backends: MakeBackends) -> 
 
     @contextmanager
     def open_session(step: int) -> Iterator[Opened]:
-        check_first_step(config, inputs.scoring, inputs.classes, step)
+        start = Start(step)
+        check_start(inputs, start)
         with ExitStack() as stack:
             with run.changing:
                 folder, count = RunFolder.resume(run.folder.path), run.count
@@ -56,7 +57,7 @@ def sessions(inputs: RunInputs, run: ServedRun, make_backends: MakeBackends) -> 
                 ended = step == config.trainer.steps  # its records are complete
                 recorder = None if ended else LoopRecords(inputs, folder, step, count)
                 session = build_session(
-                    inputs, scorer, queue, snapshots, backends.fence, count, step, recorder
+                    inputs, scorer, queue, snapshots, backends.fence, count, start, recorder
                 )
                 stack.callback(session.close)
                 stack.enter_context(run.watching(folder, session, backends))

@@ -12,6 +12,7 @@ from rhoselect.selector.fence import ClosableFence, Fence
 from rhoselect.selector.rescorer import Rescorer
 from rhoselect.selector.selector import Selector
 from rhoselect.selector.session import Recorder, Session
+from rhoselect.selector.start import Start
 from rhoselect.selector.walk import WalkingSelector
 from rhoselect.selector.windows import Windows
 from rhoselect.snapshots import SnapshotStore
@@ -49,13 +50,13 @@ def build_session(
     snapshots: SnapshotStore,
     fence: Fence,
     workers: int,
-    first_step: int,
+    start: Start,
     recorder: Recorder | None = None,
 ) -> Session:
     """A session, in which the scorers compute the second stages (see ``servable``)."""
     closable = ClosableFence(fence)
     selector = build_selector(inputs, scorer, False, queue, snapshots, closable, workers)
-    return Session(inputs, selector, closable, scorer.metrics, first_step, recorder)
+    return Session(inputs, selector, closable, scorer.metrics, start, recorder)
 
 
 def servable(config: Config) -> Config:

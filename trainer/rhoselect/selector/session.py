@@ -16,13 +16,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from rhoselect.config import Config
 from rhoselect.errors import FencedError, ModelError, UserError, listed
 from rhoselect.inputs import SelectionInputs
 from rhoselect.metrics import Metrics
-from rhoselect.selection import Scoring
 from rhoselect.selector.fence import ClosableFence
 from rhoselect.selector.selector import SelectedBatch, Selector
+from rhoselect.selector.start import Start, settings_of
 from rhoselect.status import Status
 from rhoselect.types import Layout
 
@@ -44,7 +43,7 @@ class Recorder(Protocol):
 
 
 class Session:
-    """One generation of a run, from ``first_step`` on. Calls raise FencedError once a newer
+    """One generation of a run, from ``start`` on. Calls raise FencedError once a newer
     generation exists, and after ``abandon``. ``recorder`` is told of the steps, if there is one."""
 
     def __init__(
@@ -53,19 +52,19 @@ class Session:
         selector: Selector,
         fence: ClosableFence,
         metrics: Metrics,
-        first_step: int,
+        start: Start,
         recorder: Recorder | None = None,
     ) -> None:
         self.config, self.train = inputs.config, inputs.train
         self._selector, self._fence, self._metrics = selector, fence, metrics
         self.layout, self.needs_losses = selector.layout, selector.needs_losses
-        self._next, self._published, self._reported = first_step, -1, -1
-        self._recorder, self._taken = recorder, first_step
+        self._next, self._published, self._reported = start.step, -1, -1
+        self._recorder, self._taken = recorder, start.step
         self._newest: Mapping[str, Tensor] | None = None
         self._batch: SelectedBatch | None = None
         self._started = self._stepped = time.monotonic()
-        self.latest = Status(first_step, metric_name=inputs.task.metric)
-        selector.begin(first_step)
+        self.latest = Status(start.step, metric_name=inputs.task.metric)
+        selector.begin(start.step, start.state, start.snapshots)
 
     def publish(self, version: int, tensors: Mapping[str, Tensor]) -> None:
         """Publish the weights after ``version`` steps, the last one included. A version published
@@ -153,6 +152,13 @@ class Session:
         accuracy = values.get("accuracy", self.latest.accuracy)
         self.latest = replace(self.latest, accuracy=accuracy, metric=metric)
 
+    def checkpoint(self) -> Start:
+        """Where a session goes on whose loop has the weights of this step, as copies."""
+        state = {name: tensor.clone() for name, tensor in self._selector.state.items()}
+        first = self._next - self.config.selection.lag
+        used = [each for each in self._selector.in_use(self._next) if each.version >= first]
+        return Start(self._next, state, used, settings_of(self.config, len(self.train)))
+
     def abandon(self) -> None:
         """Make a call that waits end with FencedError; any thread may call this."""
         self._fence.closed = True
@@ -198,19 +204,6 @@ class Session:
             wall_seconds=now - self._started,
             wait_seconds=self._selector.waited_s,
             scored_points=(step + 1) * selection.n_B if self.layout else 0,
-        )
-
-
-def check_first_step(config: Config, scoring: Scoring, classes: int, step: int) -> None:
-    """Raise UserError unless a session may begin with ``step``. With trainer.steps it has no batch,
-    as in a job that is started again after its last step."""
-    steps = config.trainer.steps
-    if not 0 <= step <= steps:
-        raise UserError(f"step: got {step}, allowed 0 to {steps}: trainer.steps is {steps}")
-    if 0 < step < steps and (config.selection.lag != 0 or scoring.function.initial_state(classes)):
-        raise UserError(
-            f"step: got {step}, allowed 0 with selection.lag >= 1 or a method with a state: a"
-            " resumed loop does not have the old snapshots or the state that they need"
         )
 
 
