@@ -66,7 +66,7 @@ class Remote:
             self.close()
             raise
 
-    def _open_run(self, step: int) -> pb.OpenRunResponse:
+    def _open_run(self, step: int) -> Any:
         with status_to_errors(self._address):
             run = self._stub.OpenRun(pb.OpenRunRequest(step=step), timeout=OPEN_S)
         self._open, self._session = True, run.session

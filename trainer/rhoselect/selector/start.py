@@ -95,7 +95,8 @@ def packed(start: Start, layout: Layout, lag: int) -> dict[str, Any]:
 
 def unpacked(plain: Mapping[str, Any]) -> Start:
     """What ``packed`` was given. Raises UserError for anything else."""
-    if not isinstance(plain, Mapping) or plain.get("format") != FORMAT:
+    known: Any = plain  # from a file: anything may be in it
+    if not isinstance(known, Mapping) or known.get("format") != FORMAT:
         raise UserError(
             f"load_state_dict: got a {type(plain).__name__} that is not of format {FORMAT}, allowed"
             " what state_dict() of a SelectionClient returned"
@@ -113,6 +114,6 @@ def _zeros(like: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: torch.zeros(each.shape, dtype=each.dtype) for name, each in like.items()}
 
 
-def _below(plain: Mapping[str, Any], prefix: str) -> dict[str, Tensor | Any]:
+def _below(plain: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     """The entries whose names begin with ``prefix``, without it."""
     return {n.removeprefix(prefix): v for n, v in plain.items() if n.startswith(prefix)}
