@@ -24,7 +24,8 @@ from task_runs import LR, STEPS, settings, words
 pytestmark = pytest.mark.usefixtures("away")
 
 CUT = 3  # steps after which a loop, or a scorer, dies
-LAGS = [("two inputs", 0), ("two inputs", 1), ("causal LM", 0), ("causal LM", 1)]
+LONG = pytest.param("causal LM", 0, marks=pytest.mark.long)
+LAGS = [("two inputs", 0), ("two inputs", 1), ("causal LM", 1), LONG]
 
 
 class Loop:
