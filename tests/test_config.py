@@ -23,7 +23,7 @@ from rhoselect.config import (
 )
 from rhoselect.errors import ConfigError
 
-FREE = ("queue", "snapshots", "cluster", "metrics", "service")
+FREE = ("queue", "cluster", "metrics", "service")
 FREE_KEYS = (
     "data.path",
     "model.weights",
@@ -34,6 +34,7 @@ FREE_KEYS = (
     "data.cache_bytes",
     "data.timeout_s",
     "scorer.prefetch",
+    "snapshots.transport",
     "trainer.scores",
     "trainer.devices",
     "selection.rescore",
@@ -136,6 +137,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "queue.lease_s": positive,
     "queue.timeout_s": positive,
     "snapshots.transport": st.sampled_from(["auto", "shm", "ray"]),
+    "snapshots.only": st.sampled_from(["all", "trainable"]),
     "cluster.address": words,
     "cluster.trainer": resources,
     "cluster.scorer": resources,
@@ -279,6 +281,7 @@ CHANGES: dict[str, tuple[Any, Any]] = {
     "queue.lease_s": (30.0, 1.0),
     "queue.timeout_s": (600.0, 1.0),
     "snapshots.transport": ("auto", "ray"),
+    "snapshots.only": ("all", "trainable"),
     "cluster.address": ("local", "auto"),
     "cluster.trainer": ({}, {"GPU": 1.0}),
     "cluster.scorer": ({"CPU": 1.0}, {"CPU": 2.0}),

@@ -94,10 +94,25 @@ def test_workers_that_start_longer_than_they_save_are_too_many(steps: int, enoug
     assert enough_workers(replace(EIGHT, start_s=10.0, steps=steps)) == enough
 
 
-@pytest.mark.parametrize(("cores", "precision"), [(1, "fp32"), (2, "bf16")])
+ADAPTED = ("model.factory=adapted:Adapted", "model.args={}", "snapshots.only=trainable")
+# Of the layers' matrices: 256 + 3 * 64 numbers of rank 1, the head's 4 * 64 + 4; of BatchNorm scale
+# and shift [64] in float32.
+ADAPTED_BYTES = 2 * (256 + 3 * 64 + 4 * 64 + 4) + 4 * 2 * 64
+
+
+@pytest.mark.parametrize(
+    ("cores", "keys", "snapshot_bytes"),
+    [(1, (), 4 * (256 * 32 + 32 + 32 * 32 + 32 + 32 * 4 + 4)), (2, ADAPTED, ADAPTED_BYTES)],
+    ids=["one core in fp32", "two cores, adapters in bf16"],
+)
 def test_the_command_leaves_nothing(
-    tiny_config: Path, monkeypatch: pytest.MonkeyPatch, cores: int, precision: str
+    tiny_config: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    cores: int,
+    keys: tuple[str, ...],
+    snapshot_bytes: int,
 ) -> None:
+    """It tells what travels: with adapters, nothing of what is frozen."""
     folders: list[Path] = []
     new_folder = SharedMemoryStore.new_folder
 
@@ -107,17 +122,19 @@ def test_the_command_leaves_nothing(
 
     monkeypatch.setattr(SharedMemoryStore, "new_folder", noted)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)), raising=False)
-    words = ("--devices", "4", "--json", "--set", f"scorer.precision={precision}")
+    precision = "scorer.precision=bf16" if keys else "scorer.precision=fp32"
+    words = [word for key in (precision, *keys) for word in ("--set", key)]
     with tempfile.TemporaryDirectory(prefix="t") as scratch:
         monkeypatch.setattr(tempfile, "tempdir", scratch)
         monkeypatch.chdir(scratch)
-        found = json.loads(made("plan", tiny_config, *words).out)
+        found = json.loads(made("plan", tiny_config, "--devices", "4", "--json", *words).out)
         assert list(Path(scratch).iterdir()) == [], "the embedded server's folder, for one"
     assert [folder.exists() for folder in folders] == [False]
     assert multiprocessing.active_children() == []
     assert [row["workers"] for row in found["rows"]] == [0, 1, 2, 4, 8, 16, 32]
     assert [row["devices"] for row in found["split"]] == [4]
     assert found["verdict"].startswith(("Worth it", "Not worth it"))
+    assert found["snapshot_mb"] == snapshot_bytes / 1e6
     for name in ("parts", "forward_share", "precision_factor", "workers_enough", "machine"):
         assert name in found
 

@@ -404,6 +404,19 @@ SETTINGS = [
         "model.args={}",
     ),
     setting(
+        "model",
+        "adapters that do not learn",
+        r"model\.factory .*no parameters to train, .*from_pretrained gives one with is_trainable",
+        "model.factory=adapted:all_frozen",
+        "model.args={}",
+    ),
+    setting(
+        "model",
+        "adapters without a base",
+        r"snapshots\.only: got 'trainable', but all parameters of model\.factory \S+ learn;",
+        "snapshots.only=trainable",
+    ),
+    setting(
         "model's output",
         "wrong K",
         r"model\.factory .*returns \[2, 5\], allowed float logits \[2, 4\]",

@@ -87,7 +87,7 @@ def calibrate(inputs: RunInputs, note: Note) -> Calibration:
         steps=config.trainer.steps,
     )
     share = (wide_s / plan.chunk) / (steps.train_s / config.selection.n_b)
-    return Calibration(parts, share, steps.forward_s / wide_s, _megabytes(learner), processes)
+    return Calibration(parts, share, steps.forward_s / wide_s, _megabytes(replica), processes)
 
 
 def _within(inputs: RunInputs, learner: Learner, replica: Replica, chunk: Batch) -> Messages:
@@ -97,9 +97,9 @@ def _within(inputs: RunInputs, learner: Learner, replica: Replica, chunk: Batch)
     return Messages(publish_s, *queueing(inputs, replica, chunk, memory))
 
 
-def _megabytes(learner: Learner) -> float:
-    """Size of a snapshot of the learner's weights."""
-    return sum(tensor.nbytes for tensor in learner.tensors.values()) / 1e6
+def _megabytes(replica: Replica) -> float:
+    """Size of a snapshot: of what travels, in the precision that scores."""
+    return sum(tensor.nbytes for tensor in replica.layout.values()) / 1e6
 
 
 @dataclass(frozen=True)

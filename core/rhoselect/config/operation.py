@@ -1,4 +1,4 @@
-"""The sections that no result depends on: servers, cluster, metrics, service."""
+"""The sections of operation: servers, snapshots, cluster, metrics, service."""
 
 from __future__ import annotations
 
@@ -40,6 +40,11 @@ class SnapshotConfig(Section):
 
     transport: Literal["auto", "shm", "ray"] = Field(
         "auto", description="'shm' on one machine, 'ray' across machines; auto chooses"
+    )
+    only: Literal["all", "trainable"] = Field(
+        "all",
+        description="'trainable': parameters with requires_grad = False, as below adapters, stay"
+        " out; each scorer makes them once",
     )
 
 

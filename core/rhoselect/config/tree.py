@@ -42,7 +42,7 @@ FREE: dict[str, Any] = {
     **INPUTS,
     "data": INPUTS["data"] | {"cache_dir", "cache_bytes", "timeout_s"},
     "queue": True,
-    "snapshots": True,
+    "snapshots": {"transport"},
     "cluster": True,
     "metrics": True,
     "service": True,

@@ -34,10 +34,13 @@ def check_scoring(inputs: RunInputs, device: torch.device) -> None:
 
 
 def check_task(inputs: RunInputs, model: nn.Module, batch: Batch) -> None:
-    """Raise ModelError unless the run's task suits ``model`` and points, ConfigError for a function
-    that needs logits, or a selection of tokens, of a task that has none, and IrreducibleLossError
-    for a table of other tokens."""
+    """Raise ModelError unless the run's task suits ``model``, a new one, and points, and the model
+    has the frozen parameters of all others; ConfigError for a function that needs logits, or a
+    selection of tokens, of a task that has none; IrreducibleLossError for a table of other tokens.
+    """
     factory, task = inputs.config.model.factory, inputs.config.task.name
+    at_each_call = f"model.factory {factory} makes other frozen parameters at each call"
+    inputs.frozen.check(model.state_dict(), at_each_call)
     found = check_model(factory, inputs.task, model, batch, inputs.classes)
     if inputs.tokens is not None:
         inputs.tokens.losses(found, batch.indices)

@@ -18,6 +18,7 @@ from rhoselect.config import Config
 from rhoselect.data import Dataset, SplitPoints
 from rhoselect.errors import ModelError
 from rhoselect.models.build import configured_model, embedded_ids
+from rhoselect.models.frozen import NOTHING, Frozen
 from rhoselect.models.reference import ReferenceFile
 from rhoselect.models.replica import BatchNormMode, Numerics, Replica
 from rhoselect.plan import Plan
@@ -49,8 +50,9 @@ class RunInputs(SelectionInputs):
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of the data's fingerprint, the first weights' file, and the irreducible losses or
-        core-set in use. Computed once: it reads them all."""
+        """Hash of the data's fingerprint, the first weights' file, the irreducible losses or
+        core-set in use, and the parameters that stay out of snapshots. Computed once: it reads them
+        all."""
         digest = hashlib.sha256(self.dataset.fingerprint.encode())
         if self.scoring.il is not None:
             digest.update(self.scoring.il.values.data)
@@ -64,6 +66,8 @@ class RunInputs(SelectionInputs):
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         if self.reference is not None:
             digest.update(self.reference.sha256.encode())
+        if self.frozen.hashes:
+            digest.update(self.frozen.sha256.encode())
         return digest.hexdigest()
 
     @property
@@ -71,6 +75,20 @@ class RunInputs(SelectionInputs):
         """What selects the tokens that the run trains on; None if it trains on all."""
         share, table = self.config.selection.tokens, self.scoring.il
         return None if share == 1 or table is None else TokenSelection(share, table)
+
+    @cached_property
+    def frozen(self) -> Frozen:
+        """The model's parameters that stay out of snapshots. Raises ModelError if all learn, where
+        some should stay out."""
+        if self.config.snapshots.only == "all":
+            return NOTHING
+        return Frozen.some(self.new_model(), f"model.factory {self.config.model.factory}")
+
+    @cached_property
+    def frozen_reference(self) -> Frozen:
+        """Those of the second network."""
+        all_travel = self.config.snapshots.only == "all"
+        return NOTHING if all_travel else Frozen.of(self.new_reference())
 
     def new_model(self) -> nn.Module:
         """The run's model with its initial weights, on the CPU. Raises ModelError."""
@@ -96,9 +114,12 @@ class RunInputs(SelectionInputs):
         scorer, reference = self.config.scorer, None
         if self.reference is not None:
             reference = Replica(self.new_reference(), self._numerics("running"), device, self.task)
+            reference.keep(self.frozen_reference.hashes)
         numerics = self._numerics(bn or self.config.selection.scoring_bn, scorer.fold_batchnorm)
         needs, seed = self.scoring.needs, self.config.seed
-        return Replica(self.new_model(), numerics, device, self.task, needs, seed, reference)
+        replica = Replica(self.new_model(), numerics, device, self.task, needs, seed, reference)
+        replica.keep(self.frozen.hashes)
+        return replica
 
     def new_evaluator(self, device: torch.device, precision: str | None = None) -> Replica:
         """A replica of the model alone, with running statistics. ``precision`` is
@@ -106,7 +127,9 @@ class RunInputs(SelectionInputs):
         trained = precision or self.config.trainer.precision
         channels_last = self.config.scorer.channels_last
         numerics = Numerics(trained, "running", channels_last)
-        return Replica(self.new_model(), numerics, device, self.task)
+        evaluator = Replica(self.new_model(), numerics, device, self.task)
+        evaluator.keep(self.frozen.hashes)
+        return evaluator
 
     def _numerics(self, bn: BatchNormMode, fold_batchnorm: bool = False) -> Numerics:
         scorer = self.config.scorer

@@ -53,10 +53,10 @@ def build_model(
         except ModelError as error:
             raise ModelError(f"model.factory {factory}: {error}") from None
         except Exception as error:
+            given = ", ".join([*(f"{name}={value}" for name, value in told.items()), f"**{args}"])
             raise ModelError(
                 f"model.factory {factory}: failed with {one_line(error)} when called as"
-                f" factory({', '.join(f'{name}={value}' for name, value in told.items())},"
-                f" **{dict(args)})"
+                f" factory({given})"
             ) from None
     return _checked(factory, model)
 
@@ -92,6 +92,7 @@ def _checked(factory: str, model: object) -> nn.Module:
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ModelError(
             f"model.factory {factory}: its model has no parameters to train, allowed at least one"
+            " with requires_grad; PEFT's from_pretrained gives one with is_trainable=True"
         )
     return model
 

@@ -98,6 +98,11 @@ class Replica:
         """The tensors that a snapshot for this replica holds."""
         return {name: torch.empty_like(t, device="meta") for name, t in self._tensors.items()}
 
+    def keep(self, names: Iterable[str]) -> None:
+        """Leave tensors as they are now: snapshots do not hold them."""
+        for name in names:
+            del self._tensors[name]
+
     def load(self, pieces: Pieces) -> None:
         """Copy a snapshot's weights, as they arrive, into the replica's own tensors.
 

@@ -65,7 +65,14 @@ class OpenRunRequest(_message.Message):
     def __init__(self, step: _Optional[int] = ...) -> None: ...
 
 class OpenRunResponse(_message.Message):
-    __slots__ = ("session", "steps", "layout", "needs_losses", "fingerprint", "first_index", "points", "config_json")
+    __slots__ = ("session", "steps", "layout", "needs_losses", "fingerprint", "first_index", "points", "config_json", "frozen")
+    class FrozenEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     SESSION_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
     LAYOUT_FIELD_NUMBER: _ClassVar[int]
@@ -74,6 +81,7 @@ class OpenRunResponse(_message.Message):
     FIRST_INDEX_FIELD_NUMBER: _ClassVar[int]
     POINTS_FIELD_NUMBER: _ClassVar[int]
     CONFIG_JSON_FIELD_NUMBER: _ClassVar[int]
+    FROZEN_FIELD_NUMBER: _ClassVar[int]
     session: Session
     steps: int
     layout: _containers.RepeatedCompositeFieldContainer[TensorSpec]
@@ -82,7 +90,8 @@ class OpenRunResponse(_message.Message):
     first_index: int
     points: int
     config_json: str
-    def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ..., steps: _Optional[int] = ..., layout: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., needs_losses: _Optional[bool] = ..., fingerprint: _Optional[str] = ..., first_index: _Optional[int] = ..., points: _Optional[int] = ..., config_json: _Optional[str] = ...) -> None: ...
+    frozen: _containers.ScalarMap[str, str]
+    def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ..., steps: _Optional[int] = ..., layout: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., needs_losses: _Optional[bool] = ..., fingerprint: _Optional[str] = ..., first_index: _Optional[int] = ..., points: _Optional[int] = ..., config_json: _Optional[str] = ..., frozen: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class PublishSnapshotRequest(_message.Message):
     __slots__ = ("header", "chunk")

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from rhoselect.client.batch import SelectionBatch
 from rhoselect.client.local import local_backend, user_data_backend
 from rhoselect.client.options import ClientOptions, Options, check_together, checked
-from rhoselect.client.own_model import check_module, weights_of
+from rhoselect.client.own_model import OTHERS, check_module, weights_of
 from rhoselect.client.user_data import UserPoints
 from rhoselect.errors import ConfigError, UserError
+from rhoselect.models.frozen import Frozen, Watch
 from rhoselect.selector.start import Start, packed, unpacked
 from rhoselect.types import Layout
 
@@ -26,6 +27,7 @@ class Backend(Protocol):
     steps: int
     lag: int
     layout: Layout
+    frozen: Frozen
     needs_losses: bool
 
     def publish(self, version: int, tensors: Mapping[str, Tensor]) -> None:
@@ -112,12 +114,18 @@ class SelectionClient:
         check_together(local, address, config, data is not None, given)
         self._backend: Backend
         if address is not None:
-            self._backend = _remote_backend(address, model, start, data, given)
+            self._backend = _remote_backend(address, start, data, given)
         elif data is not None:
             points = UserPoints(data, given.collate_fn)
             self._backend = user_data_backend(config or {}, model, points, given, start)
         else:
             self._backend = local_backend(config or {}, model, given, start)
+        self._frozen = Watch(self._backend.frozen, OTHERS)
+        try:
+            self._tensors(model)
+        except BaseException:
+            self.close()
+            raise
 
     def __iter__(self) -> Iterator[SelectionBatch]:
         """The batches of the remaining steps. Raises UserError unless the loop calls ``step``."""
@@ -195,7 +203,13 @@ class SelectionClient:
         self._backend.close()
 
     def _publish(self, model: nn.Module) -> None:
-        self._backend.publish(self._step, weights_of(model, self._backend.layout))
+        self._backend.publish(self._step, self._tensors(model))
+
+    def _tensors(self, model: nn.Module) -> Mapping[str, Tensor]:
+        """The model's tensors. Raises ModelError if they are not those that scorers expect."""
+        tensors = weights_of(model, self._backend.layout)
+        self._frozen.check(tensors)
+        return tensors
 
     def __enter__(self) -> Self:
         return self
@@ -209,9 +223,7 @@ class SelectionClient:
         self.close()
 
 
-def _remote_backend(
-    address: str, model: nn.Module, start: Start, data: Any, given: Options
-) -> Backend:
+def _remote_backend(address: str, start: Start, data: Any, given: Options) -> Backend:
     """Selection by a service: only this needs gRPC. Raises ConfigError if that is missing."""
     try:
         from rhoselect.client.remote import Remote
@@ -222,10 +234,4 @@ def _remote_backend(
             " install it with pip install 'rhoselect[service]'"
         ) from None
     security = Security.of_client(given.token_file, given.tls_ca, given.tls_cert, given.tls_key)
-    remote = Remote(address, security, start, data, given.collate_fn, given.timeout_s)
-    try:
-        weights_of(model, remote.layout)
-    except BaseException:
-        remote.close()
-        raise
-    return remote
+    return Remote(address, security, start, data, given.collate_fn, given.timeout_s)

@@ -13,7 +13,13 @@ from torch import Tensor, nn
 from rhoselect import config as configuration
 from rhoselect.client.batch import SelectionBatch, selection_batch
 from rhoselect.client.options import Options
-from rhoselect.client.own_model import check_copyable, chosen_device, copied, weights_of
+from rhoselect.client.own_model import (
+    OTHERS,
+    check_copyable,
+    chosen_device,
+    copied,
+    weights_of,
+)
 from rhoselect.client.run_folders import open_folder
 from rhoselect.client.user_data import (
     UserPoints,
@@ -27,6 +33,7 @@ from rhoselect.config import Config, resolve
 from rhoselect.inputs import SelectionInputs, check_scoring, open_inputs
 from rhoselect.inputs.probe import scoring_facts
 from rhoselect.metrics import Metrics
+from rhoselect.models.frozen import NOTHING, Frozen
 from rhoselect.models.replica import Replica
 from rhoselect.plan import open_plan
 from rhoselect.queue.memory import MemoryQueue
@@ -50,6 +57,7 @@ class Local:
         replica: Replica,
         given: Options,
         start: Start,
+        frozen: Frozen,
         point_flops: int = 0,
     ) -> None:
         self._inputs, self._replica, self._run_dir = inputs, replica, given.run_dir
@@ -57,6 +65,7 @@ class Local:
         self._folder: RunFolder | None = None
         self.steps, self.lag = inputs.config.trainer.steps, inputs.config.selection.lag
         self._open(start)
+        self.frozen = frozen if self.layout else NOTHING
 
     def _open(self, start: Start) -> None:
         inputs, replica, step = self._inputs, self._replica, start.step
@@ -118,8 +127,9 @@ def local_backend(
     with as_guest(device):
         check_scoring(inputs, device)
     replica = inputs.new_replica(device)
-    weights_of(model, replica.layout if inputs.scoring.needs.forward else {})
-    return Local(inputs, replica, given, start)
+    if inputs.scoring.needs.forward:
+        inputs.frozen.check(weights_of(model, replica.layout), OTHERS)
+    return Local(inputs, replica, given, start, inputs.frozen)
 
 
 def user_data_backend(
@@ -137,10 +147,14 @@ def user_data_backend(
     scoring = user_scoring(settings, points, given.irreducible_losses)
     inputs = SelectionInputs(settings, points, plan, scoring, 0, task)
     check_start(inputs, start)
-    replica = user_replica(copied(model), settings, device, task)
+    copy, frozen = copied(model), NOTHING
+    if settings.snapshots.only == "trainable":
+        frozen = Frozen.some(copy, "the loop's model")
+    replica = user_replica(copy, settings, device, task)
+    replica.keep(frozen.hashes)
     with as_guest(device):
         point_flops = check_losses(replica, points)
-    return Local(inputs, replica, given, start, point_flops)
+    return Local(inputs, replica, given, start, frozen, point_flops)
 
 
 def _placed(config: Config, model: nn.Module) -> tuple[Config, torch.device]:

@@ -20,6 +20,8 @@ from rhoselect.models.build import unsized
 from rhoselect.selector.session import check_tensors
 from rhoselect.types import Layout
 
+OTHERS = "the loop's model has other frozen parameters than the one that scores"
+
 
 def check_module(model: Any) -> None:
     """Raise ModelError for what is no module."""

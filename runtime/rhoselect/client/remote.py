@@ -17,6 +17,7 @@ from rhoselect import config as configuration
 from rhoselect.client.batch import Collate, SelectionBatch, collate, selection_batch
 from rhoselect.data import SplitPoints, open_data, train_points
 from rhoselect.errors import DataError, RunError, ServiceError, UserError
+from rhoselect.models.frozen import Frozen
 from rhoselect.nest import Nest, moved, rebuilt
 from rhoselect.protos import selection_pb2 as pb
 from rhoselect.protos.selection_pb2_grpc import SelectionStub
@@ -60,6 +61,7 @@ class Remote:
             self._first_index, self.lag = run.first_index, config.selection.lag
             self.steps: int = run.steps
             self.layout = blobs.from_specs(run.layout)
+            self.frozen = Frozen(dict(run.frozen))
             self.needs_losses: bool = run.needs_losses
             self._data = _open_copy(data, join, run)
         except BaseException:

@@ -52,8 +52,9 @@ def attach(
     inputs = open_inputs(_local_config(attached, overrides))
     if inputs.sha256 != attached.inputs_sha256:
         raise ConfigError(
-            "data.path, il.table: hold other data or irreducible losses than the run's; allowed"
-            " copies of the same; name them with --set"
+            "data.path, il.table: hold other data or irreducible losses than the run's, or"
+            " model.factory makes other frozen parameters; allowed copies of the same; name them"
+            " with --set"
         )
     return attached, inputs
 

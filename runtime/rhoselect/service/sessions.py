@@ -70,6 +70,7 @@ def sessions(inputs: RunInputs, run: ServedRun, make_backends: MakeBackends) -> 
                 first_index=inputs.train.start,
                 points=len(inputs.train),
                 config_json=config.model_dump_json(),
+                frozen=inputs.frozen.hashes if session.layout else {},
             )
             yield answer, session
 

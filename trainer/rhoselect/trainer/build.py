@@ -40,8 +40,11 @@ def new_learner(inputs: RunInputs, device: torch.device) -> Learner:
         plain = {"lr": lr, "groups": [], "ema": 0.0, "label_smoothing": 0.0}
         slower = config.trainer.model_copy(update=plain)
         reference = Learner(inputs.new_reference(), slower, config.seed, device, inputs.task)
+        reference.keep(inputs.frozen_reference)
     model, task, tokens = inputs.new_model(), inputs.task, inputs.tokens
-    return Learner(model, config.trainer, config.seed, device, task, reference, tokens)
+    learner = Learner(model, config.trainer, config.seed, device, task, reference, tokens)
+    learner.keep(inputs.frozen)
+    return learner
 
 
 def build_trainer(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from rhoselect.compute import seed_step
 from rhoselect.config import TrainerConfig
 from rhoselect.errors import ConfigError
+from rhoselect.models.frozen import NOTHING, Frozen
 from rhoselect.models.statistics import recalibrate_batchnorm
 from rhoselect.ranks.group import Alone, Group, share
 from rhoselect.selection.tokens import TokenSelection
@@ -57,14 +58,14 @@ class Learner:
         reference: Learner | None = None,
         tokens: TokenSelection | None = None,
     ) -> None:
-        self.reference = reference
+        self.reference, self._frozen = reference, NOTHING
         self.model = model.to(device).train()
         self.device = device
         self.task = task
         self._config, self._tokens = config, tokens
         self._seed = seed
         self.learns = config.lr > 0
-        self._parameters = list(self.model.parameters())
+        self._parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizers = Optimizers(self.model, config)
         self._average = averaged(self.model, config.ema) if config.ema else None
         self._group: Group = Alone()
@@ -75,6 +76,10 @@ class Learner:
         self._group = group
         if self.reference is not None:
             self.reference.join(group)
+
+    def keep(self, frozen: Frozen) -> None:
+        """Leave these parameters out of checkpoints."""
+        self._frozen = frozen
 
     def update(self, batch: Batch, weights: Tensor | None, step: int) -> StepResult:
         """One optimizer step on ``batch``; ``weights`` [n_b] multiply its losses if given."""
@@ -171,12 +176,20 @@ class Learner:
         own = {**self.tensors, **self.evaluated.state_dict()}
         return ((name, own[name]) for name in layout)
 
+    def check_frozen(self, problem: str) -> None:
+        """Raise ModelError, which names the ``problem``, if a frozen parameter is another than at
+        start."""
+        self._frozen.check(self.model.state_dict(), problem)
+        if self.reference is not None:
+            self.reference.check_frozen(problem)
+
     def state_dict(self) -> dict[str, Tensor]:
-        """Parameters, buffers, their average and the optimizers' state, as flat tensors."""
-        flat = _prefixed(MODEL, self.model.state_dict())
+        """Parameters but the frozen ones, buffers, their average and the optimizers' state, as flat
+        tensors."""
+        flat = _prefixed(MODEL, self._learnt(self.model))
         flat |= _prefixed(OPTIMIZERS, self.optimizers.state_dict())
         if self._average is not None:
-            flat |= _prefixed(AVERAGE, self.evaluated.state_dict())
+            flat |= _prefixed(AVERAGE, self._learnt(self.evaluated))
         if self.reference is not None:
             flat |= _prefixed(REFERENCE, self.reference.state_dict())
         return flat
@@ -185,10 +198,18 @@ class Learner:
         """Restore what ``state_dict`` gave."""
         if self.reference is not None:
             self.reference.load_state_dict(_without(REFERENCE, flat))
-        self.model.load_state_dict(_without(MODEL, flat))
+        self._load(self.model, _without(MODEL, flat))
         if self._average is not None:
-            self.evaluated.load_state_dict(_without(AVERAGE, flat))
+            self._load(self.evaluated, _without(AVERAGE, flat))
         self.optimizers.load_state_dict(_without(OPTIMIZERS, flat))
+
+    def _learnt(self, model: nn.Module) -> dict[str, Tensor]:
+        """The state of ``model`` but what is frozen."""
+        return {n: t for n, t in model.state_dict().items() if n not in self._frozen.hashes}
+
+    def _load(self, model: nn.Module, learnt: Mapping[str, Tensor]) -> None:
+        state = model.state_dict()
+        model.load_state_dict({name: state[name] for name in self._frozen.hashes} | dict(learnt))
 
 
 class _Told:

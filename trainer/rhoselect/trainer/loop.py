@@ -24,6 +24,7 @@ from rhoselect.models.replica import Replica
 from rhoselect.selector import SelectedBatch, Selector
 from rhoselect.status import Status
 from rhoselect.trainer import checkpoint as checkpoints
+from rhoselect.trainer.adapters import save_adapter
 from rhoselect.trainer.candidates import next_candidates
 from rhoselect.trainer.checkpoint import Checkpoint, Progress
 from rhoselect.trainer.control import TrainerControl
@@ -178,12 +179,14 @@ class Trainer:
 
     def _checkpoint(self, step: int) -> Path:
         self._check_finite("sum of the weights", step, self.learner.sum_of_weights())
+        self.learner.check_frozen(f"training changed frozen parameters by step {step}")
         self._recalibrate(step)
         learner, state = self.learner.state_dict(), dict(self._selector.state)
         done = Checkpoint(self._progress(step), learner, state, self._selector.in_use(step))
         with self.metrics.busy("checkpoint"), writing(self._folder):
             self.records.flush()
             path = checkpoints.save(self._folder, done, self._config.trainer.keep_checkpoints)
+            save_adapter(self._folder, self.learner.evaluated)
         self.metrics.last_checkpoint_time.set_to_current_time()
         return path
 

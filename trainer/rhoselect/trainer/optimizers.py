@@ -28,8 +28,8 @@ BUILT_IN = sorted(
 
 
 class Optimizers:
-    """Each parameter of ``model`` learns by the optimizer of its group, at the group's share of the
-    schedule's rate. Raises ConfigError, one line."""
+    """Each parameter of ``model`` with ``requires_grad`` learns by the optimizer of its group, at
+    the group's share of the schedule's rate. Raises ConfigError, one line."""
 
     def __init__(self, model: nn.Module, config: TrainerConfig) -> None:
         self._config = config
@@ -115,8 +115,10 @@ class _Group:
 
 
 def _grouped(model: nn.Module, config: TrainerConfig) -> list[_Group]:
-    """The parameters by their groups; those of no group come first. Raises ConfigError."""
-    left, groups = dict(model.named_parameters()), list[_Group]()
+    """The parameters that learn by their groups; those of no group come first. Raises
+    ConfigError."""
+    learning = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    left, groups = learning, list[_Group]()
     for number, group in enumerate(config.groups):
         key = f"trainer.groups.{number}"
         found = [

@@ -23,6 +23,7 @@ from rhoselect.devices import service_device
 from rhoselect.inputs import RunInputs, SelectionInputs
 from rhoselect.models.statistics import recalibrate_batchnorm, running_statistics
 from rhoselect.selector.selector import SelectedBatch
+from rhoselect.trainer.adapters import save_adapter
 from rhoselect.trainer.candidates import next_candidates
 from rhoselect.trainer.checkpoint import Progress, save_model
 from rhoselect.trainer.hardware import agreed, begin
@@ -157,10 +158,10 @@ class LoopRecords:
             return None
         model = self._inputs.new_model()
         own = model.state_dict()
-        missing = own.keys() - weights.keys()
+        missing = own.keys() - weights.keys() - self._inputs.frozen.hashes.keys()
         if not missing <= running_statistics(model):
             return None
-        exact = all(weights[name].dtype == own[name].dtype for name in own.keys() - missing)
+        exact = all(weights[name].dtype == own[name].dtype for name in own.keys() & weights.keys())
         model.load_state_dict({name: weights.get(name, like) for name, like in own.items()})
         if missing:
             device = self._device()
@@ -168,6 +169,7 @@ class LoopRecords:
             with repeatable(device), threads(self._inputs.config.trainer.threads):
                 recalibrate_batchnorm(model.to(device), (batch.inputs for batch in candidates))
         save_model(self._folder, model)
+        save_adapter(self._folder, model)
         return weights_sha256(model) if exact else None
 
     def _device(self) -> torch.device:

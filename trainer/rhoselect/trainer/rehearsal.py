@@ -61,6 +61,9 @@ def _train_once(inputs: RunInputs, device: torch.device) -> None:
         with repeatable(device):
             learner.update(batch, None, step=0).loss.item()
             learner.optimizers.check_resume(learner.model)
+        learner.check_frozen("a training step changes frozen parameters")
+        learner.model.eval()  # here some libraries add adapters to the weights
+        learner.check_frozen("eval() changes frozen parameters of the model")
         with copying():
             copy.deepcopy(learner.model)  # as for the count of FLOPs at the end of the run
     except RhoError:

@@ -9,6 +9,7 @@ generations/      one empty file a trainer generation; the highest owns the fold
 hardware/         what the generations computed on: see ``trainer.hardware``
 checkpoints/      step-000000500.safetensors …
 steps/            parts of steps.parquet that end with each checkpoint
+adapter/          of a model of PEFT's, in its own form: see ``trainer.adapters``
 eval.jsonl, steps.parquet, model.safetensors, model-live.safetensors, summary.json, logs/
 """
 
@@ -202,7 +203,8 @@ def check_inputs(path: Path, inputs_sha256: str) -> None:
         raise RunFolderError(
             f"run folder {path}: got other data or irreducible losses (or first weights) than it"
             " began with; allowed the same contents of data.path, il.table and"
-            " model.weights; restore them or start a new run"
+            " model.weights, and the same frozen parameters with snapshots.only = 'trainable';"
+            " restore them or start a new run"
         )
 
 
