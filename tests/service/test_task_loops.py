@@ -57,11 +57,13 @@ class Loop:
 
 
 def of_a_loop(run: RunInputs, **where: object) -> tuple[str, str]:
-    """Of a loop that at lag 0, where one can, dies and goes on."""
-    loop = Loop(run)
-    if not run.config.selection.lag:
-        loop.take(SelectionClient(loop.model, **where), CUT)
-    loop.take(SelectionClient(loop.model, **where, step=len(loop.selected)))
+    """Of a loop that dies and goes on, but for one of a service at lag 1, which cannot."""
+    loop, start = Loop(run), 0
+    if "local" in where or not run.config.selection.lag:
+        before = SelectionClient(loop.model, **where)
+        loop.take(before, CUT)
+        start = before.state_dict()
+    loop.take(SelectionClient(loop.model, **where, step=start))
     return loop.hashes()
 
 
