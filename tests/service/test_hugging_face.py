@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("away")
 STEPS, n_b, n_B, CHUNK, LR = 10, 8, 32, 16, 1e-3
 
 
-def small_bert() -> Any:
+def small_bert(dropout: float = 0.0) -> Any:
     import transformers
 
     torch.manual_seed(0)
@@ -37,7 +37,7 @@ def small_bert() -> Any:
         num_hidden_layers=1,
         num_attention_heads=2,
         intermediate_size=32,
-        hidden_dropout_prob=0.0,
+        hidden_dropout_prob=dropout,
         attention_probs_dropout_prob=0.0,
         num_labels=3,
     )
@@ -82,7 +82,8 @@ def trainer(folder: Path, model: nn.Module, data: list[dict[str, Any]], **more: 
     )
 
 
-def test_trainer_is_algorithm_1(tmp_path: Path, fast_bf16: bool) -> None:
+@pytest.mark.parametrize("parts", [1, 2], ids=["whole", "accumulated"])
+def test_trainer_is_algorithm_1(tmp_path: Path, fast_bf16: bool, parts: int) -> None:
     """It scores in bf16 where the hardware has it, and trains in float32. Label smoothing is of the
     training alone."""
     import transformers
@@ -92,8 +93,8 @@ def test_trainer_is_algorithm_1(tmp_path: Path, fast_bf16: bool) -> None:
     data, model = sentences(), small_bert()
     twin, il = copy.deepcopy(model).train(), torch.rand(128)
     smoothing = 0.2 if fast_bf16 else 0.0
-    more = {"arguments": {"label_smoothing_factor": smoothing}}
-    trained = trainer(tmp_path, model, data, irreducible_losses=il, **more).train()
+    arguments = {"label_smoothing_factor": smoothing, **accumulated(parts)}
+    trained = trainer(tmp_path, model, data, irreducible_losses=il, arguments=arguments).train()
     assert trained.global_step == STEPS
 
     plan = Plan(42, 128, n_B, CHUNK)
@@ -111,10 +112,108 @@ def test_trainer_is_algorithm_1(tmp_path: Path, fast_bf16: bool) -> None:
         optimizer.zero_grad()
         inputs = transformers.default_data_collator([data[int(i)] for i in best])
         labels = inputs.pop("labels")
-        F.cross_entropy(twin(**inputs).logits, labels, label_smoothing=smoothing).backward()
+        loss = F.cross_entropy(twin(**inputs).logits, labels, label_smoothing=smoothing)
+        if not smoothing:  # transformers adds the means of micro-batches that a BERT computes
+            loss = loss * parts
+        loss.backward()
         optimizer.step()
     for name, expected in twin.state_dict().items():
         torch.testing.assert_close(model.state_dict()[name], expected, msg=name)
+
+
+def accumulated(parts: int) -> dict[str, int]:
+    """Arguments of n_b points a step, in several micro-batches."""
+    return {"per_device_train_batch_size": n_b // parts, "gradient_accumulation_steps": parts}
+
+
+@pytest.mark.parametrize(
+    ("saved", "lag"), [(4, 1), (3, 0), (6, 1)], ids=["between", "in_first", "in_second"]
+)
+def test_it_resumes_exactly_in_an_epoch_and_between(tmp_path: Path, lag: int, saved: int) -> None:
+    """Of 4 steps an epoch, with dropout, accumulation and a rate that decays."""
+    data, il = sentences(), torch.rand(128)
+
+    def made(folder: str) -> tuple[Any, nn.Module]:
+        model = small_bert(dropout=0.3)
+        return trainer(
+            tmp_path / folder,
+            model,
+            data,
+            selection={"n_B": n_B, "chunk": CHUNK, "lag": lag},
+            irreducible_losses=il,
+            arguments={
+                **accumulated(2),
+                "max_steps": -1,
+                "num_train_epochs": 2,
+                "lr_scheduler_type": "linear",
+                "save_strategy": "steps",
+                "save_steps": saved,
+                "logging_steps": 1,
+            },
+        ), model
+
+    whole, expected = made("whole")
+    whole.train()
+    again, model = made("again")
+    again.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{saved}"))
+    for name, tensor in expected.state_dict().items():
+        assert torch.equal(model.state_dict()[name], tensor), name
+    told = [
+        [
+            (row["step"], row["epoch"], row["loss"], row["selection_score"])
+            for row in rows
+            if "loss" in row
+        ]
+        for rows in (whole.state.log_history, again.state.log_history)
+    ]
+    assert len(told[0]) == 8 and told[0] == told[1]
+    ages = [row["selection_staleness"] for row in whole.state.log_history if "loss" in row]
+    assert ages == [0, *[lag] * 7]
+
+
+def test_the_recipe_of_language_models(tmp_path: Path) -> None:
+    """With evaluation and the best model at the end; nothing names a loss. A sequence's loss is
+    what the model itself computes of it."""
+    import transformers
+
+    from rhoselect.client.hugging_face import SelectionTrainer, causal_lm_losses
+
+    tokenizer = words()
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(
+        vocab_size=50, n_positions=8, n_embd=16, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0
+    )
+    model = transformers.GPT2LMHeadModel(config)
+    data = [{"input_ids": row["input_ids"][: 3 + i % 4]} for i, row in enumerate(sentences())]
+    collator = transformers.DataCollatorForLanguageModeling(tokenizer, mlm=False)
+    arguments = transformers.TrainingArguments(
+        output_dir=str(tmp_path),
+        num_train_epochs=2,
+        per_device_train_batch_size=n_b // 2,
+        gradient_accumulation_steps=2,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        load_best_model_at_end=True,
+        use_cpu=True,
+        report_to=[],
+        disable_tqdm=True,
+    )
+    made = SelectionTrainer(
+        model,
+        arguments,
+        train_dataset=data,
+        eval_dataset=data[:16],
+        data_collator=collator,
+        irreducible_losses=torch.rand(128),
+    )
+    made.train()
+    assert made.state.global_step == 2 * (128 // (10 * n_b))
+    evaluated = [row["eval_loss"] for row in made.state.log_history if "eval_loss" in row]
+    assert made.evaluate()["eval_loss"] == pytest.approx(min(evaluated))
+    one = collator([data[3]])
+    batch = SelectionBatch(0, torch.tensor([3]), one, None, torch.ones(1))
+    with torch.no_grad():
+        torch.testing.assert_close(causal_lm_losses(model, batch)[0], model(**one).loss)
 
 
 def test_the_usual_recipe(tmp_path: Path) -> None:
@@ -190,7 +289,7 @@ def test_each_train_is_a_run(tmp_path: Path) -> None:
     mixed = trainer(tmp_path, model, data, irreducible_losses=il, arguments={"bf16": True})
     assert [mixed.train().global_step for _ in range(2)] == [STEPS, STEPS]
 
-    fresh = trainer(tmp_path, None, data, irreducible_losses=il, model_init=small_bert)
+    fresh = trainer(tmp_path, None, data, irreducible_losses=il, model_init=lambda: small_bert())
     losses = [fresh.train().training_loss for _ in range(2)]
     assert losses[0] == losses[1]
 
@@ -218,7 +317,8 @@ def test_a_compiled_model_learns_what_the_bare_one_does(tmp_path: Path) -> None:
         assert torch.equal(before.state_dict()[name], expected), name
 
 
-def test_a_batch_that_was_sampled_has_its_weights(tmp_path: Path) -> None:
+@pytest.mark.parametrize("parts", [1, 2], ids=["whole", "accumulated"])
+def test_a_batch_that_was_sampled_has_its_weights(tmp_path: Path, parts: int) -> None:
     import transformers
 
     from rhoselect.client.hugging_face import classification_losses
@@ -226,7 +326,7 @@ def test_a_batch_that_was_sampled_has_its_weights(tmp_path: Path) -> None:
     data, model = sentences(), small_bert()
     twin = copy.deepcopy(model).train()
     selection = {"n_B": n_B, "chunk": CHUNK, "function": "user_code:Sampled"}
-    arguments = {"max_steps": 1, "optim": "sgd"}
+    arguments = {"max_steps": 1, "optim": "sgd", **accumulated(parts)}
     trainer(tmp_path, model, data, selection=selection, arguments=arguments).train()
 
     def losses(indices: Tensor) -> Tensor:
@@ -251,7 +351,6 @@ def test_mistakes_fail_when_it_is_made(tmp_path: Path) -> None:
     data, model = sentences(), small_bert()
     il = torch.rand(128)
     for words, arguments in (
-        ("gradient_accumulation_steps", {"gradient_accumulation_steps": 2}),
         ("auto_find_batch_size", {"auto_find_batch_size": True}),
         ("train_sampling_strategy", {"train_sampling_strategy": "group_by_length"}),
         ("selection.n_b: got 64", {"per_device_train_batch_size": 64}),
@@ -270,6 +369,9 @@ def test_mistakes_fail_when_it_is_made(tmp_path: Path) -> None:
     n_b_too = {"n_B": n_B, "chunk": CHUNK, "n_b": 4}
     with pytest.raises(ConfigError, match=r"selection\.n_b: got 4, allowed .*batch_size = 8"):
         trainer(tmp_path, model, data, irreducible_losses=il, selection=n_b_too)
+    own = trainer(tmp_path, model, data, irreducible_losses=il)
+    with pytest.raises(ConfigError, match=r"which has no selection\.pt, allowed a checkpoint of a"):
+        own.train(resume_from_checkpoint=str(tmp_path))
     with pytest.raises(DataError, match="train_dataset: got none"):
         trainer(tmp_path, model, None, irreducible_losses=il)
 

@@ -25,7 +25,8 @@ class SelectionBatch:
     ``indices`` [n_b] int64 of the data set, on the CPU; ``inputs`` [n_b, ...], or whatever
     ``collate_fn`` makes of the items of your own data; ``labels`` [n_b] int64, None if such
     items are no (inputs, label) pairs; ``weights`` [n_b] float32 to
-    multiply the losses by: 1 unless the method samples.
+    multiply the losses by: 1 unless the method samples. Where this process selects, ``scores``
+    [n_b] float64 and ``version``, the steps of the weights that scored, too.
     """
 
     step: int
@@ -33,6 +34,8 @@ class SelectionBatch:
     inputs: Any
     labels: Tensor | None
     weights: Tensor
+    scores: Tensor | None = None
+    version: int = -1
 
 
 def collate(data: Any, places: Indices, join: Collate) -> Nest:

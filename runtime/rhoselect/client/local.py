@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -102,10 +103,13 @@ class Local:
     def next(self, step: int, device: torch.device) -> SelectionBatch:
         """Score the window of a step and return its batch."""
         with as_guest(self._replica.device):
-            picked = self._session.next(step).points
+            selected = self._session.next(step)
+        picked = selected.points
         batch = self._session.train.read(picked.indices, device, picked.epochs)
         weights = torch.ones(len(picked.indices)) if picked.weights is None else picked.weights
-        return selection_batch(step, batch, weights.float().to(device))
+        made = selection_batch(step, batch, weights.float().to(device))
+        scores = torch.tensor(picked.scores, dtype=torch.float64)
+        return replace(made, scores=scores, version=selected.version)
 
     def report(self, step: int, losses: Tensor) -> None:
         """Note the losses of the last batch."""
