@@ -100,7 +100,8 @@ class SelectionTrainer(Trainer):  # type: ignore[misc]
                 " loss of each point that it is to learn by"
             )
         self._selection = {**selection, "n_b": n_b}
-        self._run_dir, self._state = run_dir, 0
+        self._run_dir = run_dir
+        self._state: Any = 0
         self._open(run_dir=None)
         self.add_callback(_Telling(self))
         self._epochs.selection.close()  # it was made to find mistakes before ``train``
