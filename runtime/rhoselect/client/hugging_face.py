@@ -48,7 +48,8 @@ def causal_lm_losses(model: nn.Module, batch: SelectionBatch) -> Tensor:
     labels = inputs.pop("labels")[:, 1:]
     logits = model(**inputs).logits[:, :-1].float()
     tokens = F.cross_entropy(logits.mT, labels, reduction="none", ignore_index=IGNORED)
-    return tokens.sum(1) / (labels != IGNORED).sum(1).clamp(min=1)
+    means: Tensor = tokens.sum(1) / (labels != IGNORED).sum(1).clamp(min=1)
+    return means
 
 
 def usual_losses(model: nn.Module, batch: SelectionBatch) -> Tensor:
