@@ -404,14 +404,14 @@ SETTINGS = [
         "model.args={}",
     ),
     setting(
-        "model",
+        "adapters",
         "adapters that do not learn",
         r"model\.factory .*no parameters to train, .*from_pretrained gives one with is_trainable",
         "model.factory=adapted:all_frozen",
         "model.args={}",
     ),
     setting(
-        "model",
+        "adapters",
         "adapters without a base",
         r"snapshots\.only: got 'trainable', but all parameters of model\.factory \S+ learn;",
         "snapshots.only=trainable",
