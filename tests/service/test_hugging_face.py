@@ -94,8 +94,9 @@ def test_trainer_is_algorithm_1(tmp_path: Path, fast_bf16: bool, parts: int) -> 
     twin, il = copy.deepcopy(model).train(), torch.rand(128)
     smoothing = 0.2 if fast_bf16 else 0.0
     arguments = {"label_smoothing_factor": smoothing, **accumulated(parts)}
-    trained = trainer(tmp_path, model, data, irreducible_losses=il, arguments=arguments).train()
-    assert trained.global_step == STEPS
+    workers = 2 if parts > 1 else 0
+    more = {"irreducible_losses": il, "workers": workers, "arguments": arguments}
+    assert trainer(tmp_path, model, data, **more).train().global_step == STEPS
 
     plan = Plan(42, 128, n_B, CHUNK)
     optimizer = torch.optim.AdamW(twin.parameters(), LR, weight_decay=0.0)

@@ -81,7 +81,8 @@ class SelectionClient:
     joins; ``losses(model, batch)`` are the [C] losses of a ``SelectionBatch`` of C points, without
     it the cross-entropy of (inputs, integer label) pairs, and ``irreducible_losses`` [N] those of
     its N points, or the path of their table. Items must depend on their index alone, and may be
-    read in another thread.
+    read in another thread. With ``workers`` as many threads score on the CPU at the same time, with
+    the same result.
 
     A loop leaves a run folder behind, which ``rhoctl report`` reads: with an address that of the
     service, else ``run_dir``, by default a new one below runs/, none if None.

@@ -67,11 +67,11 @@ class SelectionTrainer(Trainer):  # type: ignore[misc]
     ``selection`` is the configuration's section of that name, as in {"n_B": 320, "chunk": 32}; by
     default n_B is 10 n_b. n_b is the batch of an optimizer's step, ``per_device_train_batch_size``
     times ``gradient_accumulation_steps``; data, columns, collator and seed are the Trainer's. An
-    epoch is one pass over the candidates: N // n_B steps. Points are scored in this process, by
-    ``losses(model, batch)`` -> [C], where ``batch.inputs`` is what the collator gives, minus
-    ``irreducible_losses`` (see ``SelectionClient``). Without ``losses`` they are those of a causal
-    language model or of a sequence classifier. If a method samples, the training loss is the mean
-    of these losses times their weights.
+    epoch is one pass over the candidates: N // n_B steps. This process scores, or ``workers``
+    threads of it on the CPU, by ``losses(model, batch)`` -> [C], where ``batch.inputs`` is what the
+    collator gives, minus ``irreducible_losses`` (see ``SelectionClient``). Without ``losses`` they
+    are those of a causal language model or of a sequence classifier. If a method samples, the
+    training loss is the mean of these losses times their weights.
 
     Each ``train`` is a run of its own, with the evaluations in its run folder, which ``run_dir``
     names as for ``SelectionClient``. Checkpoints have the selection's state, and
@@ -86,6 +86,7 @@ class SelectionTrainer(Trainer):  # type: ignore[misc]
         irreducible_losses: Any = None,
         losses: LossFunction | None = None,
         run_dir: Path | str | EllipsisType | None = ...,
+        workers: int = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -101,7 +102,7 @@ class SelectionTrainer(Trainer):  # type: ignore[misc]
                 " loss of each point that it is to learn by"
             )
         self._selection = {**selection, "n_b": n_b}
-        self._run_dir = run_dir
+        self._run_dir, self._workers = run_dir, workers
         self._state: Any = 0
         self._open(run_dir=None)
         self.add_callback(_Telling(self))
@@ -178,6 +179,7 @@ class SelectionTrainer(Trainer):  # type: ignore[misc]
             irreducible_losses=self._irreducible_losses,
             run_dir=run_dir,
             step=self._state,
+            workers=self._workers,
         )
         self._epochs = Epochs(selection, epoch_steps, settings.gradient_accumulation_steps)
         return loader_of(self._epochs, loader)

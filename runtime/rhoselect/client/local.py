@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from rhoselect import config as configuration
 from rhoselect.client.batch import SelectionBatch, selection_batch
+from rhoselect.client.helpers import Helpers, check_threads
 from rhoselect.client.options import Options
 from rhoselect.client.own_model import (
     OTHERS,
@@ -41,6 +42,7 @@ from rhoselect.queue.memory import MemoryQueue
 from rhoselect.scorer.loop import Scorer
 from rhoselect.selector.build import build_session, check_servable, servable
 from rhoselect.selector.fence import NoFence
+from rhoselect.selector.session import Session
 from rhoselect.selector.start import Start, check_start
 from rhoselect.snapshots.local import LocalStore
 from rhoselect.trainer.hardware import agree
@@ -49,20 +51,22 @@ from rhoselect.trainer.runfolder import RunFolder
 
 
 class Local:
-    """A session in this process, where all that scores is ``replica``. It ends with the process, if
-    not before. ``point_flops``: see ``LoopRecords``."""
+    """A session in this process, which ends with it, if not before. All that score are replicas of
+    one kind: the first here, each other one in a thread. ``point_flops``: see
+    ``LoopRecords``."""
 
     def __init__(
         self,
         inputs: SelectionInputs,
-        replica: Replica,
+        replicas: Sequence[Replica],
         given: Options,
         start: Start,
         frozen: Frozen,
         point_flops: int = 0,
     ) -> None:
-        self._inputs, self._replica, self._run_dir = inputs, replica, given.run_dir
-        self._point_flops = point_flops
+        check_threads(inputs, replicas)
+        self._inputs, self._run_dir, self._point_flops = inputs, given.run_dir, point_flops
+        self._replica, *self._helping = replicas
         self._folder: RunFolder | None = None
         self.steps, self.lag = inputs.config.trainer.steps, inputs.config.selection.lag
         self._open(start)
@@ -75,16 +79,17 @@ class Local:
             self._folder = open_folder(self._run_dir, inputs, step)
         else:
             self._folder = RunFolder.resume(self._folder.path)
-        folder, recorder = self._folder, None
+        folder, recorder, workers = self._folder, None, len(self._helping)
         if folder is not None:
             agree(folder, "this process", scoring_facts(inputs, replica))
-            recorder = LoopRecords(inputs, folder, step, 0, self._point_flops)
+            recorder = LoopRecords(inputs, folder, step, workers, self._point_flops)
         queue, snapshots = MemoryQueue(inputs.config.queue.lease_s), LocalStore()
-        scorer = Scorer(inputs, replica, queue, snapshots, Metrics(), slot=0, lanes=1)
-        fence = folder or NoFence()
-        session = build_session(inputs, scorer, queue, snapshots, fence, 0, start, recorder)
+        lanes = inputs.config.lanes(workers)
+        scorer = Scorer(inputs, replica, queue, snapshots, Metrics(), workers, lanes)
+        helpers = Helpers(inputs, self._helping, queue, snapshots, folder or NoFence())
+        session = build_session(inputs, scorer, queue, snapshots, helpers, workers, start, recorder)
         self.layout, self.needs_losses = session.layout, session.needs_losses
-        self._session, self.close = session, weakref.finalize(self, session.close)
+        self._session, self.close = session, weakref.finalize(self, _end, session, helpers)
 
     def checkpoint(self, step: int) -> Start:
         """Where a loop goes on that has taken ``step`` steps."""
@@ -120,6 +125,13 @@ class Local:
         self._session.log(step, values)
 
 
+def _end(session: Session, helpers: Helpers) -> None:
+    try:
+        session.close()
+    finally:
+        helpers.close()
+
+
 def local_backend(
     config: Path | str | Mapping[str, Any], model: nn.Module, given: Options, start: Start
 ) -> Local:
@@ -133,7 +145,8 @@ def local_backend(
     replica = inputs.new_replica(device)
     if inputs.scoring.needs.forward:
         inputs.frozen.check(weights_of(model, replica.layout), OTHERS)
-    return Local(inputs, replica, given, start, inputs.frozen)
+    helping = [inputs.new_replica(device) for _ in range(given.workers)]
+    return Local(inputs, [replica, *helping], given, start, inputs.frozen)
 
 
 def user_data_backend(
@@ -158,7 +171,10 @@ def user_data_backend(
     replica.keep(frozen.hashes)
     with as_guest(device):
         point_flops = check_losses(replica, points)
-    return Local(inputs, replica, given, start, frozen, point_flops)
+    helping = [user_replica(copied(model), settings, device, task) for _ in range(given.workers)]
+    for each in helping:
+        each.keep(frozen.hashes)
+    return Local(inputs, [replica, *helping], given, start, frozen, point_flops)
 
 
 def _placed(config: Config, model: nn.Module) -> tuple[Config, torch.device]:

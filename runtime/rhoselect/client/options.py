@@ -12,6 +12,7 @@ from torch.utils.data import default_collate
 from rhoselect.client.batch import Collate
 from rhoselect.client.user_data import LossFunction
 from rhoselect.errors import ConfigError, listed
+from rhoselect.queue.base import HELPERS
 
 WAIT_S = 600.0
 
@@ -28,6 +29,7 @@ class ClientOptions(TypedDict, total=False):
     tls_key: Path | str | None
     timeout_s: float
     run_dir: Path | str | EllipsisType | None
+    workers: int
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Options:
     tls_key: Path | str | None = None
     timeout_s: float = WAIT_S
     run_dir: Path | str | EllipsisType | None = ...
+    workers: int = 0
 
 
 def checked(options: ClientOptions) -> Options:
@@ -76,6 +79,15 @@ def check_together(
         raise ConfigError(
             f"SelectionClient: got run_dir {str(given.run_dir)!r} with an address, allowed with"
             " local=True: a service has a run folder of its own"
+        )
+    if not 0 <= given.workers <= HELPERS:
+        raise ConfigError(
+            f"SelectionClient: got workers = {given.workers}, allowed 0 to {HELPERS} threads"
+        )
+    if address is not None and given.workers:
+        raise ConfigError(
+            f"SelectionClient: got workers = {given.workers} with an address, allowed with"
+            " local=True: a service has its own, rhoctl serve --workers N"
         )
     if any(each is not None for each in own) and not (local and data):
         raise ConfigError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -48,6 +49,7 @@ class UserPoints(SplitPoints):
             )
         super().__init__((0, len(data)))
         self._items, self._join = data, join
+        self._reading = threading.Lock()  # of workers: a data set may hold one open file
         self.classes = 0
         """How many logits the model gives, once that is known: labels are below it."""
         self.read(self.first(2), CPU)
@@ -66,7 +68,8 @@ class UserPoints(SplitPoints):
     def read(self, indices: Indices, device: torch.device, epochs: Indices | None = None) -> Batch:
         """The points of ``indices`` [C], joined, on ``device``. Raises DataError, and ModelError
         for a label that the model has no logit for."""
-        batch = Batch(indices, collate(self._items, indices, self._join))
+        with self._reading:
+            batch = Batch(indices, collate(self._items, indices, self._join))
         if self.classes:
             check_range(batch.labels, self.classes)  # on a GPU the process would end
         return Batch(indices, moved(batch.content, device))
