@@ -113,6 +113,11 @@ class TrainerConfig(Section):
     eval_batch: int = Field(1000, ge=1, description="points per evaluation forward")
     checkpoint_every: int = Field(500, ge=1, description="steps between checkpoints")
     keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints kept")
+    tracker: str = Field(
+        "",
+        description="where figures are shown beside the run folder's records: 'tensorboard', or"
+        " 'module:Class', called as Class(folder, step); '': nowhere",
+    )
     targets: list[float] = Field(
         default_factory=lambda: [0.8, 0.85, 0.86, 0.87, 0.88, 0.89, 0.9],
         description="figures of the task's metric, such as accuracies, whose first step goes into"

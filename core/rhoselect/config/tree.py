@@ -47,7 +47,7 @@ FREE: dict[str, Any] = {
     "metrics": True,
     "service": True,
     "scorer": {"prefetch"},
-    "trainer": {"scores", "devices"},
+    "trainer": {"scores", "devices", "tracker"},
     "selection": {"rescore"},
 }
 """Keys that no result depends on."""

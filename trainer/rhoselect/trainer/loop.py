@@ -34,6 +34,13 @@ from rhoselect.trainer.learner import Learner, StepResult
 from rhoselect.trainer.records import Records, StepRecord, corrupted_share
 from rhoselect.trainer.runfolder import RunFolder, writing
 from rhoselect.trainer.stepping import take_step
+from rhoselect.trainer.tracking import (
+    NoTracker,
+    Tracker,
+    figures_of,
+    figures_of_test,
+    open_tracker,
+)
 
 
 class Trainer:
@@ -55,6 +62,7 @@ class Trainer:
         self.metrics, self._control = metrics, control
         self._clock_start = time.monotonic()
         self._recalibrated = -1
+        self._tracker: Tracker = NoTracker()
         self.status = Status(**vars(checkpoints.newest_progress(folder.path)))
         metrics.generation.set(folder.generation)
 
@@ -70,6 +78,8 @@ class Trainer:
                 self.metrics.fenced_calls.inc()
                 raise
             raise
+        finally:
+            self._tracker.close()
 
     def _run(self) -> Progress:
         device, count = self.learner.device, self._config.trainer.threads
@@ -84,6 +94,7 @@ class Trainer:
             step = self._restore()
             with writing(self._folder):
                 self.records = Records(self._folder, step)
+                self._tracker = open_tracker(self._config.trainer.tracker, self._folder.path, step)
                 self._note_hardware(step)
             self._selector.publish(step, self.learner.tensors)
             while step < self._config.trainer.steps and not self._stops(step):
@@ -163,6 +174,7 @@ class Trainer:
             correct_share=None if correct is None else float(correct.float().mean()),
         )
         self.records.append(record)
+        self._tracker.log(step + 1, figures_of(record))
         seconds, n_b = record.step_ms / 1e3, len(points.indices)
         self.metrics.observe_step(step + 1, seconds, record.staleness, n_b, selected.candidates)
         self.metrics.loss.set(loss)
@@ -201,6 +213,7 @@ class Trainer:
             self._check_finite(f"test {name}", step, found[name])
         with writing(self._folder):
             self.records.add_values(step, self._progress(step).wall_seconds, found)
+        self._tracker.log(step, figures_of_test(found))
         accuracy, metric = found.get("accuracy", math.nan), found["metric"]
         self.metrics.accuracy.set(accuracy)
         self.metrics.metric.set(metric)

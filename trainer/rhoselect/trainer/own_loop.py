@@ -39,6 +39,7 @@ from rhoselect.trainer.records import (
 from rhoselect.trainer.resuming import RESULTS
 from rhoselect.trainer.runfolder import RunFolder, writing
 from rhoselect.trainer.summary import count_flops, il_flops, measured, summary_of
+from rhoselect.trainer.tracking import figures_of, figures_of_test, open_tracker
 
 GIVEN_DATA = "given:data"
 """data.dataset of a run whose points are objects of the loop."""
@@ -76,6 +77,7 @@ class LoopRecords:
             self._note_hardware()
             for old in [*_tails(folder.path), *(folder.path / name for name in RESULTS)]:
                 old.unlink(missing_ok=True)
+            self._tracker = open_tracker(inputs.config.trainer.tracker, folder.path, step)
             tail = folder.path / "steps" / f"tail-{folder.generation}.jsonl"
             self._tail = tail.open("a", encoding="utf-8")
         self._started = time.monotonic() - _seconds(folder.path, "step_ms")
@@ -102,6 +104,7 @@ class LoopRecords:
             self._tail.write(json.dumps(asdict(row)) + "\n")
             self._tail.flush()
             self._records.append(row)
+            self._tracker.log(batch.step + 1, figures_of(row))
             self._steps, self._in_tail = batch.step + 1, self._in_tail + 1
             if self._in_tail == PART_ROWS:
                 self._flush()
@@ -126,6 +129,9 @@ class LoopRecords:
                 targets = self._inputs.config.trainer.targets
                 self._summary |= measured(self._folder, task, targets)
                 self._records.write_summary(self._summary)
+            self._tracker.log(step, figures_of_test(main | finite))
+            if self._closed:
+                self._tracker.close()
         self._logged = step, values
 
     def close(self, weights: Mapping[str, Tensor] | None) -> None:
@@ -134,6 +140,7 @@ class LoopRecords:
         if self._closed:
             return
         self._closed = True
+        self._tracker.close()
         with writing(self._folder), self._tail:
             self._folder.check_fence()  # a newer session has other rows
             self._flush()
