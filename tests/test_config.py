@@ -37,6 +37,7 @@ FREE_KEYS = (
     "snapshots.transport",
     "trainer.scores",
     "trainer.devices",
+    "trainer.tracker",
     "selection.rescore",
 )
 TAKEN = ("params", "lr", "weight_decay")
@@ -128,6 +129,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "trainer.eval_batch": counts,
     "trainer.checkpoint_every": counts,
     "trainer.keep_checkpoints": counts,
+    "trainer.tracker": words,
     "trainer.targets": st.lists(st.floats(0, 1, exclude_min=True)),
     "queue.url": words,
     "queue.password_file": paths,
@@ -263,6 +265,7 @@ CHANGES: dict[str, tuple[Any, Any]] = {
     "trainer.devices": (1, 2),
     "trainer.ema": (0.0, 0.9),
     "trainer.clip_norm": (0.0, 1.0),
+    "trainer.tracker": ("", "tensorboard"),
     "trainer.precision": ("fp32", "bf16"),
     "trainer.threads": (1, 2),
     "trainer.scores": (True, False),
