@@ -205,7 +205,7 @@ def test_scorers_in_processes_of_their_own(
 
 
 @LONG
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("lag", AT_LAG)
 def test_a_scorer_is_killed_and_the_run_resumed(
     ray_address: str,
