@@ -1,4 +1,6 @@
 # make train    the demonstration on Fashion-MNIST: data, irreducible losses, two runs, table, plot
+# make data-debian-sections, data-gpt-debian, data-notmnist
+#               data and irreducible losses of the works in examples/, from Debian's mirror
 # make test     the tests, in two processes (PYTEST_ARGS="-n 0 -k queue": some of them, in one)
 # make test-long       what takes minutes: faults, all numbers of workers, nodes, the wheel alone
 # make test-benchmarks  smallest runs of the slower benchmarks
@@ -30,6 +32,7 @@ TORCH_INDEX ?=
 
 RUNTIME := .venv/runtime
 VENV := .venv/installed
+WORKS := .venv/works
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 RHOCTL := $(BIN)/rhoctl
@@ -47,7 +50,7 @@ IL := data/fashion-mnist-il.parquet
 DEMO := examples/fashion-mnist.toml
 RUNS := runs/demo-uniform runs/demo-rho
 
-.PHONY: train test test-long test-benchmarks test-cluster test-smoke test-all test-gpu gpu-bundle cluster-package check docs protos format clean distclean help
+.PHONY: train data-debian-sections data-gpt-debian data-notmnist test test-long test-benchmarks test-cluster test-smoke test-all test-gpu gpu-bundle cluster-package check docs protos format clean distclean help
 .DELETE_ON_ERROR:
 
 help:
@@ -134,6 +137,41 @@ $(IL): | $(DATA)/manifest.json
 	$(RHOCTL) il fit --data $(DATA) --model rhoselect.models:small_cnn --batch 64 --epochs 10 \
 		--patience 2 --set trainer.schedule=constant --set trainer.lr=1e-3 \
 		--set trainer.threads=2 --out $@
+
+# The works in examples/: data and irreducible losses. What they need of Debian's mirror lies in data/.
+SECTIONS := data/debian-sections
+GPT := data/gpt-debian
+NOTMNIST := data/notmnist
+
+data-debian-sections: $(SECTIONS)-il.parquet
+data-gpt-debian: $(GPT)/il.parquet
+data-notmnist: $(NOTMNIST)-il.parquet
+
+$(WORKS): $(RUNTIME)
+	$(PIP) install --no-compile -c .venv/constraints.txt -e '.[works]'
+	touch $@
+
+$(SECTIONS)-origin.json: | $(WORKS)
+	$(BIN)/python -m examples.debian_sections
+
+$(SECTIONS)-il.parquet: | $(SECTIONS)-origin.json
+	$(RHOCTL) il fit --data $(SECTIONS) --model examples.debian_sections:words --epochs 4 --batch 64 \
+		--set trainer.lr=1e-2 --out $@
+
+$(GPT)/origin.json: | $(WORKS)
+	$(BIN)/python -m examples.gpt_debian
+
+$(GPT)/il.parquet: | $(GPT)/origin.json
+	$(RHOCTL) il fit --data examples.gpt_debian:Texts --set task.name=examples.gpt_debian:Bytes \
+		--model examples.gpt_debian:gpt --set model.args.width=64 --tokens --epochs 3 --batch 32 \
+		--set trainer.lr=4e-3 --out $@
+
+$(NOTMNIST)-origin.json: | $(WORKS)
+	$(BIN)/python -m examples.notmnist
+
+$(NOTMNIST)-il.parquet: | $(NOTMNIST)-origin.json
+	$(RHOCTL) il fit --data $(NOTMNIST) --model rhoselect.models:small_cnn --epochs 10 --batch 64 \
+		--out $@
 
 runs/demo-uniform/summary.json: | $(IL)
 	$(RHOCTL) train $(DEMO) --set selection.function=uniform --workers 0 \
