@@ -79,7 +79,8 @@ def _of_logits(logits: Tensor, targets: Tensor) -> Tensor:
     some tokens at a time."""
 
     def losses(part: Tensor, wanted: Tensor) -> Tensor:
-        return F.cross_entropy(part.float().transpose(1, 2), wanted, reduction="none")
+        flat = F.cross_entropy(part.flatten(0, 1).float(), wanted.flatten(), reduction="none")
+        return flat.view(wanted.shape)
 
     rows, _, vocabulary = logits.shape
     size = max(1, PIECE // max(1, rows * vocabulary))
