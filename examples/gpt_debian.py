@@ -1,4 +1,4 @@
-"""A small GPT learns prose from a mixture of prose and generated text, byte by byte (gpt-debian.toml).
+"""A small GPT learns prose, byte by byte, from prose and generated text (gpt-debian.toml).
 
     make data-gpt-debian
     rhoctl train examples/gpt-debian.toml --workers 2
@@ -18,12 +18,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+from examples.debian_lists import Lists, share, write_origin
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from examples.debian_lists import Lists, share, write_origin
-from rhoselect.tasks.causal_lm import CausalLM
-from rhoselect.types import Batch
+from rhoselect.tasks import Batch, CausalLM
 
 FOLDER = Path("data/gpt-debian")
 LENGTH = 128

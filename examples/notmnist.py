@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from examples.debian_lists import Lists, share, write_origin
 from fontTools.ttLib import TTFont, TTLibError
 from PIL import Image, ImageDraw, ImageFont
 
-from examples.debian_lists import Lists, share, write_origin
 from rhoselect.importers import write_dataset
 
 LETTERS = "ABCDEFGHIJ"
