@@ -19,6 +19,7 @@ from rhoselect.client.options import Options
 from rhoselect.client.remote import Remote
 from rhoselect.client.user_data import GivenLosses, UserPoints
 from rhoselect.errors import ModelError
+from rhoselect.selector.start import Start
 from rhoselect.service.security import Security
 from rhoselect.tasks import Classification
 from support import CLASSES
@@ -63,14 +64,15 @@ def on_its_device(backend: Backend, model: nn.Module) -> None:
 
 def test_batches_are_on_the_model_s_device(tiny_config: Path, tmp_path: Path) -> None:
     run = inputs(tiny_config)
-    on_its_device(local_backend(tiny_config, run.new_model(), Options(), 0), run.new_model())
+    backend = local_backend(tiny_config, run.new_model(), Options(), Start())
+    on_its_device(backend, run.new_model())
     with service(run, tmp_path / "served") as address:
-        remote = Remote(address, Security(), 0, None, default_collate, 60.0)
+        remote = Remote(address, Security(), Start(), None, default_collate, 60.0)
         on_its_device(remote, run.new_model())
         remote.close()
     own, given = nn.Linear(256, CLASSES), Options(irreducible_losses=[0.0] * 400)
     points = UserPoints(Points(), default_collate)
-    on_its_device(user_data_backend(OWN, own, points, given, 0), own)
+    on_its_device(user_data_backend(OWN, own, points, given, Start()), own)
 
 
 def test_what_scores_has_weights_of_losses_on_its_device() -> None:

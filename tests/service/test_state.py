@@ -90,8 +90,10 @@ def by_distributed_checkpoint(saved: Parts, loaded: Callable[[], Parts], folder:
 
 def by_accelerate(saved: Parts, loaded: Callable[[], Parts], folder: Path) -> Parts:
     from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
 
     def prepared(loop: Parts) -> Accelerator:
+        AcceleratorState._reset_state(reset_partial_state=True)  # other tests' precision
         accelerator = Accelerator(cpu=True)
         loop["model"], loop["optimizer"] = accelerator.prepare(loop["model"], loop["optimizer"])
         accelerator.register_for_checkpointing(loop["selection"])

@@ -11,10 +11,12 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from rhoselect.errors import RunError, WaitError
-from rhoselect.selector import SelectedBatch
+
+if TYPE_CHECKING:  # torch comes with it, for which a command that asks a run need not wait
+    from rhoselect.selector import SelectedBatch
 
 REQUEST_S = 60.0
 """How long a request waits by default for the end of the trainer's step."""
