@@ -3,6 +3,7 @@
 #               data and irreducible losses of the works in examples/, from Debian's mirror
 # make test     the tests, in two processes (PYTEST_ARGS="-n 0 -k queue": some of them, in one)
 # make test-long       what takes minutes: faults, all numbers of workers, nodes, the wheel alone
+# make test-matrix     other tasks, and several devices that train, in all combinations, with kills
 # make test-benchmarks  smallest runs of the slower benchmarks
 # make test-cluster    `ray up` on hosts of this machine's own making; as root, minutes
 # make test-smoke      import, 20 steps and a served loop on each Python and on the oldest torch
@@ -50,7 +51,7 @@ IL := data/fashion-mnist-il.parquet
 DEMO := examples/fashion-mnist.toml
 RUNS := runs/demo-uniform runs/demo-rho
 
-.PHONY: train data-debian-sections data-gpt-debian data-notmnist test test-long test-benchmarks test-cluster test-smoke test-all test-gpu gpu-bundle cluster-package check docs protos format clean distclean help
+.PHONY: train data-debian-sections data-gpt-debian data-notmnist test test-long test-matrix test-benchmarks test-cluster test-smoke test-all test-gpu gpu-bundle cluster-package check docs protos format clean distclean help
 .DELETE_ON_ERROR:
 
 help:
@@ -66,6 +67,9 @@ test: $(VENV)
 test-long: $(VENV)
 	$(SERVERS) $(BIN)/python -m pytest -n 2 --dist loadfile -m long $(PYTEST_ARGS)
 
+test-matrix: $(VENV)
+	$(SERVERS) $(BIN)/python -m pytest -n 2 --dist loadfile -m matrix $(PYTEST_ARGS)
+
 test-cluster: $(VENV)
 	$(BIN)/python -m pytest -m cluster $(PYTEST_ARGS)
 
@@ -75,7 +79,7 @@ test-benchmarks: $(VENV)
 test-smoke:
 	scripts/smoke.sh
 
-test-all: test test-long test-benchmarks test-cluster test-smoke
+test-all: test test-long test-matrix test-benchmarks test-cluster test-smoke
 
 test-gpu: $(VENV)
 	RHOSELECT_GPU_TESTS=$(GPU) $(BIN)/python -m pytest tests/gpu $(PYTEST_ARGS)

@@ -96,10 +96,10 @@ FAULTS = {
     ("fault", "devices", "rank", "then"),
     [
         ("killed", 2, 1, 1),
-        pytest.param("killed", 4, 3, 2, marks=pytest.mark.long),
-        pytest.param("frozen", 2, 1, 4, marks=pytest.mark.long),
-        pytest.param("frozen", 4, 3, 1, marks=pytest.mark.long),
-        pytest.param("asked to end", 2, 1, 2, marks=pytest.mark.long),
+        pytest.param("killed", 4, 3, 2, marks=pytest.mark.matrix),
+        pytest.param("frozen", 2, 1, 4, marks=pytest.mark.matrix),
+        pytest.param("frozen", 4, 3, 1, marks=pytest.mark.matrix),
+        pytest.param("asked to end", 2, 1, 2, marks=pytest.mark.matrix),
     ],
 )
 def test_a_follower_that_ends_ends_the_run(
@@ -128,7 +128,7 @@ def test_a_follower_that_ends_ends_the_run(
     assert hashes(run) == undisturbed
 
 
-@pytest.mark.long
+@pytest.mark.matrix
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "asked to end"])
 def test_followers_do_not_outlive_their_lead(
     tiny_config: Path, tmp_path: Path, undisturbed: tuple[str, str], number: signal.Signals
@@ -144,7 +144,7 @@ def test_followers_do_not_outlive_their_lead(
     assert hashes(run) == undisturbed
 
 
-@pytest.mark.long
+@pytest.mark.matrix
 def test_a_lead_that_was_frozen_says_so(tiny_config: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     process = started(tiny_config, run, 2, 8)
@@ -162,7 +162,7 @@ def test_a_lead_that_was_frozen_says_so(tiny_config: Path, tmp_path: Path) -> No
     )
 
 
-@pytest.mark.long
+@pytest.mark.matrix
 def test_what_fails_at_a_follower_is_told(
     tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,7 +175,7 @@ def test_what_fails_at_a_follower_is_told(
     assert re.search(r"rank 1 \(process \d+\): model\.factory: .*'passing'", result.err), result
 
 
-@pytest.mark.long
+@pytest.mark.matrix
 @pytest.mark.parametrize("lag", [0, 1])
 def test_followers_that_only_train(tiny_config: Path, tmp_path: Path, lag: int) -> None:
     """As beside scorers, whose work the lead does here."""
@@ -188,7 +188,7 @@ def test_followers_that_only_train(tiny_config: Path, tmp_path: Path, lag: int) 
     assert hashes(tmp_path / "run") == hashes(tmp_path / "alone")
 
 
-@pytest.mark.long
+@pytest.mark.matrix
 @pytest.mark.parametrize("lag", [0, 1])
 def test_a_group_of_trainers_beside_scorers(
     ray_session: None, tiny_config: Path, tmp_path: Path, lag: int

@@ -39,8 +39,8 @@ MODELS = {
 }
 
 
-def long(*values: object) -> Any:
-    return pytest.param(*values, marks=pytest.mark.long)
+def matrix(*values: object) -> Any:
+    return pytest.param(*values, marks=pytest.mark.matrix)
 
 
 def algorithm_1(
@@ -76,15 +76,15 @@ def algorithm_1(
 @pytest.mark.parametrize(
     ("model", "devices"),
     [
-        long("mlp", 4),
+        matrix("mlp", 4),
         ("cnn", 2),
         ("transformer", 4),
-        long("mlp", 1),
-        long("mlp", 2),
-        long("cnn", 1),
-        long("cnn", 4),
-        long("transformer", 1),
-        long("transformer", 2),
+        matrix("mlp", 1),
+        matrix("mlp", 2),
+        matrix("cnn", 1),
+        matrix("cnn", 4),
+        matrix("transformer", 1),
+        matrix("transformer", 2),
     ],
 )
 def test_any_number_of_devices_is_algorithm_1(
@@ -106,14 +106,16 @@ METHODS = {
 }
 
 
-@pytest.mark.parametrize("method", [each if each == "features" else long(each) for each in METHODS])
+@pytest.mark.parametrize(
+    "method", [each if each == "features" else matrix(each) for each in METHODS]
+)
 def test_any_method_selects_the_same(tiny_config: Path, tmp_path: Path, method: str) -> None:
     for devices in (1, 4):
         ranked.run(tiny_config, tmp_path / str(devices), devices, [*SETS, *METHODS[method]])
     assert hashes(tmp_path / "4") == hashes(tmp_path / "1")
 
 
-@pytest.mark.parametrize("lag", [0, long(1)])
+@pytest.mark.parametrize("lag", [0, matrix(1)])
 def test_ranks_that_only_train_are_given_the_batches(
     tiny_config: Path, tmp_path: Path, lag: int
 ) -> None:

@@ -12,9 +12,9 @@ from task_runs import settings, words
 
 CASES = [
     ("two inputs", 1),
-    pytest.param("two inputs", 0, marks=pytest.mark.long),
-    pytest.param("causal LM", 0, marks=pytest.mark.long),
-    pytest.param("causal LM", 1, marks=pytest.mark.long),
+    pytest.param("two inputs", 0, marks=pytest.mark.matrix),
+    pytest.param("causal LM", 0, marks=pytest.mark.matrix),
+    pytest.param("causal LM", 1, marks=pytest.mark.matrix),
 ]
 
 

@@ -1,7 +1,7 @@
 """A causal language model with LoRA: Algorithm 1's points and weights, wherever it is scored.
 
 The plain losses and the plain loop share no code with what is tested. What starts actors has a case
-in ``make test``, and the others in ``make test-long``.
+in ``make test``, and the others in ``make test-matrix``.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from support import ended_well, hashes, made, start, until
 from task_code import Points
 
 STEPS, n_b, n_B, CHUNK, LR = 8, 4, 16, 8, 3e-2
-LONG = pytest.mark.long
-BOTH_LAGS = [1, pytest.param(0, marks=LONG)]
+MATRIX = pytest.mark.matrix
+BOTH_LAGS = [1, pytest.param(0, marks=MATRIX)]
 AT_LAG = {0: ["selection.lag=0"], 1: ["selection.lag=1", "selection.shortlist=2"]}
 # peft asks transformers by a name that is to go
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
@@ -164,7 +164,7 @@ def test_loops_select_the_same(
         assert looped(run, address=address) == hashes(alone(lag))
 
 
-@LONG
+@MATRIX
 @pytest.mark.timeout(240)
 def test_a_loop_served_by_a_command_with_scorers_selects_the_same(
     ray_address: str,
@@ -190,7 +190,7 @@ def test_a_loop_served_by_a_command_with_scorers_selects_the_same(
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize(
     ("workers", "lag"),
-    [(1, 0), pytest.param(1, 1, marks=LONG), pytest.param(3, 0, marks=LONG)],
+    [(1, 0), pytest.param(1, 1, marks=MATRIX), pytest.param(3, 0, marks=MATRIX)],
 )
 def test_scorers_in_processes_of_their_own(
     ray_session: None,
@@ -204,7 +204,7 @@ def test_scorers_in_processes_of_their_own(
     assert hashes(tmp_path / "run") == hashes(alone(lag))
 
 
-@LONG
+@MATRIX
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("lag", AT_LAG)
 def test_a_scorer_is_killed_and_the_run_resumed(

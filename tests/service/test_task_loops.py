@@ -24,8 +24,8 @@ from task_runs import LR, STEPS, settings, words
 pytestmark = pytest.mark.usefixtures("away")
 
 CUT = 3  # steps after which a loop, or a scorer, dies
-LONG = pytest.param("causal LM", 0, marks=pytest.mark.long)
-LAGS = [("two inputs", 0), ("two inputs", 1), ("causal LM", 1), LONG]
+MATRIX = pytest.param("causal LM", 0, marks=pytest.mark.matrix)
+LAGS = [("two inputs", 0), ("two inputs", 1), ("causal LM", 1), MATRIX]
 
 
 class Loop:
@@ -92,7 +92,7 @@ def test_every_loop_is_a_run_of_rhoctl(
         assert "best_accuracy" not in summary
 
 
-@pytest.mark.long
+@pytest.mark.matrix
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize(("name", "lag"), LAGS)
 def test_a_service_outlives_a_scorer(
