@@ -190,7 +190,11 @@ def test_a_loop_served_by_a_command_with_scorers_selects_the_same(
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize(
     ("workers", "lag"),
-    [(1, 0), pytest.param(1, 1, marks=MATRIX), pytest.param(3, 0, marks=MATRIX)],
+    [
+        pytest.param(1, 0, marks=pytest.mark.long),
+        pytest.param(1, 1, marks=MATRIX),
+        pytest.param(3, 0, marks=MATRIX),
+    ],
 )
 def test_scorers_in_processes_of_their_own(
     ray_session: None,
