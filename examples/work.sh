@@ -31,7 +31,7 @@ for key in ("selected_sha256", "weights_sha256"):
 END
 {
   printf '# %s\n\nOne seed of each arm, rates decayed to 0, on two cores: it shows that the machine carries the work,\n' "$name"
-  printf 'not whether it pays. Two workers gave the same points and weights as none.\n\n'
+  printf 'not whether it pays. Two workers gave the same points and weights as none. Seconds: other work may have\nrun beside it.\n\n'
   printf '`bash examples/work.sh %s`\n\n![curves](%s.png)\n\n```\n' "$name" "$name"
   COLUMNS=120 .venv/bin/rhoctl report "${arms[@]/#/$runs/}" --out "$results.png" --json "$results.json"
   printf '```\n'
