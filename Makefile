@@ -167,7 +167,7 @@ $(GPT)/origin.json: | $(WORKS)
 
 $(GPT)/il.parquet: | $(GPT)/origin.json
 	$(RHOCTL) il fit --data examples.gpt_debian:Texts --set task.name=examples.gpt_debian:Bytes \
-		--model examples.gpt_debian:gpt --set model.args.width=64 --tokens --epochs 3 --batch 32 \
+		--model examples.gpt_debian:gpt --set model.args.width=64 --tokens --epochs 2 --batch 32 \
 		--set trainer.lr=4e-3 --out $@
 
 $(NOTMNIST)-origin.json: | $(WORKS)

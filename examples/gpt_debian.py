@@ -26,7 +26,7 @@ from rhoselect.tasks import Batch, CausalLM
 
 FOLDER = Path("data/gpt-debian")
 LENGTH = 128
-SEQUENCES = {"train": 40_000, "holdout": 24_000, "test": 1_000}
+SEQUENCES = {"train": 16_000, "holdout": 8_000, "test": 500}
 GENERATED = ("Depends", "Recommends", "Filename", "SHA256", "Tag", "Version", "Installed-Size")
 
 
