@@ -63,7 +63,7 @@ class Trainer:
         self._clock_start = time.monotonic()
         self._recalibrated = -1
         self._tracker: Tracker = NoTracker()
-        self.status = Status(**vars(checkpoints.newest_progress(folder.path)))
+        self.status = self._begun(checkpoints.newest_progress(folder.path))
         metrics.generation.set(folder.generation)
 
     def run(self) -> Progress:
@@ -217,8 +217,7 @@ class Trainer:
         accuracy, metric = found.get("accuracy", math.nan), found["metric"]
         self.metrics.accuracy.set(accuracy)
         self.metrics.metric.set(metric)
-        told = {"accuracy": accuracy, "metric": metric, "metric_name": inputs.task.metric}
-        self.status = replace(self.status, **told)
+        self.status = replace(self.status, accuracy=accuracy, metric=metric)
 
     def _recalibrate(self, step: int) -> None:
         """Give weights that are evaluated or kept the BatchNorm statistics of candidates: those of
@@ -239,8 +238,11 @@ class Trainer:
         self._selector.begin(found.progress.step, found.state, found.snapshots)
         self._clock_start = time.monotonic() - found.progress.wall_seconds
         self._selector.waited_s = found.progress.wait_seconds
-        self.status = Status(**vars(found.progress))
+        self.status = self._begun(found.progress)
         return found.progress.step
+
+    def _begun(self, progress: Progress) -> Status:
+        return Status(**vars(progress), metric_name=self._inputs.task.metric)
 
     def _progress(self, step: int) -> Progress:
         scored = step * self._config.selection.n_B if self._inputs.scoring.needs.forward else 0
