@@ -6,14 +6,24 @@ The library takes seconds to import, so each function does that itself.
 from __future__ import annotations
 
 import copy
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
+from trainer_helpers import (
+    CHUNK,
+    LR,
+    STEPS,
+    accumulated,
+    n_B,
+    n_b,
+    sentences,
+    small_bert,
+    trainer,
+)
 
 from rhoselect.client import fit_irreducible_losses
 from rhoselect.client.batch import SelectionBatch
@@ -22,64 +32,6 @@ from rhoselect.plan import Plan
 from rhoselect.trainer.fit import FitOptions
 
 pytestmark = pytest.mark.usefixtures("away")
-
-STEPS, n_b, n_B, CHUNK, LR = 10, 8, 32, 16, 1e-3
-
-
-def small_bert(dropout: float = 0.0) -> Any:
-    import transformers
-
-    torch.manual_seed(0)
-    torch.set_num_threads(1)
-    config = transformers.BertConfig(
-        vocab_size=50,
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-        hidden_dropout_prob=dropout,
-        attention_probs_dropout_prob=0.0,
-        num_labels=3,
-    )
-    return transformers.BertForSequenceClassification(config)
-
-
-def sentences() -> list[dict[str, Any]]:
-    """The class is the first token's; one in ten labels is wrong."""
-    random = torch.Generator().manual_seed(1)
-    tokens = torch.randint(1, 50, (128, 6), generator=random)
-    labels = tokens[:, 0] % 3
-    labels[::10] = (labels[::10] + 1) % 3
-    return [
-        {"input_ids": row.tolist(), "attention_mask": [1] * 6, "labels": int(label)}
-        for row, label in zip(tokens, labels, strict=True)
-    ]
-
-
-def trainer(folder: Path, model: nn.Module, data: list[dict[str, Any]], **more: Any) -> Any:
-    import transformers
-
-    from rhoselect.client.hugging_face import SelectionTrainer
-
-    arguments = {
-        "output_dir": str(folder),
-        "max_steps": STEPS,
-        "per_device_train_batch_size": n_b,
-        "learning_rate": LR,
-        "lr_scheduler_type": "constant",
-        "max_grad_norm": 0.0,
-        "use_cpu": True,
-        "report_to": [],
-        "save_strategy": "no",
-        "disable_tqdm": True,
-        **more.pop("arguments", {}),
-    }
-    return SelectionTrainer(
-        model,
-        transformers.TrainingArguments(**arguments),
-        train_dataset=data,
-        **{"selection": {"n_B": n_B, "chunk": CHUNK}, **more},
-    )
 
 
 @pytest.mark.parametrize("parts", [1, 2], ids=["whole", "accumulated"])
@@ -114,164 +66,10 @@ def test_trainer_is_algorithm_1(tmp_path: Path, fast_bf16: bool, parts: int) -> 
         inputs = transformers.default_data_collator([data[int(i)] for i in best])
         labels = inputs.pop("labels")
         loss = F.cross_entropy(twin(**inputs).logits, labels, label_smoothing=smoothing)
-        if not smoothing:  # transformers adds the means of micro-batches that a BERT computes
-            loss = loss * parts
         loss.backward()
         optimizer.step()
     for name, expected in twin.state_dict().items():
         torch.testing.assert_close(model.state_dict()[name], expected, msg=name)
-
-
-def accumulated(parts: int) -> dict[str, int]:
-    """Arguments of n_b points a step, in several micro-batches."""
-    return {"per_device_train_batch_size": n_b // parts, "gradient_accumulation_steps": parts}
-
-
-@pytest.mark.parametrize(
-    ("saved", "lag"), [(4, 1), (3, 0), (6, 1)], ids=["between", "in_first", "in_second"]
-)
-def test_it_resumes_exactly_in_an_epoch_and_between(tmp_path: Path, lag: int, saved: int) -> None:
-    """Of 4 steps an epoch, with dropout, accumulation and a rate that decays."""
-    data, il = sentences(), torch.rand(128)
-
-    def made(folder: str) -> tuple[Any, nn.Module]:
-        model = small_bert(dropout=0.3)
-        return trainer(
-            tmp_path / folder,
-            model,
-            data,
-            selection={"n_B": n_B, "chunk": CHUNK, "lag": lag},
-            irreducible_losses=il,
-            arguments={
-                **accumulated(2),
-                "max_steps": -1,
-                "num_train_epochs": 2,
-                "lr_scheduler_type": "linear",
-                "save_strategy": "steps",
-                "save_steps": saved,
-                "logging_steps": 1,
-            },
-        ), model
-
-    whole, expected = made("whole")
-    whole.train()
-    again, model = made("again")
-    again.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{saved}"))
-    for name, tensor in expected.state_dict().items():
-        assert torch.equal(model.state_dict()[name], tensor), name
-    told = [
-        [
-            (row["step"], row["epoch"], row["loss"], row["selection_score"])
-            for row in rows
-            if "loss" in row
-        ]
-        for rows in (whole.state.log_history, again.state.log_history)
-    ]
-    assert len(told[0]) == 8 and told[0] == told[1]
-    ages = [row["selection_staleness"] for row in whole.state.log_history if "loss" in row]
-    assert ages == [0, *[lag] * 7]
-
-
-def test_the_recipe_of_language_models(tmp_path: Path) -> None:
-    """With evaluation and the best model at the end; nothing names a loss. A sequence's loss is
-    what the model itself computes of it."""
-    import transformers
-
-    from rhoselect.client.hugging_face import SelectionTrainer, causal_lm_losses
-
-    tokenizer = words()
-    torch.manual_seed(0)
-    config = transformers.GPT2Config(
-        vocab_size=50, n_positions=8, n_embd=16, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0
-    )
-    model = transformers.GPT2LMHeadModel(config)
-    data = [{"input_ids": row["input_ids"][: 3 + i % 4]} for i, row in enumerate(sentences())]
-    collator = transformers.DataCollatorForLanguageModeling(tokenizer, mlm=False)
-    arguments = transformers.TrainingArguments(
-        output_dir=str(tmp_path),
-        num_train_epochs=2,
-        per_device_train_batch_size=n_b // 2,
-        gradient_accumulation_steps=2,
-        eval_strategy="epoch",
-        save_strategy="epoch",
-        load_best_model_at_end=True,
-        use_cpu=True,
-        report_to=[],
-        disable_tqdm=True,
-    )
-    made = SelectionTrainer(
-        model,
-        arguments,
-        train_dataset=data,
-        eval_dataset=data[:16],
-        data_collator=collator,
-        irreducible_losses=torch.rand(128),
-    )
-    made.train()
-    assert made.state.global_step == 2 * (128 // (10 * n_b))
-    evaluated = [row["eval_loss"] for row in made.state.log_history if "eval_loss" in row]
-    assert made.evaluate()["eval_loss"] == pytest.approx(min(evaluated))
-    one = collator([data[3]])
-    batch = SelectionBatch(0, torch.tensor([3]), one, None, torch.ones(1))
-    with torch.no_grad():
-        torch.testing.assert_close(causal_lm_losses(model, batch)[0], model(**one).loss)
-
-
-def test_the_usual_recipe(tmp_path: Path) -> None:
-    """A data set of texts mapped by a tokenizer, whose texts stay in it; the collator that pads;
-    epochs, evaluation at each end of one. An epoch is a pass over the candidates."""
-    import datasets
-    import transformers
-
-    from rhoselect.client.hugging_face import SelectionTrainer
-
-    tokenizer = words()
-    texts = [" ".join(map(str, row["input_ids"][: 2 + i % 5])) for i, row in enumerate(sentences())]
-    rows = {"text": texts, "label": [row["labels"] for row in sentences()]}
-    data = datasets.Dataset.from_dict(rows).map(lambda row: tokenizer(row["text"]))
-    arguments = transformers.TrainingArguments(
-        output_dir=str(tmp_path),
-        num_train_epochs=2,
-        per_device_train_batch_size=n_b,
-        eval_strategy="epoch",
-        use_cpu=True,
-        report_to=[],
-        save_strategy="no",
-        disable_tqdm=True,
-        logging_steps=3,
-    )
-    made = SelectionTrainer(
-        small_bert(),
-        arguments,
-        train_dataset=data,
-        eval_dataset=data.select(range(32)),
-        compute_metrics=lambda predicted: {"accuracy": 0.5},
-        data_collator=transformers.DataCollatorWithPadding(tokenizer),
-        selection={"n_B": n_B, "chunk": CHUNK},
-        irreducible_losses=torch.rand(128),
-    )
-    made.train()
-    [folder] = (tmp_path / "runs").iterdir()
-    lines = [json.loads(line) for line in (folder / "eval.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [4, 8]
-    assert lines[1]["accuracy"] == 0.5
-    steps = 2 * (128 // n_B)
-    history = made.state.log_history
-    assert made.state.global_step == steps
-    assert [row["epoch"] for row in history if "loss" in row] == [3 / 4, 6 / 4]
-    assert [row["epoch"] for row in history if "eval_loss" in row] == [1.0, 2.0]
-
-
-def words() -> Any:
-    """A tokenizer of the words "0" to "49"."""
-    import tokenizers
-    import transformers
-
-    vocabulary = {"[PAD]": 0} | {str(word): word for word in range(1, 50)}
-    model = tokenizers.models.WordLevel(vocabulary, unk_token="[PAD]")
-    made = tokenizers.Tokenizer(model)
-    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=made, pad_token="[PAD]")
 
 
 def test_each_train_is_a_run(tmp_path: Path) -> None:

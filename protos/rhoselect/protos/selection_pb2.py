@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n rhoselect/protos/selection.proto\x12\x0crhoselect.v1\"-\n\x07Session\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x03\"0\n\nBlobHeader\x12\x12\n\nsize_bytes\x18\x01 \x01(\x04\x12\x0e\n\x06sha256\x18\x02 \x01(\x0c\"T\n\nTensorSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12)\n\tdata_type\x18\x02 \x01(\x0e\x32\x16.rhoselect.v1.DataType\x12\r\n\x05shape\x18\x03 \x03(\x03\"\x1e\n\x0eOpenRunRequest\x12\x0c\n\x04step\x18\x01 \x01(\x03\"\xc1\x02\n\x0fOpenRunResponse\x12&\n\x07session\x18\x01 \x01(\x0b\x32\x15.rhoselect.v1.Session\x12\r\n\x05steps\x18\x02 \x01(\x03\x12(\n\x06layout\x18\x03 \x03(\x0b\x32\x18.rhoselect.v1.TensorSpec\x12\x14\n\x0cneeds_losses\x18\x04 \x01(\x08\x12\x13\n\x0b\x66ingerprint\x18\x05 \x01(\t\x12\x13\n\x0b\x66irst_index\x18\x06 \x01(\x03\x12\x0e\n\x06points\x18\x07 \x01(\x03\x12\x13\n\x0b\x63onfig_json\x18\x08 \x01(\t\x12\x39\n\x06\x66rozen\x18\t \x03(\x0b\x32).rhoselect.v1.OpenRunResponse.FrozenEntry\x1a-\n\x0b\x46rozenEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"h\n\x16PublishSnapshotRequest\x12\x35\n\x06header\x18\x01 \x01(\x0b\x32#.rhoselect.v1.PublishSnapshotHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"x\n\x15PublishSnapshotHeader\x12&\n\x07session\x18\x01 \x01(\x0b\x32\x15.rhoselect.v1.Session\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12&\n\x04\x62lob\x18\x03 \x01(\x0b\x32\x18.rhoselect.v1.BlobHeader\"\x19\n\x17PublishSnapshotResponse\"]\n\x10NextBatchRequest\x12&\n\x07session\x18\x01 \x01(\x0b\x32\x15.rhoselect.v1.Session\x12\x0c\n\x04step\x18\x02 \x01(\x03\x12\x13\n\x0bwith_inputs\x18\x03 \x01(\x08\"]\n\x11NextBatchResponse\x12/\n\x06header\x18\x01 \x01(\x0b\x32\x1d.rhoselect.v1.NextBatchHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"i\n\x0fNextBatchHeader\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12&\n\x04\x62lob\x18\x03 \x01(\x0b\x32\x18.rhoselect.v1.BlobHeader\x12\x0f\n\x07\x63ontent\x18\x04 \x01(\t\"U\n\rReportRequest\x12&\n\x07session\x18\x01 \x01(\x0b\x32\x15.rhoselect.v1.Session\x12\x0c\n\x04step\x18\x02 \x01(\x03\x12\x0e\n\x06losses\x18\x03 \x03(\x02\"\x10\n\x0eReportResponse\"\xa7\x01\n\nLogRequest\x12&\n\x07session\x18\x01 \x01(\x0b\x32\x15.rhoselect.v1.Session\x12\x0c\n\x04step\x18\x02 \x01(\x03\x12\x34\n\x06values\x18\x03 \x03(\x0b\x32$.rhoselect.v1.LogRequest.ValuesEntry\x1a-\n\x0bValuesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\r\n\x0bLogResponse\"6\n\x0c\x43loseRequest\x12&\n\x07session\x18\x01 \x01(\x0b\x32\x15.rhoselect.v1.Session\"\x0f\n\rCloseResponse*\xfe\x01\n\x08\x44\x61taType\x12\x19\n\x15\x44\x41TA_TYPE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT64\x10\x01\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT32\x10\x02\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT16\x10\x03\x12\x16\n\x12\x44\x41TA_TYPE_BFLOAT16\x10\x04\x12\x13\n\x0f\x44\x41TA_TYPE_INT64\x10\x05\x12\x13\n\x0f\x44\x41TA_TYPE_INT32\x10\x06\x12\x13\n\x0f\x44\x41TA_TYPE_INT16\x10\x07\x12\x12\n\x0e\x44\x41TA_TYPE_INT8\x10\x08\x12\x13\n\x0f\x44\x41TA_TYPE_UINT8\x10\t\x12\x12\n\x0e\x44\x41TA_TYPE_BOOL\x10\n2\xc8\x03\n\tSelection\x12\x46\n\x07OpenRun\x12\x1c.rhoselect.v1.OpenRunRequest\x1a\x1d.rhoselect.v1.OpenRunResponse\x12`\n\x0fPublishSnapshot\x12$.rhoselect.v1.PublishSnapshotRequest\x1a%.rhoselect.v1.PublishSnapshotResponse(\x01\x12N\n\tNextBatch\x12\x1e.rhoselect.v1.NextBatchRequest\x1a\x1f.rhoselect.v1.NextBatchResponse0\x01\x12\x43\n\x06Report\x12\x1b.rhoselect.v1.ReportRequest\x1a\x1c.rhoselect.v1.ReportResponse\x12:\n\x03Log\x12\x18.rhoselect.v1.LogRequest\x1a\x19.rhoselect.v1.LogResponse\x12@\n\x05\x43lose\x12\x1a.rhoselect.v1.CloseRequest\x1a\x1b.rhoselect.v1.CloseResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n rhoselect/protos/selection.proto\x12\x0crhoselect.v1\"-\n\x07Session\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x03\"0\n\nBlobHeader\x12\x12\n\nsize_bytes\x18\x01 \x01(\x04\x12\x0e\n\x06sha256\x18\x02 \x01(\x0c\"T\n\nTensorSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12)\n\tdata_type\x18\x02 \x01(\x0e\x32\x16.rhoselect.v1.DataType\x12\r\n\x05shape\x18\x03 \x03(\x03\"\x1e\n\x0eOpenRunRequest\x12\x0c\n\x04step\x18\x01 \x01(\x03\"\xc1\x02\n\x0fOpenRunResponse\x12&\n\x07session\x18\x01 \x01(\x0b\x32\x15.rhoselect.v1.Session\x12\r\n\x05steps\x18\x02 \x01(\x03\x12(\n\x06layout\x18\x03 \x03(\x0b\x32\x18.rhoselect.v1.TensorSpec\x12\x14\n\x0cneeds_losses\x18\x04 \x01(\x08\x12\x13\n\x0b\x66ingerprint\x18\x05 \x01(\t\x12\x13\n\x0b\x66irst_index\x18\x06 \x01(\x03\x12\x0e\n\x06points\x18\x07 \x01(\x03\x12\x13\n\x0b\x63onfig_json\x18\x08 \x01(\t\x12\x39\n\x06\x66rozen\x18\t \x03(\x0b\x32).rhoselect.v1.OpenRunResponse.FrozenEntry\x1a-\n\x0b\x46rozenEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"h\n\x16PublishSnapshotRequest\x12\x35\n\x06header\x18\x01 \x01(\x0b\x32#.rhoselect.v1.PublishSnapshotHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"x\n\x15PublishSnapshotHeader\x12&\n\x07session\x18\x01 \x01(\x0b\x32\x15.rhoselect.v1.Session\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12&\n\x04\x62lob\x18\x03 \x01(\x0b\x32\x18.rhoselect.v1.BlobHeader\"\x19\n\x17PublishSnapshotResponse\"]\n\x10NextBatchRequest\x12&\n\x07session\x18\x01 \x01(\x0b\x32\x15.rhoselect.v1.Session\x12\x0c\n\x04step\x18\x02 \x01(\x03\x12\x13\n\x0bwith_inputs\x18\x03 \x01(\x08\"]\n\x11NextBatchResponse\x12/\n\x06header\x18\x01 \x01(\x0b\x32\x1d.rhoselect.v1.NextBatchHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"\x99\x01\n\x0fNextBatchHeader\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12&\n\x04\x62lob\x18\x03 \x01(\x0b\x32\x18.rhoselect.v1.BlobHeader\x12\x0f\n\x07\x63ontent\x18\x04 \x01(\t\x12\x1b\n\x0erank_agreement\x18\x05 \x01(\x01H\x00\x88\x01\x01\x42\x11\n\x0f_rank_agreement\"U\n\rReportRequest\x12&\n\x07session\x18\x01 \x01(\x0b\x32\x15.rhoselect.v1.Session\x12\x0c\n\x04step\x18\x02 \x01(\x03\x12\x0e\n\x06losses\x18\x03 \x03(\x02\"\x10\n\x0eReportResponse\"\xa7\x01\n\nLogRequest\x12&\n\x07session\x18\x01 \x01(\x0b\x32\x15.rhoselect.v1.Session\x12\x0c\n\x04step\x18\x02 \x01(\x03\x12\x34\n\x06values\x18\x03 \x03(\x0b\x32$.rhoselect.v1.LogRequest.ValuesEntry\x1a-\n\x0bValuesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\r\n\x0bLogResponse\"6\n\x0c\x43loseRequest\x12&\n\x07session\x18\x01 \x01(\x0b\x32\x15.rhoselect.v1.Session\"\x0f\n\rCloseResponse*\xfe\x01\n\x08\x44\x61taType\x12\x19\n\x15\x44\x41TA_TYPE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT64\x10\x01\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT32\x10\x02\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT16\x10\x03\x12\x16\n\x12\x44\x41TA_TYPE_BFLOAT16\x10\x04\x12\x13\n\x0f\x44\x41TA_TYPE_INT64\x10\x05\x12\x13\n\x0f\x44\x41TA_TYPE_INT32\x10\x06\x12\x13\n\x0f\x44\x41TA_TYPE_INT16\x10\x07\x12\x12\n\x0e\x44\x41TA_TYPE_INT8\x10\x08\x12\x13\n\x0f\x44\x41TA_TYPE_UINT8\x10\t\x12\x12\n\x0e\x44\x41TA_TYPE_BOOL\x10\n2\xc8\x03\n\tSelection\x12\x46\n\x07OpenRun\x12\x1c.rhoselect.v1.OpenRunRequest\x1a\x1d.rhoselect.v1.OpenRunResponse\x12`\n\x0fPublishSnapshot\x12$.rhoselect.v1.PublishSnapshotRequest\x1a%.rhoselect.v1.PublishSnapshotResponse(\x01\x12N\n\tNextBatch\x12\x1e.rhoselect.v1.NextBatchRequest\x1a\x1f.rhoselect.v1.NextBatchResponse0\x01\x12\x43\n\x06Report\x12\x1b.rhoselect.v1.ReportRequest\x1a\x1c.rhoselect.v1.ReportResponse\x12:\n\x03Log\x12\x18.rhoselect.v1.LogRequest\x1a\x19.rhoselect.v1.LogResponse\x12@\n\x05\x43lose\x12\x1a.rhoselect.v1.CloseRequest\x1a\x1b.rhoselect.v1.CloseResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,8 +35,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_OPENRUNRESPONSE_FROZENENTRY']._serialized_options = b'8\001'
   _globals['_LOGREQUEST_VALUESENTRY']._loaded_options = None
   _globals['_LOGREQUEST_VALUESENTRY']._serialized_options = b'8\001'
-  _globals['_DATATYPE']._serialized_start=1505
-  _globals['_DATATYPE']._serialized_end=1759
+  _globals['_DATATYPE']._serialized_start=1554
+  _globals['_DATATYPE']._serialized_end=1808
   _globals['_SESSION']._serialized_start=50
   _globals['_SESSION']._serialized_end=95
   _globals['_BLOBHEADER']._serialized_start=97
@@ -59,22 +59,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_NEXTBATCHREQUEST']._serialized_end=937
   _globals['_NEXTBATCHRESPONSE']._serialized_start=939
   _globals['_NEXTBATCHRESPONSE']._serialized_end=1032
-  _globals['_NEXTBATCHHEADER']._serialized_start=1034
-  _globals['_NEXTBATCHHEADER']._serialized_end=1139
-  _globals['_REPORTREQUEST']._serialized_start=1141
-  _globals['_REPORTREQUEST']._serialized_end=1226
-  _globals['_REPORTRESPONSE']._serialized_start=1228
-  _globals['_REPORTRESPONSE']._serialized_end=1244
-  _globals['_LOGREQUEST']._serialized_start=1247
-  _globals['_LOGREQUEST']._serialized_end=1414
-  _globals['_LOGREQUEST_VALUESENTRY']._serialized_start=1369
-  _globals['_LOGREQUEST_VALUESENTRY']._serialized_end=1414
-  _globals['_LOGRESPONSE']._serialized_start=1416
-  _globals['_LOGRESPONSE']._serialized_end=1429
-  _globals['_CLOSEREQUEST']._serialized_start=1431
-  _globals['_CLOSEREQUEST']._serialized_end=1485
-  _globals['_CLOSERESPONSE']._serialized_start=1487
-  _globals['_CLOSERESPONSE']._serialized_end=1502
-  _globals['_SELECTION']._serialized_start=1762
-  _globals['_SELECTION']._serialized_end=2218
+  _globals['_NEXTBATCHHEADER']._serialized_start=1035
+  _globals['_NEXTBATCHHEADER']._serialized_end=1188
+  _globals['_REPORTREQUEST']._serialized_start=1190
+  _globals['_REPORTREQUEST']._serialized_end=1275
+  _globals['_REPORTRESPONSE']._serialized_start=1277
+  _globals['_REPORTRESPONSE']._serialized_end=1293
+  _globals['_LOGREQUEST']._serialized_start=1296
+  _globals['_LOGREQUEST']._serialized_end=1463
+  _globals['_LOGREQUEST_VALUESENTRY']._serialized_start=1418
+  _globals['_LOGREQUEST_VALUESENTRY']._serialized_end=1463
+  _globals['_LOGRESPONSE']._serialized_start=1465
+  _globals['_LOGRESPONSE']._serialized_end=1478
+  _globals['_CLOSEREQUEST']._serialized_start=1480
+  _globals['_CLOSEREQUEST']._serialized_end=1534
+  _globals['_CLOSERESPONSE']._serialized_start=1536
+  _globals['_CLOSERESPONSE']._serialized_end=1551
+  _globals['_SELECTION']._serialized_start=1811
+  _globals['_SELECTION']._serialized_end=2267
 # @@protoc_insertion_point(module_scope)

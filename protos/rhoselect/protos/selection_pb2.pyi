@@ -134,16 +134,18 @@ class NextBatchResponse(_message.Message):
     def __init__(self, header: _Optional[_Union[NextBatchHeader, _Mapping]] = ..., chunk: _Optional[bytes] = ...) -> None: ...
 
 class NextBatchHeader(_message.Message):
-    __slots__ = ("step", "version", "blob", "content")
+    __slots__ = ("step", "version", "blob", "content", "rank_agreement")
     STEP_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     BLOB_FIELD_NUMBER: _ClassVar[int]
     CONTENT_FIELD_NUMBER: _ClassVar[int]
+    RANK_AGREEMENT_FIELD_NUMBER: _ClassVar[int]
     step: int
     version: int
     blob: BlobHeader
     content: str
-    def __init__(self, step: _Optional[int] = ..., version: _Optional[int] = ..., blob: _Optional[_Union[BlobHeader, _Mapping]] = ..., content: _Optional[str] = ...) -> None: ...
+    rank_agreement: float
+    def __init__(self, step: _Optional[int] = ..., version: _Optional[int] = ..., blob: _Optional[_Union[BlobHeader, _Mapping]] = ..., content: _Optional[str] = ..., rank_agreement: _Optional[float] = ...) -> None: ...
 
 class ReportRequest(_message.Message):
     __slots__ = ("session", "step", "losses")

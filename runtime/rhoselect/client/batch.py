@@ -24,9 +24,10 @@ class SelectionBatch:
 
     ``indices`` [n_b] int64 of the data set, on the CPU; ``inputs`` [n_b, ...], or whatever
     ``collate_fn`` makes of the items of your own data; ``labels`` [n_b] int64, None if such
-    items are no (inputs, label) pairs; ``weights`` [n_b] float32 to
-    multiply the losses by: 1 unless the method samples. Where this process selects, ``scores``
-    [n_b] float64 and ``version``, the steps of the weights that scored, too.
+    items are no (inputs, label) pairs and no service knows them; ``weights`` [n_b] float32 to
+    multiply the losses by: 1 unless the method samples. ``scores`` [n_b] float64 are those of the
+    weights that had taken ``version`` steps, and ``agreement``, of a step that
+    ``selection.audit_every`` audits, is their rank correlation with those of the newest weights.
     """
 
     step: int
@@ -36,6 +37,7 @@ class SelectionBatch:
     weights: Tensor
     scores: Tensor | None = None
     version: int = -1
+    agreement: float | None = None
 
 
 def collate(data: Any, places: Indices, join: Collate) -> Nest:

@@ -15,6 +15,7 @@ from rhoselect.client.local import local_backend, user_data_backend
 from rhoselect.client.options import ClientOptions, Options, check_together, checked
 from rhoselect.client.own_model import OTHERS, check_module, weights_of
 from rhoselect.client.user_data import UserPoints
+from rhoselect.config import Config
 from rhoselect.errors import ConfigError, UserError
 from rhoselect.models.frozen import Frozen, Watch
 from rhoselect.selector.start import Start, packed, unpacked
@@ -24,6 +25,8 @@ from rhoselect.types import Layout
 class Backend(Protocol):
     """The source of batches: this process, or a service."""
 
+    config: Config
+    first_index: int
     steps: int
     lag: int
     layout: Layout
@@ -89,7 +92,8 @@ class SelectionClient:
 
     ``step`` is the first step of a loop that resumes, or what ``state_dict`` gave there; ``model``
     then has the weights after those steps. With ``run_dir`` the folder of the earlier steps goes
-    on.
+    goes on. ``config`` is the configuration that selects, of a service its own; indices minus
+    ``first_index`` are places in ``data``.
 
     The constructor raises UserError for a configuration, data, losses, a model or a token that
     cannot be used; ServiceError if the service cannot be reached. Later calls raise RunError, among
@@ -121,6 +125,7 @@ class SelectionClient:
             self._backend = user_data_backend(config or {}, model, points, given, start)
         else:
             self._backend = local_backend(config or {}, model, given, start)
+        self.config, self.first_index = self._backend.config, self._backend.first_index
         self._frozen = Watch(self._backend.frozen, OTHERS)
         try:
             self._tensors(model)

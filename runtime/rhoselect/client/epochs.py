@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from rhoselect.client.batch import SelectionBatch
 from rhoselect.client.client import SelectionClient
+from rhoselect.errors import DataError
 from rhoselect.nest import Nest
 
 SELECTION = "selection"
@@ -30,6 +32,7 @@ class Epochs:
         self.selection, self.steps, self.parts = selection, steps, parts
         self.skipped = self.part = 0
         self.current: SelectionBatch | None = None
+        self._seen: dict[str, list[float]] = {}
 
     def __len__(self) -> int:
         return self.steps * self.parts
@@ -39,18 +42,28 @@ class Epochs:
         yield from ([] for _ in range(skipped))
         for batch in islice(self.selection, self.steps - skipped // self.parts):
             self.current = batch
+            self._note(batch)
             for part, indices in enumerate(batch.indices.chunk(self.parts)):
                 self.part = part
                 yield indices.tolist()
 
     def told(self) -> dict[str, float]:
-        """How the last batch was selected, for a log: the mean of its points' scores, and the age
-        of the weights that scored them in steps; nothing where a service knows it."""
-        batch = self.current
-        if batch is None or batch.scores is None:
-            return {}
-        score, age = float(batch.scores.mean()), max(0, batch.step - batch.version)
-        return {"selection_score": score, "selection_staleness": age}
+        """How batches were selected since the last call, as means over their steps: the score of
+        the chosen points, the share of candidates that is kept, the age in steps of the weights
+        that scored, and the rank agreement of those steps that were audited."""
+        seen, self._seen = self._seen, {}
+        return {f"selection_{name}": fmean(values) for name, values in seen.items()}
+
+    def _note(self, batch: SelectionBatch) -> None:
+        found = {
+            "score": None if batch.scores is None else float(batch.scores.mean()),
+            "share_kept": len(batch.indices) / self.selection.config.selection.n_B,
+            "staleness": float(max(0, batch.step - batch.version)),
+            "rank_agreement": batch.agreement,
+        }
+        for name, value in found.items():
+            if value is not None:
+                self._seen.setdefault(name, []).append(value)
 
 
 class Parts(Dataset[Any]):
@@ -64,16 +77,32 @@ class Parts(Dataset[Any]):
         return len(self._data)
 
     def __getitems__(self, indices: list[int]) -> Any:
-        """The content of the next micro-batch, whose points are ``indices``."""
+        """The content of the next micro-batch, whose points are ``indices``. Raises DataError."""
         batch, parts = self._epochs.current, self._epochs.parts
         assert batch is not None, "the sampler has a batch"
         content: Any = batch.inputs
         if parts > 1:
-            content = self._join([self._data[index] for index in indices])
+            first = self._epochs.selection.first_index
+            content = self._join([self._data[index - first] for index in indices])
+        if batch.labels is not None:
+            _check_labels(content, batch.labels.chunk(parts)[self._epochs.part], indices)
         weights = batch.weights.chunk(parts)[self._epochs.part]
         if isinstance(content, Mapping) and not bool((weights == 1).all()):
             return {**content, SELECTION: (torch.tensor(indices), weights)}
         return content
+
+
+def _check_labels(content: Any, known: Tensor, indices: list[int]) -> None:
+    """Raise DataError if points have other labels than a service knows of them."""
+    own = content.get("labels") if isinstance(content, Mapping) else None
+    if not isinstance(own, Tensor) or own.shape != known.shape:
+        return
+    for index, mine, theirs in zip(indices, own.tolist(), known.tolist(), strict=True):
+        if mine != theirs:
+            raise DataError(
+                f"train_dataset: got label {mine} for point {index}, allowed {theirs}, as the"
+                " service has it: its train split, in its order; give the Trainer the same points"
+            )
 
 
 def loader_of(epochs: Epochs, inner: Any) -> Any:

@@ -63,5 +63,5 @@ def check_threads(inputs: SelectionInputs, replicas: Sequence[Replica]) -> None:
         what = "of stochastic passes, which share random numbers" if passes else f"on {device}"
         raise ConfigError(
             f"workers: got {len(replicas) - 1} for scorers {what}, allowed 0: threads score on the"
-            " CPU, by one forward; set workers = 0"
+            " CPU, by one forward; set workers = 0, or give the address of rhoctl serve --workers N"
         )

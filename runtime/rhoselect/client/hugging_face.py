@@ -2,63 +2,37 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
-from types import EllipsisType
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-from transformers.trainer_utils import get_last_checkpoint
 
-from rhoselect import config as configuration
+from rhoselect.client import trainer_checkpoints as checkpoints
 from rhoselect.client.batch import SelectionBatch
 from rhoselect.client.client import SelectionClient
 from rhoselect.client.epochs import Epochs, loader_of, taken
+from rhoselect.client.options import check_together, checked
 from rhoselect.client.own_model import unwrapped
+from rhoselect.client.trainer_arguments import (
+    check_arguments,
+    check_served,
+    follows_count,
+    section_of,
+    steps_of,
+    warn_of_loss_alone,
+)
 from rhoselect.client.user_data import LossFunction
+from rhoselect.client.usual_losses import causal_lm_losses, classification_losses, usual_losses
+from rhoselect.config import parse
 from rhoselect.errors import ConfigError, DataError
-from rhoselect.tasks.classification import check_classes, check_range
 from rhoselect.trainer.own_loop import GIVEN_DATA
 
-STATE = "selection.pt"
-"""The file of a checkpoint of the Trainer that has the state of its selection."""
-IGNORED = -100  # the label of a token that no loss counts
+__all__ = ["SelectionTrainer", "causal_lm_losses", "classification_losses", "usual_losses"]
 
-
-def classification_losses(model: nn.Module, batch: SelectionBatch) -> Tensor:
-    """Cross-entropies [C] of a sequence classifier on inputs with integer ``labels`` [C]. Raises
-    ModelError."""
-    inputs = dict(batch.inputs)
-    labels = inputs.pop("labels", None)
-    logits = model(**inputs).logits
-    check_classes(logits, labels)
-    check_range(labels, logits.shape[1])
-    return F.cross_entropy(logits.float(), labels.long(), reduction="none")
-
-
-def causal_lm_losses(model: nn.Module, batch: SelectionBatch) -> Tensor:
-    """Mean cross-entropies [C] of the tokens of each sequence, of inputs with ``labels`` [C, T], in
-    which -100 is not counted."""
-    inputs = dict(batch.inputs)
-    labels = inputs.pop("labels")[:, 1:]
-    logits = model(**inputs).logits[:, :-1].float()
-    tokens = F.cross_entropy(logits.mT, labels, reduction="none", ignore_index=IGNORED)
-    means: Tensor = tokens.sum(1) / (labels != IGNORED).sum(1).clamp(min=1)
-    return means
-
-
-def usual_losses(model: nn.Module, batch: SelectionBatch) -> Tensor:
-    """``causal_lm_losses`` of a causal language model, ``classification_losses`` of any other."""
-    bare = unwrapped(model)
-    adapted = getattr(getattr(bare, "base_model", None), "model", None)  # by PEFT
-    names = {type(bare).__name__, type(adapted).__name__}
-    causal = names & set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
-    return (causal_lm_losses if causal else classification_losses)(model, batch)
+OPTIONS = ("run_dir", "workers", "token_file", "tls_ca", "tls_cert", "tls_key", "timeout_s")
+"""What a ``SelectionTrainer`` takes as ``SelectionClient`` does."""
 
 
 class SelectionTrainer(Trainer):  # type: ignore[misc]
@@ -73,10 +47,12 @@ class SelectionTrainer(Trainer):  # type: ignore[misc]
     are those of a causal language model or of a sequence classifier. If a method samples, the
     training loss is the mean of these losses times their weights.
 
-    Each ``train`` is a run of its own, with the evaluations in its run folder, which ``run_dir``
-    names as for ``SelectionClient``. Checkpoints have the selection's state, and
-    ``resume_from_checkpoint`` goes on exactly. One process. Raises UserError like
-    ``SelectionClient``.
+    With an ``address`` the service there scores, by its own configuration, and ``train_dataset`` is
+    its train split. ``token_file``, ``run_dir`` and other options are those of ``SelectionClient``.
+
+    Each ``train`` is a run of its own, with the evaluations in its run folder. Checkpoints have the
+    selection's state, and ``resume_from_checkpoint`` goes on exactly. One process. Raises UserError
+    like ``SelectionClient``.
     """
 
     def __init__(
@@ -85,50 +61,55 @@ class SelectionTrainer(Trainer):  # type: ignore[misc]
         selection: Mapping[str, Any] | None = None,
         irreducible_losses: Any = None,
         losses: LossFunction | None = None,
-        run_dir: Path | str | EllipsisType | None = ...,
-        workers: int = 0,
+        address: str | None = None,
         **kwargs: Any,
     ) -> None:
+        options = {name: kwargs.pop(name) for name in OPTIONS if name in kwargs}
         super().__init__(*args, **kwargs)
-        self._losses, self._irreducible_losses = losses or usual_losses, irreducible_losses
-        batch = self.args.per_device_train_batch_size
-        n_b = batch * self.args.gradient_accumulation_steps
-        if selection is None:
-            selection = {"n_B": 10 * n_b, "chunk": batch}
-        _check_arguments(self.args, selection, n_b)
+        self._losses, self._address, self._options = losses, address, options
+        self._il, self._selection = irreducible_losses, selection
+        self._state: Any = 0
+        self._epochs: Epochs | None = None
+        check_arguments(self.args, selection or {})
         if self.compute_loss_func is not None and losses is None:
             raise ConfigError(
                 "losses: got none with compute_loss_func, allowed losses(model, batch) -> [C]: the"
-                " loss of each point that it is to learn by"
+                " loss of each point that it is to learn by, in this process"
             )
-        self._selection = {**selection, "n_b": n_b}
-        self._run_dir, self._workers = run_dir, workers
-        self._state: Any = 0
-        self._open(run_dir=None)
+        if self.train_dataset is None:
+            raise DataError("train_dataset: got none, allowed a map-style data set")
         self.add_callback(_Telling(self))
-        self._epochs.selection.close()  # it was made to find mistakes before ``train``
+        if address is not None:
+            given = {"irreducible_losses": irreducible_losses, "losses": losses, **options}
+            check_together(False, address, selection, True, checked(given))
+        else:  # a mistake is found now; at a service this would end a training that goes on
+            if irreducible_losses is None and "function" not in (selection or {}):
+                warn_of_loss_alone()
+            self._opened(**{**options, "run_dir": None})[0].selection.close()
+        self._count_parts()
 
     def train(self, resume_from_checkpoint: Any = None, **kwargs: Any) -> Any:
-        """Train, from the first step on or from that of a checkpoint. Raises ConfigError for one
-        without the selection's state."""
-        if resume_from_checkpoint is True:
-            resume_from_checkpoint = get_last_checkpoint(self.args.output_dir) or True
-        self._state = _state_in(resume_from_checkpoint)
+        """Train, from the first step on or from that of a checkpoint: of True the newest whole one.
+        Raises ConfigError for one that is not whole or has no state of a selection."""
+        checkpoint = checkpoints.chosen(resume_from_checkpoint, self.args.output_dir)
+        self._state = checkpoints.state_in(checkpoint)
         try:
-            return super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
+            return super().train(resume_from_checkpoint=checkpoint or None, **kwargs)
         finally:
-            self._epochs.selection.close()
+            if self._epochs is not None:
+                self._epochs.selection.close()
 
     def get_train_dataloader(self) -> Any:
         """The selected batches of a run, in place of those of the data set."""
-        loader = self._open(self._run_dir)
+        self._epochs, loader = self._opened(**self._options)
         if self._state and not self.args.ignore_data_skip:
             self._epochs.skipped = self._state["step"] % self._epochs.steps * self._epochs.parts
-        return loader
+        return loader_of(self._epochs, loader)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Log how the last batch was selected beside the loss of the batches."""
-        super().log({**logs, **self._epochs.told()} if "loss" in logs else logs, *args, **kwargs)
+        """Log how the batches were selected beside their loss."""
+        told = self._epochs.told() if self._epochs and "loss" in logs else {}
+        super().log({**logs, **told}, *args, **kwargs)
 
     def compute_loss(
         self,
@@ -141,65 +122,73 @@ class SelectionTrainer(Trainer):  # type: ignore[misc]
         inputs, sampled = taken(inputs)
         if sampled is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        if self.label_smoother is not None:
-            raise ConfigError(
-                f"label_smoothing_factor: got {self.args.label_smoothing_factor}, allowed 0 with a"
-                " method that samples, whose weights are of each point's loss"
-            )
         indices, weights = sampled
         batch = SelectionBatch(-1, indices.cpu(), inputs, None, weights)
-        loss = (self._losses(model, batch) * weights).mean()
+        loss = (self._training_losses(model, batch) * weights).mean()
         own = self.compute_loss_func is not None
         if own or (self.model_accepts_loss_kwargs and num_items_in_batch is not None):
-            return loss / self._epochs.parts  # the Trainer does so in other cases alone
+            return loss / self.args.gradient_accumulation_steps  # else the Trainer does so
         return loss
 
-    def _open(self, run_dir: Path | str | EllipsisType | None) -> Any:
-        """A new run over what the Trainer's own DataLoader reads: with its columns and collator."""
-        if self.train_dataset is None:
-            raise DataError("train_dataset: got none, allowed a map-style data set")
+    def _training_losses(self, model: nn.Module, batch: SelectionBatch) -> Tensor:
+        """The losses [n] of a part that was sampled. Raises ConfigError."""
+        smoothing = self.args.label_smoothing_factor if self.label_smoother is not None else 0.0
+        if self._losses is None:
+            return usual_losses(model, batch, smoothing)
+        if smoothing:
+            raise ConfigError(
+                f"label_smoothing_factor: got {smoothing}, allowed 0 with losses=… and a method"
+                " that samples, whose weights are of these losses; smooth them yourself"
+            )
+        found: Tensor = self._losses(model, batch)
+        return found
+
+    def _save_checkpoint(self, model: Any, trial: Any, *args: Any, **kwargs: Any) -> None:
+        """Write the state of the selection, and then that of the Trainer."""
+        if self._epochs is not None:
+            folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
+            selection = self._epochs.selection
+            known = self._address is None or not selection.config.selection.lag
+            checkpoints.begin(folder, selection.state_dict() if known else None)
+        super()._save_checkpoint(model, trial, *args, **kwargs)
+
+    def _count_parts(self) -> None:
+        """Let the Trainer divide the loss by the micro-batches of a step, where the model does not.
+
+        It believes a forward that takes the count of items. Some ignore it, a BERT's among them,
+        and with them the gradient would be as many times too long (transformers issue 47688).
+        """
+        takes = getattr(self, "model_accepts_loss_kwargs", False)
+        usual = self.label_smoother is None and self.compute_loss_func is None
+        if self.args.gradient_accumulation_steps > 1 and takes and usual:
+            loader = super().get_train_dataloader()
+            two = loader.collate_fn([loader.dataset[place] for place in range(2)])
+            inputs = self._prepare_inputs(two)
+            self.model_accepts_loss_kwargs = follows_count(unwrapped(self.model), inputs)
+
+    def _opened(self, **options: Any) -> tuple[Epochs, Any]:
+        """A new run over what the Trainer's own DataLoader reads, and this: with its columns and
+        collator."""
         loader, settings = super().get_train_dataloader(), self.args
         points = len(loader.dataset) if hasattr(loader.dataset, "__len__") else 0
-        tree = {"data": {"dataset": GIVEN_DATA}, "selection": self._selection}
-        epoch_steps = max(1, points // configuration.parse(tree).selection.n_B)
-        steps = settings.max_steps
-        if steps <= 0:
-            steps = math.ceil(settings.num_train_epochs * epoch_steps)
-        selection = SelectionClient(
-            self.model,
-            local=True,
-            config={
-                "seed": settings.seed,
-                "selection": self._selection,
-                "trainer": {"steps": steps},
-            },
-            data=loader.dataset,
-            collate_fn=loader.collate_fn,
-            losses=self._losses,
-            irreducible_losses=self._irreducible_losses,
-            run_dir=run_dir,
-            step=self._state,
-            workers=self._workers,
-        )
-        self._epochs = Epochs(selection, epoch_steps, settings.gradient_accumulation_steps)
-        return loader_of(self._epochs, loader)
-
-
-def _state_in(checkpoint: Any) -> Any:
-    """The state of the selection in a checkpoint's folder, 0 for none. Raises ConfigError."""
-    if not checkpoint or checkpoint is True:  # of True without checkpoints the Trainer complains
-        return 0
-    path = Path(checkpoint) / STATE
-    if not path.is_file():
-        raise ConfigError(
-            f"resume_from_checkpoint: got {str(checkpoint)!r}, which has no {STATE}, allowed a"
-            " checkpoint of a SelectionTrainer; begin a new run"
-        )
-    return torch.load(path, weights_only=True)
+        options |= {"data": loader.dataset, "collate_fn": loader.collate_fn, "step": self._state}
+        if self._address is not None:
+            selection = SelectionClient(self.model, self._address, **options)
+            n_B = selection.config.selection.n_B
+            check_served(selection, settings, steps_of(settings, points, n_B)[1])
+        else:
+            section = section_of(self._selection, settings, self._il is not None)
+            tree: dict[str, Any] = {"seed": settings.seed, "selection": section}
+            n_B = parse(tree | {"data": {"dataset": GIVEN_DATA}}).selection.n_B
+            tree["trainer"] = {"steps": steps_of(settings, points, n_B)[1]}
+            options |= {"losses": self._losses or usual_losses, "irreducible_losses": self._il}
+            selection = SelectionClient(self.model, local=True, config=tree, **options)
+        epoch_steps = steps_of(settings, points, n_B)[0]
+        return Epochs(selection, epoch_steps, settings.gradient_accumulation_steps), loader
 
 
 class _Telling(TrainerCallback):  # type: ignore[misc]
-    """Tells the selection of steps, evaluations and checkpoints."""
+    """Tells the selection of steps and evaluations."""
 
     def __init__(self, trainer: SelectionTrainer) -> None:
         self._trainer = trainer
@@ -208,12 +197,8 @@ class _Telling(TrainerCallback):  # type: ignore[misc]
         self, args: Any, state: Any, control: Any, model: nn.Module, **kwargs: Any
     ) -> None:
         """The optimizer has taken its step."""
+        assert self._trainer._epochs is not None, "it has given a batch"
         self._trainer._epochs.selection.step(model)
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Put the state of the selection beside that of the Trainer."""
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        torch.save(self._trainer._epochs.selection.state_dict(), folder / STATE)
 
     def on_evaluate(
         self, args: Any, state: Any, control: Any, metrics: Mapping[str, Any], **kwargs: Any
@@ -226,22 +211,5 @@ class _Telling(TrainerCallback):  # type: ignore[misc]
         }
         if not 0 <= numbers.get("accuracy", 0.0) <= 1:  # such as percents: no share to compare
             numbers["eval_accuracy"] = numbers.pop("accuracy")
-        self._trainer._epochs.selection.log(state.global_step, **numbers)
-
-
-def _check_arguments(settings: Any, selection: Mapping[str, Any], batch: int) -> None:
-    """Raise ConfigError for arguments of the Trainer that selection cannot follow."""
-    n_b, words_of_n_b = selection.get("n_b", batch), f"per_device_train_batch_size = {batch}"
-    if settings.gradient_accumulation_steps > 1:
-        words_of_n_b = f"batch_size * gradient_accumulation_steps = {batch}"
-    order = "group_by_length" if getattr(settings, "group_by_length", False) else "random"
-    order = getattr(settings, "train_sampling_strategy", order)
-    for name, got, allowed, words in (
-        ("world_size", settings.world_size, settings.world_size == 1, "one process"),
-        ("n_gpu", settings.n_gpu, settings.n_gpu <= 1, "one device"),
-        ("auto_find_batch_size", True, not settings.auto_find_batch_size, "False"),
-        ("train_sampling_strategy", order, order == "random", '"random": it chooses the points'),
-        ("selection.n_b", n_b, n_b == batch, words_of_n_b),
-    ):
-        if not allowed:
-            raise ConfigError(f"{name}: got {got}, allowed with selection {words}")
+        if self._trainer._epochs is not None:
+            self._trainer._epochs.selection.log(state.global_step, **numbers)

@@ -68,6 +68,7 @@ class Local:
         self._inputs, self._run_dir, self._point_flops = inputs, given.run_dir, point_flops
         self._replica, *self._helping = replicas
         self._folder: RunFolder | None = None
+        self.config, self.first_index = inputs.config, inputs.train.start
         self.steps, self.lag = inputs.config.trainer.steps, inputs.config.selection.lag
         self._open(start)
         self.frozen = frozen if self.layout else NOTHING
@@ -114,7 +115,8 @@ class Local:
         weights = torch.ones(len(picked.indices)) if picked.weights is None else picked.weights
         made = selection_batch(step, batch, weights.float().to(device))
         scores = torch.tensor(picked.scores, dtype=torch.float64)
-        return replace(made, scores=scores, version=selected.version)
+        agreement = None if selected.audit is None else selected.audit.rank_agreement
+        return replace(made, scores=scores, version=selected.version, agreement=agreement)
 
     def report(self, step: int, losses: Tensor) -> None:
         """Note the losses of the last batch."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -58,7 +59,7 @@ class Remote:
                 config := configuration.from_json(run.config_json), run.points
             )
             check_settings(start, self._settings)
-            self._first_index, self.lag = run.first_index, config.selection.lag
+            self.config, self.first_index, self.lag = config, run.first_index, config.selection.lag
             self.steps: int = run.steps
             self.layout = blobs.from_specs(run.layout)
             self.frozen = Frozen(dict(run.frozen))
@@ -107,15 +108,17 @@ class Remote:
 
     def next(self, step: int, device: torch.device) -> SelectionBatch:
         """The batch of a step. The service sends the inputs if the loop has no copy of the data."""
-        tensors, content = self._again(lambda: self._ask(step))
+        header, tensors, content = self._again(lambda: self._ask(step))
         indices, weights = tensors["indices"].numpy(), tensors["weights"].to(device)
         inputs, labels = content.get("inputs"), content.get("labels")
         if self._data is not None:
             own = selection_batch(step, self._read(indices, tensors["epochs"].numpy()), weights)
             inputs, labels = own.inputs, own.labels if labels is None else labels
-        return SelectionBatch(
-            step, tensors["indices"], moved(inputs, device), moved(labels, device), weights
-        )
+        inputs, labels = moved(inputs, device), moved(labels, device)
+        batch = SelectionBatch(step, tensors["indices"], inputs, labels, weights)
+        agreement = header.rank_agreement if header.HasField("rank_agreement") else None
+        scores, version = tensors["scores"], header.version
+        return replace(batch, scores=scores, version=version, agreement=agreement)
 
     def report(self, step: int, losses: Tensor) -> None:
         """Send the losses of the last batch."""
@@ -148,9 +151,9 @@ class Remote:
         """The loop's copy of these points."""
         if isinstance(self._data, SplitPoints):
             return self._data.read(indices, CPU, epochs)
-        return Batch(indices, collate(self._data, indices - self._first_index, self._join))
+        return Batch(indices, collate(self._data, indices - self.first_index, self._join))
 
-    def _ask(self, step: int) -> tuple[dict[str, Tensor], dict[str, Nest]]:
+    def _ask(self, step: int) -> tuple[Any, dict[str, Tensor], dict[str, Nest]]:
         request = pb.NextBatchRequest(
             session=self._session, step=step, with_inputs=self._data is None
         )
@@ -160,7 +163,7 @@ class Remote:
         for part in parts:
             arriving.add(part.chunk)
         tensors = arriving.tensors()
-        return tensors, rebuilt(json.loads(header.content), tensors)
+        return header, tensors, rebuilt(json.loads(header.content), tensors)
 
     def _again(self, call: Callable[[], _T]) -> _T:
         for pause_s in AGAIN_S:

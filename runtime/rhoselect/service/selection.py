@@ -224,7 +224,8 @@ def _next(session: Session, step: int, with_inputs: bool) -> tuple[pb.NextBatchH
         "scores": torch.tensor(picked.scores, dtype=torch.float64),
         "weights": torch.ones(len(picked.indices)) if weights is None else weights.float(),
     }
-    inputs, labels = batch.content if batch.paired else (batch.content, None)
+    inputs = batch.inputs if batch.paired else batch.content
+    labels = batch.labels if batch.paired or not with_inputs else None
     wanted = {"inputs": inputs} if with_inputs else {}
     content, parts = described(wanted if labels is None else {**wanted, "labels": labels})
     blob = blobs.pack(tensors | parts)
@@ -233,5 +234,6 @@ def _next(session: Session, step: int, with_inputs: bool) -> tuple[pb.NextBatchH
         version=selected.version,
         blob=blobs.header(blob),
         content=json.dumps(content),
+        rank_agreement=None if selected.audit is None else selected.audit.rank_agreement,
     )
     return head, blob

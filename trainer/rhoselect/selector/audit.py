@@ -39,14 +39,14 @@ class Auditor:
         self._config, self._plan = inputs.config, inputs.plan
         self._rescorer, self._metrics = rescorer, metrics
 
-    def audit_if_due(self, step: int, version: int, state: State) -> None:
+    def audit_if_due(self, step: int, version: int, state: State) -> Audit | None:
         """Audit window ``step`` every ``selection.audit_every`` steps, and export the result."""
         every = self._config.selection.audit_every
-        if every and step > 0 and step % every == 0:
-            found = self.audit(step, version, state)
-            self._metrics.observe_audit(
-                found.lag, found.rank_agreement, found.overlap, found.captured
-            )
+        if not every or step == 0 or step % every:
+            return None
+        found = self.audit(step, version, state)
+        self._metrics.observe_audit(found.lag, found.rank_agreement, found.overlap, found.captured)
+        return found
 
     def audit(self, step: int, version: int, state: State) -> Audit:
         """Audit window ``step``, which is scored with the weights of ``version``. A non-finite

@@ -6,6 +6,7 @@ from rhoselect.config import Config
 from rhoselect.errors import ConfigError
 from rhoselect.inputs import RunInputs, SelectionInputs
 from rhoselect.queue import SelectionQueue
+from rhoselect.scorer.build import IdleScorer
 from rhoselect.scorer.loop import Scorer
 from rhoselect.selection.infobatch import InfoBatch
 from rhoselect.selector.fence import ClosableFence, Fence
@@ -53,9 +54,11 @@ def build_session(
     start: Start,
     recorder: Recorder | None = None,
 ) -> Session:
-    """A session, in which the scorers compute the second stages (see ``servable``)."""
-    closable = ClosableFence(fence)
-    selector = build_selector(inputs, scorer, False, queue, snapshots, closable, workers)
+    """A session, in which the scorers compute the second stages (see ``servable``). Audits are
+    computed here; a process without the device that scores makes none."""
+    closable, here = ClosableFence(fence), not isinstance(scorer, IdleScorer)
+    audits = here and rescores_here(inputs.config)
+    selector = build_selector(inputs, scorer, audits, queue, snapshots, closable, workers)
     return Session(inputs, selector, closable, scorer.metrics, start, recorder)
 
 

@@ -24,7 +24,7 @@ from rhoselect.errors import WaitError
 from rhoselect.inputs import SelectionInputs
 from rhoselect.metrics import Metrics
 from rhoselect.selection.interface import State
-from rhoselect.selector.audit import Auditor
+from rhoselect.selector.audit import Audit, Auditor
 from rhoselect.selector.picker import PickedPoints, Picker
 from rhoselect.selector.rescorer import Rescorer
 from rhoselect.selector.windows import Windows
@@ -39,7 +39,7 @@ class SelectedBatch:
     weights of ``version``.
 
     ``asked_at`` is when the selector began to wait for its scores (seconds of time.perf_counter),
-    ``waited_s`` how long it took until the points were picked.
+    ``waited_s`` how long it took until the points were picked. ``audit`` is of an audited step.
     """
 
     step: int
@@ -48,6 +48,7 @@ class SelectedBatch:
     candidates: int
     asked_at: float
     waited_s: float
+    audit: Audit | None = None
 
 
 class Selector:
@@ -94,8 +95,9 @@ class Selector:
         """Wait for the scores of window ``step`` and return its batch. Raises WindowError if fewer
         than n_b of its points have finite scores, WaitError after queue.timeout_s."""
         self._close_before(step)
+        audit = None
         if self._auditor is not None:
-            self._auditor.audit_if_due(step, self._windows.version(step), self.state)
+            audit = self._auditor.audit_if_due(step, self._windows.version(step), self.state)
         asked_at = time.perf_counter()
         scored = self._windows.wait(step, self._picker.wanted())
         points = self._picker.pick(scored, step, self.state)
@@ -103,7 +105,7 @@ class Selector:
         self._windows.open_ahead(step)
         self._open_window = step
         n_B = self._config.selection.n_B
-        return SelectedBatch(step, scored.version, points, n_B, asked_at, waited_s)
+        return SelectedBatch(step, scored.version, points, n_B, asked_at, waited_s, audit)
 
     def report(self, labels: Tensor, losses: Tensor) -> None:
         """Give the labels [n_b] of the last batch and its losses [n_b] in nats before its step, on
