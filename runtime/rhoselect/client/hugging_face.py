@@ -80,7 +80,7 @@ class SelectionTrainer(Trainer):  # type: ignore[misc]
             raise DataError("train_dataset: got none, allowed a map-style data set")
         self.add_callback(_Telling(self))
         if address is not None:
-            given = {"irreducible_losses": irreducible_losses, "losses": losses, **options}
+            given: Any = {**options, "irreducible_losses": irreducible_losses, "losses": losses}
             check_together(False, address, selection, True, checked(given))
         else:  # a mistake is found now; at a service this would end a training that goes on
             if irreducible_losses is None and "function" not in (selection or {}):

@@ -69,7 +69,8 @@ def warn_of_loss_alone() -> None:
 
 def follows_count(model: nn.Module, inputs: Mapping[str, Any]) -> bool:
     """Whether the loss of a model that takes ``num_items_in_batch`` is divided by it."""
-    found, training = [], model.training
+    found: list[Any] = []
+    training = model.training
     model.eval()
     with torch.no_grad():
         for count in (2.0, 4.0):
