@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import math
 import multiprocessing
 import os
 import tempfile
@@ -12,8 +14,21 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
-from rhoselect.planning.model import Messages, Parts, enough_workers, split, step_seconds
+from rhoselect.cli.run import scorers_of
+from rhoselect.config import load
+from rhoselect.inputs import open_inputs
+from rhoselect.planning.layouts import (
+    chosen,
+    colocated_seconds,
+    layouts,
+    options,
+    row,
+    split_seconds,
+    uniform_seconds,
+)
+from rhoselect.planning.model import Exchange, Messages, Parts, enough_workers, step_seconds
 from rhoselect.snapshots.shm import SharedMemoryStore
 from support import made, rhoctl
 
@@ -79,13 +94,83 @@ def test_more_workers_with_a_device_each_are_never_slower(
     assert step_seconds(parts, enough_workers(parts)) <= 1.01 * step_seconds(parts, 10_000) + 1e-9
 
 
-def test_one_device_trains_and_as_many_as_help_score() -> None:
-    assert split(EIGHT, 1)["scoring"] == 0
-    three = split(EIGHT, 3)
-    assert three["scoring"] == 2
-    assert three["step_ms"] == pytest.approx(220)
-    assert three["break_even"] == pytest.approx(6.6)
-    assert split(EIGHT, 17)["scoring"] == 7, "eight chunks, of which the trainer scores one"
+SHARED = replace(
+    EIGHT,
+    share_s=(0.06, 0.04, 0.03),  # of 2, 4 and 8 ranks
+    exchange=Exchange(message_s=0.001, sum_s=0.01, gather_s=0.002),
+    between=Messages(0.005, 0.0, 0.0, 0.0),
+    within=Messages(0.0005, 0.0, 0.0, 0.0),
+)
+
+
+@pytest.mark.parametrize(
+    ("devices", "seconds"),
+    [
+        (1, 0.1),
+        (2, 0.06 + 0.001 + 0.01),
+        (8, 0.03 + 3 * 0.001 + 2 * 7 / 8 * 0.01),
+        (16, 0.03 + 4 * 0.001 + 2 * 15 / 16 * 0.01),  # a share is not known to take less
+        (3, 0.04 + 0.02 / 3 + math.log2(3) * 0.001 + 4 / 3 * 0.01),  # a third of 1/4 to 1/2
+    ],
+)
+def test_uniform_steps_by_hand(devices: int, seconds: float) -> None:
+    assert uniform_seconds(SHARED, devices) == pytest.approx(seconds)
+
+
+def test_layouts_by_hand() -> None:
+    """Four ranks tell the lead's picks, or their scores, to three others."""
+    found = {str(each): each.step_s for each in layouts(SHARED, 8)}
+    four_s = 0.04 + 2 * 0.001 + 2 * 3 / 4 * 0.01 + 3 * 0.002
+    assert found == {
+        "1 train, 7 score": pytest.approx(0.1 + 0.005 + 0.04),
+        "2 train, 6 score": pytest.approx(0.071 + 0.002 + 0.005 + 2 * 0.04),
+        "4 train, 4 score": pytest.approx(four_s + 0.005 + 2 * 0.04),
+        "8 do both": pytest.approx(0.0505 + 7 * 0.002 + 0.0005 + 0.04),
+    }
+    best = row(SHARED, 8)
+    assert best["best"] == {"mode": "colocated", "ranks": 8, "workers": 0}
+    assert best["break_even"] == pytest.approx(0.105 / 0.0505)
+    assert options(best, 1) == ("--workers 0 --set trainer.devices=8 --set trainer.micro_batches=8")
+
+
+def test_ranks_are_powers_of_two_that_a_batch_can_be_split_into() -> None:
+    assert [str(each) for each in layouts(EIGHT, 17)] == ["1 train, 16 score", "1 do both"]
+    assert str(layouts(SHARED, 17)[-1]) == "8 do both"
+    assert [each.step_s for each in layouts(EIGHT, 1)] == [step_seconds(EIGHT, 0)]
+
+
+def test_slow_sums_are_left_to_one_device() -> None:
+    slow = replace(SHARED, exchange=Exchange(0.001, 0.2, 0.002))
+    found = row(slow, 4)
+    assert found["best"] == {"mode": "split", "ranks": 1, "workers": 3}
+    assert options(found, 1) == "--workers 3"
+
+
+@pytest.mark.parametrize(
+    ("chunks", "ranks", "workers", "scores", "mode"),
+    [
+        (8, 4, 1, True, "colocated"),  # 2 turns against 4
+        (8, 2, 1, True, "colocated"),  # as many: two devices do it, not three
+        (8, 2, 3, True, "split"),
+        (8, 2, 2, False, "colocated"),
+        (1, 2, 7, True, "colocated"),
+    ],
+)
+def test_auto_is_colocated_where_that_is_faster_at_any_speed(
+    chunks: int, ranks: int, workers: int, scores: bool, mode: str
+) -> None:
+    found, why = chosen(chunks, ranks, workers, scores)
+    assert found == mode and "\n" not in why
+    times = {
+        each: replace(
+            SHARED, chunks=chunks, trainer_scores=scores, forward_s=forward_s, prefetch=chunks
+        )
+        for each, forward_s in enumerate((0.0, 1e-3, 1.0))
+    }
+    if found == "colocated":
+        for parts in times.values():
+            together_s = colocated_seconds(parts, ranks)
+            assert together_s <= split_seconds(parts, ranks + workers, ranks)
 
 
 @pytest.mark.parametrize(("steps", "enough"), [(10, 0), (100, 7)])
@@ -132,7 +217,11 @@ def test_the_command_leaves_nothing(
     assert [folder.exists() for folder in folders] == [False]
     assert multiprocessing.active_children() == []
     assert [row["workers"] for row in found["rows"]] == [0, 1, 2, 4, 8, 16, 32]
-    assert [row["devices"] for row in found["split"]] == [4]
+    [four] = found["devices"]
+    assert (four["devices"], [*four["split_ms"]]) == (4, ["1", "2"])
+    assert four["step_ms"] == min(four["colocated_ms"], *four["split_ms"].values())
+    assert found["options"].startswith("--workers ")
+    assert len(found["parts"]["share_s"]) == 2, "eight points make four parts of two at most"
     assert found["verdict"].startswith(("Worth it", "Not worth it"))
     assert found["snapshot_mb"] == snapshot_bytes / 1e6
     for name in ("parts", "forward_share", "precision_factor", "workers_enough", "machine"):
@@ -157,3 +246,26 @@ def test_bad_input_is_one_line(tiny_config: Path, arguments: tuple[str, ...], sa
     result = rhoctl("plan", tiny_config, *arguments)
     assert (result.code, result.err.count("\n")) == (2, 1)
     assert said in result.err
+
+
+@pytest.mark.parametrize(
+    ("keys", "workers", "started", "said"),
+    [
+        ([], 1, 0, "cluster.mode: colocated, without workers: 2 devices score the 4 chunks of a"),
+        ([], 3, 3, "cluster.mode: split, as 4 processes score the 4 chunks of a window in 1 turns"),
+        ([], 0, 0, "cluster.mode: colocated, as there are no workers"),
+        (["selection.lag=1"], 1, 1, "cluster.mode: split, in which scoring overlaps training"),
+        (["cluster.address=auto"], 1, 1, "cluster.mode: split, as workers may be on other"),
+        (["cluster.mode=split"], 1, 1, ""),
+        (["trainer.devices=1"], 1, 1, ""),
+    ],
+    ids=lambda value: str(value),
+)
+def test_a_run_says_who_scores(
+    tiny_config: Path, keys: list[str], workers: int, started: int, said: str
+) -> None:
+    sets = ["trainer.micro_batches=4", "trainer.devices=2", *keys]
+    console = Console(file=io.StringIO(), soft_wrap=True)
+    assert scorers_of(open_inputs(load(tiny_config, sets)), workers, console) == started
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert text.startswith(said) and text.count("\n") == (said != "")

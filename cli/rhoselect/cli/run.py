@@ -15,6 +15,7 @@ from rhoselect.config import Config
 from rhoselect.errors import ConfigError
 from rhoselect.inputs import RunInputs
 from rhoselect.metrics import announced
+from rhoselect.planning.layouts import Mode, chosen
 from rhoselect.queue.redis import check_server
 from rhoselect.runtime.local import run_serial
 from rhoselect.runtime.queue_address import check_cluster, queue_url
@@ -48,6 +49,39 @@ def _check_mode(settings: Config, workers: int) -> None:
             " allowed 'colocated' with --workers 0, where all devices score and train, and 'split'"
             " with --workers 1 or more, which score"
         )
+
+
+def scorers_of(inputs: RunInputs, workers: int, console: Console) -> int:
+    """How many scorers the run starts of the ``workers`` that it may have. It says so, and why,
+    where the configuration leaves that open. Raises ConfigError."""
+    config = inputs.config
+    if workers > 0 and not inputs.scoring.needs.forward:
+        console.print(f"{config.selection.function} needs no forward: one process, no workers")
+        return 0
+    if config.trainer.devices == 1 or config.cluster.mode != "auto":
+        return workers
+    mode, why = _mode(inputs, workers)
+    console.print(f"cluster.mode: {mode}, {why}")
+    return workers if mode == "split" else 0
+
+
+def _mode(inputs: RunInputs, workers: int) -> tuple[Mode, str]:
+    """What cluster.mode = "auto" stands for with several devices, and why."""
+    config, ranks = inputs.config, inputs.config.trainer.devices
+    if workers == 0 and config.staleness_bound:
+        lag, every = config.selection.lag, config.trainer.publish_every
+        raise ConfigError(
+            f"--workers: got 0 with trainer.devices = {ranks}, selection.lag = {lag} and"
+            f" trainer.publish_every = {every}, allowed 1 or more, as devices that all score and"
+            " then all train have nothing to overlap; or set lag to 0 and publish_every to 1"
+        )
+    if workers == 0:
+        return "colocated", "as there are no workers"
+    if config.staleness_bound:
+        return "split", "in which scoring overlaps training"
+    if config.cluster.address != "local":
+        return "split", "as workers may be on other machines"
+    return chosen(inputs.plan.chunks, ranks, workers, config.trainer.scores)
 
 
 def execute(

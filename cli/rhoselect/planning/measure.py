@@ -14,13 +14,15 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Any
 
 from rhoselect.compute import resolve_device, threads
 from rhoselect.inputs import RunInputs
 from rhoselect.models.replica import Replica
-from rhoselect.planning.messaging import publishing, queueing, redis_queue
+from rhoselect.planning.messaging import exchange, publishing, queueing, redis_queue
 from rhoselect.planning.model import Messages, Parts
 from rhoselect.planning.peers import Peer, first_chunk, forwards, scoring_replica, started_peers
+from rhoselect.planning.sharing import shares
 from rhoselect.queue.memory import MemoryQueue
 from rhoselect.snapshots.local import LocalStore
 from rhoselect.snapshots.shm import SharedMemoryStore
@@ -53,6 +55,7 @@ def calibrate(inputs: RunInputs, note: Note) -> Calibration:
     Raises UserError for a queue server that cannot be used, RunError if another process fails.
     """
     config, plan = inputs.config, inputs.plan
+    known = {**_keys(inputs), "share_s": shares(inputs)}
     learner = new_learner(inputs, resolve_device(config.trainer.device, "trainer.device"))
     replica = scoring_replica(inputs, config.scorer.precision)
     chunk = first_chunk(inputs, replica.device)
@@ -67,16 +70,15 @@ def calibrate(inputs: RunInputs, note: Note) -> Calibration:
             wide_s = _wide(inputs, chunk) or steps.forward_s
             note(f"forwards in {processes} processes at once")
             slowdown = _slowdown(replica, chunk, others[: processes - 1])
-            note("weights, to another process")
+            note("weights and gradients, to another process")
             with closing(SharedMemoryStore(shared, writer=True)) as store:
                 between_s, load_s = publishing(inputs, learner, replica, store, others[0])
+            known["exchange"] = exchange(inputs, learner, others[0])
         note("the queue")
         between = Messages(between_s, *queueing(inputs, replica, chunk, queue))
         within = _within(inputs, learner, replica, chunk)
     parts = Parts(
-        chunks=plan.chunks,
-        prefetch=config.scorer.prefetch,
-        trainer_scores=config.trainer.scores,
+        **known,
         **vars(steps),
         load_s=load_s,
         within=within,
@@ -84,10 +86,20 @@ def calibrate(inputs: RunInputs, note: Note) -> Calibration:
         cores=cores,
         slowdown=slowdown,
         start_s=start_s,
-        steps=config.trainer.steps,
     )
     share = (wide_s / plan.chunk) / (steps.train_s / config.selection.n_b)
     return Calibration(parts, share, steps.forward_s / wide_s, _megabytes(replica), processes)
+
+
+def _keys(inputs: RunInputs) -> dict[str, Any]:
+    """What the configuration says of a step."""
+    config = inputs.config
+    return {
+        "chunks": inputs.plan.chunks,
+        "prefetch": config.scorer.prefetch,
+        "trainer_scores": config.trainer.scores,
+        "steps": config.trainer.steps,
+    }
 
 
 def _within(inputs: RunInputs, learner: Learner, replica: Replica, chunk: Batch) -> Messages:

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import secrets
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 from rhoselect.inputs import RunInputs
 from rhoselect.metrics import Metrics
 from rhoselect.models.replica import Replica
+from rhoselect.planning.model import Exchange
 from rhoselect.planning.peers import Peer
+from rhoselect.planning.sharing import exchanged
 from rhoselect.queue import SelectionQueue
 from rhoselect.queue.redis import RedisQueue, check_server
 from rhoselect.runtime.machine import scratch
@@ -32,6 +36,7 @@ from rhoselect.types import Batch, Ticket
 MEASURE_S = 2.0  # what a measurement may take
 MOST_REPEATS = 40
 PATIENCE_S = 30.0
+SCORE_BYTES = 16  # of a point: its position and its score
 _T = TypeVar("_T")
 
 
@@ -62,6 +67,19 @@ def publishing(
         times.append((last - started, loaded - published))
     publish_s, load_s = map(statistics.median, zip(*times, strict=True))
     return publish_s, load_s
+
+
+def exchange(inputs: RunInputs, learner: Learner, peer: Peer) -> Exchange:
+    """What this process and ``peer`` take to sum gradients and to tell each other scores, as ranks.
+    Raises RunError."""
+    numbers = sum(p.nbytes for p in learner.model.parameters() if p.requires_grad) // 4
+    scores = SCORE_BYTES * inputs.plan.chunk
+    with tempfile.TemporaryDirectory(prefix="rhoselect-") as folder:
+        meeting = str(Path(folder) / "meeting")
+        peer.tell(task="exchange", meeting=meeting, numbers=numbers, scores=scores)
+        found = exchanged(0, meeting, numbers, scores, learner.device)
+        peer.answer()
+    return found
 
 
 @contextmanager

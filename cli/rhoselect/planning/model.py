@@ -8,6 +8,8 @@ Points of the next ``prefetch`` chunks of a process are read while it trains or 
 while a forward runs, so a read counts only where it is slower than a forward. Scores are pushed
 beside the next forward, so only the last push counts. Where processes share cores, all chunks
 together take at least their CPU time over the cores, and a forward is slower by a measured factor.
+
+With several ``trainer.devices`` see ``layouts``.
 """
 
 from __future__ import annotations
@@ -35,6 +37,16 @@ class Messages:
 
 
 @dataclass(frozen=True)
+class Exchange:
+    """Seconds that two ranks take to sum one number (``message_s``), how much longer they take for
+    all gradients (``sum_s``), and those to tell each other their scores (``gather_s``)."""
+
+    message_s: float
+    sum_s: float
+    gather_s: float
+
+
+@dataclass(frozen=True)
 class Parts:
     """The measured parts of a step, in seconds, and how they are put together.
 
@@ -43,7 +55,8 @@ class Parts:
     ``within``: messages within one process (W = 0), ``between``: between processes. ``cores``: how
     many processes compute at once without taking turns, None if each has a device of its own;
     ``slowdown``: of a forward when that many do. ``start_s``: until other processes are ready, once
-    in a run of ``steps``.
+    in a run of ``steps``. ``share_s``: a training step of one of 2, 4, 8, … ranks, without the
+    ``exchange`` between them.
     """
 
     chunks: int
@@ -60,13 +73,20 @@ class Parts:
     slowdown: float
     start_s: float = 0.0
     steps: int = 1
+    share_s: tuple[float, ...] = ()
+    exchange: Exchange = Exchange(0.0, 0.0, 0.0)
 
 
 def step_seconds(parts: Parts, workers: int) -> float:
     """Expected seconds of a step at lag 0 with ``workers`` scorers; 0: all in one process."""
-    processes = workers + parts.trainer_scores if workers else 1
+    if workers == 0:
+        return seconds_of(parts, 1, parts.within)
+    return seconds_of(parts, workers + parts.trainer_scores, parts.between)
+
+
+def seconds_of(parts: Parts, processes: int, messages: Messages) -> float:
+    """The same with so many ``processes`` that score."""
     at_once = min(processes, parts.chunks, parts.cores or processes)
-    messages = parts.between if workers else parts.within
     slowdown = 1.0
     if parts.cores is not None and parts.cores > 1:
         slowdown += (parts.slowdown - 1) * (at_once - 1) / (parts.cores - 1)
@@ -119,23 +139,6 @@ def rows(parts: Parts) -> list[dict[str, Any]]:
             }
         )
     return table
-
-
-def split(parts: Parts, devices: int) -> dict[str, Any]:
-    """What ``devices`` do: one trains, others score, as many as help.
-
-    ``break_even`` is against uniform selection that trains on all devices, in a program of your
-    own: a step of it takes train / devices, no communication charged.
-    """
-    own = own_devices(parts)
-    scoring = min(devices - 1, enough_workers(own))
-    step_s = step_seconds(own, scoring)
-    return {
-        "devices": devices,
-        "scoring": scoring,
-        "step_ms": 1e3 * step_s,
-        "break_even": step_s * devices / parts.train_s,
-    }
 
 
 def limit(parts: Parts, workers: int) -> str:

@@ -24,6 +24,7 @@ from rhoselect.compute import make_current, resolve_device
 from rhoselect.errors import RunError
 from rhoselect.inputs import RunInputs, open_inputs
 from rhoselect.models.replica import Replica
+from rhoselect.planning.sharing import exchanged
 from rhoselect.snapshots.shm import SharedMemoryStore
 from rhoselect.types import Batch
 
@@ -114,7 +115,12 @@ def _work(connection: Connection, text: str, folder: Path) -> None:
         store.load(version, replica.load, ANSWER_S)
         return time.monotonic()
 
+    def exchange(meeting: str, numbers: int, scores: int) -> float:
+        """What two ranks tell each other: the other end of ``messaging.exchange``."""
+        return exchanged(1, meeting, numbers, scores, replica.device).sum_s
+
     tasks: dict[str, Callable[..., float]] = {
+        "exchange": exchange,
         "load": load,
         "forwards": lambda seconds: forwards(replica, batch, seconds),
     }

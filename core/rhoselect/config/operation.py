@@ -69,7 +69,7 @@ class ClusterConfig(Section):
     mode: Literal["auto", "colocated", "split"] = Field(
         "auto",
         description="colocated: each device of trainer.devices scores and trains; split: some train"
-        " and scorers score; auto: colocated at --workers 0, else split",
+        " and scorers score; auto: the run says which and why",
     )
     rank_timeout_s: float = Field(
         60.0,

@@ -101,14 +101,13 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _fresh_on_all_devices(self) -> Self:
-        several = self.trainer.devices > 1 and self.cluster.mode == "auto"
-        if self.staleness_bound and (several or self.cluster.mode == "colocated"):
+        if self.staleness_bound and self.cluster.mode == "colocated":
             lag, every = self.selection.lag, self.trainer.publish_every
             raise ValueError(
-                f"cluster.mode: got {self.cluster.mode!r} and trainer.devices ="
-                f" {self.trainer.devices} with selection.lag = {lag} and trainer.publish_every ="
-                f" {every}, allowed lag 0 and publish_every 1: devices that all score and then all"
-                " train have nothing to overlap; or set cluster.mode = 'split' and use scorers"
+                f"cluster.mode: got 'colocated' with selection.lag = {lag} and"
+                f" trainer.publish_every = {every}, allowed lag 0 and publish_every 1: devices that"
+                " all score and then all train have nothing to overlap; or set cluster.mode ="
+                " 'split' and use scorers"
             )
         return self
 

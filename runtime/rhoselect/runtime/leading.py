@@ -69,6 +69,11 @@ class LeadControl(TrainerControl):
             crew.go(step)
         return stops
 
+    def check(self) -> None:
+        """See `TrainerControl.check`."""
+        if self._crew is not None:
+            self._crew.check()
+
     def chosen(self, batch: SelectedBatch) -> None:
         """See `TrainerControl.chosen`."""
         if self._crew is not None and self._split is not None:

@@ -101,6 +101,10 @@ class TrainerControl:
     def chosen(self, batch: SelectedBatch) -> None:
         """The trainer, before it trains on a batch. Ranks that only train learn of it here."""
 
+    def check(self) -> None:
+        """The trainer, often where a step or an evaluation takes long. Raises LostRankError once it
+        has lost a rank."""
+
     def close(self) -> None:
         """End: the trainer does not poll again. Open requests raise RunError."""
         with self._changed:

@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
+from rhoselect.data import SplitPoints
 from rhoselect.errors import ModelError, listed
 from rhoselect.models.replica import Replica
 from rhoselect.tasks import Metrics, Task
 from rhoselect.trainer.reading import read_ahead
-from rhoselect.types import Indices, Points
+from rhoselect.types import Indices
 
 
-def evaluate(task: Task, replica: Replica, points: Points, indices: Indices, batch: int) -> Metrics:
-    """What ``task`` measures under the weights that ``replica`` has loaded, on the points of
-    ``indices`` [N], ``batch`` of them in a forward; as "metric" the main figure once more.
+def evaluate(
+    task: Task,
+    replica: Replica,
+    points: SplitPoints,
+    batch: int,
+    check: Callable[[], object],
+) -> Metrics:
+    """What ``task`` measures under the weights that ``replica`` has loaded, on ``points``,
+    ``batch`` of them in a forward; as "metric" the main figure once more.
 
-    Raises ModelError of a task that does not measure it.
+    Raises ModelError of a task that does not measure it, and what ``check`` raises, which is called
+    before each batch.
     """
-    parts = (indices[start : start + batch] for start in range(0, len(indices), batch))
-    found = replica.evaluate(read_ahead(points, parts, replica.device))
+
+    def parts() -> Iterator[Indices]:
+        indices = points.indices
+        for start in range(0, len(indices), batch):
+            check()
+            yield indices[start : start + batch]
+
+    found = replica.evaluate(read_ahead(points, parts(), replica.device))
     if not isinstance(found.get(task.metric), float | int):
         raise ModelError(
             f"task: its evaluation gave {listed(found)}, allowed a number {task.metric!r} among"

@@ -207,8 +207,8 @@ class Trainer:
         self._recalibrate(step)
         with self.metrics.busy("evaluate"):
             evaluator.load(self.learner.pieces(evaluator.layout))
-            test, size = inputs.test, self._config.trainer.eval_batch
-            found = evaluate(inputs.task, evaluator, test, test.indices, size)
+            size, check = self._config.trainer.eval_batch, self._control.check
+            found = evaluate(inputs.task, evaluator, inputs.test, size, check)
         for name in {inputs.task.metric, "loss"} & found.keys():
             self._check_finite(f"test {name}", step, found[name])
         with writing(self._folder):

@@ -53,6 +53,7 @@ def summary_of(
     return {
         "method": config.selection.function,
         "workers": workers,
+        "devices": config.trainer.devices,
         "lag": config.selection.lag,
         "steps": progress.step,
         **measured(folder, inputs.task, config.trainer.targets),

@@ -77,7 +77,7 @@ def run(
     file = grid.find(name, specs)
     loaded = grid.load(file)
     cells = grid.cells(loaded, loaded.seeds if seeds is None else _seeds(seeds))
-    from rhoselect.cli.run import check_servers, execute
+    from rhoselect.cli.run import check_servers, execute, scorers_of
     from rhoselect.grids import document, runner, table
     from rhoselect.grids.recipes import Recipes
 
@@ -88,7 +88,7 @@ def run(
     console = Console(highlight=False, markup=False, soft_wrap=True)
 
     def train(inputs: RunInputs, folder: RunFolder, scorers: int, title: str) -> None:
-        execute(inputs, folder, scorers, console, title)
+        execute(inputs, folder, scorers_of(inputs, scorers, console), console, title)
 
     if dry_run:
         for cell in cells:

@@ -16,12 +16,11 @@ from rich.table import Table
 from rhoselect import config as configuration
 from rhoselect.cli.commands import AsJson, Sets
 from rhoselect.config import resolve
-from rhoselect.planning import model
+from rhoselect.planning import layouts, model
 
 if TYPE_CHECKING:
     from rhoselect.planning.measure import Calibration
 
-MOST_DEVICES = 17
 ROWS = {
     "workers": "workers",
     "step_ms": "ms a step here",
@@ -29,12 +28,7 @@ ROWS = {
     "kept_fraction": "kept of uniform's speed",
     "break_even": "pays at fewer steps, times",
 }
-SPLIT = {
-    "devices": "devices",
-    "scoring": "of them score",
-    "step_ms": "ms a step",
-    "break_even": "pays at fewer steps than uniform on all, times",
-}
+DEVICES = (1, 2, 4, 8, 16)
 
 
 def plan(
@@ -43,17 +37,17 @@ def plan(
         int | None,
         typer.Option(
             min=1,
-            help=f"Devices, of which one trains [default: 1 to what helps, or {MOST_DEVICES}].",
+            help="How many devices train and score [default: 1, 2, 4, 8 and 16].",
         ),
     ] = None,
     sets: Sets = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure for a minute whether RHO-LOSS will pay, and with how many workers.
+    """Measure for a minute whether RHO-LOSS will pay, with how many workers and devices that train.
 
     Prints what a step will take at lag 0, how many times fewer steps RHO-LOSS must need to be
-    faster than uniform selection, and how many devices help: one trains, the others score. Trains
-    nothing and leaves nothing behind.
+    faster than uniform selection, and what some devices should do: all train and score, or a few
+    train and the others score. Trains nothing and leaves nothing behind.
 
     Examples:
 
@@ -83,13 +77,14 @@ def plan(
             inputs,
             lambda stage: progress.update(task, description=stage, completed=next(stages)),
         )
-    helpful = 1 + model.enough_workers(model.own_devices(found.parts))
-    counts = range(1, min(helpful, MOST_DEVICES) + 1) if devices is None else [devices]
+    counts = DEVICES if devices is None else [devices]
+    rows = [layouts.row(found.parts, count) for count in counts]
     result = {
         "workers_enough": model.enough_workers(found.parts),
         "verdict": model.verdict(found.parts),
         "rows": model.rows(found.parts),
-        "split": [model.split(found.parts, count) for count in counts],
+        "devices": rows,
+        "options": layouts.options(rows[-1], inputs.config.trainer.micro_batches),
     }
     if as_json:
         console.print(json.dumps({**origin(), **asdict(found), **result}, indent=2))
@@ -105,6 +100,7 @@ def _show(console: Console, found: Calibration, result: dict[str, Any]) -> None:
         "forward of a chunk": parts.forward_s,
         "reading a chunk": parts.read_s,
         "weights, published to loaded": parts.between.publish_s,
+        "gradients of 2 devices, summed": parts.exchange.message_s + parts.exchange.sum_s,
         "scoring and pushing a chunk": parts.between.push_s,
         "window opened, popped, closed": parts.between.window_s,
     }
@@ -121,11 +117,31 @@ def _show(console: Console, found: Calibration, result: dict[str, Any]) -> None:
     for row in result["rows"]:
         steps.add_row(*(_cell(row[name]) for name in ROWS))
     console.print(steps)
-    split = Table(*SPLIT.values(), title="devices, one a process: one trains")
-    for row in result["split"]:
-        split.add_row(*(_cell(row[name]) for name in SPLIT))
-    console.print(split)
+    console.print(_layouts(result["devices"]))
+    console.print(
+        f"The best of {result['devices'][-1]['devices']} devices: rhoctl train …"
+        f" {result['options']}"
+    )
     console.print(f"W* = {result['workers_enough']}. {result['verdict']}")
+
+
+def _layouts(rows: list[dict[str, Any]]) -> Table:
+    """A row a number of devices, a column for what they may do."""
+    ranks = list(dict.fromkeys(k for row in rows for k in row["split_ms"]))
+    split = [f"{k} train{'' if int(k) > 1 else 's'}" for k in ranks]
+    last = ("best", "pays at fewer steps, times")
+    table = Table(
+        *("devices", "uniform", *split, "all do both", *last),
+        title="ms a step at lag 0, a device a process; those that do not train score",
+    )
+    for row in rows:
+        times = [row["split_ms"].get(k) for k in ranks]
+        figures = [row["uniform_ms"], *times, row["colocated_ms"]]
+        best = row["best"]["mode"]
+        told = f"{row['best']['ranks']} train" if best == "split" else "all do both"
+        cells = ["-" if ms is None else f"{ms:.2f}" for ms in figures]
+        table.add_row(str(row["devices"]), *cells, told, f"{row['break_even']:.2f}")
+    return table
 
 
 def _cell(value: float | int) -> str:

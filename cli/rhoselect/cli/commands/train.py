@@ -45,7 +45,7 @@ def train(
     console = Console(highlight=False, markup=False, soft_wrap=True)
     given = None if resume else configuration.load(config, sets or [])
     path = _run_dir(run_dir, config, resume)
-    from rhoselect.cli.run import check_servers
+    from rhoselect.cli.run import check_servers, scorers_of
     from rhoselect.inputs import open_inputs
     from rhoselect.metrics import check_endpoint
     from rhoselect.trainer.rehearsal import check_start
@@ -65,9 +65,7 @@ def train(
     inputs = open_inputs(settings)
     if resume:
         check_inputs(path, inputs.sha256)
-    if workers > 0 and not inputs.scoring.needs.forward:
-        console.print(f"{settings.selection.function} needs no forward: one process, no workers")
-        workers = 0
+    workers = scorers_of(inputs, workers, console)
     check_servers(settings, workers)
     check_endpoint(settings.metrics)
     check_start(inputs, workers, only=dry_run)

@@ -1,0 +1,119 @@
+"""What D devices can do in a step: k train and D - k score, all do both, or all train on uniform
+batches. Each process has a device of its own.
+
+A training step of k ranks takes what the share of one takes, and the exchange of gradients::
+
+    train(k) = share(k) + log2(k) message + 2 (1 - 1/k) sum
+
+*split*: train(k), then weights to the scorers, which score with the lead. *colocated*: train(D),
+then every rank scores a D-th of the chunks with its own weights, and tells its scores to the D - 1
+others. Ranks are powers of two; a device beyond them idles. ``trainer.micro_batches`` is at least
+the number of ranks.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from rhoselect.planning.model import Parts, own_devices, seconds_of, step_seconds
+
+Mode = Literal["split", "colocated"]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """``ranks`` train. Split: ``workers`` others score, and the lead; colocated: the ranks do."""
+
+    mode: Mode
+    ranks: int
+    workers: int
+    step_s: float
+
+    def __str__(self) -> str:
+        if self.mode == "colocated":
+            return f"{self.ranks} do both"
+        return f"{self.ranks} train, {self.workers} score"
+
+
+def uniform_seconds(parts: Parts, devices: int) -> float:
+    """Seconds of a step that takes no scores, on ``devices``. Between measured shares it is linear
+    in the share; below the smallest one it stays."""
+    measured_s = [parts.train_s, *parts.share_s]
+    shares = [2.0**-n for n in range(len(measured_s))]
+    own_s = float(np.interp(1 / devices, shares[::-1], measured_s[::-1]))
+    exchange = parts.exchange
+    return own_s + math.log2(devices) * exchange.message_s + 2 * (1 - 1 / devices) * exchange.sum_s
+
+
+def split_seconds(parts: Parts, devices: int, ranks: int) -> float:
+    """Seconds of a step if ``ranks`` of ``devices`` train; the others are told the points."""
+    told_s = (ranks - 1) * parts.exchange.gather_s
+    training = replace(parts, train_s=uniform_seconds(parts, ranks) + told_s)
+    return step_seconds(own_devices(training), devices - ranks)
+
+
+def colocated_seconds(parts: Parts, ranks: int) -> float:
+    """Seconds of a step if all of ``ranks`` train and score."""
+    told_s = (ranks - 1) * parts.exchange.gather_s
+    training = replace(parts, train_s=uniform_seconds(parts, ranks) + told_s)
+    return seconds_of(own_devices(training), ranks, parts.within)
+
+
+def layouts(parts: Parts, devices: int) -> list[Layout]:
+    """What ``devices`` can do that select. Colocated on one device: everything in one process."""
+    ranks = [2**n for n in range(len(parts.share_s) + 1) if 2**n <= devices]
+    found = [
+        Layout("split", k, devices - k, split_seconds(parts, devices, k))
+        for k in ranks
+        if k < devices
+    ]
+    return [*found, Layout("colocated", ranks[-1], 0, colocated_seconds(parts, ranks[-1]))]
+
+
+def row(parts: Parts, devices: int) -> dict[str, Any]:
+    """The layouts of ``devices`` in milliseconds a step, and the best. ``break_even``: how many
+    times fewer steps it must need than uniform selection on all devices."""
+    found, uniform_s = layouts(parts, devices), uniform_seconds(parts, devices)
+    best = min(found, key=lambda each: each.step_s)
+    return {
+        "devices": devices,
+        "uniform_ms": 1e3 * uniform_s,
+        "split_ms": {str(e.ranks): 1e3 * e.step_s for e in found if e.mode == "split"},
+        "colocated_ms": 1e3 * found[-1].step_s,
+        "best": {"mode": best.mode, "ranks": best.ranks, "workers": best.workers},
+        "step_ms": 1e3 * best.step_s,
+        "break_even": best.step_s / uniform_s,
+    }
+
+
+def options(row: dict[str, Any], micro_batches: int) -> str:
+    """The options of ``rhoctl train`` for the best layout of ``row``."""
+    best = row["best"]
+    words = [f"--workers {best['workers']}", f"--set trainer.devices={best['ranks']}"]
+    if best["ranks"] > micro_batches:
+        words.append(f"--set trainer.micro_batches={best['ranks']}")
+    return " ".join(words) if best["ranks"] > 1 else words[0]
+
+
+def chosen(chunks: int, ranks: int, workers: int, trainer_scores: bool) -> tuple[Mode, str]:
+    """What ``cluster.mode = "auto"`` stands for in a run with ``ranks`` > 1 and ``workers`` > 0 at
+    lag 0 on one machine, and why.
+
+    Nothing is measured, so that the answer is always the same. The two differ in who scores, and in
+    that split sends weights: colocated is at least as fast, on fewer devices, if its ranks take no
+    more turns, however long a forward takes. Else times decide, and the workers that were asked for
+    are started.
+    """
+    scoring = workers + trainer_scores
+    together, apart = (math.ceil(chunks / processes) for processes in (ranks, scoring))
+    turns = f"{ranks} devices score the {chunks} chunks of a window in {together} turns"
+    if together <= apart:
+        others = f"{scoring} processes with --workers {workers} in {apart}"
+        why = f"without workers: {turns} and send no weights, {others}"
+        return "colocated", f"{why}; set cluster.mode = 'split' to have them"
+    why = f"as {scoring} processes score the {chunks} chunks of a window in {apart} turns"
+    return "split", f"{why}, {ranks} devices alone in {together} (times: rhoctl plan)"

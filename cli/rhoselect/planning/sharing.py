@@ -1,0 +1,100 @@
+"""What several devices that train cost: the share of a step that each computes, and what they tell
+each other. Seconds are medians."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from rhoselect.compute import resolve_device, threads
+from rhoselect.inputs import RunInputs
+from rhoselect.planning.model import Exchange
+from rhoselect.ranks.gloo import GlooGroup
+from rhoselect.ranks.group import Gradients
+from rhoselect.trainer.build import new_learner
+from rhoselect.trainer.learner import Learner
+
+MOST_RANKS = 16
+SHARE_S = 1.5  # what the steps of a share may take, once there are three
+PATIENCE_S = 30.0
+
+
+class Silent:
+    """In place of a `Group`: its first rank, to which the others send nothing."""
+
+    def __init__(self, size: int) -> None:
+        self.rank, self.size = 0, size
+
+    def total(self, values: Gradients, like: Sequence[Tensor]) -> Gradients:
+        """The values of this rank."""
+        return values
+
+    def gathered(self, payload: bytes) -> list[bytes]:
+        """Those of this rank."""
+        return [payload]
+
+
+def shares(inputs: RunInputs) -> tuple[float, ...]:
+    """Seconds of a step, the reading of its batch included, of one of 2, 4, 8, … ranks, as far as
+    they divide a batch into parts of two points or more, which BatchNorm needs."""
+    config, found, ranks = inputs.config, list[float](), 2
+    n_b, device = config.selection.n_b, resolve_device(config.trainer.device, "trainer.device")
+    if config.selection.tokens < 1:  # it takes whole batches
+        return ()
+    with threads(config.trainer.threads):
+        while ranks <= min(MOST_RANKS, n_b // 2) and n_b % ranks == 0:
+            step = partial(_step, inputs, _learner_of(inputs, ranks, device))
+            found.append(median_seconds(step, SHARE_S))
+            ranks *= 2
+    return tuple(found)
+
+
+def _learner_of(inputs: RunInputs, ranks: int, device: torch.device) -> Learner:
+    """The learner of one of ``ranks``, without the others."""
+    trainer = inputs.config.trainer
+    parts = {"micro_batches": max(trainer.micro_batches, ranks)}
+    config = inputs.config.model_copy(update={"trainer": trainer.model_copy(update=parts)})
+    learner = new_learner(replace(inputs, config=config), device)
+    learner.join(Silent(ranks))
+    return learner
+
+
+def _step(inputs: RunInputs, learner: Learner, step: int) -> None:
+    plan = inputs.plan
+    positions = plan.window(step)[: inputs.config.selection.n_b]
+    indices, epochs = plan.indices(positions), plan.epochs(positions)
+    batch = inputs.train.read(indices, learner.device, epochs)
+    learner.update(batch, None, step).loss.item()  # waits for the device
+
+
+def exchanged(rank: int, meeting: str, numbers: int, scores: int, device: torch.device) -> Exchange:
+    """What one of two ranks finds, which meet at ``meeting``: for gradients of so many ``numbers``
+    in float32, and ``scores`` bytes. Raises LostRankError."""
+    group = GlooGroup(rank, 2, Path(meeting), PATIENCE_S)
+    one, all_ = torch.zeros(1, device=device), torch.zeros(numbers, device=device)
+    times = 5 if numbers > 1e7 else 20
+    message_s, whole_s = (
+        median_seconds(lambda _, of=values: group.total([of], [of]), 0.0, times)
+        for values in (one, all_)
+    )
+    gather_s = median_seconds(lambda _: group.gathered(bytes(scores)), 0.0, times)
+    return Exchange(message_s, max(0.0, whole_s - message_s), gather_s)
+
+
+def median_seconds(call: Callable[[int], object], seconds: float, least: int = 3) -> float:
+    """The median of ``call`` in as many calls as take ``seconds``, at least ``least``, after a
+    first one; it is told their number."""
+    call(0)
+    times = list[float]()
+    while len(times) < least or sum(times) < seconds:
+        started = time.perf_counter()
+        call(len(times) + 1)
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)
