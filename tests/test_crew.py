@@ -129,6 +129,24 @@ def test_a_follower_that_ends_ends_the_run(
 
 
 @pytest.mark.matrix
+def test_the_end_of_a_follower_ends_an_evaluation(tiny_config: Path, tmp_path: Path) -> None:
+    """Not only the step that would come after it: this one takes 10 s, others minutes."""
+    run, mark = tmp_path / "run", tmp_path / "mark"
+    keys = [*KEYS[2:], "model.factory=user_code:LongEvaluated", f"model.args={{mark='{mark}'}}"]
+    keys += ["trainer.eval_every=3", "trainer.eval_batch=1", "trainer.devices=2"]
+    process = start("train", tiny_config, "--run-dir", run, *sets(*keys))
+    until(lambda: any(run.glob("checkpoints/step-000000002*")), process)
+    mark.unlink(missing_ok=True)
+    until(mark.exists, process)
+    follower = pids(run, 2)[1]
+    os.kill(follower, signal.SIGKILL)
+    result = ended(process)
+    assert result.code == 1
+    assert f"rank 1 (process {follower}) was killed (SIGKILL)" in result.err, result
+    assert not (run / "eval.jsonl").read_text()
+
+
+@pytest.mark.matrix
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "asked to end"])
 def test_followers_do_not_outlive_their_lead(
     tiny_config: Path, tmp_path: Path, undisturbed: tuple[str, str], number: signal.Signals

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -89,6 +90,20 @@ class Slow(Linear):
     def forward(self, inputs: Tensor) -> Any:
         if self.training:
             time.sleep(0.05)
+        return self.layers(inputs)
+
+
+class LongEvaluated(Linear):
+    """A single point, not in training, takes 100 ms, and makes the file ``mark``."""
+
+    def __init__(self, input_shape: tuple[int, ...], classes: int, mark: str) -> None:
+        super().__init__(input_shape, classes)
+        self.mark = Path(mark)
+
+    def forward(self, inputs: Tensor) -> Any:
+        if not self.training and len(inputs) == 1:
+            self.mark.touch()
+            time.sleep(0.1)
         return self.layers(inputs)
 
 

@@ -78,12 +78,13 @@ def exchanged(rank: int, meeting: str, numbers: int, scores: int, device: torch.
     """What one of two ranks finds, which meet at ``meeting``: for gradients of so many ``numbers``
     in float32, and ``scores`` bytes. Raises LostRankError."""
     group = GlooGroup(rank, 2, Path(meeting), PATIENCE_S)
-    one, all_ = torch.zeros(1, device=device), torch.zeros(numbers, device=device)
     times = 5 if numbers > 1e7 else 20
-    message_s, whole_s = (
-        median_seconds(lambda _, of=values: group.total([of], [of]), 0.0, times)
-        for values in (one, all_)
-    )
+
+    def summed_s(count: int) -> float:
+        values = [torch.zeros(count, device=device)]
+        return median_seconds(lambda _: group.total(values, values), 0.0, times)
+
+    message_s, whole_s = summed_s(1), summed_s(numbers)
     gather_s = median_seconds(lambda _: group.gathered(bytes(scores)), 0.0, times)
     return Exchange(message_s, max(0.0, whole_s - message_s), gather_s)
 
