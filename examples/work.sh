@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # One of the works in this folder, whole: data and irreducible losses, a run of each arm, the same
-# run with two workers, and docs/results/NAME.md, .json and .png. A finished part is not done again.
+# run with two workers, and docs/results/NAME.md, .json and .png. A finished part is not done again, a
+# run that was interrupted goes on.
 #   bash examples/work.sh debian-sections|gpt-debian|notmnist
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -11,6 +12,10 @@ train() { # ARM WORKERS [OPTION]...
   local folder=$runs/$1 workers=$2
   shift 2
   [ -e "$folder/summary.json" ] && return
+  if [ -e "$folder/config.toml" ]; then
+    .venv/bin/rhoctl train --resume --run-dir "$folder" --workers "$workers"
+    return
+  fi
   .venv/bin/rhoctl train "examples/$name.toml" --workers "$workers" --run-dir "$folder" "$@"
 }
 
