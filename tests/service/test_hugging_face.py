@@ -116,8 +116,16 @@ def test_a_compiled_model_learns_what_the_bare_one_does(tmp_path: Path) -> None:
         assert torch.equal(before.state_dict()[name], expected), name
 
 
-@pytest.mark.parametrize("parts", [1, 2], ids=["whole", "accumulated"])
-def test_a_batch_that_was_sampled_has_its_weights(tmp_path: Path, parts: int) -> None:
+@pytest.mark.parametrize(
+    ("parts", "smoothing"),
+    [(1, 0.0), (2, 0.0), (2, 0.2)],
+    ids=["whole", "accumulated", "smoothed"],
+)
+def test_a_batch_that_was_sampled_has_its_weights(
+    tmp_path: Path, parts: int, smoothing: float
+) -> None:
+    """They multiply the losses that it trains by, which may be smoothed; those that choose never
+    are."""
     import transformers
 
     from rhoselect.client.hugging_face import classification_losses
@@ -125,7 +133,8 @@ def test_a_batch_that_was_sampled_has_its_weights(tmp_path: Path, parts: int) ->
     data, model = sentences(), small_bert()
     twin = copy.deepcopy(model).train()
     selection = {"n_B": n_B, "chunk": CHUNK, "function": "user_code:Sampled"}
-    arguments = {"max_steps": 1, "optim": "sgd", **accumulated(parts)}
+    arguments = {"max_steps": 1, "optim": "sgd", "label_smoothing_factor": smoothing}
+    arguments |= accumulated(parts)
     trainer(tmp_path, model, data, selection=selection, arguments=arguments).train()
 
     def losses(indices: Tensor) -> Tensor:
@@ -138,7 +147,12 @@ def test_a_batch_that_was_sampled_has_its_weights(tmp_path: Path, parts: int) ->
     with torch.no_grad():
         best = candidates[losses(candidates).topk(n_b).indices]
     optimizer = torch.optim.SGD(twin.parameters(), LR)
-    (losses(best) * torch.tensor([3.0, 1.0] * (n_b // 2))).mean().backward()
+    inputs = transformers.default_data_collator([data[int(i)] for i in best])
+    labels = inputs.pop("labels")
+    found = F.cross_entropy(
+        twin(**inputs).logits, labels, reduction="none", label_smoothing=smoothing
+    )
+    (found * torch.tensor([3.0, 1.0] * (n_b // 2))).mean().backward()
     optimizer.step()
     for name, expected in twin.state_dict().items():
         torch.testing.assert_close(model.state_dict()[name], expected, msg=name)
@@ -147,10 +161,13 @@ def test_a_batch_that_was_sampled_has_its_weights(tmp_path: Path, parts: int) ->
 def test_mistakes_fail_when_it_is_made(tmp_path: Path) -> None:
     import transformers
 
+    from rhoselect.client.hugging_face import classification_losses
+
     data, model = sentences(), small_bert()
     il = torch.rand(128)
     for words, arguments in (
         ("auto_find_batch_size", {"auto_find_batch_size": True}),
+        ("enable_jit_checkpoint", {"enable_jit_checkpoint": True}),
         ("train_sampling_strategy", {"train_sampling_strategy": "group_by_length"}),
         ("selection.n_b: got 64", {"per_device_train_batch_size": 64}),
     ):
@@ -168,6 +185,13 @@ def test_mistakes_fail_when_it_is_made(tmp_path: Path) -> None:
     n_b_too = {"n_B": n_B, "chunk": CHUNK, "n_b": 4}
     with pytest.raises(ConfigError, match=r"selection\.n_b: got 4, allowed .*batch_size = 8"):
         trainer(tmp_path, model, data, irreducible_losses=il, selection=n_b_too)
+    smoothed = {"max_steps": 1, "label_smoothing_factor": 0.1}
+    sampled = {"n_B": n_B, "chunk": CHUNK, "function": "user_code:Sampled"}
+    own_too = {"losses": classification_losses, "selection": sampled, "arguments": smoothed}
+    with pytest.raises(
+        ConfigError, match=r"label_smoothing_factor: got 0\.1, allowed 0 with losses"
+    ):
+        trainer(tmp_path, model, data, **own_too).train()
     own = trainer(tmp_path, model, data, irreducible_losses=il)
     with pytest.raises(ConfigError, match=r"which has no selection\.pt, allowed a checkpoint of a"):
         own.train(resume_from_checkpoint=str(tmp_path))
