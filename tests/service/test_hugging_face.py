@@ -25,11 +25,9 @@ from trainer_helpers import (
     trainer,
 )
 
-from rhoselect.client import fit_irreducible_losses
 from rhoselect.client.batch import SelectionBatch
 from rhoselect.errors import ConfigError, DataError, ModelError
 from rhoselect.plan import Plan
-from rhoselect.trainer.fit import FitOptions
 
 pytestmark = pytest.mark.usefixtures("away")
 
@@ -197,23 +195,3 @@ def test_mistakes_fail_when_it_is_made(tmp_path: Path) -> None:
         own.train(resume_from_checkpoint=str(tmp_path))
     with pytest.raises(DataError, match="train_dataset: got none"):
         trainer(tmp_path, model, None, irreducible_losses=il)
-
-
-@pytest.mark.filterwarnings("ignore:irreducible losses. the model overfits")  # of 64 sentences
-def test_irreducible_losses_of_its_own_data_tell_wrong_labels() -> None:
-    """Those of cross-fitted copies of a classifier, on what the collator gives."""
-    import transformers
-
-    from rhoselect.client.hugging_face import classification_losses
-
-    il = fit_irreducible_losses(
-        small_bert(),
-        sentences(),
-        folds=2,
-        options=FitOptions(batch=8, epochs=8),
-        losses=classification_losses,
-        collate_fn=transformers.default_data_collator,
-        config={"trainer": {"lr": 1e-2}},
-    )
-    wrong = torch.arange(128) % 10 == 0
-    assert il[wrong].median() > 2 * il[~wrong].median()

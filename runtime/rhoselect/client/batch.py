@@ -40,10 +40,11 @@ class SelectionBatch:
     agreement: float | None = None
 
 
-def collate(data: Any, places: Indices, join: Collate) -> Nest:
+def collate(data: Any, places: Indices, join: Collate, name: str = "data") -> Nest:
     """The items at ``places`` [C] of a map-style data set, joined, on the CPU.
 
-    Items that are pairs are (inputs, label); any others are inputs alone. Raises DataError.
+    Items that are pairs are (inputs, label); any others are inputs alone. Raises DataError, which
+    calls the data set ``name``.
     """
     try:
         items = [data[place] for place in places.tolist()]
@@ -52,7 +53,7 @@ def collate(data: Any, places: Indices, join: Collate) -> Nest:
         return (whole[0], whole[1]) if paired else whole
     except Exception as error:  # the user's code: anything may come out of it
         raise DataError(
-            f"data: items {places[:3].tolist()} … cannot be read and joined: {one_line(error)};"
+            f"{name}: items {places[:3].tolist()} … cannot be read and joined: {one_line(error)};"
             " allowed a map-style data set whose items collate_fn joins"
         ) from error
 

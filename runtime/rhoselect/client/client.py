@@ -14,7 +14,6 @@ from rhoselect.client.batch import SelectionBatch
 from rhoselect.client.local import local_backend, user_data_backend
 from rhoselect.client.options import ClientOptions, Options, check_together, checked
 from rhoselect.client.own_model import OTHERS, check_module, weights_of
-from rhoselect.client.user_data import UserPoints
 from rhoselect.config import Config
 from rhoselect.errors import ConfigError, UserError
 from rhoselect.models.frozen import Frozen, Watch
@@ -121,8 +120,7 @@ class SelectionClient:
         if address is not None:
             self._backend = _remote_backend(address, start, data, given)
         elif data is not None:
-            points = UserPoints(data, given.collate_fn)
-            self._backend = user_data_backend(config or {}, model, points, given, start)
+            self._backend = user_data_backend(config or {}, model, data, given, start)
         else:
             self._backend = local_backend(config or {}, model, given, start)
         self.config, self.first_index = self._backend.config, self._backend.first_index

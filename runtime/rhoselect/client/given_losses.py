@@ -10,7 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from rhoselect.client.identity import check_made_for
 from rhoselect.config import Config
+from rhoselect.data import SplitPoints
 from rhoselect.data.il_table import IlMetadata, IlTable, read_in_order
 from rhoselect.errors import IrreducibleLossError
 from rhoselect.importing import one_line
@@ -18,12 +20,12 @@ from rhoselect.importing import one_line
 _GIVEN = IlMetadata("", "given by the loop", "", "", (0, 0), "", "", "", 0.0, 0, "reference")
 
 
-def given_losses(given: Any, points: int, config: Config) -> IlTable:
-    """The irreducible losses [N] of the loop's N = ``points`` points, from 0.
+def given_losses(given: Any, points: SplitPoints, config: Config) -> IlTable:
+    """The irreducible losses [N] of the loop's N ``points``, from 0.
 
     ``given`` are numbers [N] (a tensor of any dtype and device, an array, a list), or the path of a
-    table that ``rhoctl il fit`` wrote; without them the table is ``il.table``. Raises
-    IrreducibleLossError.
+    table that ``fit_irreducible_losses`` or ``rhoctl il fit`` wrote; without them the table is
+    ``il.table``. Raises IrreducibleLossError.
     """
     if given is not None and config.il.table is not None:
         raise IrreducibleLossError(
@@ -34,13 +36,15 @@ def given_losses(given: Any, points: int, config: Config) -> IlTable:
     if given is None:
         raise IrreducibleLossError(
             f"irreducible_losses: got none, selection.function {config.selection.function!r} needs"
-            f" one a point: [{points}], the losses of a model trained on other data, or the path of"
-            " their table"
+            f" one a point: [{len(points)}], the losses of a model trained on other data, or the"
+            " path of their table"
         )
     if isinstance(given, str | PathLike):
-        cache = config.data.cache_folder / "il"
-        return read_in_order(Path(given).expanduser(), points, config.il.overlap, cache)
-    return IlTable(0, _checked(_numbers(given), points), _GIVEN)
+        path, cache = Path(given).expanduser(), config.data.cache_folder / "il"
+        table = read_in_order(path, len(points), config.il.overlap, cache)
+        check_made_for(path, table.metadata, points)
+        return table
+    return IlTable(0, _checked(_numbers(given), len(points)), _GIVEN)
 
 
 def _numbers(given: Any) -> npt.NDArray[np.float32]:

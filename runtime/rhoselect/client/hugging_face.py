@@ -1,4 +1,4 @@
-"""transformers' Trainer with selection: extra ``hugging-face``."""
+"""transformers' Trainer with selection, and irreducible losses for it: extra ``hugging-face``."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from rhoselect.client import trainer_checkpoints as checkpoints
 from rhoselect.client.batch import SelectionBatch
 from rhoselect.client.client import SelectionClient
 from rhoselect.client.epochs import Epochs, loader_of, taken
+from rhoselect.client.hub_fit import fit_irreducible_losses
 from rhoselect.client.options import check_together, checked
 from rhoselect.client.own_model import unwrapped
 from rhoselect.client.trainer_arguments import (
@@ -29,7 +30,13 @@ from rhoselect.config import parse
 from rhoselect.errors import ConfigError, DataError
 from rhoselect.trainer.own_loop import GIVEN_DATA
 
-__all__ = ["SelectionTrainer", "causal_lm_losses", "classification_losses", "usual_losses"]
+__all__ = [
+    "SelectionTrainer",
+    "causal_lm_losses",
+    "classification_losses",
+    "fit_irreducible_losses",
+    "usual_losses",
+]
 
 OPTIONS = ("run_dir", "workers", "token_file", "tls_ca", "tls_cert", "tls_key", "timeout_s")
 """What a ``SelectionTrainer`` takes as ``SelectionClient`` does."""

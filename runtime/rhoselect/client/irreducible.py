@@ -2,39 +2,51 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.utils.data import default_collate
 
 from rhoselect import config as configuration
 from rhoselect.client.batch import Collate
-from rhoselect.client.own_model import check_copyable, check_module, chosen_device, copied
+from rhoselect.client.identity import GIVEN, check_apart, identity
+from rhoselect.client.own_model import (
+    check_copyable,
+    chosen_device,
+    copied,
+    unwrapped,
+)
 from rhoselect.client.user_data import (
     LossFunction,
     UserPoints,
     check_losses,
+    user_join,
     user_replica,
     user_task,
 )
 from rhoselect.compute import as_guest
 from rhoselect.config import Config, resolve
+from rhoselect.data.il_table import IlTable, write_table
 from rhoselect.errors import ConfigError
+from rhoselect.models.build import embedded_ids
+from rhoselect.tasks import Task
 from rhoselect.trainer.fit import FitOptions, FitProgress
-from rhoselect.trainer.fit.fitter import Fitter, fold_subsets
-from rhoselect.trainer.fit.quality import Quality, doubts
-from rhoselect.trainer.fit.training import SILENT, SmallModel, Subset, check_batch
+from rhoselect.trainer.fit.fitter import Fitter
+from rhoselect.trainer.fit.quality import doubts
+from rhoselect.trainer.fit.training import SILENT, SmallModel, check_batch
+from rhoselect.trainer.own_loop import GIVEN_DATA
 
 FIT_OPTIONS = FitOptions()
 DEFAULTS: dict[str, dict[str, Any]] = {
     "trainer": {"schedule": "cosine", "lr": 3e-3},
     "scorer": {"precision": "fp32"},
-    "data": {"dataset": "given:data"},
+    "data": {"dataset": GIVEN_DATA},
 }
 
 
@@ -44,39 +56,64 @@ def fit_irreducible_losses(
     *,
     holdout: Any = None,
     folds: int | None = None,
+    reference: bool = False,
     options: FitOptions = FIT_OPTIONS,
     losses: LossFunction | None = None,
-    collate_fn: Collate = default_collate,
+    collate_fn: Collate | None = None,
     config: Mapping[str, Any] | None = None,
+    out: Path | str | None = None,
     progress: FitProgress = SILENT,
 ) -> Tensor:
     """The irreducible losses [N] float32 of the N points of ``data``, for ``SelectionClient``.
 
-    A copy of ``model`` learns from ``holdout``, which must have none of these points; or, with
-    ``folds`` = K, K copies in turn learn from all of ``data`` but a fold, which they score. Data,
-    ``losses`` and ``collate_fn`` are as in ``SelectionClient``. ``config`` has keys of [trainer],
-    ``scorer.precision`` and ``seed``; the model's device trains unless ``trainer.device`` is given.
-    Warns if losses should be doubted. Raises UserError, such as NonFiniteLossError.
+    A copy of ``model`` learns from ``holdout``, which must have none of these points; with
+    ``folds`` = K, K copies in turn learn from all of ``data`` but a fold, which they score; with
+    ``reference`` the model scores as it is. Data, ``losses`` and ``collate_fn`` are as in
+    ``SelectionClient``. ``config`` has keys of [task] and [trainer], ``scorer.precision``,
+    ``il.overlap`` and ``seed``; the model's device trains unless ``trainer.device`` is given.
+    ``out`` is a file for the table, which ``SelectionClient`` takes, too; with ``options.tokens``
+    it has the losses of tokens. Warns if losses should be doubted. Raises UserError.
     """
-    if (holdout is None) == (folds is None):
-        raise ConfigError("fit_irreducible_losses: allowed holdout=… or folds=…, one of the two")
-    if options.tokens:
-        raise ConfigError(
-            "fit_irreducible_losses: got options with tokens, allowed without: it gives one loss a"
-            " point; rhoselect.trainer.fit writes tables with losses of tokens"
-        )
-    check_module(model)
+    _check_way(holdout is not None, folds is not None, reference)
+    path = _checked_path(out, options)
     check_copyable(model)
-    points = UserPoints(data, collate_fn)
-    learnt = points if holdout is None else UserPoints(holdout, collate_fn)
-    fitter = _fitter(model, points, _config(config), options, losses, progress)
-    device, scored = fitter.model.replica.device, Subset.of(points)
-    with as_guest(device):
-        pairs = _pairs(learnt, scored, folds, fitter)
-        values, found = _fit(fitter, scored, pairs)
+    settings = resolve(_config(config))
+    join, known = user_join(settings, collate_fn), embedded_ids(unwrapped(model))
+    points = UserPoints(data, join, known)
+    learnt = points if holdout is None else UserPoints(holdout, join, known, "holdout")
+    fitter = _fitter(model, user_task(settings, losses), points, settings, options, progress)
+    with as_guest(fitter.model.replica.device):
+        _check(fitter, points, learnt, folds, settings)
+        table, found = _table(fitter, points, learnt, folds, reference)
+    if path is not None:
+        write_table(path, table)
     for doubt in found:
         warnings.warn(f"irreducible losses: {doubt}", stacklevel=2)
-    return torch.from_numpy(values)
+    return torch.from_numpy(table.values)
+
+
+def _check_way(*ways: bool) -> None:
+    """Raise ConfigError unless it is one of a holdout, folds and a reference."""
+    if sum(ways) != 1:
+        raise ConfigError(
+            "fit_irreducible_losses: allowed one of holdout=…, folds=… and reference=True, of a"
+            " model that knows the task"
+        )
+
+
+def _checked_path(out: Path | str | None, options: FitOptions) -> Path | None:
+    """The file to write. Raises ConfigError for one that exists, and for tokens without a file."""
+    if out is None:
+        if options.tokens:
+            raise ConfigError(
+                "fit_irreducible_losses: got options with tokens and no out, allowed out=FILE,"
+                " whose column irreducible_token_losses has the losses of tokens"
+            )
+        return None
+    path = Path(out).expanduser()
+    if path.exists():
+        raise ConfigError(f"out: got {path}, which exists, allowed a new file; give another name")
+    return path
 
 
 def _config(given: Mapping[str, Any] | None) -> Config:
@@ -88,53 +125,67 @@ def _config(given: Mapping[str, Any] | None) -> Config:
 
 def _fitter(
     model: nn.Module,
+    task: Task,
     points: UserPoints,
     config: Config,
     options: FitOptions,
-    losses: LossFunction | None,
     progress: FitProgress,
 ) -> Fitter:
-    device, config = chosen_device(model, config.trainer.device, "trainer.device"), resolve(config)
-    task = user_task(config, losses)
+    device = chosen_device(model, config.trainer.device, "trainer.device")
     replica = user_replica(copied(model), config, device, task)
-    with as_guest(device):
-        check_losses(replica, points)
-    small = SmallModel("", copied(model), replica, config.scorer.precision, task)
-    return Fitter(small, "", config.trainer, config.seed, options, progress)
+    kind, parts = type(unwrapped(model)), identity(points)
+    name = f"{kind.__module__}:{kind.__qualname__}"
+    fingerprint = GIVEN + hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    small = SmallModel(name, copied(model).to(device), replica, config.scorer.precision, task)
+    return Fitter(small, fingerprint, config.trainer, config.seed, options, progress, parts)
 
 
-Pair = tuple[npt.NDArray[np.int64] | slice, Subset, Subset]
-"""Ranks of points, the points to learn from, and the points of these ranks, to score."""
-
-
-def _pairs(learnt: UserPoints, scored: Subset, folds: int | None, fitter: Fitter) -> Iterator[Pair]:
-    """What each model learns from and scores. Raises ConfigError."""
-    batch, epochs = fitter.options.batch, fitter.options.epochs
-    if folds is None:
+def _check(
+    fitter: Fitter, points: UserPoints, learnt: UserPoints, folds: int | None, config: Config
+) -> None:
+    """Raise UserError unless the model suits all points, and learns none that it scores, in steps
+    of a full batch. Tells progress what will be done."""
+    count, batch = len(points), fitter.options.batch
+    check_losses(fitter.model.replica, points)
+    if folds is not None:
+        if not 2 <= folds <= count:
+            raise ConfigError(f"folds: got {folds}, allowed 2 to the {count} points of the data")
+        others = count - -(-count // folds)
+        check_batch(batch, others, f"the data without a fold of {folds}")
+        fitter.progress.begin(folds, fitter.options.epochs, others // batch)
+    elif learnt is not points:
         check_batch(batch, len(learnt), "the holdout")
-        fitter.progress.begin(1, epochs, len(learnt) // batch)
-        return iter([(slice(None), Subset.of(learnt), scored)])
-    points = len(learnt)
-    if not 2 <= folds <= points:
-        raise ConfigError(f"folds: got {folds}, allowed 2 to the {points} points of the data")
-    others = points - -(-points // folds)
-    check_batch(batch, others, f"the data without a fold of {folds}")
-    fitter.progress.begin(folds, epochs, others // batch)
-    return fold_subsets(learnt, folds, fitter.seed)
+        check_losses(fitter.model.replica, learnt)
+        if config.il.overlap != "allow":
+            check_apart(points, learnt)
+        fitter.progress.begin(1, fitter.options.epochs, len(learnt) // batch)
 
 
-def _fit(
-    fitter: Fitter, points: Subset, pairs: Iterator[Pair]
-) -> tuple[npt.NDArray[np.float32], list[str]]:
-    """The losses [N] of ``points``, and why they should be doubted."""
-    some = points.indices[: fitter.settings.eval_batch]
-    replica, quality = fitter.model.replica, Quality()
-    before = float(replica(points.points.read(some, replica.device)).losses.mean())
-    values = np.empty(len(points.indices), np.float32)
-    for ranks, learn, scored in pairs:
-        fitted = fitter.fit(learn, scored)
-        values[ranks] = fitted.judged.losses
-        quality.add(fitted.judged, fitted.last_loss)
-    after, mean = (float(part.mean(dtype=np.float64)) for part in (values[: len(some)], values))
-    found = doubts(after, before, None, "of the model before the fit")
-    return values, [*found, *doubts(mean, None, quality.last_loss)]
+def _table(
+    fitter: Fitter, points: UserPoints, learnt: UserPoints, folds: int | None, reference: bool
+) -> tuple[IlTable, list[str]]:
+    """The table of the fit that was asked for, and why it should be doubted. Raises UserError."""
+    if reference:
+        table = fitter.reference(points)
+        return table, _doubts(table)
+    some = points.first(fitter.settings.eval_batch)
+    replica = fitter.model.replica
+    before = replica(points.read(some, replica.device)).losses.cpu()
+    if folds is not None:
+        table = fitter.folds(points, folds)
+    else:
+        table, _ = fitter.holdout(points, learnt, "holdout")
+        ends = (len(points), len(points) + len(learnt))  # its points come after those of the data
+        table = replace(table, metadata=replace(table.metadata, holdout=ends))
+    return table, _doubts(table, before)
+
+
+def _doubts(table: IlTable, before: Tensor | None = None) -> list[str]:
+    """Why the losses should be doubted. If labels are not known, a guess is what the model made of
+    the first points ``before`` it learnt."""
+    about, values = table.metadata, torch.from_numpy(table.values).double()
+    found = doubts(float(values.mean()), about.guess_loss, about.last_loss)
+    if about.guess_loss is None and before is not None:
+        first, of = float(values[: len(before)].mean()), "of the model before the fit"
+        found = [*doubts(first, float(before.double().mean()), None, of), *found]
+    return found

@@ -20,12 +20,14 @@ from rhoselect.client.own_model import (
     check_copyable,
     chosen_device,
     copied,
+    unwrapped,
     weights_of,
 )
 from rhoselect.client.run_folders import open_folder
 from rhoselect.client.user_data import (
     UserPoints,
     check_losses,
+    user_join,
     user_replica,
     user_scoring,
     user_task,
@@ -35,6 +37,7 @@ from rhoselect.config import Config, resolve
 from rhoselect.inputs import SelectionInputs, check_scoring, open_inputs
 from rhoselect.inputs.probe import scoring_facts
 from rhoselect.metrics import Metrics
+from rhoselect.models.build import embedded_ids
 from rhoselect.models.frozen import NOTHING, Frozen
 from rhoselect.models.replica import Replica
 from rhoselect.plan import open_plan
@@ -154,13 +157,15 @@ def local_backend(
 def user_data_backend(
     config: Path | str | Mapping[str, Any],
     model: nn.Module,
-    points: UserPoints,
+    data: Any,
     given: Options,
     start: Start,
 ) -> Local:
     """Selection from a data set of the loop's own, by its own losses. Raises UserError."""
     check_copyable(model)
     settings, device = _placed(_load_config(config, [f"data.dataset={GIVEN_DATA}"]), model)
+    join, known = user_join(settings, given.collate_fn), embedded_ids(unwrapped(model))
+    points = UserPoints(data, join, known)
     plan = open_plan(settings, points)
     task = user_task(settings, given.losses)
     scoring = user_scoring(settings, points, given.irreducible_losses)

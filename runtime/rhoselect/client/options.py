@@ -7,8 +7,6 @@ from pathlib import Path
 from types import EllipsisType
 from typing import Any, TypedDict
 
-from torch.utils.data import default_collate
-
 from rhoselect.client.batch import Collate
 from rhoselect.client.user_data import LossFunction
 from rhoselect.errors import ConfigError, listed
@@ -20,7 +18,7 @@ WAIT_S = 600.0
 class ClientOptions(TypedDict, total=False):
     """The less frequent arguments of ``SelectionClient``, which describes them."""
 
-    collate_fn: Collate
+    collate_fn: Collate | None
     losses: LossFunction | None
     irreducible_losses: Any
     token_file: Path | str | None
@@ -36,7 +34,7 @@ class ClientOptions(TypedDict, total=False):
 class Options:
     """``ClientOptions`` with their defaults."""
 
-    collate_fn: Collate = default_collate
+    collate_fn: Collate | None = None
     losses: LossFunction | None = None
     irreducible_losses: Any = None
     token_file: Path | str | None = None

@@ -31,6 +31,7 @@ def check_module(model: Any) -> None:
 
 def check_copyable(model: nn.Module) -> None:
     """Raise ModelError for a model of which no copy could score in this process."""
+    check_module(model)
     _check_sized(model)
     if isinstance(model, torch.jit.ScriptModule):
         raise ModelError(

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from rhoselect import config as configuration
 from rhoselect.client.batch import Collate, SelectionBatch, collate, selection_batch
+from rhoselect.client.user_data import user_join
 from rhoselect.data import SplitPoints, open_data, train_points
 from rhoselect.errors import DataError, RunError, ServiceError, UserError
 from rhoselect.models.frozen import Frozen
@@ -45,10 +46,10 @@ class Remote:
         security: Security,
         start: Start,
         data: Any,
-        join: Collate,
+        join: Collate | None,
         timeout_s: float,
     ) -> None:
-        self._address, self._timeout_s, self._join = address, timeout_s, join
+        self._address, self._timeout_s = address, timeout_s
         self._security = security
         self._channel = open_channel(address, security)
         self._stub = SelectionStub(self._channel)  # type: ignore[no-untyped-call]
@@ -64,7 +65,8 @@ class Remote:
             self.layout = blobs.from_specs(run.layout)
             self.frozen = Frozen(dict(run.frozen))
             self.needs_losses: bool = run.needs_losses
-            self._data = _open_copy(data, join, run)
+            self._join = user_join(config, join)
+            self._data = _open_copy(data, self._join, run)
         except BaseException:
             self.close()
             raise

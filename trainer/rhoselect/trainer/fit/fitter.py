@@ -20,6 +20,7 @@ from rhoselect.data import SplitPoints
 from rhoselect.data.il_table import IlMetadata, IlTable, Variant
 from rhoselect.data.token_losses import TokenLosses, joined
 from rhoselect.hashing import key64, permute
+from rhoselect.selection.tokens import token_losses
 from rhoselect.trainer.fit.quality import Judged, Quality, judge
 from rhoselect.trainer.fit.training import (
     SILENT,
@@ -117,6 +118,8 @@ class Fitter:
         """Train on ``learn``; the model and the losses on ``scored`` of the epoch where their mean
         is lowest."""
         options, replica = self.options, self.model.replica
+        if options.tokens:  # before a fit of hours
+            token_losses(replica(scored.points.read(scored.indices[:1], replica.device)))
         learner = self.model.learner(learn, self.settings, options, self.seed)
         started = time.monotonic()  # what torch loads at its first optimizer is no part of the fit
         best, best_model, best_epoch = None, learner.evaluated, 0
