@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from servers import free_port
 from support import DEADLINE_S, ended_well, made, rhoctl, start
 from warm import Process
 
@@ -65,6 +66,31 @@ def test_own_loop_learns_what_rhoctl_train_does(tiny_config: Path, tmp_path: Pat
         assert loop.communicate(timeout=DEADLINE_S) == (expected, "")
     server.terminate()
     ended_well(server)
+
+
+@pytest.mark.usefixtures("away")
+@pytest.mark.parametrize("sharded", ["", pytest.param("1", marks=pytest.mark.matrix)])
+def test_data_parallel_learns_what_rhoctl_train_does(
+    tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sharded: str
+) -> None:
+    """With two micro-batches, to the same digit; where gradients are scattered, to the second."""
+    sets = ("--set", "trainer.micro_batches=2")
+    made("train", tiny_config, "--run-dir", tmp_path / "run", *sets)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    monkeypatch.setenv("SHARDED", sharded)
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", str(free_port()))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    ranks = []
+    for rank in range(2):
+        monkeypatch.setenv("RANK", str(rank))
+        script = ROOT / "examples" / "data_parallel.py"
+        ranks.append(Process(str(script), str(tiny_config)))
+    [(printed, errors), (nothing, others)] = [each.communicate(DEADLINE_S) for each in ranks]
+    assert errors + others + nothing == ""
+    accuracy = float(printed.removeprefix("test accuracy "))
+    expected = summary["final_accuracy"]
+    assert accuracy == (pytest.approx(expected, abs=0.02) if sharded else round(expected, 4))
 
 
 def test_demo_configuration_is_valid_but_for_its_data(tmp_path: Path) -> None:

@@ -20,8 +20,7 @@ from torch import Tensor, nn
 from rhoselect.client import SelectionBatch, SelectionClient
 from rhoselect.errors import DataError, FencedError, ModelError, ServiceError, UserError
 from rhoselect.plan import Plan
-from support import CLASSES, ended_well, made, patches
-from warm import Process
+from support import CLASSES, made, patches
 
 pytestmark = pytest.mark.usefixtures("away")
 
@@ -71,7 +70,7 @@ def test_a_loop_goes_on_where_it_was(tiny_config: Path, tmp_path: Path) -> None:
         [batch] = itertools.islice(resumed, 1)
         assert torch.equal(torch.stack([*selected, batch.indices]), torch.stack(expected[:8]))
         SelectionClient(model, address)
-        with pytest.raises(FencedError, match="data-parallel job rank 0 alone makes the client"):
+        with pytest.raises(FencedError, match="a data-parallel loop make one together once torch"):
             resumed.step(model)
 
 
@@ -83,71 +82,6 @@ def test_a_connection_that_breaks_off_is_made_again(tiny_config: Path, tmp_path:
         assert hashes(run, address=proxy.address) == expected
         assert proxy.cuts == 1
         proxy.close()
-
-
-RANK = """
-import os
-import sys
-from datetime import timedelta
-from pathlib import Path
-
-import torch
-import torch.nn.functional as F
-from torch import distributed
-from torch.nn.parallel import DistributedDataParallel
-
-from rhoselect.client import SelectionClient
-from rhoselect.config import load
-from rhoselect.inputs import open_inputs
-
-rank, config, address, out = int(sys.argv[1]), load(Path(sys.argv[2])), sys.argv[3], sys.argv[4]
-at, most = f"file://{out}.ranks", timedelta(seconds=60)
-distributed.init_process_group("gloo", init_method=at, rank=rank, world_size=2, timeout=most)
-torch.set_num_threads(1)
-run = open_inputs(config)
-model = DistributedDataParallel(run.new_model())
-optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
-selection = SelectionClient(model, address) if rank == 0 else None
-batches = iter(selection) if rank == 0 else None
-for step in range(5):
-    indices = next(batches).indices if rank == 0 else torch.empty(8, dtype=torch.int64)
-    distributed.broadcast(indices, 0)
-    batch = run.train.read(indices[rank::2].numpy(), torch.device("cpu"))
-    loss = F.cross_entropy(model(batch.inputs), batch.labels)
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-    if rank == 0:
-        selection.step(model)
-if rank == 0:
-    selection.close()
-    torch.save(model.module.state_dict(), out)
-# Not by destroy_process_group: torch joins gloo's threads while it holds the GIL, for which one of
-# them may wait to free the last collective.
-os._exit(0)
-"""
-
-
-def test_rank_0_may_ask_for_all_ranks(tiny_config: Path, tmp_path: Path) -> None:
-    """The way of docs/service.md, which gives the weights of one process but for rounding."""
-    run, out = inputs(tiny_config), tmp_path / "weights.pt"
-    model = run.new_model()
-    torch.set_num_threads(1)
-    optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
-    with service(run, tmp_path / "served") as address:
-        for batch in itertools.islice(selection := SelectionClient(model, address), 5):
-            optimizer.zero_grad()
-            F.cross_entropy(model(batch.inputs), batch.labels).backward()
-            optimizer.step()
-            selection.step(model)
-        script = tmp_path / "rank.py"
-        script.write_text(RANK)
-        given = (str(tiny_config), address, str(out))
-        ranks = [Process(str(script), str(rank), *given) for rank in range(2)]
-        for rank in ranks:
-            ended_well(rank)
-    for name, tensor in torch.load(out, weights_only=True).items():
-        torch.testing.assert_close(tensor, model.state_dict()[name], msg=name)
 
 
 class Dicts(torch.utils.data.Dataset[dict[str, Any]]):

@@ -174,7 +174,7 @@ def test_a_service_without_the_device_lets_its_scorers_score(
             thread.join()
 
     model = run.new_model()
-    with sessions.sessions(run, served, backends)(0) as (_, session):
+    with sessions.sessions(run, served, backends)(0, 1) as (_, session):
         for step in range(3):
             session.publish(step, model.state_dict())
             assert len(session.next(step).points.indices) == run.config.selection.n_b

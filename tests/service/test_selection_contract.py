@@ -279,7 +279,7 @@ def test_a_session_whose_caller_left_while_it_opened_is_ended() -> None:
     abandoned = SimpleNamespace(abandon=lambda: None)
 
     @contextmanager
-    def opening(step: int) -> Iterator[tuple[pb.OpenRunResponse, Any]]:
+    def opening(step: int, ranks: int) -> Iterator[tuple[pb.OpenRunResponse, Any]]:
         if step == 1:
             began.set()
             gate.wait()

@@ -18,7 +18,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from rhoselect.client import SelectionClient, fit_irreducible_losses
-from rhoselect.client.own_model import weights_of
+from rhoselect.client.own_model import weights_of, whole
 from rhoselect.errors import ModelError
 from rhoselect.inputs import RunInputs
 from rhoselect.trainer.fit import FitOptions
@@ -75,7 +75,7 @@ ALL = {**COPYABLE, "sharded": sharded}
 def learnt(run: RunInputs, model: nn.Module, **where: Any) -> tuple[list[Any], dict[str, Any]]:
     """The points that a loop selects, and its last weights by the names of the bare model."""
     selected = train(run, SelectionClient(model, **where), model, steps=4)
-    weights = weights_of(model, {})
+    weights = whole(weights_of(model, {}), None)
     return [part.tolist() for part in selected], {n: t.tolist() for n, t in weights.items()}
 
 
@@ -131,12 +131,12 @@ def test_a_sharded_one_is_not_copied() -> None:
 
 
 def test_one_that_is_spread_over_processes_is_refused(tiny_config: Path) -> None:
-    """To gather it, this process would wait for the others, which do not ask."""
+    """Where this one selects for itself: to gather it, it would wait for the others."""
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
     run = inputs(tiny_config)
     dist.destroy_process_group()
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
     model = fully_shard(run.new_model(), mesh=init_device_mesh("cpu", (2,)))
-    with pytest.raises(ModelError, match="spread over 2 processes, allowed a whole one"):
-        SelectionClient(model, local=True, config=tiny_config)
+    with pytest.raises(ModelError, match="spread over 2 processes, allowed over the 1 that select"):
+        SelectionClient(model, local=True, config=tiny_config, alone=True)

@@ -98,6 +98,12 @@ class Replica:
         """The tensors that a snapshot for this replica holds."""
         return {name: torch.empty_like(t, device="meta") for name, t in self._tensors.items()}
 
+    @property
+    def buffers(self) -> list[str]:
+        """Those of ``layout`` that no optimizer changes, as statistics of BatchNorm are."""
+        named = self._model.named_buffers(remove_duplicate=False)
+        return [name for name, _ in named if name in self._tensors]
+
     def keep(self, names: Iterable[str]) -> None:
         """Leave tensors as they are now: snapshots do not hold them."""
         for name in names:

@@ -59,10 +59,12 @@ class TensorSpec(_message.Message):
     def __init__(self, name: _Optional[str] = ..., data_type: _Optional[_Union[DataType, str]] = ..., shape: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class OpenRunRequest(_message.Message):
-    __slots__ = ("step",)
+    __slots__ = ("step", "ranks")
     STEP_FIELD_NUMBER: _ClassVar[int]
+    RANKS_FIELD_NUMBER: _ClassVar[int]
     step: int
-    def __init__(self, step: _Optional[int] = ...) -> None: ...
+    ranks: int
+    def __init__(self, step: _Optional[int] = ..., ranks: _Optional[int] = ...) -> None: ...
 
 class OpenRunResponse(_message.Message):
     __slots__ = ("session", "steps", "layout", "needs_losses", "fingerprint", "first_index", "points", "config_json", "frozen")
@@ -116,14 +118,16 @@ class PublishSnapshotResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class NextBatchRequest(_message.Message):
-    __slots__ = ("session", "step", "with_inputs")
+    __slots__ = ("session", "step", "with_inputs", "rank")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     WITH_INPUTS_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
     session: Session
     step: int
     with_inputs: bool
-    def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ..., step: _Optional[int] = ..., with_inputs: _Optional[bool] = ...) -> None: ...
+    rank: int
+    def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ..., step: _Optional[int] = ..., with_inputs: _Optional[bool] = ..., rank: _Optional[int] = ...) -> None: ...
 
 class NextBatchResponse(_message.Message):
     __slots__ = ("header", "chunk")

@@ -34,6 +34,9 @@ class SelectionStub:
 
     After the last step it publishes the final version. Log may be called at any time.
 
+    A data-parallel learner of k ranks has one session: one rank opens it and publishes, and each asks
+    for its share of a batch. They ask for the next step when its version is published.
+
     Every call may be repeated after a failure: it has the same answer and no second effect. A call
     of a session that a newer OpenRun replaced ends with ABORTED. Errors carry google.rpc.ErrorInfo
     with domain "rhoselect"; its reason names the kind, as in CONFIG_ERROR.
@@ -85,6 +88,9 @@ class SelectionServicer:
     PublishSnapshot(version t) -> NextBatch(step t) -> its own optimizer step -> [Report(step t)]
 
     After the last step it publishes the final version. Log may be called at any time.
+
+    A data-parallel learner of k ranks has one session: one rank opens it and publishes, and each asks
+    for its share of a batch. They ask for the next step when its version is published.
 
     Every call may be repeated after a failure: it has the same answer and no second effect. A call
     of a session that a newer OpenRun replaced ends with ABORTED. Errors carry google.rpc.ErrorInfo
@@ -182,6 +188,9 @@ class Selection:
     PublishSnapshot(version t) -> NextBatch(step t) -> its own optimizer step -> [Report(step t)]
 
     After the last step it publishes the final version. Log may be called at any time.
+
+    A data-parallel learner of k ranks has one session: one rank opens it and publishes, and each asks
+    for its share of a batch. They ask for the next step when its version is published.
 
     Every call may be repeated after a failure: it has the same answer and no second effect. A call
     of a session that a newer OpenRun replaced ends with ABORTED. Errors carry google.rpc.ErrorInfo

@@ -10,13 +10,17 @@ from typing import Any, Protocol, Self, Unpack
 import torch
 from torch import Tensor, nn
 
+from rhoselect.client.agreeing import all_losses, check_losses
 from rhoselect.client.batch import SelectionBatch
 from rhoselect.client.local import local_backend, user_data_backend
 from rhoselect.client.options import ClientOptions, Options, check_together, checked
-from rhoselect.client.own_model import OTHERS, check_module, weights_of
+from rhoselect.client.own_model import check_module
+from rhoselect.client.weights import OwnWeights
 from rhoselect.config import Config
 from rhoselect.errors import ConfigError, UserError
-from rhoselect.models.frozen import Frozen, Watch
+from rhoselect.models.frozen import Frozen
+from rhoselect.ranks import Exchange
+from rhoselect.ranks.loops import group_of_loop
 from rhoselect.selector.start import Start, packed, unpacked
 from rhoselect.types import Layout
 
@@ -86,11 +90,16 @@ class SelectionClient:
     read in another thread. With ``workers`` as many threads score on the CPU at the same time, with
     the same result.
 
+    Where torch.distributed has several processes, as under torchrun, all make a client and call it
+    alike. Rank r of k gets rows r::k of each batch, so k must divide n_b, and a mean over ranks is
+    the mean of the batch. With ``local=True`` all score; a service is asked by all and told by rank
+    0, which alone keeps records. With ``alone=True`` this process selects for itself.
+
     A loop leaves a run folder behind, which ``rhoctl report`` reads: with an address that of the
     service, else ``run_dir``, by default a new one below runs/, none if None.
 
     ``step`` is the first step of a loop that resumes, or what ``state_dict`` gave there; ``model``
-    then has the weights after those steps. With ``run_dir`` the folder of the earlier steps goes
+    then has the weights after those steps. With ``run_dir`` the folder of the earlier steps
     goes on. ``config`` is the configuration that selects, of a service its own; indices minus
     ``first_index`` are places in ``data``.
 
@@ -112,21 +121,23 @@ class SelectionClient:
     ) -> None:
         check_module(model)
         start = Start(step) if isinstance(step, int) else unpacked(step)
-        self._model, self._step, self._given = model, start.step, False
+        self._model, self._step, self._published = model, start.step, -1
+        self._batch: SelectionBatch | None = None  # the one that the loop trains on
         self._device = next((p.device for p in model.parameters()), torch.device("cpu"))
         given = checked(options)
         check_together(local, address, config, data is not None, given)
+        self._group = group = group_of_loop(given.alone, given.timeout_s)
         self._backend: Backend
         if address is not None:
-            self._backend = _remote_backend(address, start, data, given)
+            self._backend = _remote_backend(address, start, data, given, group)
         elif data is not None:
-            self._backend = user_data_backend(config or {}, model, data, given, start)
+            self._backend = user_data_backend(config or {}, model, data, given, start, group)
         else:
-            self._backend = local_backend(config or {}, model, given, start)
+            self._backend = local_backend(config or {}, model, given, start, group)
         self.config, self.first_index = self._backend.config, self._backend.first_index
-        self._frozen = Watch(self._backend.frozen, OTHERS)
+        self._weights = OwnWeights(self._backend.layout, self._backend.frozen, group.size)
         try:
-            self._tensors(model)
+            self._weights.of(model)
         except BaseException:
             self.close()
             raise
@@ -134,14 +145,13 @@ class SelectionClient:
     def __iter__(self) -> Iterator[SelectionBatch]:
         """The batches of the remaining steps. Raises UserError unless the loop calls ``step``."""
         while self._step < self._backend.steps:
-            if self._given:
+            if self._batch is not None:
                 raise UserError(
                     f"step {self._step}: the next batch was asked for without selection.step(model)"
                     " after this one's; call it when the optimizer has taken its step"
                 )
-            self._publish(self._model)  # of the first batch; a step has done so for the others
-            batch = self._backend.next(self._step, self._device)
-            self._given = True
+            self._publish(self._model)
+            self._batch = batch = self._backend.next(self._step, self._device)
             yield batch
         self.close()
 
@@ -150,23 +160,16 @@ class SelectionClient:
         next one begins.
 
         ``losses`` [n_b]: the losses of the batch in nats, before the step. Some methods (REDUCR)
-        need them; the service shows their mean.
+        need them; the service shows their mean. Each rank gives those of its share.
         """
-        if not self._given:
+        batch = self._batch
+        if batch is None:
             raise UserError("selection.step: called without a batch, allowed once after each")
-        if losses is not None:
-            if not isinstance(losses, Tensor):
-                raise UserError(
-                    f"selection.step: got losses of type {type(losses).__name__}, allowed a tensor"
-                    " [n_b]: those of the batch, without a mean"
-                )
-            self._backend.report(self._step, losses.detach())
-        elif self._backend.needs_losses:
-            raise UserError(
-                "selection.step: called without losses, which this selection.function needs;"
-                " call step(model, losses) with those of the batch [n_b]"
-            )
-        self._given = False
+        check_losses(losses, self._backend.needs_losses)
+        every = all_losses(self._group, self._step, losses, len(batch.indices))
+        if every is not None:
+            self._backend.report(self._step, every)
+        self._batch = None
         self._step += 1
         self._model = model
         self._publish(model)
@@ -176,19 +179,20 @@ class SelectionClient:
 
             selection.log(step, accuracy=0.91, loss=0.3)
 
-        ``accuracy``, a share from 0 to 1, is what ``rhoctl report`` compares. Raises UserError.
-        """
+        ``accuracy``, a share from 0 to 1, is what ``rhoctl report`` compares. Of several ranks, 0
+        alone records. Raises UserError."""
         try:
             numbers = {name: float(value) for name, value in values.items()}
         except (TypeError, ValueError, RuntimeError) as error:
             raise UserError(f"log: got a value that is no number ({error})") from None
-        self._backend.log(step, numbers)
+        if self._group.rank == 0:
+            self._backend.log(step, numbers)
 
     def state_dict(self) -> dict[str, Any]:
         """What selection needs to go on from here, beside the loop's model and optimizer: strings,
         integers and tensors on the CPU. Call it between ``step`` and the next batch. Raises
         UserError for a service at lag >= 1, or whose method has a state."""
-        if self._given:
+        if self._batch is not None:
             raise UserError(
                 f"state_dict: called between the batch of step {self._step} and selection.step,"
                 " allowed after it; a checkpoint is of whole steps"
@@ -200,20 +204,19 @@ class SelectionClient:
         the folder of this client. Raises UserError for the state of another selection."""
         start = unpacked(state)
         self._backend.load(start)
-        self._step, self._given = start.step, False
+        self._step, self._published, self._batch = start.step, -1, None
 
     def close(self) -> None:
         """End the session. The iterator calls this after the last batch. It may be repeated."""
         self._backend.close()
 
     def _publish(self, model: nn.Module) -> None:
-        self._backend.publish(self._step, self._tensors(model))
-
-    def _tensors(self, model: nn.Module) -> Mapping[str, Tensor]:
-        """The model's tensors. Raises ModelError if they are not those that scorers expect."""
-        tensors = weights_of(model, self._backend.layout)
-        self._frozen.check(tensors)
-        return tensors
+        if self._published == self._step:  # by `step`, before the next batch was asked for
+            self._weights.check(model)
+            return
+        last = self._step == self._backend.steps
+        self._backend.publish(self._step, self._weights.of(model, exact=last))
+        self._published = self._step
 
     def __enter__(self) -> Self:
         return self
@@ -227,7 +230,9 @@ class SelectionClient:
         self.close()
 
 
-def _remote_backend(address: str, start: Start, data: Any, given: Options) -> Backend:
+def _remote_backend(
+    address: str, start: Start, data: Any, given: Options, group: Exchange
+) -> Backend:
     """Selection by a service: only this needs gRPC. Raises ConfigError if that is missing."""
     try:
         from rhoselect.client.remote import Remote
@@ -238,4 +243,4 @@ def _remote_backend(address: str, start: Start, data: Any, given: Options) -> Ba
             " install it with pip install 'rhoselect[service]'"
         ) from None
     security = Security.of_client(given.token_file, given.tls_ca, given.tls_cert, given.tls_key)
-    return Remote(address, security, start, data, given.collate_fn, given.timeout_s)
+    return Remote(address, security, start, data, given.collate_fn, given.timeout_s, group)

@@ -28,6 +28,7 @@ class ClientOptions(TypedDict, total=False):
     timeout_s: float
     run_dir: Path | str | EllipsisType | None
     workers: int
+    alone: bool
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Options:
     timeout_s: float = WAIT_S
     run_dir: Path | str | EllipsisType | None = ...
     workers: int = 0
+    alone: bool = False
 
 
 def checked(options: ClientOptions) -> Options:

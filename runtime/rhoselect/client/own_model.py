@@ -38,7 +38,7 @@ def check_copyable(model: nn.Module) -> None:
             "model: got a TorchScript module, allowed the torch.nn.Module that it was made from:"
             " the copy that scores has other precisions; give the module before torch.jit.script"
         )
-    if _shards(model):
+    if shards_of(model):
         raise ModelError(
             "model: got a sharded one, allowed a whole one where a copy of it scores: give"
             " SelectionClient the model before fully_shard, and step the sharded one"
@@ -77,8 +77,8 @@ def chosen_device(model: nn.Module, named: str, key: str) -> torch.device:
 
 def weights_of(model: nn.Module, layout: Layout) -> Mapping[str, Tensor]:
     """The model's parameters and buffers by name, which have the names and shapes of ``layout``:
-    the live tensors, or gathered ones of a sharded model. Raises ModelError. Of a wrapper that is
-    not known here it names the attribute that holds the model."""
+    the live tensors, which may be sharded ones. Raises ModelError. Of a wrapper that is not known
+    here it names the attribute that holds the model."""
     check_module(model)
     if layout:
         _check_sized(model)
@@ -146,7 +146,7 @@ def _attribute(module: nn.Module) -> str:
     return "module" if parallel else "_orig_mod"
 
 
-def _shards(model: nn.Module) -> int:
+def shards_of(model: nn.Module) -> int:
     """Over how many processes the model's weights are spread; 0 if they are plain tensors."""
     # By DTensors, or by FullyShardedDataParallel. Neither is imported for models without.
     spread = [p.device_mesh.size() for p in model.parameters() if hasattr(p, "device_mesh")]
@@ -154,20 +154,41 @@ def _shards(model: nn.Module) -> int:
     return max(spread, default=0)
 
 
-def _tensors(model: nn.Module) -> Mapping[str, Tensor]:
-    shards = _shards(model)
-    if shards > 1:
+def check_spread(model: nn.Module, ranks: int) -> None:
+    """Raise ModelError for a model that is spread over more than these processes."""
+    shards = shards_of(model)
+    if shards > max(1, ranks):
         raise ModelError(
-            f"model: got one whose weights are spread over {shards} processes, allowed a whole one:"
-            " here one process would wait for the others; gather them on all ranks with"
-            " get_model_state_dict(full_state_dict=True) and step a whole model that loaded them"
+            f"model: got one whose weights are spread over {shards} processes, allowed over the"
+            f" {ranks} that select together: this one would wait for the others; make a"
+            " SelectionClient on all of them, without alone=True"
         )
-    if not shards:
+
+
+def whole(tensors: Mapping[str, Tensor], layout: Layout | None) -> Mapping[str, Tensor]:
+    """The tensors, sharded ones gathered, for which all their ranks must call this: those of
+    ``layout`` in its dtypes, as half of the bytes are enough for scores; without one all of them as
+    they are."""
+    found: dict[str, Any] = dict(tensors)
+    for name, tensor in list(found.items()):
+        if not hasattr(tensor, "full_tensor"):
+            continue
+        if layout is not None and name not in layout:
+            del found[name]
+            continue
+        dtype = tensor.dtype if layout is None else layout[name].dtype
+        device = tensor.device_mesh.device_type  # shards may be offloaded, which are not sent
+        found[name] = tensor.detach().to(device, dtype).full_tensor()
+    return found
+
+
+def _tensors(model: nn.Module) -> Mapping[str, Tensor]:
+    if not any(hasattr(module, "_fsdp_wrapped_module") for module in model.modules()):
         return _without_wrappers(model)
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
-    whole = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
-    return cast(dict[str, Tensor], whole)
+    state = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
+    return cast(dict[str, Tensor], state)
 
 
 def _without_wrappers(model: nn.Module) -> Mapping[str, Tensor]:

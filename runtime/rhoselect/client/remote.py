@@ -23,6 +23,8 @@ from rhoselect.models.frozen import Frozen
 from rhoselect.nest import Nest, moved, rebuilt
 from rhoselect.protos import selection_pb2 as pb
 from rhoselect.protos.selection_pb2_grpc import SelectionStub
+from rhoselect.ranks import Exchange
+from rhoselect.ranks.loops import by_lead
 from rhoselect.selector.start import Start, check_settings, settings_of
 from rhoselect.service import blobs
 from rhoselect.service.channel import open_channel
@@ -38,7 +40,11 @@ _T = TypeVar("_T")
 
 
 class Remote:
-    """A session of the service at ``address``, from its opening on."""
+    """A session of the service at ``address``, from its opening on.
+
+    Of the ranks of ``group`` rank 0 opens and closes it and publishes, and each asks for its share
+    of a batch.
+    """
 
     def __init__(
         self,
@@ -48,8 +54,9 @@ class Remote:
         data: Any,
         join: Collate | None,
         timeout_s: float,
+        group: Exchange,
     ) -> None:
-        self._address, self._timeout_s = address, timeout_s
+        self._address, self._timeout_s, self._group = address, timeout_s, group
         self._security = security
         self._channel = open_channel(address, security)
         self._stub = SelectionStub(self._channel)  # type: ignore[no-untyped-call]
@@ -72,9 +79,16 @@ class Remote:
             raise
 
     def _open_run(self, step: int) -> Any:
-        with status_to_errors(self._address):
-            run = self._stub.OpenRun(pb.OpenRunRequest(step=step), timeout=OPEN_S)
-        self._open, self._session = True, run.session
+        request = pb.OpenRunRequest(step=step, ranks=self._group.size)
+
+        def ask() -> bytes:
+            with status_to_errors(self._address):
+                answer: bytes = self._stub.OpenRun(request, timeout=OPEN_S).SerializeToString()
+            self._open = True
+            return answer
+
+        run = pb.OpenRunResponse.FromString(by_lead(self._group, ask))
+        self._session = run.session
         return run
 
     def checkpoint(self, step: int) -> Start:
@@ -93,9 +107,12 @@ class Remote:
         self._open_run(start.step)
 
     def publish(self, version: int, tensors: Mapping[str, Tensor]) -> None:
-        """Send the weights, cast to the dtypes that scorers use, if any are needed."""
-        if not self.layout:
-            return
+        """Send the weights, cast to the dtypes that scorers use, if any are needed. All ranks wait
+        until they are there."""
+        if self.layout:
+            by_lead(self._group, lambda: self._send(version, tensors))
+
+    def _send(self, version: int, tensors: Mapping[str, Tensor]) -> bytes:
         blob = blobs.pack(tensors, self.layout)
         head = pb.PublishSnapshotHeader(
             session=self._session, version=version, blob=blobs.header(blob)
@@ -107,6 +124,7 @@ class Remote:
                 yield pb.PublishSnapshotRequest(chunk=chunk)
 
         self._again(lambda: self._stub.PublishSnapshot(messages(), timeout=self._timeout_s))
+        return b""
 
     def next(self, step: int, device: torch.device) -> SelectionBatch:
         """The batch of a step. The service sends the inputs if the loop has no copy of the data."""
@@ -123,10 +141,15 @@ class Remote:
         return replace(batch, scores=scores, version=version, agreement=agreement)
 
     def report(self, step: int, losses: Tensor) -> None:
-        """Send the losses of the last batch."""
-        values = losses.float().cpu().tolist()
-        request = pb.ReportRequest(session=self._session, step=step, losses=values)
-        self._again(lambda: self._stub.Report(request))
+        """Send the losses of the last batch. All ranks wait until they are there, as none may ask
+        for the next one before."""
+        request = pb.ReportRequest(session=self._session, step=step, losses=losses.float().tolist())
+
+        def tell() -> bytes:
+            self._again(lambda: self._stub.Report(request))
+            return b""
+
+        by_lead(self._group, tell)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Send what the loop measured, also after ``close``."""
@@ -157,7 +180,10 @@ class Remote:
 
     def _ask(self, step: int) -> tuple[Any, dict[str, Tensor], dict[str, Nest]]:
         request = pb.NextBatchRequest(
-            session=self._session, step=step, with_inputs=self._data is None
+            session=self._session,
+            step=step,
+            with_inputs=self._data is None,
+            rank=self._group.rank,
         )
         parts = self._stub.NextBatch(request, timeout=self._timeout_s)
         header = next(parts).header

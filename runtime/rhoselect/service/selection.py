@@ -33,8 +33,9 @@ CPU = torch.device("cpu")
 _T = TypeVar("_T")
 
 Opened = tuple[pb.OpenRunResponse, Session]
-Open = Callable[[int], AbstractContextManager[Opened]]
-"""Opens a session that begins with the given step, with its backends, until the block ends."""
+Open = Callable[[int, int], AbstractContextManager[Opened]]
+"""Opens a session that begins with the given step, for a loop of so many ranks, with its backends,
+until the block ends."""
 
 
 class Selection(selection_pb2_grpc.SelectionServicer):
@@ -55,7 +56,8 @@ class Selection(selection_pb2_grpc.SelectionServicer):
         self, request: pb.OpenRunRequest, context: grpc.aio.ServicerContext
     ) -> pb.OpenRunResponse:
         async with errors_to_status(context), self._changing:
-            held = _Held(self._open(request.step))
+            ranks = request.ranks or 1
+            held = _Held(self._open(request.step, ranks), ranks)
             try:
                 answer = await held.begin()  # this fences the session before
             except BaseException as error:  # its caller may have left, while it goes on opening
@@ -91,7 +93,8 @@ class Selection(selection_pb2_grpc.SelectionServicer):
     ) -> AsyncIterator[pb.NextBatchResponse]:
         async with errors_to_status(context):
             held = self._held_for(request.session)
-            header, blob = await held.run(_next, held.session, request.step, request.with_inputs)
+            asked = held.session, request.step, request.with_inputs, held.rows_of(request.rank)
+            header, blob = await held.run(_next, *asked)
             yield pb.NextBatchResponse(header=header)
             for chunk in blobs.chunks(blob):
                 yield pb.NextBatchResponse(chunk=chunk)
@@ -145,10 +148,10 @@ class Selection(selection_pb2_grpc.SelectionServicer):
 
 
 class _Held:
-    """A session with its thread, from ``begin`` to ``end``."""
+    """A session with its thread, from ``begin`` to ``end``, for a loop of so many ``ranks``."""
 
-    def __init__(self, opening: AbstractContextManager[Opened]) -> None:
-        self._opening = opening
+    def __init__(self, opening: AbstractContextManager[Opened], ranks: int) -> None:
+        self._opening, self._ranks = opening, ranks
         self._pool = ThreadPoolExecutor(1, "session")
         self.name = pb.Session()
         self._entered: Session | None = None
@@ -167,6 +170,14 @@ class _Held:
         answer, self._entered = self._opening.__enter__()
         self.name = answer.session
         return answer
+
+    def rows_of(self, rank: int) -> slice:
+        """The rows of a batch that are this rank's. Raises UserError."""
+        if not 0 <= rank < self._ranks:
+            raise UserError(
+                f"rank: got {rank}, allowed 0 to {self._ranks - 1}, as OpenRun named {self._ranks}"
+            )
+        return slice(rank, None, self._ranks)
 
     async def run(self, call: Callable[..., _T], *arguments: Any) -> _T:
         """Run ``call`` in the session's thread, after earlier calls, even if the client leaves."""
@@ -213,27 +224,27 @@ def _publish(session: Session, version: int, arriving: blobs.Arriving) -> None:
     session.publish(version, tensors)
 
 
-def _next(session: Session, step: int, with_inputs: bool) -> tuple[pb.NextBatchHeader, bytearray]:
+def _next(session: Session, step: int, with_inputs: bool, rows: slice) -> tuple[Any, bytearray]:
     selected = session.next(step)
-    picked = selected.points
-    batch = session.train.read(picked.indices, CPU, picked.epochs)
-    weights = picked.weights
+    picked, weights = selected.points, selected.points.weights
+    indices, epochs = picked.indices[rows], picked.epochs[rows]
+    batch = session.train.read(indices, CPU, epochs)
     tensors: dict[str, Tensor] = {
-        "indices": torch.from_numpy(picked.indices),
-        "epochs": torch.from_numpy(picked.epochs),
-        "scores": torch.tensor(picked.scores, dtype=torch.float64),
-        "weights": torch.ones(len(picked.indices)) if weights is None else weights.float(),
+        "indices": torch.from_numpy(indices),
+        "epochs": torch.from_numpy(epochs),
+        "scores": torch.tensor(picked.scores[rows], dtype=torch.float64),
+        "weights": torch.ones(len(indices)) if weights is None else weights[rows].float(),
     }
     inputs = batch.inputs if batch.paired else batch.content
     labels = batch.labels if batch.paired or not with_inputs else None
     wanted = {"inputs": inputs} if with_inputs else {}
     content, parts = described(wanted if labels is None else {**wanted, "labels": labels})
-    blob = blobs.pack(tensors | parts)
+    blob, audit = blobs.pack(tensors | parts), selected.audit
     head = pb.NextBatchHeader(
         step=step,
         version=selected.version,
         blob=blobs.header(blob),
         content=json.dumps(content),
-        rank_agreement=None if selected.audit is None else selected.audit.rank_agreement,
+        rank_agreement=None if audit is None else audit.rank_agreement,
     )
     return head, blob

@@ -13,6 +13,7 @@ from rhoselect.metrics import Metrics
 from rhoselect.protos import selection_pb2 as pb
 from rhoselect.queue import SelectionQueue
 from rhoselect.queue.memory import MemoryQueue
+from rhoselect.ranks.loops import check_share
 from rhoselect.scorer.build import build_idle_scorer, build_scorer
 from rhoselect.scorer.loop import Scorer
 from rhoselect.selector.build import build_session
@@ -44,7 +45,8 @@ def sessions(inputs: RunInputs, run: ServedRun, make_backends: MakeBackends) -> 
     metrics.serve(config.metrics, run.folder.path, "trainer")
 
     @contextmanager
-    def open_session(step: int) -> Iterator[Opened]:
+    def open_session(step: int, ranks: int) -> Iterator[Opened]:
+        check_share(config.selection.n_b, ranks)
         start = Start(step)
         check_start(inputs, start)
         with ExitStack() as stack:

@@ -12,6 +12,6 @@ Before each step the lead sends an order (generation, step, kind); then all of t
 4. Each rank takes the optimizer's step and loads its own weights into its replica.
 """
 
-from rhoselect.ranks.group import Alone, Group
+from rhoselect.ranks.group import Alone, Exchange, Group
 
-__all__ = ["Alone", "Group"]
+__all__ = ["Alone", "Exchange", "Group"]

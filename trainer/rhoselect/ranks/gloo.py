@@ -80,7 +80,7 @@ class GlooGroup:
             work.wait()
 
     def gathered(self, payload: bytes) -> list[bytes]:
-        """See `Group.gathered`."""
+        """See `Exchange.gathered`."""
         with self._lost():
             sizes = self._all(torch.tensor([len(payload)]))
             longest = int(max(sizes))

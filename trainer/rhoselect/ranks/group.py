@@ -11,9 +11,9 @@ Gradients = Sequence[Tensor | None]
 """One for each parameter; None for one that took no part."""
 
 
-class Group(Protocol):
-    """Equal ranks, 1, 2, 4, … of them. All call the same methods in the same order, and each waits
-    for all. Raises LostRankError if one does not come."""
+class Exchange(Protocol):
+    """Ranks that exchange bytes. All call the same methods in the same order, and each waits for
+    all. Raises LostRankError if one does not come."""
 
     @property
     def rank(self) -> int:
@@ -25,6 +25,14 @@ class Group(Protocol):
         """How many there are."""
         ...
 
+    def gathered(self, payload: bytes) -> list[bytes]:
+        """The bytes that each rank gave, by rank."""
+        ...
+
+
+class Group(Exchange, Protocol):
+    """Equal ranks, 1, 2, 4, … of them, that train together."""
+
     def total(self, values: Gradients, like: Sequence[Tensor]) -> Gradients:
         """The sums over all ranks, in one fixed tree: neighbours first, then their sums. So bits
         do not depend on the number of ranks that share the leaves of the tree.
@@ -32,10 +40,6 @@ class Group(Protocol):
         ``like`` has the shapes, dtypes and strides of ``values``, also of those that are None here.
         A sum is None if it is None everywhere. Values belong to their sums from now on.
         """
-        ...
-
-    def gathered(self, payload: bytes) -> list[bytes]:
-        """The bytes that each rank gave, by rank."""
         ...
 
 
@@ -49,7 +53,7 @@ class Alone:
         return values
 
     def gathered(self, payload: bytes) -> list[bytes]:
-        """See `Group.gathered`."""
+        """See `Exchange.gathered`."""
         return [payload]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rhoselect.queue.memory import MemoryQueue
-from rhoselect.ranks.group import Group
+from rhoselect.ranks.group import Exchange
 from rhoselect.types import ChunkScores, Stage, Ticket, TopK
 
 HEAD = 4
@@ -32,7 +32,7 @@ class SharedQueue(MemoryQueue):
     """A `MemoryQueue` for windows whose chunks are shared by the ranks of ``group``: chunk c is
     that of rank c mod k. Shortlists are not shared: each rank scores all of one."""
 
-    def __init__(self, lease_s: float, group: Group) -> None:
+    def __init__(self, lease_s: float, group: Exchange) -> None:
         super().__init__(lease_s)
         self._group = group
         self._shares: dict[int, _Share] = {}

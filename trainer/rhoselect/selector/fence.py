@@ -7,8 +7,8 @@ from typing import Protocol
 from rhoselect.errors import FencedError
 
 ONE_LOOP = (
-    "allowed one client of a run at a time; in a data-parallel job rank 0 alone makes the client"
-    ' and broadcasts its batches (docs/service.md, "Several processes")'
+    "allowed one client of a run at a time; the processes of a data-parallel loop make one together"
+    ' once torch.distributed is initialised (docs/service.md, "Several processes")'
 )
 
 
