@@ -2,9 +2,10 @@
 
 For measuring systems behaviour with more devices than a machine has. The wait is a sleep, as a host
 thread waits for an accelerator, so that many "devices" fit on a few cores. A scoring forward of C
-points takes C x ``point_ms`` x ``precision_factor``; a training step of C points takes
-3 x C x ``point_ms`` from the start of its forward to the end of its optimizer step. Forwards of
-more than ``largest`` points (evaluations) are not emulated. Every figure from it says "emulated".
+points takes C x ``point_ms`` x ``precision_factor``; the gradient of C points takes
+3 x C x ``point_ms`` from the start of the forward to the end of the backward, before ranks sum it.
+Forwards of more than ``largest`` points (evaluations) are not emulated. Every figure from it says
+"emulated".
 """
 
 from __future__ import annotations
@@ -12,16 +13,16 @@ from __future__ import annotations
 import ctypes
 import sys
 import time
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.autograd import Variable
 
 from rhoselect.models import mlp as real_mlp
 from rhoselect.models import small_cnn as real_small_cnn
-
-_step_ends = [0.0]  # when the training step that is under way is to end, by time.perf_counter
 
 
 class Emulated(nn.Module):
@@ -39,7 +40,8 @@ class Emulated(nn.Module):
         started = time.perf_counter()
         logits: Tensor = self.network(inputs)
         if self.training and torch.is_grad_enabled():
-            _step_ends[0] = started + 3 * len(inputs) * self._point_s
+            ends = started + 3 * len(inputs) * self._point_s
+            logits.register_hook(lambda _: _at_end_of_backward(partial(wait_until, ends)))
         elif len(inputs) <= self._largest:
             wait_until(started + len(inputs) * self._point_s * self._precision_factor)
         return logits
@@ -70,14 +72,9 @@ def _emulated(
     precision_factor = args.pop("precision_factor", 0.26)
     largest = args.pop("largest", 500)
     network = factory(input_shape=input_shape, classes=classes, **args)
-    _end_steps_on_time()
     return Emulated(network, point_ms, precision_factor, largest)
 
 
-def _end_steps_on_time() -> None:
-    """Have every optimizer step of this process end when it is declared to; once."""
-    if not _hooks:
-        _hooks.append(register_optimizer_step_post_hook(lambda *_: wait_until(_step_ends[0])))
-
-
-_hooks: list[Any] = []
+def _at_end_of_backward(call: Callable[[], None]) -> None:
+    """Have the backward that calls this end with ``call``."""
+    cast(Any, Variable)._execution_engine.queue_callback(call)

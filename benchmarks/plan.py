@@ -66,9 +66,9 @@ def settings_of(model: str, data: Path, table: Path, steps: int) -> Settings:
     return settings
 
 
-def plan(config: Path) -> dict[str, Any]:
+def plan(config: Path, *options: str) -> dict[str, Any]:
     """What `rhoctl plan` says, in a fresh process."""
-    command = [sys.executable, "-m", "rhoselect.cli", "plan", str(config), "--json"]
+    command = [sys.executable, "-m", "rhoselect.cli", "plan", str(config), "--json", *options]
     environment = {**os.environ, "PYTHONPATH": str(HERE)}
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=environment)
     found: dict[str, Any] = json.loads(done.stdout)

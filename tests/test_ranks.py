@@ -148,11 +148,16 @@ def together(size: int, meeting: Path, call: Callable[[GlooGroup], Any]) -> list
 
 
 @pytest.mark.parametrize("size", [2, 4, 8])
-def test_sums_are_those_of_pairs(tmp_path: Path, size: int) -> None:
-    """Bit for bit, of any shapes and types, also where some ranks or all have no value."""
+def test_sums_are_those_of_pairs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """Bit for bit, of any shapes and types, also where some ranks or all have no value, and of a
+    large one, which is sent in parts."""
     random = torch.Generator().manual_seed(0)
-    shapes = [(7,), (), (3, 5), (1, 2, 2), (1000,)]
-    types = [torch.float32, torch.float64, torch.bfloat16, torch.float32, torch.float32]
+    monkeypatch.setattr("rhoselect.ranks.gloo.PART", 30_000)
+    shapes = [(7,), (), (3, 5), (1, 2, 2), (1000,), (250, 200)]
+    f32 = torch.float32
+    types = [f32, torch.float64, torch.bfloat16, f32, f32, f32]
     like = [torch.empty(s, dtype=d) for s, d in zip(shapes, types, strict=True)]
     values: list[list[Tensor | None]] = [
         [torch.randn(each.shape, generator=random).to(each.dtype) for each in like]
@@ -162,6 +167,9 @@ def test_sums_are_those_of_pairs(tmp_path: Path, size: int) -> None:
     expected = [oracle.in_pairs([c for c in column if c is not None]) for column in columns]
     assert not torch.equal(expected[4], oracle.far_first(columns[4])) or size == 2  # type: ignore[arg-type]
     first = values[0][3]
+    transposed = values[1][5]
+    assert transposed is not None
+    values[1][5] = transposed.t().contiguous().t()
     for rank in values:
         rank[1] = None
         rank[3] = first.clone() if rank is values[0] and first is not None else None
@@ -169,7 +177,7 @@ def test_sums_are_those_of_pairs(tmp_path: Path, size: int) -> None:
     for totals in found:
         assert totals[1] is None
         assert torch.equal(totals[3], first)
-        for row in (0, 2, 4):
+        for row in (0, 2, 4, 5):
             assert torch.equal(totals[row], expected[row]), row
 
 

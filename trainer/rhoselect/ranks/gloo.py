@@ -22,6 +22,8 @@ from rhoselect.ranks.group import Gradients
 
 LOOPBACK = "127.0.0.1"
 _distributed = cast(Any, torch.distributed)  # its stubs do not know these
+LARGE_BYTES = 1 << 17
+PART = 1 << 20  # numbers that are sent at once
 NOTHING = -0.0
 """The number that changes no other one when it is added: 0.0 would change -0.0."""
 
@@ -40,24 +42,39 @@ class GlooGroup:
             self._group = _distributed.ProcessGroupGloo(self._store, rank, size, options)
 
     def total(self, values: Gradients, like: Sequence[Tensor]) -> Gradients:
-        """See `Group.total`."""
+        """See `Group.total`. Large values become their sums where they are; the others are copied
+        into one flat tensor for each dtype, and back."""
         present = torch.tensor([float(value is not None) for value in values])
         values, like = [*values, present], [*like, present]
-        sums = [torch.empty_like(like[n]) if v is None else v for n, v in enumerate(values)]
+        sums = [_given(value, each) for value, each in zip(values, like, strict=True)]
+        large = [row for row, each in enumerate(like) if _is_large(each)]
+        small: dict[torch.dtype, list[int]] = {}
+        for row in sorted({*range(len(like))} - {*large}):
+            small.setdefault(like[row].dtype, []).append(row)
         with torch.no_grad(), self._lost():
-            for dtype in dict.fromkeys(each.dtype for each in like):
-                rows = [row for row, each in enumerate(like) if each.dtype == dtype]
-                flat = torch.cat([_flat(values[row], like[row]) for row in rows])
-                self._sum(flat)
+            flats = [
+                torch.cat([sums[row].reshape(-1).cpu() for row in rows]) for rows in small.values()
+            ]
+            self._sum([*flats, *(sums[row].view(-1) for row in large)])
+            for rows, flat in zip(small.values(), flats, strict=True):
                 parts = torch.split(flat, [like[row].numel() for row in rows])
                 for row, part in zip(rows, parts, strict=True):
                     sums[row].copy_(part.view(like[row].shape))
         *totals, _ = sums
         return [each if n else None for each, n in zip(totals, present.tolist(), strict=True)]
 
-    def _sum(self, flat: Tensor) -> None:
-        """Sum ``flat`` [N] over all ranks: by halves, with the nearest rank first (Rabenseifner),
-        so that each adds one share of it; then the shares are exchanged on the way back."""
+    def _sum(self, flats: Sequence[Tensor]) -> None:
+        """Sum each of ``flats`` [N] over all ranks. While one part waits for another rank, the next
+        is added."""
+        parts = [part for flat in flats for part in torch.split(flat, PART)]
+        going = [self._summing(part, tag) for tag, part in enumerate(parts)]
+        while going:
+            going = [each for each in going if next(each, True) is None]
+
+    def _summing(self, flat: Tensor, tag: int) -> Iterator[None]:
+        """Sum ``flat`` [N]: by halves, with the nearest rank first (Rabenseifner), so that each
+        adds one share of it; then the shares are exchanged on the way back. Yields before it waits.
+        """
         low, high, distance, ways = 0, len(flat), 1, []
         while distance < self.size:
             peer, middle = self.rank ^ distance, (low + high) // 2
@@ -65,17 +82,18 @@ class GlooGroup:
             if self.rank & distance:
                 mine, theirs = theirs, mine
             got = torch.empty_like(flat[mine])
-            self._swap(flat[theirs], got, peer)
+            yield from self._swap(flat[theirs], got, peer, tag)
             flat[mine] += got
             ways.append((mine, theirs, peer))
             low, high, distance = mine.start, mine.stop, 2 * distance
         for mine, theirs, peer in reversed(ways):
-            self._swap(flat[mine], flat[theirs], peer)
+            yield from self._swap(flat[mine], flat[theirs], peer, tag)
 
-    def _swap(self, out: Tensor, into: Tensor, peer: int) -> None:
+    def _swap(self, out: Tensor, into: Tensor, peer: int, tag: int) -> Iterator[None]:
         """Send ``out`` to a rank, and receive ``into`` from it."""
-        works = [self._group.recv([into], peer, 0)] if len(into) else []
-        works += [self._group.send([out], peer, 0)] if len(out) else []
+        works = [self._group.recv([into], peer, tag)] if len(into) else []
+        works += [self._group.send([out], peer, tag)] if len(out) else []
+        yield
         for work in works:
             work.wait()
 
@@ -103,13 +121,18 @@ class GlooGroup:
             raise LostRankError(f"rank {self.rank} lost another one ({reason})") from None
 
 
-def _flat(value: Tensor | None, like: Tensor) -> Tensor:
-    """The numbers [N] of ``value`` on the CPU; those that change no sum if there is none."""
+def _given(value: Tensor | None, like: Tensor) -> Tensor:
+    """``value``, contiguous if it is large; what changes no sum if there is none."""
     if value is None:
-        return torch.full((like.numel(),), NOTHING, dtype=like.dtype)
+        return torch.full_like(like, NOTHING, requires_grad=False)
     if value.is_sparse:
         raise ConfigError(
             "trainer.devices: got more than 1 and a model with sparse gradients, allowed 1; or make"
             " its embeddings with sparse=False"
         )
-    return value.detach().reshape(-1).cpu()
+    return value.detach().contiguous() if _is_large(like) else value.detach()
+
+
+def _is_large(like: Tensor) -> bool:
+    """Whether values like this are summed where they are. All ranks say the same."""
+    return like.device.type == "cpu" and like.is_contiguous() and like.nbytes >= LARGE_BYTES
