@@ -36,6 +36,7 @@ Row = dict[str, Any]
 FACTOR, MICRO, RATIO, WARM_UP = 0.26, 4, 10, 3
 MODEL = {"width": 128, "depth": 2}
 NUMBERS = 784 * 128 + 128 + 128 * 128 + 128 + 128 * 10 + 10  # that this MLP learns
+LAYOUTS = ("colocated", "split", "uniform")
 SUMS = ("megabytes", "tree_ms", "gloo_ms", "ratio")
 STEPS = (
     *("layout", "step_ms", "bound_ms", "ratio", "train_ms", "score_ms", "sum_ms"),
@@ -49,6 +50,7 @@ def main() -> None:
     parser.add_argument("--megabytes", type=float, nargs="+", default=[1.0, 4.0, 16.0, 64.0])
     parser.add_argument("--turns", type=int, default=40, help="of sums")
     parser.add_argument("--devices", type=int, default=16, help="of steps: a power of two")
+    parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=LAYOUTS)
     parser.add_argument("--share-ms", type=float, default=400.0)
     parser.add_argument("--seconds", type=float, default=15.0, help="of a layout's counted steps")
     parser.add_argument("--noise", type=float, nargs="+", default=[0.1, 0.4])
@@ -98,6 +100,7 @@ def steps(options: argparse.Namespace) -> list[Row]:
     ranks = [2**n for n in range(int(math.log2(devices)))]
     layouts = [Layout("split", devices, k, devices - k) for k in ranks]
     layouts = [Layout("colocated", devices, devices), *layouts, Layout("uniform", devices, devices)]
+    layouts = [layout for layout in layouts if layout.mode in options.layouts]
     alone = {k: 1e3 * sums.alone_s(k, NUMBERS, options.turns) for k in (*ranks[1:], devices)}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)

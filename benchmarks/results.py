@@ -55,6 +55,12 @@ TABLES: dict[str, tuple[str, ...]] = {
     ),
     "soak": ("process", "minutes", "private_mb", "mb_per_10_minutes", "files", "files_growth"),
     "chaos": ("fault", "times", "kills", "median_s", "max_s"),
+    "rank_kills": ("mode", "tries", "equal", "median_s", "max_s", "too_late", "before_step_1"),
+    "parallel": (
+        *("megabytes", "tree_ms", "gloo_ms", "noise", "layout", "step_ms", "bound_ms", "ratio"),
+        *("train_ms", "score_ms", "sum_ms", "predicted_ms", "error", "behind", "chosen"),
+        *("lr", "accuracies", "seconds", "with_il"),
+    ),
 }
 
 

@@ -36,7 +36,7 @@ SECONDS = (
 )
 DRAWS_COMMITTED_FIGURES = "results.py"
 SLOWER = [script for script in SCRIPTS if script not in (*SECONDS, DRAWS_COMMITTED_FIGURES)]
-KEEPING_RUNS = ("chaos.py", "soak.py", "stragglers.py")
+KEEPING_RUNS = ("chaos.py", "rank_kills.py", "soak.py", "stragglers.py")
 
 
 def python(*arguments: str) -> None:
