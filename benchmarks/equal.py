@@ -113,22 +113,25 @@ def rows(options: argparse.Namespace) -> list[Row]:
     with tempfile.TemporaryDirectory() as scratch:
         for noise in options.noise:
             ground = make_ground(Path(scratch), noise, il_model, il_args, options.quick)
-            found += rows_of(Runs(Path(scratch), ground, options.seeds), ground, options.budgets)
+            runs = Runs(Path(scratch), ground, options.seeds)
+            # The data of --quick have windows for few ranks only.
+            arms = [arm for arm in ARMS if arm.ranks <= 4 or not options.quick]
+            found += rows_of(runs, arms, ground, options.budgets)
     return found
 
 
-def rows_of(runs: Runs, ground: Ground, budgets: list[float]) -> list[Row]:
+def rows_of(runs: Runs, arms: list[Arm], ground: Ground, budgets: list[float]) -> list[Row]:
     """Those of one data set."""
-    for arm in ARMS:  # all at work from now on
+    for arm in arms:  # all at work from now on
         for lr in LRS:
             runs.accuracy(arm, budgets[-2], lr, runs.seeds[0])
-    arms = {arm: runs.row(arm, runs.rate(arm, budgets[-2]), budgets) for arm in ARMS}
-    target = max(r["accuracies"][f"{budgets[-1]:g}"] for a, r in arms.items() if not a.scoring)
-    for arm, row in arms.items():
+    made = {arm: runs.row(arm, runs.rate(arm, budgets[-2]), budgets) for arm in arms}
+    target = max(r["accuracies"][f"{budgets[-1]:g}"] for a, r in made.items() if not a.scoring)
+    for arm, row in made.items():
         row["seconds"] = reached_s(row["accuracies"], target)
         il_s = ground.il_flops / STEP_FLOPS * TRAIN_S / DEVICES if arm.scoring else 0.0
         row["with_il"] = None if row["seconds"] is None else row["seconds"] + il_s
-    return [{"noise": ground.noise, "target": target, **row} for row in arms.values()]
+    return [{"noise": ground.noise, "target": target, **row} for row in made.values()]
 
 
 def reached_s(accuracies: dict[str, float], target: float) -> float | None:

@@ -120,7 +120,8 @@ def steps(options: argparse.Namespace) -> list[Row]:
         if each["layout"] != "uniform":
             each["behind"] = each["step_ms"] / best_ms - 1
             each["chosen"] = each["layout"] == str(chosen)
-    return [*rows, {"layout": "parts of the plan", **planned["parts"]}]
+    rows[0]["parts"] = planned["parts"]
+    return rows
 
 
 def settings_of(folder: Path, devices: int, share_ms: float) -> dict[str, Any]:
