@@ -35,6 +35,16 @@ def working_folder() -> Path:
         ) from None
 
 
+def check_place(what: str, path: Path) -> None:
+    """Raise ConfigError unless this user may make the file, named ``what``, and its folders."""
+    folder = next(each for each in place(path).parents if each.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError(
+            f"{what} {path}: {folder} is no folder that this user may write to, allowed one; give"
+            " another place"
+        )
+
+
 def check_readable(path: Path) -> None:
     """Raise the OSError of reading a file, if it cannot be read: some libraries say "no such file"
     of one that this user may not read."""

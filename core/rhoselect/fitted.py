@@ -49,7 +49,7 @@ class FittedFile:
             check_readable(self.path)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             raise self.refused(
-                f"no such file; if it moved, say where it is (--set {self.key}=FILE), or make it"
+                f"no such file; if it moved, say where it is ({self.key}=FILE), or make it"
                 f" with '{self.command} {self.path} --data DATASET'"
             ) from None
 

@@ -7,16 +7,19 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from bad_calls import CALLS, Call
 from bad_pictures import PICTURES
 from bad_points import POINTS
 from bad_settings import SETTINGS
 from bad_tables import TABLES
+from bad_tasks import TASKS
 from bad_tokens import TOKENS
 
 from cases import Case, Place
+from rhoselect.errors import UserError
 from support import DEADLINE_S, rhoctl, start
 
-CASES = SETTINGS + PICTURES + TABLES + POINTS + TOKENS
+CASES = SETTINGS + PICTURES + TABLES + POINTS + TOKENS + TASKS
 MOST_CHARACTERS = 1500  # of a message: read in one look, however many names a source has
 IN_A_PROCESS = {"not TOML", "unknown key", "option"}
 
@@ -52,6 +55,14 @@ def test_bad_input(case: Case, place: Place) -> None:
     assert content(place.folder) == before
 
 
+@pytest.mark.parametrize("case", CALLS, ids=lambda case: f"{case.kind}: {case.name}")
+def test_bad_call(case: Call, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=case.pattern) as raised:
+        case.call(tmp_path / "new.parquet")
+    assert "\n" not in str(raised.value) and len(str(raised.value)) < MOST_CHARACTERS
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     "case", [case for case in CASES if case.name in IN_A_PROCESS], ids=lambda case: case.name
 )
@@ -62,8 +73,9 @@ def test_a_process_of_its_own(case: Case, place: Place) -> None:
 
 
 def test_the_catalogue_is_wide_and_has_no_doubles() -> None:
-    kinds = Counter(case.kind for case in CASES)
-    names = Counter((case.kind, case.name) for case in CASES)
+    cases = [*CASES, *CALLS]
+    kinds = Counter(case.kind for case in cases)
+    names = Counter((case.kind, case.name) for case in cases)
     assert len(CASES) >= 100 and len(kinds) >= 12
     assert max(kinds.values()) <= 10, kinds
     assert max(names.values()) == 1, names

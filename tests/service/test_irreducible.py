@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from rhoselect.client import SelectionBatch, SelectionClient, fit_irreducible_losses
 from rhoselect.data import open_data
-from rhoselect.errors import ConfigError, DataError, ModelError
+from rhoselect.errors import ModelError
 from rhoselect.models import configured_model
 from rhoselect.trainer.fit import FitOptions, fit_folds, fit_holdout, irreducible_config
 
@@ -76,28 +76,6 @@ def test_losses_to_be_doubted_are_told(dataset_dir: Path) -> None:
         fit_irreducible_losses(
             model, data, holdout=holdout, options=FitOptions(batch=32, epochs=20), config=rate
         )
-
-
-@pytest.mark.parametrize(
-    ("more", "error", "message"),
-    [
-        ({}, ConfigError, r"allowed one of holdout=…, folds=… and ref"),
-        ({"folds": 2, "holdout": [(torch.zeros(2), 0)]}, ConfigError, "allowed one of"),
-        ({"folds": 1}, ConfigError, r"folds: got 1, allowed 2 to the 10 points"),
-        ({"folds": 11}, ConfigError, r"folds: got 11, allowed 2 to the 10 points"),
-        ({"folds": 2}, ConfigError, r"batch: got 128, allowed at most the 5 of .* fold of 2"),
-        ({"holdout": [(torch.zeros(2), 0)]}, ConfigError, r"batch: got 128, .* 1 of the holdout"),
-        ({"holdout": []}, DataError, "not empty"),
-        ({"folds": 2, "losses": lambda model, batch: 1.0}, ModelError, r"losses: .*allowed"),
-        ({"folds": 2, "config": {"trainer": {"lrr": 1}}}, ConfigError, "lrr"),
-    ],
-)
-def test_what_does_not_go_is_told(
-    more: dict[str, Any], error: type[Exception], message: str
-) -> None:
-    data = [(torch.full((2,), float(n)), n % 2) for n in range(10)]
-    with pytest.raises(error, match=message):
-        fit_irreducible_losses(nn.Linear(2, 2), data, **more)
 
 
 def test_what_is_no_model_is_told() -> None:

@@ -1,9 +1,8 @@
 """Tables of irreducible losses of the user's own data: of tokens, of a ready model, and which data
-they are for. What cannot be right is told before a fit."""
+they are for."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,7 @@ from rhoselect.client import SelectionClient, fit_irreducible_losses
 from rhoselect.data.token_losses import COLUMN
 from rhoselect.errors import (
     ConfigError,
-    DataError,
     IrreducibleLossError,
-    ModelError,
-    NonFiniteLossError,
-    UserError,
 )
 from rhoselect.models import configured_model
 from rhoselect.trainer.fit import (
@@ -32,7 +27,7 @@ from rhoselect.trainer.fit import (
     irreducible_config,
     score_reference,
 )
-from task_code import Points
+from task_code import Points, Recurrent
 
 OPTIONS = FitOptions(batch=8, epochs=8)
 TOKENS = FitOptions(batch=8, epochs=1, tokens=True)
@@ -128,64 +123,4 @@ def test_a_holdout_has_no_point_of_the_data() -> None:
     fit_irreducible_losses(model, data, holdout=data, **allowed)
     ids, words = Points("train", "sequence"), {**more, "config": LM}
     with pytest.raises(IrreducibleLossError, match=r"got 64 points of 64"):
-        fit_irreducible_losses(Embedded(12), ids, holdout=ids, **words)
-
-
-def dropping(items: Sequence[Any]) -> Any:
-    return torch.utils.data.default_collate(items[1:] or items * 2)
-
-
-def drawing(items: Sequence[Any]) -> Any:
-    inputs, labels = torch.utils.data.default_collate(items)
-    return inputs + torch.randn(inputs.shape), labels
-
-
-class Embedded(nn.Module):
-    """Knows 12 ids, as models of transformers tell."""
-
-    def __init__(self, ids: int) -> None:
-        super().__init__()
-        self.embedding, self.head = nn.Embedding(ids, 4), nn.Linear(4, 12)
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.embedding
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        return self.head(self.embedding(input_ids))  # type: ignore[no-any-return]
-
-
-NAN = [(torch.full((3,), torch.nan), 0), *points(63, 3)]
-SEQUENCES = {"model": Embedded(5), "data": Points("train", "sequence"), "config": LM}
-
-
-@pytest.mark.parametrize(
-    ("more", "error", "told"),
-    [
-        ({"data": {"train": 1, "test": 2}}, DataError, "got a dict of train, test, allowed one"),
-        ({"holdout": {"a": 1}, "folds": None}, DataError, "holdout: got a dict of a, allowed one"),
-        ({"holdout": [torch.ones(3)] * 16, "folds": None}, ModelError, "losses: got none with it"),
-        ({"collate_fn": dropping}, DataError, r"data: items 0, 31, 63: collate_fn gave tensors"),
-        ({"collate_fn": drawing}, DataError, "collate_fn gave another batch of the same examples"),
-        ({"options": TOKENS}, ConfigError, "got options with tokens and no out, allowed out=FILE"),
-        ({"options": TOKENS, "out": "new"}, ConfigError, "a task without losses of tokens, allow"),
-        ({"data": NAN}, NonFiniteLossError, "got nan, allowed a finite one"),
-        (SEQUENCES, DataError, r"data: got token id \d+ in item \d, allowed 0 to 4, the rows of"),
-        ({"config": {"task": {"name": "no:T"}}}, ConfigError, "task.name: got 'no:T', but module"),
-    ],
-    ids=[
-        *("several data sets", "several holdouts", "a holdout of others", "dropped", "random"),
-        *("tokens without a file", "no tokens", "NaN", "an unknown id", "no task"),
-    ],
-)
-def test_what_cannot_be_right_is_told_before_a_fit(
-    tmp_path: Path, more: dict[str, Any], error: type[UserError], told: str
-) -> None:
-    """In one line; of NaN alone the fit tells."""
-    default = {"model": nn.Linear(3, 3), "data": points(64), "folds": 2, "options": OPTIONS}
-    given = {**default, **more}
-    if "out" in given:
-        given["out"] = tmp_path / given["out"]
-    with pytest.raises(error, match=told) as found:
-        fit_irreducible_losses(given.pop("model"), given.pop("data"), **given)
-    assert "\n" not in str(found.value)
-    assert not list(tmp_path.iterdir())
+        fit_irreducible_losses(Recurrent(), ids, holdout=ids, **words)

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from rhoselect.errors import ConfigError, ModelError
+from rhoselect.files import check_place
 
 SMALL_CNN = "rhoselect.models:small_cnn"
 Model = Annotated[
@@ -25,7 +26,7 @@ Overwrite = Annotated[
 
 
 def check_new(files: Mapping[str, Path | None], overwrite: bool) -> None:
-    """Raise ConfigError for a file to write, by its flag, that is a folder or exists already."""
+    """Raise ConfigError for a file to write, by its flag, that exists already or cannot be made."""
     for flag, path in files.items():
         if path is not None and path.is_dir():
             raise ConfigError(f"{flag} {path}: is a folder, allowed a file to write")
@@ -33,6 +34,8 @@ def check_new(files: Mapping[str, Path | None], overwrite: bool) -> None:
             raise ConfigError(
                 f"{flag} {path}: exists, allowed a new file; give another name, or --overwrite"
             )
+        if path is not None:
+            check_place(flag, path)
 
 
 @contextmanager

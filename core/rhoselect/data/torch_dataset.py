@@ -110,7 +110,8 @@ class TorchDataset:
         try:
             content = self.task.collate(examples)
         except Exception as error:  # the user's code: anything may come out of it
-            reason = error if isinstance(error, DataError) else one_line(error)
+            mend = f"got {one_line(error)}, allowed examples of which its collate makes a batch"
+            reason = error if isinstance(error, DataError) else f"{mend}, of one, too"
             raise DataError(f"{items}: {reason}") from error
         if wrong := dropped(content, len(examples)):
             raise DataError(f"{items}: the collator of the task gave {wrong}")

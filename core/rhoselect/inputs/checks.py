@@ -19,6 +19,7 @@ from rhoselect.models.build import other_floats
 from rhoselect.nest import shapes
 from rhoselect.selection.interface import State
 from rhoselect.tasks import Task, losses_of
+from rhoselect.tasks.base import main_figure
 from rhoselect.types import Batch, ForwardOutput, Losses
 
 
@@ -42,6 +43,7 @@ def check_task(inputs: RunInputs, model: nn.Module, batch: Batch) -> None:
     at_each_call = f"model.factory {factory} makes other frozen parameters at each call"
     inputs.frozen.check(model.state_dict(), at_each_call)
     found = check_model(factory, inputs.task, model, batch, inputs.classes)
+    _check_figure(inputs.task, model.eval(), batch)
     if inputs.tokens is not None:
         inputs.tokens.losses(found, batch.indices)
     if inputs.scoring.needs.classifier and (found.logits is None or found.labels is None):
@@ -50,6 +52,17 @@ def check_task(inputs: RunInputs, model: nn.Module, batch: Batch) -> None:
             f" of a classifier, got task.name {task!r}, which has losses alone; choose a function"
             " that uses losses alone, such as 'reducible_loss'"
         )
+
+
+def _check_figure(task: Task, model: nn.Module, batch: Batch) -> None:
+    """Raise ModelError of a task that measures something, but not its main figure. What fails on
+    two points may be right for more."""
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            found = task.evaluate(model, [batch])
+    except Exception:  # the user's code: anything may come out of it
+        return
+    main_figure(task, found)
 
 
 def check_model(factory: str, task: Task, model: nn.Module, batch: Batch, outputs: int) -> Losses:

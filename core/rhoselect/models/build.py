@@ -89,12 +89,17 @@ def _checked(factory: str, model: object) -> nn.Module:
             f"model.factory {factory}: its model has {listed(lazy, 3)} of unknown size, allowed"
             " layers that know their sizes; run one forward in the factory, or give the sizes"
         )
+    check_learns(model, f"model.factory {factory}: its model")
+    return model
+
+
+def check_learns(model: nn.Module, what: str) -> None:
+    """Raise ModelError for a model, named ``what``, without anything to train."""
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ModelError(
-            f"model.factory {factory}: its model has no parameters to train, allowed at least one"
-            " with requires_grad; PEFT's from_pretrained gives one with is_trainable=True"
+            f"{what} has no parameters to train, allowed at least one with requires_grad; PEFT's"
+            " from_pretrained gives one with is_trainable=True"
         )
-    return model
 
 
 def unsized(model: nn.Module) -> list[str]:

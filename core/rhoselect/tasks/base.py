@@ -15,7 +15,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from rhoselect.errors import DataError, ModelError
+from rhoselect.errors import DataError, ModelError, listed
 from rhoselect.importing import one_line
 from rhoselect.nest import Nest
 from rhoselect.tasks.padding import padded
@@ -90,6 +90,17 @@ def losses_of(task: Task, model: nn.Module, batch: Batch) -> Losses:
             ' point, as with reduction="none"'
         )
     return replace(found, losses=losses.float())
+
+
+def main_figure(task: Task, found: Metrics) -> float:
+    """The main figure of what ``task`` measured. Raises ModelError if it is not there."""
+    figure = found.get(task.metric)
+    if not isinstance(figure, float | int):
+        raise ModelError(
+            f"task: its evaluation gave {listed(found)}, allowed a number {task.metric!r} among"
+            " them, which is its metric"
+        )
+    return float(figure)
 
 
 def mean_loss(found: Iterable[Losses]) -> float:

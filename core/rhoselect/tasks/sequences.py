@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rhoselect.errors import DataError, ModelError
+from rhoselect.importing import one_line
 from rhoselect.nest import Nest
 from rhoselect.tasks.base import Metrics, Task, losses_of, output_of
 from rhoselect.types import Batch
@@ -53,8 +54,14 @@ class SequenceTask(Task):
 
 def ids_of(example: Any) -> Tensor:
     """The token ids [T] of an example. Raises DataError."""
-    given = example["input_ids"] if isinstance(example, Mapping) else example
-    ids = torch.as_tensor(given)
+    try:
+        given = example["input_ids"] if isinstance(example, Mapping) else example
+        ids = torch.as_tensor(given)
+    except Exception as error:  # the user's data: anything may come out of it
+        raise DataError(
+            f'got {one_line(error)}, allowed token ids [T], alone or as "input_ids" of a dict; give'
+            " the data set such items, or choose another task.name"
+        ) from None
     if ids.ndim != 1 or not len(ids) or ids.is_floating_point():
         raise DataError(
             f"got tokens {list(ids.shape)} of {ids.dtype}, allowed one or more token ids [T], alone"

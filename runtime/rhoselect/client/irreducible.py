@@ -34,7 +34,8 @@ from rhoselect.compute import as_guest
 from rhoselect.config import Config, resolve
 from rhoselect.data.il_table import IlTable, write_table
 from rhoselect.errors import ConfigError
-from rhoselect.models.build import embedded_ids
+from rhoselect.files import check_place, place
+from rhoselect.models.build import check_learns, embedded_ids
 from rhoselect.tasks import Task
 from rhoselect.trainer.fit import FitOptions, FitProgress
 from rhoselect.trainer.fit.fitter import Fitter
@@ -110,9 +111,10 @@ def _checked_path(out: Path | str | None, options: FitOptions) -> Path | None:
                 " whose column irreducible_token_losses has the losses of tokens"
             )
         return None
-    path = Path(out).expanduser()
+    path = place(out)
     if path.exists():
         raise ConfigError(f"out: got {path}, which exists, allowed a new file; give another name")
+    check_place("out", path)
     return path
 
 
@@ -146,9 +148,11 @@ def _check(
     """Raise UserError unless the model suits all points, and learns none that it scores, in steps
     of a full batch. Tells progress what will be done."""
     count, batch = len(points), fitter.options.batch
+    if folds is not None or learnt is not points:
+        check_learns(fitter.model.network, "model: it")
     check_losses(fitter.model.replica, points)
     if folds is not None:
-        if not 2 <= folds <= count:
+        if not isinstance(folds, int) or not 2 <= folds <= count:
             raise ConfigError(f"folds: got {folds}, allowed 2 to the {count} points of the data")
         others = count - -(-count // folds)
         check_batch(batch, others, f"the data without a fold of {folds}")

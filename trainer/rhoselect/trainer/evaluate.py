@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from rhoselect.data import SplitPoints
-from rhoselect.errors import ModelError, listed
 from rhoselect.models.replica import Replica
 from rhoselect.tasks import Metrics, Task
+from rhoselect.tasks.base import main_figure
 from rhoselect.trainer.reading import read_ahead
 from rhoselect.types import Indices
 
@@ -33,9 +33,4 @@ def evaluate(
             yield indices[start : start + batch]
 
     found = replica.evaluate(read_ahead(points, parts(), replica.device))
-    if not isinstance(found.get(task.metric), float | int):
-        raise ModelError(
-            f"task: its evaluation gave {listed(found)}, allowed a number {task.metric!r} among"
-            " them, which is its metric"
-        )
-    return {"metric": float(found[task.metric]), **found}
+    return {"metric": main_figure(task, found), **found}

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from rhoselect import config as configuration
@@ -17,6 +18,7 @@ from rhoselect.config import Config, TrainerConfig, resolve
 from rhoselect.data import Dataset, SplitPoints
 from rhoselect.errors import ConfigError, NonFiniteLossError
 from rhoselect.inputs.checks import check_model
+from rhoselect.inputs.purity import POINTS, check_pure
 from rhoselect.models.build import configured_model
 from rhoselect.models.replica import Numerics, Replica
 from rhoselect.plan import Plan
@@ -41,6 +43,13 @@ class FitOptions:
     epochs: int = 3
     patience: int = 0
     tokens: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for what is no number of epochs or points."""
+        for name, least in (("batch", 1), ("epochs", 1), ("patience", 0)):
+            given = getattr(self, name)
+            if not isinstance(given, int) or given < least:
+                raise ConfigError(f"{name}: got {given}, allowed whole numbers from {least}")
 
 
 class FitProgress:
@@ -104,6 +113,8 @@ class SmallModel:
         task = get_task(config.task)
         check_model(factory, task, network.to(device), sample, dataset.classes)
         replica = Replica(twin, Numerics(precision), device, task)
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            check_pure(replica, train, POINTS)
         return cls(factory, network, replica, precision, task)
 
     def learner(
