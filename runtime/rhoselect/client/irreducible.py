@@ -152,7 +152,7 @@ def _check(
         check_learns(fitter.model.network, "model: it")
     check_losses(fitter.model.replica, points)
     if folds is not None:
-        if not isinstance(folds, int) or not 2 <= folds <= count:
+        if folds not in range(2, count + 1):
             raise ConfigError(f"folds: got {folds}, allowed 2 to the {count} points of the data")
         others = count - -(-count // folds)
         check_batch(batch, others, f"the data without a fold of {folds}")
