@@ -82,6 +82,10 @@ SETTINGS = [
             ("a shortlist", r"selection\.shortlist: got 2,", *WHOLE, "selection.shortlist=2"),
         )
     ),
+    setting(
+        "tracker", "unknown", r"tracker: got 'board', allowed .*'mlflow'", "trainer.tracker=board"
+    ),
+    setting("tracker", "no class", r"tracker: .* has no 'No'", "trainer.tracker=user_code:No"),
     line("runs", "report", r"(?i)missing argument .runs"),
     setting("key", "unknown section", r"modle: unknown key; allowed .*model", "modle.args.width=3"),
     setting("key", "unknown top-level key", r"sede: unknown key; allowed .*seed", "sede=1"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from service_helpers import inputs, train
 
 import threaded
 from rhoselect.client import SelectionClient
+from rhoselect.config import load
 from rhoselect.errors import ConfigError
 from rhoselect.trainer.records import read_steps
 
@@ -65,5 +68,93 @@ def test_a_loop_tells_a_tracker_of_one_s_own(tiny_config: Path, tmp_path: Path) 
     assert Kept.seen[-1][1]["test/accuracy"] == 0.5 and "train/loss" in Kept.seen[0][1]
     assert Kept.closed >= 1
     where["config"]["trainer"]["tracker"] = "board"
-    with pytest.raises(ConfigError, match=r"trainer\.tracker: got 'board', allowed 'module:name'"):
+    with pytest.raises(
+        ConfigError, match=r"trainer\.tracker: got 'board', allowed 'tensorboard', "
+    ):
         SelectionClient(model, **where, run_dir=tmp_path / "other")
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "wandb", "mlflow"])
+def test_a_tracker_without_its_package_is_one_line_and_no_folder(
+    tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setitem(sys.modules, name, None)
+    model, folder = inputs(tiny_config).new_model(), tmp_path / "run"
+    config = load(tiny_config, [f"trainer.tracker={name}"]).model_dump()
+    words = rf"trainer\.tracker: got '{name}' and no package .*pip install 'rhoselect\[{name}\]'"
+    with pytest.raises(ConfigError, match=words):
+        SelectionClient(model, local=True, config=config, run_dir=folder)
+    assert not folder.exists()
+
+
+@pytest.mark.long
+def test_wandb_has_the_figures_of_a_run(
+    tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Offline. Both parts of a resumed run are of the same run there."""
+    pytest.importorskip("wandb")
+    from wandb.proto.wandb_internal_pb2 import Record
+    from wandb.sdk.internal.datastore import DataStore
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    folder = tmp_path / "run"
+    selection_of(tiny_config, folder, "wandb")
+    found, ids = dict[str, list[tuple[int, float]]](), set[str]()
+    for path in sorted((folder / "wandb").glob("offline-run-*/*.wandb")):
+        file = DataStore()
+        file.open_for_scan(str(path))
+        while (data := file.scan_data()) is not None:
+            record = Record.FromString(data)
+            ids |= {record.run.run_id} if record.HasField("run") else set()
+            row = {
+                "/".join(i.nested_key) or i.key: json.loads(i.value_json)
+                for i in record.history.item
+            }
+            for name, value in row.items():
+                found.setdefault(name, []).append((row["step"], value))
+    assert ids == {(folder / "run_id").read_text()}
+    check_shown(found, folder)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "store", ["sqlite:///{}/mlflow.db", "file://{}/mlruns"], ids=["sqlite", "files"]
+)
+def test_mlflow_has_the_figures_of_a_run(
+    tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: str
+) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.format(tmp_path))
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    folder = tmp_path / "run"
+    selection_of(tiny_config, folder, "mlflow")
+    client = mlflow.tracking.MlflowClient()
+    [run] = client.search_runs([client.get_experiment_by_name("rhoselect").experiment_id])
+    assert run.info.run_name == "run" and run.info.status == "FINISHED"
+    assert run.data.params["selection.n_b"] == "8"
+    found = {
+        name: [(each.step, each.value) for each in client.get_metric_history(run.info.run_id, name)]
+        for name in run.data.metrics
+    }
+    check_shown(found, folder)
+
+
+def selection_of(config: Path, folder: Path, tracker: str) -> None:
+    """A loop of 6 steps that goes on after the third, and tells of an evaluation at its end."""
+    run = inputs(config, [f"trainer.tracker={tracker}", "trainer.steps=6"])
+    model, where = run.new_model(), {"local": True, "config": run.config.model_dump()}
+    first = SelectionClient(model, **where, run_dir=folder)
+    train(run, first, model, 3)
+    state = first.state_dict()
+    first.close()
+    second = SelectionClient(model, **where, run_dir=folder, step=state)
+    train(run, second, model)
+    second.log(6, accuracy=0.5)
+
+
+def check_shown(found: Mapping[str, list[tuple[int, float]]], folder: Path) -> None:
+    rows = read_steps(folder).to_pylist()
+    losses = [(row["step"] + 1, pytest.approx(row["loss"])) for row in rows]
+    assert found["train/loss"] == losses and len(losses) == 6
+    assert found["test/accuracy"] == [(6, 0.5)]

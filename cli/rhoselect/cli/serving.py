@@ -33,6 +33,7 @@ from rhoselect.service.sessions import MakeBackends, in_process, sessions
 from rhoselect.trainer.driver import driving
 from rhoselect.trainer.resuming import go_on_with
 from rhoselect.trainer.runfolder import RunFolder, check_absent, check_inputs, check_resume
+from rhoselect.trainer.tracking import check_tracker
 
 POLL_S = 0.5
 
@@ -55,6 +56,7 @@ def serve_run(path: Path, config: Path | None, workers: int, sets: list[str], re
         settings = settings.model_copy(update={"trainer": trainer})
     security = Security.of_server(settings.service)
     check_address(settings.service.address, security)
+    check_tracker(settings.trainer.tracker)
     inputs = open_inputs(settings)
     check_servable(inputs)
     if device is None:

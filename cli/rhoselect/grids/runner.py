@@ -20,6 +20,7 @@ from rhoselect.trainer.driver import driving
 from rhoselect.trainer.rehearsal import check_start
 from rhoselect.trainer.resuming import go_on_with
 from rhoselect.trainer.runfolder import RunFolder, check_inputs, stored_config
+from rhoselect.trainer.tracking import check_tracker
 
 Execute = Callable[[RunInputs, RunFolder, int, str], object]
 """Trains a run to its end in its folder, with a number of scorers and a title for people."""
@@ -117,6 +118,7 @@ def _run_one(path: Path, config: Config, execute: Execute, workers: int, title: 
     resumed = path.exists()
     if resumed:
         _check_same(path, config)
+    check_tracker(config.trainer.tracker)
     inputs = open_inputs(config)
     if resumed:
         check_inputs(path, inputs.sha256)

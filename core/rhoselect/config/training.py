@@ -115,8 +115,8 @@ class TrainerConfig(Section):
     keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints kept")
     tracker: str = Field(
         "",
-        description="where figures are shown beside the run folder's records: 'tensorboard', or"
-        " 'module:Class', called as Class(folder, step); '': nowhere",
+        description="where figures are shown beside the run folder's records: 'tensorboard',"
+        " 'wandb', 'mlflow', or 'module:Class', called as Class(folder, step); '': nowhere",
     )
     targets: list[float] = Field(
         default_factory=lambda: [0.8, 0.85, 0.86, 0.87, 0.88, 0.89, 0.9],

@@ -50,6 +50,7 @@ from rhoselect.snapshots.local import LocalStore
 from rhoselect.trainer.hardware import agree
 from rhoselect.trainer.own_loop import GIVEN_DATA, LoopRecords
 from rhoselect.trainer.runfolder import RunFolder
+from rhoselect.trainer.tracking import check_tracker
 
 
 class Local:
@@ -228,6 +229,7 @@ def _placed(config: Config, model: nn.Module) -> tuple[Config, torch.device]:
     """The resolved configuration, and the device that scores. Raises UserError."""
     scorer = config.scorer
     device = chosen_device(model, scorer.device, "scorer.device")
+    check_tracker(config.trainer.tracker)
     if scorer.device == "auto":  # of a GPU without its number: a loop may resume on another
         scorer = scorer.model_copy(update={"device": device.type})
     return servable(resolve(config.model_copy(update={"scorer": scorer}))), device

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
 from rhoselect.errors import ConfigError
 from rhoselect.importing import load_object
 from rhoselect.trainer.records import StepRecord
+from rhoselect.trainer.trackers import MLflow, WandB
 
 
 class Tracker(Protocol):
@@ -36,16 +38,11 @@ class NoTracker:
 
 class TensorBoard:
     """Event files in the run folder's ``tensorboard/``. Those of a resumed run hide what was shown
-    of later steps. Raises ConfigError without the package."""
+    of later steps."""
 
     def __init__(self, folder: Path, step: int) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ModuleNotFoundError as error:
-            raise ConfigError(
-                f"trainer.tracker: got 'tensorboard' and no package {error.name!r}, which it needs;"
-                " install it with pip install 'rhoselect[tensorboard]'"
-            ) from None
+        from torch.utils.tensorboard import SummaryWriter
+
         made: Any = SummaryWriter
         self._writer = made(str(folder / "tensorboard"), purge_step=step or None)
 
@@ -59,13 +56,33 @@ class TensorBoard:
         self._writer.close()
 
 
+BUILT_IN = {"tensorboard": TensorBoard, "wandb": WandB, "mlflow": MLflow}
+"""By the name of its package, which is that of its extra, too."""
+
+
+def check_tracker(name: str) -> None:
+    """Raise ConfigError for a tracker that is not there, or whose package is not. Call it before a
+    run folder is made."""
+    if name in BUILT_IN and find_spec(name) is None:
+        raise ConfigError(
+            f"trainer.tracker: got {name!r} and no package {name!r}, which it needs; install it"
+            f" with pip install 'rhoselect[{name}]'"
+        )
+    if name and name not in BUILT_IN and ":" not in name:
+        raise ConfigError(
+            f"trainer.tracker: got {name!r}, allowed {', '.join(map(repr, BUILT_IN))}, or"
+            " 'module:Class' of your own"
+        )
+    if ":" in name:
+        load_object(name, "trainer.tracker")
+
+
 def open_tracker(name: str, folder: Path, step: int) -> Tracker:
     """The tracker of a run folder, from ``step`` steps on. Raises ConfigError."""
     if not name:
         return NoTracker()
-    if name == "tensorboard":
-        return TensorBoard(folder, step)
-    made: Tracker = load_object(name, "trainer.tracker")(folder, step)
+    check_tracker(name)
+    made: Tracker = (BUILT_IN.get(name) or load_object(name, "trainer.tracker"))(folder, step)
     return made
 
 

@@ -51,6 +51,7 @@ def train(
     from rhoselect.trainer.rehearsal import check_start
     from rhoselect.trainer.resuming import steps_if_finished
     from rhoselect.trainer.runfolder import check_absent, check_inputs, check_resume
+    from rhoselect.trainer.tracking import check_tracker
 
     done = steps_if_finished(path) if resume else None
     if given is None:
@@ -62,6 +63,7 @@ def train(
     else:
         settings = resolve(given)
         check_absent(path)
+    check_tracker(settings.trainer.tracker)
     inputs = open_inputs(settings)
     if resume:
         check_inputs(path, inputs.sha256)
