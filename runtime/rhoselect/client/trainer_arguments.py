@@ -61,7 +61,7 @@ def warn_of_loss_alone() -> None:
     """Tell the user what a training without irreducible losses learns by."""
     warnings.warn(
         "irreducible_losses: got none, so points are chosen by their loss alone, which prefers"
-        " wrong labels; make some with rhoselect.client.fit_irreducible_losses, or name a"
+        " wrong labels; make some with fit_irreducible_losses of this module, or name a"
         ' method, as in selection={"function": "uniform", …}',
         stacklevel=3,
     )

@@ -82,7 +82,8 @@ def open_tracker(name: str, folder: Path, step: int) -> Tracker:
     if not name:
         return NoTracker()
     check_tracker(name)
-    made: Tracker = (BUILT_IN.get(name) or load_object(name, "trainer.tracker"))(folder, step)
+    maker: Any = BUILT_IN.get(name) or load_object(name, "trainer.tracker")
+    made: Tracker = maker(folder, step)
     return made
 
 
