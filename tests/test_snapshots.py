@@ -39,6 +39,7 @@ from torch import Tensor
 from rhoselect.config import QueueConfig, load
 from rhoselect.errors import RunError, ServiceError, SnapshotGoneError
 from rhoselect.inputs import open_inputs
+from rhoselect.nest import mapped
 from rhoselect.protos import snapshots_pb2
 from rhoselect.protos.snapshots_pb2_grpc import SnapshotsStub
 from rhoselect.service.channel import open_channel
@@ -47,7 +48,7 @@ from rhoselect.service.server import Host
 from rhoselect.service.snapshots import Snapshots
 from rhoselect.snapshots import SnapshotReader, SnapshotStore, shm
 from rhoselect.snapshots.base import Pieces
-from rhoselect.snapshots.buffers import Buffer
+from rhoselect.snapshots.buffers import Buffer, Staging
 from rhoselect.snapshots.codec import decode, encode
 from rhoselect.snapshots.format import Header, pack, unpack
 from rhoselect.snapshots.grpc import GrpcStore
@@ -478,6 +479,35 @@ def test_shm_reader_of_a_reused_buffer_is_told(store: SharedMemoryStore, shm_fol
     reader.close()
 
 
+def test_shm_reader_that_was_too_slow_is_told(store: SharedMemoryStore, shm_folder: Path) -> None:
+    """All tensors had arrived when it began to copy; then the buffer was written again."""
+    reader, layout = SharedMemoryStore(shm_folder, writer=False), {"w": torch.float32}
+    store.publish(1, {"w": torch.full((1000,), 1.0)}, layout, {})
+    copied = list[Tensor]()
+
+    def into(pieces: Pieces) -> None:
+        arrived = dict(pieces)
+        store.retire(3)
+        store.publish(3, {"w": torch.full((1000,), 3.0)}, layout, {})
+        copied.append(arrived["w"].clone())
+
+    with pytest.raises(SnapshotGoneError, match="snapshot 1"):
+        reader.load(1, into, LONG_S)
+    assert copied[0].eq(3.0).all(), "the race that the reader must notice"
+    reader.close()
+
+
+def test_shm_staged_as_from_a_gpu_has_the_same_bytes(store: SharedMemoryStore) -> None:
+    tensors = {str(n): torch.randn(n % 7 + 1, 5) for n in range(40)}
+    layout = {name: (torch.bfloat16, torch.float32)[len(name) % 2] for name in tensors}
+    store.publish(1, tensors, layout, {})
+    published = read(store, 1, 0)
+    store._staging = Staging(store._buffer(0).size, torch.device("cpu"))
+    for version in (2, 3):  # the second time in memory that was used before
+        store.publish(version, tensors, layout, {})
+        assert read(store, version, 0) == published
+
+
 class Gate(torch.Tensor):
     """A tensor that, when a publish comes to copy it, calls ``reached``."""
 
@@ -485,10 +515,10 @@ class Gate(torch.Tensor):
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        gates = [a for a in args if isinstance(a, cls)]
-        if func is torch.Tensor.copy_ and gates:
-            gates[0].reached()
-        plain = [a.as_subclass(torch.Tensor) if isinstance(a, cls) else a for a in args]
+        if func is torch._foreach_copy_:
+            for gate in args[1]:
+                gate.reached()
+        plain = mapped(args, lambda tensor: tensor.as_subclass(torch.Tensor))
         return func(*plain, **(kwargs or {}))
 
 
@@ -496,7 +526,7 @@ def test_shm_is_loaded_while_it_is_still_being_written(
     store: SharedMemoryStore, shm_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A reader that comes half-way begins once it sees progress, so there are many pieces."""
-    monkeypatch.setattr(shm, "PIECE_BYTES", 1)
+    monkeypatch.setattr(shm, "PART_BYTES", 1)
     first, last = Future[str](), "4999"
     loaded: dict[str, Tensor] = {}
 
@@ -521,7 +551,7 @@ def test_shm_is_loaded_while_it_is_still_being_written(
 
 def publish_slowly(folder: Path, orders: Connection) -> None:
     """Publish version 1 in thousands of pieces, each when told to."""
-    shm.PIECE_BYTES = 1
+    shm.PART_BYTES = 1
 
     def reached() -> None:
         orders.send("here")
@@ -539,6 +569,7 @@ def test_shm_half_a_snapshot_of_a_killed_writer_is_not_loaded(
 ) -> None:
     """By a reader that is in the middle of it, nor by one that has not begun."""
     monkeypatch.setattr(shm, "STALL_S", 0.5)
+    monkeypatch.setattr(shm, "PART_BYTES", 1)
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     writer = context.Process(target=publish_slowly, args=(shm_folder, theirs))

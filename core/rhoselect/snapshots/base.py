@@ -2,7 +2,8 @@
 
 A snapshot holds the weights of one version; the version is the number of optimizer steps that the
 trainer had completed when it published them. No extra copy is made: ``publish`` casts the trainer's
-own tensors straight into the store, ``load`` passes tensors on one by one as they arrive.
+own tensors straight into the store, ``load`` passes tensors on one by one as they arrive. ``into``
+has read them when it returns.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 Pieces = Iterator[tuple[str, Tensor]]
-"""(name, tensor) pairs, each name once; a tensor is valid until the next one is requested.
+"""(name, tensor) pairs, each name once; tensors are valid until the load's ``into`` returns.
 
 Tensors are on the CPU. `LocalStore` gives them on the trainer's device.
 """

@@ -11,13 +11,15 @@ import platform
 import re
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from rhoselect.errors import RunError
 from rhoselect.files import replacing
-from rhoselect.snapshots.format import LENGTH_BYTES, Header
+from rhoselect.snapshots.format import LENGTH_BYTES, STATE, WEIGHTS, Header, Span
 from rhoselect.snapshots.pinning import Cuda, Pinned
 
 NONE = -1
@@ -85,22 +87,52 @@ def fence() -> None:
         os.sched_yield()
 
 
-class Buffer:
-    """One mapped safetensors file. ``pieces``: (span, tensor over that span), in file order;
-    ``pinned``: its memory, which may be locked for a GPU. It is unmapped when the last tensor over
-    it is freed."""
+@dataclass(frozen=True)
+class Part:
+    """Neighbouring tensors of a file, bytes ``begin`` to ``end``: their ``spans`` and ``names``,
+    ``views`` in the mapped file, and the views of each prefix by the rest of their names."""
 
-    def __init__(self, path: Path) -> None:
+    begin: int
+    end: int
+    spans: list[Span]
+    names: list[str]
+    views: list[Tensor]
+    pairs: dict[str, list[tuple[str, Tensor]]]
+
+    @classmethod
+    def of(cls, spans: list[Span], file: Tensor) -> Part:
+        """The part of these tensors."""
+        views = {span.name: span.view(file) for span in spans}
+        pairs = {
+            prefix: [(n.removeprefix(prefix), v) for n, v in views.items() if n.startswith(prefix)]
+            for prefix in (WEIGHTS, STATE)
+        }
+        begin, end = spans[0].begin, spans[-1].end
+        return cls(begin, end, spans, list(views), list(views.values()), pairs)
+
+
+class Buffer:
+    """One mapped safetensors file, in ``parts`` of at least ``part_bytes`` but for the last one, in
+    file order. ``pinned``: its memory, which may be locked for a GPU. It is unmapped when the last
+    tensor over it is freed."""
+
+    def __init__(self, path: Path, part_bytes: int) -> None:
         # Readers never write, but torch takes writable memory only, so they map it writable too.
         populate = mmap.MAP_POPULATE if sys.platform == "linux" else 0
         with path.open("r+b") as file:
             mapping = mmap.mmap(file.fileno(), 0, flags=mmap.MAP_SHARED | populate)
         start = LENGTH_BYTES + int.from_bytes(mapping[:LENGTH_BYTES], "little")
         header = Header.parse(mapping[:start])
-        self._bytes = torch.frombuffer(mapping, dtype=torch.uint8)
+        self.bytes = torch.frombuffer(mapping, dtype=torch.uint8)
         self.size = header.size
-        self.pinned = Pinned(path, self._bytes.data_ptr(), self.size, Cuda())
-        self.pieces = [(span, span.view(self._bytes)) for span in header.spans]
+        self.pinned = Pinned(path, self.bytes.data_ptr(), self.size, Cuda())
+        self.parts = list[Part]()
+        spans = list[Span]()
+        for span in header.spans:
+            spans.append(span)
+            if span.end - spans[0].begin >= part_bytes or span is header.spans[-1]:
+                self.parts.append(Part.of(spans, self.bytes))
+                spans = []
 
     @staticmethod
     def create(path: Path, header: Header) -> None:
@@ -119,6 +151,29 @@ class Buffer:
                 f"snapshots: {path.parent} has no room for {header.size} more bytes"
                 f' ({error.strerror}); enlarge it or set snapshots.transport = "ray"'
             ) from None
+
+
+class Staging:
+    """Memory of ``device`` like a buffer of ``size`` bytes: tensors of a GPU are cast there, in a
+    few kernels, and leave it together."""
+
+    def __init__(self, size: int, device: torch.device) -> None:
+        self._bytes = torch.empty(size, dtype=torch.uint8, device=device)
+        self._views = dict[int, list[Tensor]]()
+
+    def copy(self, buffer: Buffer, part: Part, given: list[Tensor]) -> None:
+        """Start to copy the tensors of ``part`` to a buffer; the copy may run on after this."""
+        here = slice(part.begin, part.end)
+        if part.begin not in self._views:
+            self._views[part.begin] = [span.view(self._bytes) for span in part.spans]
+        torch._foreach_copy_(self._views[part.begin], given, non_blocking=True)
+        buffer.bytes[here].copy_(self._bytes[here], non_blocking=True)
+
+
+def finish(gpus: set[torch.device]) -> None:
+    """Wait until the GPUs have done all that this thread gave them."""
+    for gpu in gpus:
+        torch.cuda.current_stream(gpu).synchronize()
 
 
 def is_abandoned(folder: Path) -> bool:
