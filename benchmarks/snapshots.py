@@ -34,11 +34,11 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
 
 import arguments
+from rhoselect.models.held import Held
 from rhoselect.report.origin import origin
-from rhoselect.snapshots.base import Pieces
 from rhoselect.snapshots.shm import SharedMemoryStore
 
 MB = 1_000_000
@@ -183,12 +183,8 @@ def reader(orders: Connection) -> None:
     """A reader process: its memory, its end of the store, and its clock."""
     torch.set_num_threads(1)
     source = target = torch.empty(0, dtype=torch.uint8)
-    replica: dict[str, Tensor] = {}
+    held = Held(nn.Module(), torch.device("cpu"))
     store: SharedMemoryStore | None = None
-
-    def into(pieces: Pieces) -> None:
-        for name, tensor in pieces:
-            replica[name].copy_(tensor)
 
     while True:
         what, argument = orders.recv()
@@ -200,9 +196,11 @@ def reader(orders: Connection) -> None:
             source = torch.ones(size, dtype=torch.uint8, pin_memory=pinned)
             target = torch.ones(size, dtype=torch.uint8, device=device)
         elif what == "case":
-            replica, store = within(target, argument), SharedMemoryStore(argument.folder, False)
+            held = Held(nn.Module(), target.device)
+            held.tensors = within(target, argument)
+            store = SharedMemoryStore(argument.folder, writer=False)
         elif what == "load":
-            assert store is not None and store.load(argument, into, LONG_S) is not None
+            assert store is not None and store.load(argument, held.load, LONG_S) is not None
             wait(str(target.device))
             orders.send(time.monotonic())
         elif what == "copy":

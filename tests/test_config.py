@@ -103,6 +103,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "scorer.precision": precisions,
     "scorer.threads": st.integers(1, 1024),
     "scorer.prefetch": st.integers(1, 1024),
+    "scorer.cast": st.sampled_from(["autocast", "all"]),
     "scorer.channels_last": st.booleans(),
     "scorer.fold_batchnorm": st.just(False),  # true goes with one kind of BatchNorm only
     "scorer.device": words,
@@ -248,6 +249,7 @@ CHANGES: dict[str, tuple[Any, Any]] = {
     "scorer.precision": ("bf16", "fp32"),
     "scorer.threads": (1, 2),
     "scorer.prefetch": (2, 3),
+    "scorer.cast": ("autocast", "all"),
     "scorer.channels_last": (False, True),
     "scorer.fold_batchnorm": (False, True),
     "scorer.device": ("auto", "cpu"),

@@ -108,7 +108,7 @@ def test_weights_travel_in_the_scoring_dtype_and_batchnorm_in_float32() -> None:
     high = {name for name, like in layout.items() if like.dtype == torch.float32}
     assert {"stem.0.weight", "blocks.2.conv1.weight", "head.weight", "head.bias"} <= low
     assert {"stem.1.weight", "stem.1.running_mean", "blocks.0.bn1.running_var"} <= high
-    assert layout["stem.1.num_batches_tracked"].dtype == torch.int64
+    assert "stem.1.num_batches_tracked" not in layout, "no forward of a replica reads it"
 
 
 def test_loading_copies_and_a_later_snapshot_replaces_an_earlier_one() -> None:
@@ -123,6 +123,61 @@ def test_loading_copies_and_a_later_snapshot_replaces_an_earlier_one() -> None:
     learner.update(batch(7), None, 3)
     replica.load(learner.pieces(replica.layout))
     assert torch.equal(replica(points).losses, plain(learner.model.eval(), points, None)[1])
+
+
+class Tied(nn.Module):
+    """A head that is tied to its embedding, as in a language model, and a layer that is not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Linear(256, 10, bias=False)
+        self.head = nn.Linear(256, 10, bias=False)
+        self.head.weight = self.embedding.weight
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.head(inputs.flatten(1)) + self.embedding(inputs.flatten(1))
+
+
+def test_tied_weights_travel_once() -> None:
+    learner, points = Learner(Tied(), TrainerConfig(lr=1e-2), 0, CPU, TASK), batch(1)
+    learner.update(points, None, 0)
+    replica = Replica(Tied(), Numerics("bf16"), CPU, TASK)
+    assert list(replica.layout) == ["embedding.weight"]
+    replica.keep(["head.weight"])  # as both are named where they are frozen
+    replica.load(learner.pieces(replica.layout))
+    assert torch.equal(replica(points).losses, plain(learner.model, points, torch.bfloat16)[1])
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("model", [MLP, RESNET])
+def test_sharing_the_learner_s_weights_gives_the_same_bits_and_leaves_them_alone(
+    model: tuple[str, int], precision: str
+) -> None:
+    learner, other, points = trained(*model), trained(*model), batch(1)
+    other.update(batch(7), None, 3)
+    sharing = Replica(build(*model, seed=99), Numerics(precision), CPU, TASK)
+    sharing.share()
+    for step in range(3, 6):
+        sharing.load(learner.pieces(sharing.layout))
+        copied = replica_of(learner, model, precision, "running")
+        assert torch.equal(sharing(points).losses, copied(points).losses)
+        learner.update(batch(step), None, step)
+    before = {name: tensor.clone() for name, tensor in learner.tensors.items()}
+    sharing.load(other.pieces(sharing.layout))
+    assert torch.equal(
+        sharing(points).losses, replica_of(other, model, precision, "running")(points).losses
+    )
+    assert all(torch.equal(before[name], t) for name, t in learner.tensors.items())
+
+
+def test_shared_weights_are_not_copied() -> None:
+    learner, points = trained(*RESNET), batch(1)
+    sharing = Replica(build(*RESNET, seed=99), Numerics("fp32"), CPU, TASK)
+    sharing.share()
+    sharing.load(learner.pieces(sharing.layout))
+    before = sharing(points).losses
+    learner.update(batch(7), None, 3)  # no load after it: the parameters are the learner's own
+    assert not torch.equal(sharing(points).losses, before)
 
 
 def test_a_snapshot_that_lacks_a_tensor_is_not_loaded_silently() -> None:
@@ -196,6 +251,35 @@ def test_a_transformer_with_tied_weights_equals_plain_autocast(precision: str) -
     replica.load(learner.pieces(replica.layout))
     logits, _ = plain(model.eval(), points, DTYPES.get(precision))
     assert torch.equal(replica(points).logits, logits)
+
+
+def test_all_weights_cast_halve_what_travels_and_keep_the_order_of_losses() -> None:
+    torch.manual_seed(0)
+    model, tokens = TiedTextModel(50), torch.randint(50, (200, 8))
+    points = Batch(np.arange(200, dtype=np.int64), (tokens, torch.randint(50, (200,))))
+    learner = Learner(model, TrainerConfig(lr=1e-2), 0, CPU, TASK)
+    learner.update(points, None, 0)
+    losses, matrix_bytes = {}, {}
+    for cast in ("autocast", "all"):
+        replica = Replica(TiedTextModel(50), Numerics("bf16", cast=cast), CPU, TASK)
+        replica.load(learner.pieces(replica.layout))
+        losses[cast] = replica(points).losses
+        matrix_bytes[cast] = sum(t.nbytes for t in replica.layout.values() if t.ndim > 1)
+    exact = plain(model.eval(), points, None)[1]
+    assert matrix_bytes["all"] == 2 * sum(p.numel() for p in model.parameters() if p.ndim > 1)
+    assert matrix_bytes["autocast"] > matrix_bytes["all"]
+    for rounded in losses.values():
+        ranks = torch.stack([exact.argsort().argsort(), rounded.argsort().argsort()]).float()
+        assert torch.corrcoef(ranks)[0, 1] > 0.99
+    assert not torch.equal(losses["all"], losses["autocast"])
+
+
+@pytest.mark.parametrize("cast", ["autocast", "all"])
+def test_float32_scores_do_not_depend_on_what_is_cast(cast: str) -> None:
+    learner, points = trained(*RESNET), batch(1)
+    replica = Replica(build(*RESNET, seed=99), Numerics("fp32", cast=cast), CPU, TASK)
+    replica.load(learner.pieces(replica.layout))
+    assert torch.equal(replica(points).losses, plain(learner.model.eval(), points, None)[1])
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -199,6 +199,12 @@ class ScorerConfig(Section):
         description="autocast dtype of the scoring forward; auto: bf16 where the hardware has it"
         " (GPUs of other machines are assumed to), else fp32",
     )
+    cast: Literal["autocast", "all"] = Field(
+        "autocast",
+        description="weights held, and sent, in that dtype: those that autocast casts (of linear"
+        " layers and convolutions), or all of two or more dimensions: less to send for embeddings"
+        " and experts, with scores that differ by rounding",
+    )
     channels_last: bool = Field(
         False,
         description="store images and convolutions by pixel: faster, with different last bits",

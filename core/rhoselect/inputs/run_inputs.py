@@ -133,4 +133,4 @@ class RunInputs(SelectionInputs):
 
     def _numerics(self, bn: BatchNormMode, fold_batchnorm: bool = False) -> Numerics:
         scorer = self.config.scorer
-        return Numerics(scorer.precision, bn, scorer.channels_last, fold_batchnorm)
+        return Numerics(scorer.precision, bn, scorer.channels_last, fold_batchnorm, scorer.cast)

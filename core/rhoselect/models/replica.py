@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from rhoselect.compute import DTYPES, seed_points
 from rhoselect.errors import ModelError
 from rhoselect.models.folding import Folded
+from rhoselect.models.held import Held
 from rhoselect.nest import mapped
 from rhoselect.selection import Needs
 from rhoselect.snapshots.base import Pieces
@@ -22,6 +23,7 @@ from rhoselect.tasks.base import logits_of
 from rhoselect.types import REFERENCE, Batch, ForwardOutput, Layout
 
 BatchNormMode = Literal["running", "batch"]
+Cast = Literal["autocast", "all"]
 PLAIN = Needs()
 CAST_MODULES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -32,17 +34,19 @@ class Numerics:
 
     ``precision``: "fp32", "bf16" or "fp16". Linear and convolution weights are held in this dtype
     and everything else in float32, under autocast: bit for bit what autocast computes from float32
-    weights, without casting them at every forward. ``bn``: BatchNorm with "running" statistics, or
-    with those of the scored "batch"; the latter owns no running statistics at all, so scoring
-    cannot touch them. ``channels_last`` lays images and convolution weights out by pixel, which is
-    faster. ``fold_batchnorm`` merges each BatchNorm into the convolution before it and needs
-    "running".
+    weights, without casting them at every forward. With ``cast`` "all" so are all parameters of two
+    or more dimensions, such as embeddings, and forwards differ from plain autocast. ``bn``:
+    BatchNorm with "running" statistics, or with those of the scored "batch"; the latter owns no
+    running statistics at all, so scoring cannot touch them. ``channels_last`` lays images and
+    convolution weights out by pixel, which is faster. ``fold_batchnorm`` merges each BatchNorm into
+    the convolution before it and needs "running".
     """
 
     precision: str
     bn: BatchNormMode = "running"
     channels_last: bool = False
     fold_batchnorm: bool = False
+    cast: Cast = "autocast"
 
 
 class Replica:
@@ -69,19 +73,20 @@ class Replica:
         self._model, self._task = model.eval().requires_grad_(False), task
         self.dtype = DTYPES[numerics.precision]
         self.device = device
-        _cast(model, self.dtype)
+        _cast(model, self.dtype, numerics.cast)
         self.batch_statistics = numerics.bn == "batch" and _drop_statistics(model)
         model.to(device)
         self._channels_last = numerics.channels_last
         if self._channels_last:
             # The stubs know no memory format without a dtype.
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._tensors: dict[str, Tensor] = dict(model.state_dict())
+        self._held = Held(model, device)
         self._folded = Folded(self._model) if numerics.fold_batchnorm else None
         self._scored = self._folded or self._model
         self._reference = reference
         if reference is not None:
-            self._tensors |= {REFERENCE + name: t for name, t in reference._tensors.items()}
+            second = reference._held.tensors
+            self._held.tensors |= {REFERENCE + name: t for name, t in second.items()}
         self._passes, self._seed = needs.passes, seed
         self._last: tuple[nn.Linear, Tensor, Tensor] | None = None
         self._output: Any = None
@@ -95,32 +100,32 @@ class Replica:
 
     @property
     def layout(self) -> Layout:
-        """The tensors that a snapshot for this replica holds."""
-        return {name: torch.empty_like(t, device="meta") for name, t in self._tensors.items()}
+        """The tensors that a snapshot for this replica holds: see `Held`."""
+        return self._held.layout
+
+    @property
+    def names(self) -> Iterable[str]:
+        """The names of ``layout``."""
+        return self._held.tensors.keys()
 
     @property
     def buffers(self) -> list[str]:
         """Those of ``layout`` that no optimizer changes, as statistics of BatchNorm are."""
         named = self._model.named_buffers(remove_duplicate=False)
-        return [name for name, _ in named if name in self._tensors]
+        return [name for name, _ in named if name in self._held.tensors]
 
     def keep(self, names: Iterable[str]) -> None:
         """Leave tensors as they are now: snapshots do not hold them."""
-        for name in names:
-            del self._tensors[name]
+        self._held.leave(names)
+
+    def share(self) -> None:
+        """Score with the learner's own parameters where possible: see `Held.share`."""
+        self._held.share()
 
     def load(self, pieces: Pieces) -> None:
-        """Copy a snapshot's weights, as they arrive, into the replica's own tensors.
-
-        Raises KeyError for a snapshot with more or fewer tensors.
-        """
-        missing = dict.fromkeys(self._tensors)
-        with torch.no_grad():
-            for name, tensor in pieces:
-                self._tensors[name].copy_(tensor, non_blocking=True)
-                del missing[name]
-        if missing:
-            raise KeyError(next(iter(missing)))
+        """Copy a snapshot's weights, as they arrive, into the replica's own tensors: see
+        `Held.load`."""
+        self._held.load(pieces)
         if self._folded is not None:
             self._folded.refresh()
 
@@ -196,9 +201,13 @@ class Replica:
         return torch.autocast(self.device.type, self.dtype, enabled=enabled)
 
 
-def _cast(model: nn.Module, dtype: torch.dtype) -> None:
+def _cast(model: nn.Module, dtype: torch.dtype, cast: Cast) -> None:
     """Hold linear and convolution weights in ``dtype``. A weight that others read too (a head tied
-    to its embedding) stays float32 for them."""
+    to its embedding) stays float32 for them, unless ``cast`` is "all"."""
+    if cast == "all":  # but not the few numbers of a norm, which its running statistics go with
+        for parameter in model.parameters():
+            if parameter.ndim > 1 and parameter.is_floating_point():
+                parameter.data = parameter.data.to(dtype)
     others = (m for m in model.modules() if not isinstance(m, CAST_MODULES))
     wide = {id(p) for module in others for p in module.parameters(recurse=False)}
     for module in model.modules():

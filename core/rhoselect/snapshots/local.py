@@ -20,7 +20,7 @@ class LocalStore:
     """
 
     def __init__(self, lends: bool = False) -> None:
-        self._lends = lends
+        self.lends = lends
         self._kept: dict[int, tuple[dict[str, Tensor], dict[str, Tensor]]] = {}
         self._below = 0
         self._changed = threading.Condition()
@@ -33,7 +33,7 @@ class LocalStore:
         state: State,
     ) -> None:
         """See `SnapshotStore.publish`."""
-        if self._lends:
+        if self.lends:
             weights = {name: tensors[name].detach() for name in layout}
         else:
             weights = {n: tensors[n].detach().to(dtype, copy=True) for n, dtype in layout.items()}

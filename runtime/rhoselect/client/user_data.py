@@ -174,7 +174,8 @@ def user_replica(model: nn.Module, config: Config, device: torch.device, task: T
             "scorer.fold_batchnorm: got true with losses of the loop's own, allowed false: they are"
             " given the model as it is"
         )
-    numerics = Numerics(scorer.precision, config.selection.scoring_bn, scorer.channels_last)
+    bn, by_pixel = config.selection.scoring_bn, scorer.channels_last
+    numerics = Numerics(scorer.precision, bn, by_pixel, cast=scorer.cast)
     return Replica(model, numerics, device, task)
 
 

@@ -30,7 +30,7 @@ class Weights:
         """Load these tensors, unless they are what ``take`` loaded last and nothing came since."""
         if self._taken is not tensors:
             self.version = self._taken = None  # until the load is complete
-            self.replica.load((name, tensors[name]) for name in self.replica.layout)
+            self.replica.load((name, tensors[name]) for name in self.replica.names)
             self._taken = tensors
 
     def load(self, version: int, timeout_s: float) -> bool:

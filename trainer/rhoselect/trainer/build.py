@@ -97,6 +97,8 @@ def _parts(
     device, scoring = trainer_device(config), own_device(config)
     share = config.lanes(workers)
     scorer = build_scorer(inputs, scoring, workers, share, queue, snapshots, metrics)
+    if isinstance(snapshots, LocalStore) and snapshots.lends:
+        scorer.weights.replica.share()
     agree(folder, who, scoring_facts(inputs, scorer.weights.replica))
     make_current(device)
     rescores = rescores_here(config)
