@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ import ray
 import yaml
 
 from rhoselect import config as configuration
+from support import made
 
 PROJECT = Path(__file__).parents[1]
 DEPLOY = PROJECT / "deploy"
@@ -135,6 +137,26 @@ def test_the_manifests_name_what_is_there() -> None:
             assert claim is None or claim in claims
     secrets = re.findall(r"secretKeyRef': ({.*?})", str(templates))
     assert len(set(secrets)) == 1, "one secret, one key"
+
+
+def test_a_slurm_job_starts_a_run_and_goes_on_with_it(
+    tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a `rhoctl` that writes down its words, which ours then understands."""
+    said, stub = tmp_path / "said", tmp_path / "rhoctl"
+    stub.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {said}\n')
+    stub.chmod(0o755)
+    run = tmp_path / "run"
+    for name, value in {"RUN": run, "CONFIG": tiny_config, "SLURM_GPUS_ON_NODE": 2}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    job = ["bash", str(DEPLOY / "slurm" / "train.sbatch")]
+    subprocess.run(job, check=True)
+    words = said.read_text().split()
+    made(*words, "--set", "trainer.micro_batches=2", "--dry-run")
+    run.mkdir()
+    subprocess.run(job, check=True)
+    assert said.read_text().split() == ["train", "--resume", *words[2:]]
 
 
 def test_the_image_holds_every_source_root() -> None:
