@@ -30,6 +30,8 @@ from warm import Process
 
 RANKS, STOP = 2, 3
 OWN = {"selection": {"n_b": 8, "n_B": 64, "chunk": 16}, "scorer": {"precision": "fp32"}}
+PLAIN = {"optim": "sgd", "learning_rate": 0.1}
+"""Arguments of a Trainer whose steps are as long as its gradients."""
 
 
 def points(shift: int) -> TensorDataset:
@@ -66,6 +68,23 @@ def whole(model: nn.Module) -> dict[str, Tensor]:
         name: each.full_tensor() if hasattr(each, "full_tensor") else each
         for name, each in bare.state_dict().items()
     }
+
+
+def trained(rank: int, out: str) -> dict[str, Any]:
+    """The weights of a Trainer with selection, and of one that goes on from its checkpoint."""
+    sys.path.append(str(Path(__file__).parent / "service"))
+    from trainer_helpers import n_b, sentences, small_bert, trainer
+
+    arguments = {**PLAIN, "per_device_train_batch_size": n_b // RANKS}
+    arguments |= {"save_strategy": "steps", "save_steps": 5}
+    found, il = [], torch.arange(128) / 128
+    for start in (None, f"{out}.trainer/checkpoint-5"):
+        model, run_dir = small_bert(), None if start else f"{out}.run"
+        given = {"irreducible_losses": il, "run_dir": run_dir, "arguments": arguments}
+        made = trainer(Path(f"{out}.trainer"), model, sentences(), **given)
+        made.train(resume_from_checkpoint=start)
+        found.append(model.state_dict())
+    return {"weights": found[0], "resumed": found[1]}
 
 
 def mistakes(rank: int, out: str, config: Path) -> dict[str, str]:
@@ -125,23 +144,41 @@ def main(kind: str, rank: int, out: str, config: Path, *where: str) -> None:
     if kind == "mistakes":
         torch.save(mistakes(rank, out, config), f"{out}.{rank}")
         return
+    if kind == "trainer":
+        torch.save(trained(rank, out), f"{out}.{rank}")
+        return
     inputs = open_inputs(load(config))
     settings = inputs.config.trainer
     options: dict[str, Any] = {"local": True, "config": config, "run_dir": Path(f"{out}.run")}
     if where:
         options = {"address": where[0]}
-    model = parallel(kind, inputs.new_model())
+    model = inputs.new_model()
     optimizer = torch.optim.SGD(model.parameters(), settings.lr)
+    if kind == "accelerate":
+        from accelerate import Accelerator
+
+        accelerator = Accelerator(cpu=True)
+        model, optimizer = accelerator.prepare(model, optimizer)
+        assert isinstance(model, DistributedDataParallel)
+    else:
+        model = parallel(kind, model)
+        optimizer = torch.optim.SGD(model.parameters(), settings.lr)
     selection, found = SelectionClient(model, **options), []
     for start in (0, STOP):
         for batch in itertools.islice(selection, settings.steps if start else STOP):
             losses = F.cross_entropy(model(batch.inputs), batch.labels, reduction="none")
             optimizer.zero_grad()
-            (losses * batch.weights).mean().backward()
+            loss = (losses * batch.weights).mean()
+            accelerator.backward(loss) if kind == "accelerate" else loss.backward()
             optimizer.step()
             selection.step(model, losses)
             found.append(batch.indices)
-        if not start:  # go on from a checkpoint
+        if not start and kind == "accelerate":  # go on from a checkpoint
+            accelerator.register_for_checkpointing(selection)
+            accelerator.save_state(f"{out}.state")
+            accelerator.wait_for_everyone()
+            accelerator.load_state(f"{out}.state")
+        elif not start:
             state = copy.deepcopy(selection.state_dict())
             selection = SelectionClient(model, step=state, **options)
     torch.save({"indices": torch.stack(found), "weights": whole(model)}, f"{out}.{rank}")
@@ -150,6 +187,8 @@ def main(kind: str, rank: int, out: str, config: Path, *where: str) -> None:
 if __name__ == "__main__":
     kind, rank, ranks, meeting, out, config, *where = sys.argv[1:]
     torch.set_num_threads(1)
+    os.environ |= {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks}  # as torchrun does
+    os.environ |= {"LOCAL_WORLD_SIZE": ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
     distributed.init_process_group(
         "gloo",
         init_method=f"file://{meeting}",

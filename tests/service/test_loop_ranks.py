@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from service_helpers import inputs, service
 from torch import nn
+from trainer_helpers import sentences, small_bert, trainer
 
 import looped
 from rhoselect.client import SelectionClient
@@ -31,6 +33,12 @@ SETTINGS = {
     "losses": [],
     "a state": ["selection.function=reducr"],
     "weights of losses": ["selection.function=gradient_norm_is"],
+    "BatchNorm, and what does not learn": [
+        "model.factory=adapted:Adapted",
+        "model.args={}",
+        "selection.bn=running",
+        "snapshots.only=trainable",
+    ],
     "no weights needed": ["selection.function=uniform"],
 }
 
@@ -53,9 +61,12 @@ def alone(run: RunInputs) -> tuple[list[list[int]], nn.Module]:
         losses = torch.empty(len(batch.indices))
         for rank in range(looped.RANKS):
             rows = slice(rank, None, looped.RANKS)
+            statistics = copy.deepcopy(dict(model.named_buffers()))
             part = F.cross_entropy(model(batch.inputs[rows]), batch.labels[rows], reduction="none")
             ((part * batch.weights[rows]).mean() / looped.RANKS).backward()
             losses[rows] = part.detach()
+            if rank:  # only rank 0's go on
+                model.load_state_dict(statistics, strict=False)
         optimizer.step()
         selection.step(model, losses)
         selected.append(batch.indices.tolist())
@@ -71,12 +82,18 @@ def configured(run: RunInputs, folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("kind", "served", "settings"),
     [
-        ("ddp", False, "losses"),
+        ("ddp", False, "BatchNorm, and what does not learn"),
         ("fsdp2", True, "losses"),
+        matrix("ddp", False, "losses"),
+        matrix("accelerate", False, "losses"),
         matrix("ddp", True, "losses"),
         matrix("fsdp2", False, "losses"),
         matrix("ddp", False, "a state"),
-        *(matrix("ddp", where, name) for where in (False, True) for name in list(SETTINGS)[2:]),
+        *(
+            matrix("ddp", where, name)
+            for where in (False, True)
+            for name in ("weights of losses", "no weights needed")
+        ),
     ],
 )
 def test_ranks_share_the_selection_of_one_process(
@@ -97,11 +114,29 @@ def test_ranks_share_the_selection_of_one_process(
     if settings != "no weights needed":  # of which a service learns the last step by the next
         assert read_steps(folder, ["indices"])["indices"].to_pylist() == expected
         kept = load_file(folder / "model.safetensors")
-    for each in found:
+    parameters = dict(model.named_parameters())
+    for rank, each in enumerate(found):
         for name, tensor in each["weights"].items():
+            if rank and name not in parameters:
+                continue  # statistics of its own
             torch.testing.assert_close(tensor, model.state_dict()[name], msg=name)
             assert kind == "fsdp2" or torch.equal(tensor, model.state_dict()[name]), name
             assert not kept or torch.equal(tensor, kept[name]), name
+
+
+@pytest.mark.matrix
+def test_a_trainer_in_two_processes_learns_what_one_does(tiny_config: Path, tmp_path: Path) -> None:
+    """But for rounding; and goes on from a checkpoint to the same bits."""
+    lead, other = looped.run("trainer", tiny_config, tmp_path / "out")
+    model, given = small_bert(), {"arguments": looped.PLAIN, "run_dir": tmp_path / "one"}
+    il = torch.arange(128) / 128
+    trainer(tmp_path / "trainer", model, sentences(), irreducible_losses=il, **given).train()
+    one, two = (read_steps(tmp_path / each, ["indices"]) for each in ("one", "out.run"))
+    assert one.equals(two)
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(lead["weights"][name], tensor, msg=name)
+    for each in (lead["resumed"], other["weights"], other["resumed"]):
+        assert all(torch.equal(each[name], tensor) for name, tensor in lead["weights"].items())
 
 
 MISTAKES = {

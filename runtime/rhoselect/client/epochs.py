@@ -49,15 +49,16 @@ class Epochs:
 
     def told(self) -> dict[str, float]:
         """How batches were selected since the last call, as means over their steps: the score of
-        the chosen points, the share of candidates that is kept, the age in steps of the weights
-        that scored, and the rank agreement of those steps that were audited."""
+        the points chosen for this process, the share of candidates that is kept, the age in steps
+        of the weights that scored, and the rank agreement of those steps that were audited."""
         seen, self._seen = self._seen, {}
         return {f"selection_{name}": fmean(values) for name, values in seen.items()}
 
     def _note(self, batch: SelectionBatch) -> None:
+        section = self.selection.config.selection
         found = {
             "score": None if batch.scores is None else float(batch.scores.mean()),
-            "share_kept": len(batch.indices) / self.selection.config.selection.n_B,
+            "share_kept": section.n_b / section.n_B,
             "staleness": float(max(0, batch.step - batch.version)),
             "rank_agreement": batch.agreement,
         }

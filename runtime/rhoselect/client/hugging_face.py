@@ -47,18 +47,19 @@ class SelectionTrainer(Trainer):  # type: ignore[misc]
 
     ``selection`` is the configuration's section of that name, as in {"n_B": 320, "chunk": 32}; by
     default n_B is 10 n_b. n_b is the batch of an optimizer's step, ``per_device_train_batch_size``
-    times ``gradient_accumulation_steps``; data, columns, collator and seed are the Trainer's. An
-    epoch is one pass over the candidates: N // n_B steps. This process scores, or ``workers``
-    threads of it on the CPU, by ``losses(model, batch)`` -> [C], where ``batch.inputs`` is what the
-    collator gives, minus ``irreducible_losses`` (see ``SelectionClient``). Without ``losses`` they
-    are those of a causal language model or of a sequence classifier. If a method samples, the
-    training loss is the mean of these losses times their weights.
+    times ``gradient_accumulation_steps`` times processes, as under torchrun; data, columns,
+    collator and seed are the Trainer's. An epoch is one pass over the candidates: N // n_B steps.
+    This process scores, or ``workers`` threads of it on the CPU, by ``losses(model, batch)`` ->
+    [C], where ``batch.inputs`` is what the collator gives, minus ``irreducible_losses`` (see
+    ``SelectionClient``). Without ``losses`` they are those of a causal language model or of a
+    sequence classifier. If a method samples, the training loss is the mean of these losses times
+    their weights.
 
     With an ``address`` the service there scores, by its own configuration, and ``train_dataset`` is
     its train split. ``token_file``, ``run_dir`` and other options are those of ``SelectionClient``.
 
     Each ``train`` is a run of its own, with the evaluations in its run folder. Checkpoints have the
-    selection's state, and ``resume_from_checkpoint`` goes on exactly. One process. Raises UserError
+    selection's state, and ``resume_from_checkpoint`` goes on exactly. Raises UserError
     like ``SelectionClient``.
     """
 
@@ -152,7 +153,7 @@ class SelectionTrainer(Trainer):  # type: ignore[misc]
 
     def _save_checkpoint(self, model: Any, trial: Any, *args: Any, **kwargs: Any) -> None:
         """Write the state of the selection, and then that of the Trainer."""
-        if self._epochs is not None:
+        if self._epochs is not None and self.args.should_save:
             folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
             selection = self._epochs.selection
             known = self._address is None or not selection.config.selection.lag
@@ -160,14 +161,16 @@ class SelectionTrainer(Trainer):  # type: ignore[misc]
         super()._save_checkpoint(model, trial, *args, **kwargs)
 
     def _count_parts(self) -> None:
-        """Let the Trainer divide the loss by the micro-batches of a step, where the model does not.
+        """Let the Trainer divide the loss by the micro-batches of a step, and not multiply it by
+        the processes, where the model does not use the count of items.
 
-        It believes a forward that takes the count of items. Some ignore it, a BERT's among them,
-        and with them the gradient would be as many times too long (transformers issue 47688).
+        It believes a forward that takes that count. Some ignore it, a BERT's among them, and with
+        them the gradient would be as many times too long (transformers issue 47688).
         """
         takes = getattr(self, "model_accepts_loss_kwargs", False)
         usual = self.label_smoother is None and self.compute_loss_func is None
-        if self.args.gradient_accumulation_steps > 1 and takes and usual:
+        parts = self.args.gradient_accumulation_steps * self.args.world_size
+        if parts > 1 and takes and usual:
             loader = super().get_train_dataloader()
             two = loader.collate_fn([loader.dataset[place] for place in range(2)])
             inputs = self._prepare_inputs(two)

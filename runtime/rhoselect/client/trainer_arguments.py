@@ -15,8 +15,9 @@ from rhoselect.errors import ConfigError
 
 
 def batch_of(settings: Any) -> int:
-    """n_b: the points of an optimizer's step."""
-    return int(settings.per_device_train_batch_size * settings.gradient_accumulation_steps)
+    """n_b: the points of an optimizer's step, over all processes."""
+    parts = settings.gradient_accumulation_steps * settings.world_size
+    return int(settings.per_device_train_batch_size * parts)
 
 
 def steps_of(settings: Any, points: int, n_B: int) -> tuple[int, int]:
@@ -40,14 +41,13 @@ def check_arguments(settings: Any, selection: Mapping[str, Any]) -> None:
     """Raise ConfigError for arguments of the Trainer that selection cannot follow."""
     batch = batch_of(settings)
     n_b, words_of_n_b = selection.get("n_b", batch), f"per_device_train_batch_size = {batch}"
-    if settings.gradient_accumulation_steps > 1:
-        words_of_n_b = f"batch_size * gradient_accumulation_steps = {batch}"
+    if batch > settings.per_device_train_batch_size:
+        words_of_n_b = f"batch_size * gradient_accumulation_steps * processes = {batch}"
     order = "group_by_length" if getattr(settings, "group_by_length", False) else "random"
     order = getattr(settings, "train_sampling_strategy", order)
     on_signal = getattr(settings, "enable_jit_checkpoint", False)
     for name, got, allowed, words in (
-        ("world_size", settings.world_size, settings.world_size == 1, "one process"),
-        ("n_gpu", settings.n_gpu, settings.n_gpu <= 1, "one device"),
+        ("n_gpu", settings.n_gpu, settings.n_gpu <= 1, "one device a process: use torchrun"),
         ("auto_find_batch_size", True, not settings.auto_find_batch_size, "False"),
         ("enable_jit_checkpoint", True, not on_signal, "False: it saves within a step"),
         ("train_sampling_strategy", order, order == "random", '"random": it chooses the points'),
