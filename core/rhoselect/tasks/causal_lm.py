@@ -11,12 +11,9 @@ from torch import Tensor, nn
 
 from rhoselect.errors import ModelError
 from rhoselect.nest import Nest
-from rhoselect.tasks.pieces import body_and_head, token_losses
+from rhoselect.tasks.pieces import check_head, token_losses
 from rhoselect.tasks.sequences import SequenceTask, logits_for
 from rhoselect.types import Batch, Losses
-
-COMPARED = 64
-"""Tokens of which body and head are compared with the forward."""
 
 
 class CausalLM(SequenceTask):
@@ -46,7 +43,7 @@ class CausalLM(SequenceTask):
         the predicted ones: never the first. Raises ModelError."""
         ids, inputs = batch.content["input_ids"], _inputs(batch.content)
         mask = _predicted(batch.content)
-        found = token_losses(model, inputs, ids, self._whole)
+        found = token_losses(model, inputs, ids[:, 1:], self._whole)
         tokens = torch.where(mask, F.pad(found, (1, 0)), 0.0)
         return Losses(tokens.sum(1) / mask.sum(1).clamp(min=1), tokens=tokens, mask=mask)
 
@@ -55,16 +52,7 @@ class CausalLM(SequenceTask):
         tokens do not see other documents of a packed sequence. Computes the first row alone."""
         inputs = {name: each[:1] for name, each in _inputs(batch.content).items()}
         logits = logits_for(model, inputs)
-        split = None if self._whole else body_and_head(model)
-        if split is not None:
-            body, head = split
-            own = head(body(inputs)[:, :COMPARED]).float()
-            given = logits[:, :COMPARED].float()
-            if (own - given).norm() > 0.05 * given.norm():  # far above rounding, also of bf16
-                raise ModelError(
-                    "its model's head gives other logits than its forward, allowed the same; set"
-                    " task.args.whole = true"
-                )
+        check_head(model, inputs, logits, self._whole)
         if "document_ids" in batch.content:
             self._check_documents(model, inputs["input_ids"], logits.shape[-1])
 
@@ -77,7 +65,7 @@ class CausalLM(SequenceTask):
 
         def losses(these: Tensor) -> Tensor:
             content = {"input_ids": these, "attention_mask": seen, "document_ids": (~first).long()}
-            return token_losses(model, _inputs(content), these, self._whole)[:, half:]
+            return token_losses(model, _inputs(content), these[:, 1:], self._whole)[:, half:]
 
         own, others = losses(ids), losses(torch.where(first, (ids + 1) % vocabulary, ids))
         if ((own - others).abs() > 1e-5 * own.abs().clamp(min=1)).any():

@@ -15,29 +15,34 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from rhoselect.errors import ModelError
 from rhoselect.tasks.base import output_of
 
 PIECE = 1 << 24
 """Most logits at once: 64 MiB of float32."""
+COMPARED = 64
+"""Tokens of which body and head are compared with the forward."""
 SCALED = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
 """Settings by which models of transformers change what their head gives."""
 Body = Callable[[dict[str, Tensor]], Tensor]
 Head = Callable[[Tensor], Tensor]
 
 
-def token_losses(model: nn.Module, inputs: dict[str, Tensor], ids: Tensor, whole: bool) -> Tensor:
-    """The losses [C, T - 1], float32, of all tokens of ``ids`` [C, T] but the first, padding
-    included. ``whole`` takes the logits of the model's own forward."""
-    targets = ids[:, 1:]
+def token_losses(
+    model: nn.Module, inputs: dict[str, Tensor], targets: Tensor, whole: bool
+) -> Tensor:
+    """The losses [C, N], float32, of ``targets`` [C, N] under the first N logits that the model
+    gives for ``inputs``; 0 of a target -100. ``whole`` takes those of the model's own forward."""
+    count = targets.shape[1]
     split = None if whole else body_and_head(model)
     if split is not None:
         body, head = split
-        hidden = body(inputs)[:, :-1]  # [C, T - 1, D]
+        hidden = body(inputs)[:, :count]  # [C, N, D]
         return _of_hidden(head, hidden.flatten(0, 1), targets.flatten()).view(targets.shape)
     found, row, rows = list[Tensor](), 0, 1  # the first row tells how many logits it has
-    while row < len(ids):
+    while row < len(targets):
         part = {name: tensor[row : row + rows] for name, tensor in inputs.items()}
-        logits = output_of(model, part)[:, :-1]  # [rows, T - 1, V]
+        logits = output_of(model, part)[:, :count]  # [rows, N, V]
         found.append(_of_logits(logits, targets[row : row + rows]))
         row, rows = row + rows, max(1, PIECE // max(1, logits[0].numel()))
     return torch.cat(found)
@@ -60,6 +65,21 @@ def body_and_head(model: Any) -> tuple[Body, Head] | None:
         return found
 
     return hidden, head
+
+
+def check_head(model: nn.Module, inputs: dict[str, Tensor], logits: Tensor, whole: bool) -> None:
+    """Raise ModelError unless the model's body and head, if those are used, give its ``logits`` for
+    the first tokens of ``inputs``."""
+    split = None if whole else body_and_head(model)
+    if split is None:
+        return
+    body, head = split
+    own, given = head(body(inputs)[:, :COMPARED]).float(), logits[:, :COMPARED].float()
+    if (own - given).norm() > 0.05 * given.norm():  # far above rounding, also of bf16
+        raise ModelError(
+            "its model's head gives other logits than its forward, allowed the same; set"
+            " task.args.whole = true"
+        )
 
 
 def _of_hidden(head: Head, hidden: Tensor, targets: Tensor) -> Tensor:

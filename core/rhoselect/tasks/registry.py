@@ -11,6 +11,7 @@ BUILT_IN = {
     "classification": "rhoselect.tasks.classification:Classification",
     "causal_lm": "rhoselect.tasks.causal_lm:CausalLM",
     "masked_lm": "rhoselect.tasks.masked_lm:MaskedLM",
+    "seq2seq_lm": "rhoselect.tasks.seq2seq_lm:Seq2SeqLM",
     "regression": "rhoselect.tasks.measured:Regression",
     "multi_label": "rhoselect.tasks.measured:MultiLabel",
 }

@@ -52,27 +52,28 @@ class SequenceTask(Task):
         return {"perplexity": math.exp(min(loss, 700.0)), "loss": loss}
 
 
-def ids_of(example: Any) -> Tensor:
-    """The token ids [T] of an example. Raises DataError."""
+def ids_of(example: Any, name: str = "input_ids") -> Tensor:
+    """The token ids [T] of an example, of a dict those of this name. Raises DataError."""
     try:
-        given = example["input_ids"] if isinstance(example, Mapping) else example
+        given = example[name] if isinstance(example, Mapping) else example
         ids = torch.as_tensor(given)
     except Exception as error:  # the user's data: anything may come out of it
         raise DataError(
-            f'got {one_line(error)}, allowed token ids [T], alone or as "input_ids" of a dict; give'
+            f'got {one_line(error)}, allowed token ids [T], alone or as "{name}" of a dict; give'
             " the data set such items, or choose another task.name"
         ) from None
     if ids.ndim != 1 or not len(ids) or ids.is_floating_point():
         raise DataError(
             f"got tokens {list(ids.shape)} of {ids.dtype}, allowed one or more token ids [T], alone"
-            ' or as "input_ids" of a dict'
+            f' or as "{name}" of a dict'
         )
     return ids.long()
 
 
-def logits_for(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-    """The logits [C, T, V] of ``inputs``, whose ``input_ids`` are [C, T]. Raises ModelError."""
-    logits, shape = output_of(model, inputs), list(inputs["input_ids"].shape)
+def logits_for(model: nn.Module, inputs: Mapping[str, Tensor], name: str = "input_ids") -> Tensor:
+    """The logits [C, T, V] of ``inputs``, of which those of this name are [C, T]. Raises
+    ModelError."""
+    logits, shape = output_of(model, inputs), list(inputs[name].shape)
     if not isinstance(logits, Tensor) or list(logits.shape[:-1]) != shape:
         got = f"{list(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
         raise ModelError(
