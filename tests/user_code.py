@@ -147,6 +147,22 @@ class Attending(nn.Module):
         return self.head(self.layer(inputs[:, 0]).mean(1))
 
 
+class Stacked(nn.Module):
+    """Two such layers; no number of ranks divides all of its shapes."""
+
+    def __init__(self, input_shape: tuple[int, ...], classes: int) -> None:
+        super().__init__()
+        width = input_shape[-1]
+        layers = [nn.TransformerEncoderLayer(width, 2, 27, 0.2, batch_first=True) for _ in "12"]
+        self.layers, self.head = nn.ModuleList(layers), nn.Linear(width, classes)
+
+    def forward(self, inputs: Tensor) -> Any:
+        hidden = inputs[:, 0]
+        for layer in self.layers:
+            hidden = layer(hidden)
+        return self.head(hidden.mean(1))
+
+
 class OwnRandom(Linear):
     """In training mode draws from a generator of its own."""
 

@@ -46,9 +46,10 @@ def check_place(what: str, path: Path) -> None:
 
 
 def check_readable(path: Path) -> None:
-    """Raise the OSError of reading a file, if it cannot be read: some libraries say "no such file"
-    of one that this user may not read."""
-    path.open("rb").close()
+    """Raise the OSError of reading a file, or one in a folder, if it cannot be read: some libraries
+    say "no such file" of one that this user may not read."""
+    for file in path.iterdir() if path.is_dir() else [path]:
+        file.open("rb").close()
 
 
 @contextmanager

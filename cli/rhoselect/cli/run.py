@@ -107,7 +107,7 @@ def execute(
         stopping(print_line) as stopped_by_signal,
         display(console, title, config.trainer.steps, _starting(workers)) as show,
     ):
-        if workers == 0 and config.trainer.devices > 1:
+        if workers == 0 and config.trainer.in_ranks:
             from rhoselect.runtime.colocated import run_colocated
 
             return run_colocated(inputs, folder, watch)

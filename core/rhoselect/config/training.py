@@ -94,7 +94,18 @@ class TrainerConfig(Section):
         1,
         ge=1,
         description="processes that train, each on a device of its own and with an equal share of"
-        " micro_batches: 1, 2, 4, …, at most micro_batches; no result depends on it",
+        " micro_batches: 1, 2, 4, …, at most micro_batches; no result depends on it unless parallel"
+        " is 'fsdp'",
+    )
+    parallel: Literal["replicated", "fsdp"] = Field(
+        "replicated",
+        description="replicated: each of the devices has the whole model; fsdp: it has a part of"
+        " each parameter and of its optimizer's state, and bits repeat for one number of devices",
+    )
+    blocks: str = Field(
+        "",
+        description="names of the modules that 'fsdp' gathers one after the other, such as"
+        " 'layers.*', where * is anything but a dot; '': the items of each nn.ModuleList",
     )
     ema: float = Field(
         0.0,
@@ -123,6 +134,11 @@ class TrainerConfig(Section):
         description="figures of the task's metric, such as accuracies, whose first step goes into"
         " summary.json",
     )
+
+    @property
+    def in_ranks(self) -> bool:
+        """Whether a group of ranks trains; it may be one rank."""
+        return self.devices > 1 or self.parallel == "fsdp"
 
     @field_validator("micro_batches", "devices")
     @classmethod

@@ -112,6 +112,26 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _divided(self) -> Self:
+        trainer = self.trainer
+        if trainer.parallel != "fsdp":
+            return self
+        if trainer.ema:
+            raise ValueError(
+                f"trainer.ema: got {trainer.ema} with trainer.parallel = 'fsdp', allowed 0: no rank"
+                " has a whole model to average; change one of the two"
+            )
+        groups = [group.optimizer.name for group in trainer.groups if group.optimizer]
+        for name in (trainer.optimizer.name, *groups):
+            if name.removeprefix("torch.optim:") not in ELEMENTWISE:
+                raise ValueError(
+                    f"trainer.optimizer: got {name!r} with trainer.parallel = 'fsdp', allowed"
+                    f" {listed(ELEMENTWISE)}, which update each number by itself, as ranks have"
+                    " parts of parameters; or set 'replicated'"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _walk(self) -> Self:
         selection = self.selection
         if selection.function != "infobatch":
@@ -193,6 +213,10 @@ class Config(Section):
         """
         mine, theirs = (flat(config.model_dump(exclude=FREE)) for config in (self, other))
         return sorted(n for n in mine.keys() | theirs.keys() if mine.get(n) != theirs.get(n))
+
+
+ELEMENTWISE = ("AdamW", "Adam", "SGD", "Adagrad", "RMSprop")
+"""Optimizers of torch.optim that a divided model may have."""
 
 
 def _powers(number: int) -> str:

@@ -19,6 +19,7 @@ from typing import Literal
 
 from rhoselect.config import Config
 from rhoselect.errors import LostRankError, RunError, listed
+from rhoselect.ranks.group import Work
 from rhoselect.runtime.links import ALIVE_S, Kind, LeadEnd
 from rhoselect.trainer.resuming import how_to_resume
 from rhoselect.trainer.runfolder import RunFolder
@@ -140,13 +141,21 @@ class Crew:
         self._wait(lambda each: each.ready)
         self._order(Kind.JOIN)
 
+    def begin(self, step: int) -> None:
+        """Have all load the checkpoint of a step, and do with this process what it does then."""
+        self._order(Kind.BEGIN, step)
+
+    def call(self, work: Work, step: int) -> None:
+        """Have all take part in ``work``. Raises LostRankError if one has ended."""
+        self.check()
+        self._order(Kind[work.upper()], step)
+
     def go(self, step: int) -> None:
         """Have all take a step; before the first one wait until they have begun. Raises
         LostRankError if one has ended."""
         self.check()
         if not self._went:
             self._went = True
-            self._order(Kind.BEGIN, step)
             self._wait(lambda each: each.begun)
         self._order(Kind.STEP, step)
 

@@ -41,6 +41,7 @@ class LeadControl(TrainerControl):
             crew.gather()
             timeout_s = config.cluster.rank_timeout_s
             group = GlooGroup(0, config.trainer.devices, crew.meeting, timeout_s)
+            group.calls = crew.call
             self._crew, self._split = crew, group if mode == "split" else None
             try:
                 yield group
@@ -50,6 +51,13 @@ class LeadControl(TrainerControl):
                 asked = RunStopped(f"{crew.asked} was asked to end (SIGTERM): {stopped}")
                 asked.exit_code = 1
                 raise asked from None
+            finally:
+                group.close()
+
+    def begins(self, step: int) -> None:
+        """See `TrainerControl.begins`."""
+        assert self._crew is not None, "a trainer begins while it leads"
+        self._crew.begin(step)
 
     def poll(self, step: int, save: Callable[[], Path], check_fence: Callable[[], object]) -> bool:
         """See `TrainerControl.poll`. Raises LostRankError if a follower has ended."""

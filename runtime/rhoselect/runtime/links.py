@@ -26,9 +26,9 @@ did not come. failed: anything else ended it."""
 
 class Kind(IntEnum):
     """alive: nothing else. join: all are ready. begin: with the checkpoint of a step. step: take
-    it. end: no more steps."""
+    it. whole, save: see `rhoselect.ranks.group.Work`. end: no more steps."""
 
-    ALIVE, JOIN, BEGIN, STEP, END = range(5)
+    ALIVE, JOIN, BEGIN, STEP, WHOLE, SAVE, END = range(7)
 
 
 @dataclass(frozen=True)

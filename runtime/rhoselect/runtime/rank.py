@@ -67,8 +67,10 @@ def _follow(inputs: RunInputs, folder: RunFolder, rank: int, lead: FollowerEnd) 
         if order.kind == Kind.BEGIN:
             follower.begin(order.step)
             lead.say("begun")
-        else:
+        elif order.kind == Kind.STEP:
             follower.step(order.step)
+        else:
+            follower.take_part("whole" if order.kind == Kind.WHOLE else "save", order.step)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,9 @@ Before each step the lead sends an order (generation, step, kind); then all of t
    (``gloo``): inside a rank on a stack of partial sums, across ranks by vector halving with
    distance doubling, then exchanged.
 4. Each rank takes the optimizer's step and loads its own weights into its replica.
+
+Under ``trainer.parallel = "fsdp"`` (``shards``) a rank has a part of the model. Then torch gathers
+layers and sums gradients, and the new weights are gathered before they are loaded or published.
 """
 
 from rhoselect.ranks.group import Alone, Exchange, Group

@@ -1,4 +1,4 @@
-"""A group of processes of one machine, by gloo. torch.distributed is used here alone.
+"""A group of processes of one machine, by gloo. torch.distributed is used here and in ``shards``.
 
 Only equal bytes are exchanged, and this module does the additions: no topology or release of a
 library decides about their order. Sums are computed on the CPU, which a GPU's gradients pass.
@@ -7,7 +7,7 @@ library decides about their order. Sums are computed on the CPU, which a GPU's g
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -18,7 +18,7 @@ import torch.distributed
 from torch import Tensor
 
 from rhoselect.errors import ConfigError, LostRankError, shortened
-from rhoselect.ranks.group import Gradients
+from rhoselect.ranks.group import Gradients, Work
 
 LOOPBACK = "127.0.0.1"
 _distributed = cast(Any, torch.distributed)  # its stubs do not know these
@@ -33,13 +33,11 @@ class GlooGroup:
     LostRankError unless all have come after ``timeout_s``, the longest wait of every call, too."""
 
     def __init__(self, rank: int, size: int, meeting: Path, timeout_s: float) -> None:
-        self.rank, self.size = rank, size
-        options = _distributed.ProcessGroupGloo._Options()
-        options._timeout = timedelta(seconds=timeout_s)
-        options._devices = [_distributed.ProcessGroupGloo.create_device(hostname=LOOPBACK)]
-        self._store = _distributed.FileStore(str(meeting), size)
+        self.rank, self.size, self.timeout_s = rank, size, timeout_s
+        self.calls: Callable[[Work, int], object] = lambda work, step: None
+        self.store = _distributed.FileStore(str(meeting), size)
         with self._lost():
-            self._group = _distributed.ProcessGroupGloo(self._store, rank, size, options)
+            self._group = local_gloo(self.store, rank, size, timedelta(seconds=timeout_s))
 
     def total(self, values: Gradients, like: Sequence[Tensor]) -> Gradients:
         """See `Group.total`. Large values become their sums where they are; the others are copied
@@ -107,6 +105,15 @@ class GlooGroup:
         ends = [int(size) for size in sizes]
         return [part.numpy().tobytes()[:end] for part, end in zip(parts, ends, strict=True)]
 
+    def call(self, work: Work, step: int = 0) -> None:
+        """See `Group.call`: the lead's ``calls`` does it."""
+        self.calls(work, step)
+
+    def close(self) -> None:
+        """Leave torch.distributed, if a model was divided (`Shards`)."""
+        if _distributed.is_initialized():
+            _distributed.destroy_process_group()
+
     def _all(self, own: Tensor) -> list[Tensor]:
         parts = [torch.empty_like(own) for _ in range(self.size)]
         self._group.allgather([parts], [own]).wait()
@@ -116,9 +123,22 @@ class GlooGroup:
     def _lost(self) -> Iterator[None]:
         try:
             yield
-        except RuntimeError as error:  # of gloo: after a place in its source comes what happened
-            reason = shortened(re.sub(r"^\[\S+\] ", "", str(error)).partition(". ")[0], 200)
-            raise LostRankError(f"rank {self.rank} lost another one ({reason})") from None
+        except RuntimeError as error:
+            raise LostRankError(f"rank {self.rank} lost another one ({reason(error)})") from None
+
+
+def reason(error: RuntimeError) -> str:
+    """What gloo says, without the place in its source."""
+    return shortened(re.sub(r"^\[\S+\] ", "", str(error)).partition(". ")[0], 200)
+
+
+def local_gloo(store: Any, rank: int, size: int, timeout: timedelta) -> Any:
+    """gloo between processes of one machine."""
+    options = _distributed.ProcessGroupGloo._Options()
+    options._timeout = timeout
+    options._devices = [_distributed.ProcessGroupGloo.create_device(hostname=LOOPBACK)]
+    return _distributed.ProcessGroupGloo(store, rank, size, options)
+
 
 
 def _given(value: Tensor | None, like: Tensor) -> Tensor:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 from torch import Tensor
 
 Gradients = Sequence[Tensor | None]
 """One for each parameter; None for one that took no part."""
+
+Work = Literal["whole", "save"]
+"""What the lead does with the others between two steps. whole: it gathers a divided model. save:
+all write a checkpoint of it."""
 
 
 class Exchange(Protocol):
@@ -42,6 +46,11 @@ class Group(Exchange, Protocol):
         """
         ...
 
+    def call(self, work: Work, step: int = 0) -> None:
+        """The lead, after ``step`` steps: have the others take part in ``work``. Another rank's
+        call does nothing."""
+        ...
+
 
 class Alone:
     """The group of a run with one rank."""
@@ -55,6 +64,9 @@ class Alone:
     def gathered(self, payload: bytes) -> list[bytes]:
         """See `Exchange.gathered`."""
         return [payload]
+
+    def call(self, work: Work, step: int = 0) -> None:
+        """There are no others."""
 
 
 def share(group: Group, count: int) -> range:

@@ -14,6 +14,7 @@ from rhoselect.inputs.probe import scoring_facts
 from rhoselect.metrics import Metrics
 from rhoselect.queue import SelectionQueue
 from rhoselect.ranks import Group
+from rhoselect.ranks.gloo import GlooGroup
 from rhoselect.ranks.picks import GivenBatches
 from rhoselect.scorer.build import build_scorer
 from rhoselect.selector import Selector
@@ -31,8 +32,9 @@ from rhoselect.trainer.runfolder import RunFolder, writing
 from rhoselect.trainer.summary import summarise
 
 
-def new_learner(inputs: RunInputs, device: torch.device) -> Learner:
-    """The learner before its first step, with the second network if the run has one."""
+def new_learner(inputs: RunInputs, device: torch.device, group: Group | None = None) -> Learner:
+    """The learner before its first step, with the second network if the run has one. It shares its
+    work with the other ranks of ``group``."""
     config, reference = inputs.config, None
     if inputs.reference is not None:
         lr = config.trainer.lr * config.il.update_lr_factor
@@ -41,8 +43,16 @@ def new_learner(inputs: RunInputs, device: torch.device) -> Learner:
         slower = config.trainer.model_copy(update=plain)
         reference = Learner(inputs.new_reference(), slower, config.seed, device, inputs.task)
         reference.keep(inputs.frozen_reference)
-    model, task, tokens = inputs.new_model(), inputs.task, inputs.tokens
-    learner = Learner(model, config.trainer, config.seed, device, task, reference, tokens)
+    if config.trainer.parallel == "fsdp" and group is not None:
+        from rhoselect.trainer.sharded import ShardedLearner
+
+        assert isinstance(group, GlooGroup), "it is what the runtime makes"
+        learner: Learner = ShardedLearner(inputs, device, reference, group)
+    else:
+        model, task, tokens = inputs.new_model(), inputs.task, inputs.tokens
+        learner = Learner(model, config.trainer, config.seed, device, task, reference, tokens)
+        if group is not None:
+            learner.join(group)
     learner.keep(inputs.frozen)
     return learner
 
@@ -75,8 +85,7 @@ def build_follower(
     what it gets from ``queue``; without one it does not score."""
     metrics, snapshots, who = Metrics(), LocalStore(lends=True), f"rank {group.rank}"
     if queue is None:
-        learner = new_learner(inputs, trainer_device(inputs.config))
-        learner.join(group)
+        learner = new_learner(inputs, trainer_device(inputs.config), group)
         return Follower(inputs, folder, learner, GivenBatches(group), metrics)
     learner, selector = _parts(inputs, folder, queue, snapshots, metrics, 0, group, who)
     return Follower(inputs, folder, learner, selector, metrics)
@@ -103,10 +112,7 @@ def _parts(
     make_current(device)
     rescores = rescores_here(config)
     selector = build_selector(inputs, scorer, rescores, queue, snapshots, folder, workers)
-    learner = new_learner(inputs, device)
-    if group is not None:
-        learner.join(group)
-    return learner, selector
+    return new_learner(inputs, device, group), selector
 
 
 def run_trainer(

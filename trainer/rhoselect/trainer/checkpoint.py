@@ -1,7 +1,8 @@
 """Checkpoints, the only durable state of a run, and the final weights alone.
 
 A checkpoint is one safetensors file, hashed, written beside, fsynced and renamed; the hash is
-verified when it is loaded. It holds no random numbers, as every step reseeds from (seed, step).
+verified when it is loaded. Of a divided model it is a folder (``parts``). It holds no random
+numbers, as every step reseeds from (seed, step).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from pydantic import TypeAdapter
@@ -24,9 +26,14 @@ from rhoselect.errors import RunFolderError
 from rhoselect.files import check_readable
 from rhoselect.importing import one_line
 from rhoselect.models.weights import separate
-from rhoselect.trainer.runfolder import RunFolder, put
+from rhoselect.trainer import parts
+from rhoselect.trainer.runfolder import RunFolder, put, remove
 from rhoselect.types import Snapshot
 
+if TYPE_CHECKING:  # it takes a second to import, which few runs need
+    from rhoselect.ranks.shards import Shards
+
+LEARNER = "learner."
 LIVE = "model-live.safetensors"
 """The weights that trained, of a run whose model.safetensors has an average of weights."""
 
@@ -51,23 +58,35 @@ class Checkpoint:
     snapshots: list[Snapshot]
 
 
-def save(folder: RunFolder, checkpoint: Checkpoint, keep: int) -> Path:
-    """Write a checkpoint and delete all but the newest ``keep``. Raises FencedError."""
-    tensors = {f"learner.{n}": t for n, t in checkpoint.learner.items()}
+def save(
+    folder: RunFolder, checkpoint: Checkpoint, keep: int, shards: Shards | None = None
+) -> Path:
+    """Write a checkpoint, with all ranks if ``shards`` divide the model, and delete all but the
+    newest ``keep``. Raises FencedError."""
+    tensors = {LEARNER + n: t for n, t in checkpoint.learner.items()}
     tensors |= {f"state.{n}": t for n, t in checkpoint.state.items()}
     for snapshot in checkpoint.snapshots:
         prefix = f"snapshot.{snapshot.version}."
         tensors |= {f"{prefix}weights.{n}": t for n, t in snapshot.tensors.items()}
         tensors |= {f"{prefix}state.{n}": t for n, t in snapshot.state.items()}
-    tensors = separate(tensors)
-    path = path_of(folder.path, checkpoint.progress.step)
+    path = path_of(folder.path, checkpoint.progress.step, shards)
     progress = json.dumps(asdict(checkpoint.progress))
-    metadata = {"progress": progress, "sha256": _sha256(progress, tensors)}
-    put(folder, path, lambda beside: save_file(tensors, beside, metadata))
+    if shards is None:
+        tensors = separate(tensors)
+        metadata = {"progress": progress, "sha256": _sha256(progress, tensors)}
+        put(folder, path, lambda beside: save_file(tensors, beside, metadata))
+    else:
+        parts.save(folder, path, tensors, progress, shards)
     # Checkpoints after this one are broken: the resumed run could not load them.
     for old in [each for each in checkpoint_paths(folder.path) if each <= path][:-keep]:
-        old.unlink(missing_ok=True)
+        remove(old)
     return path
+
+
+def save_part(folder: RunFolder, step: int, learner: Mapping[str, Tensor], shards: Shards) -> None:
+    """A rank that is not the lead: write its part of the checkpoint that the lead saves."""
+    tensors = {LEARNER + name: tensor for name, tensor in learner.items()}
+    parts.save_own(folder, path_of(folder.path, step, shards), tensors, shards)
 
 
 def save_model(folder: RunFolder, model: nn.Module, name: str = "model.safetensors") -> None:
@@ -76,15 +95,16 @@ def save_model(folder: RunFolder, model: nn.Module, name: str = "model.safetenso
     put(folder, folder.path / name, lambda beside: save_file(tensors, beside))
 
 
-def load_newest(folder: Path) -> Checkpoint | None:
-    """The newest checkpoint of a run that can be loaded; None if the run has no checkpoints.
+def load_newest(folder: Path, shards: Shards | None = None) -> Checkpoint | None:
+    """The newest checkpoint of a run that can be loaded (see ``load``); None if the run has no
+    checkpoints.
 
     Logs a warning for each broken one. Raises RunFolderError if all are broken.
     """
     broken: list[RunFolderError] = []
     for path in reversed(checkpoint_paths(folder)):
         try:
-            found = load(path)
+            found = load(path, shards)
         except RunFolderError as error:
             logging.warning("%s", error)
             broken.append(error)
@@ -97,18 +117,21 @@ def load_newest(folder: Path) -> Checkpoint | None:
     return None
 
 
-def load(path: Path) -> Checkpoint:
-    """The checkpoint in a file. Raises RunFolderError if it is not whole, OSError if it may not be
-    read."""
+def load(path: Path, shards: Shards | None = None) -> Checkpoint:
+    """A checkpoint; of a divided model what ``shards`` have here, or all without. Raises
+    RunFolderError if it is not whole, OSError if it may not be read."""
     check_readable(path)
     try:
+        if path.is_dir():
+            manifest = parts.manifest_of(path)
+            tensors = parts.load(path, manifest, shards)
+            return _split_by_kind(_progress(manifest.progress), tensors)
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if _sha256(metadata["progress"], tensors) != metadata["sha256"]:
             raise ValueError("its hash is not that of its contents")
-        progress = TypeAdapter(Progress).validate_json(metadata["progress"])
-        return _split_by_kind(progress, tensors)
+        return _split_by_kind(_progress(metadata["progress"]), tensors)
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         reason = one_line(error)
         raise RunFolderError(
@@ -121,10 +144,16 @@ def newest_progress(folder: Path) -> Progress:
     """The counters of the newest checkpoint, without its tensors; those of step 0 if there is none
     that can be read."""
     for path in reversed(checkpoint_paths(folder)):
-        broken = suppress(SafetensorError, OSError, KeyError, ValueError)
-        with broken, safe_open(path, framework="pt") as file:
-            return TypeAdapter(Progress).validate_json((file.metadata() or {})["progress"])
+        with suppress(SafetensorError, OSError, KeyError, ValueError):
+            if path.is_dir():
+                return _progress(parts.manifest_of(path).progress)
+            with safe_open(path, framework="pt") as file:
+                return _progress((file.metadata() or {})["progress"])
     return Progress(0)
+
+
+def _progress(text: str) -> Progress:
+    return TypeAdapter(Progress).validate_json(text)
 
 
 def _split_by_kind(progress: Progress, tensors: Mapping[str, Tensor]) -> Checkpoint:
@@ -154,16 +183,18 @@ def _sha256(progress: str, tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def path_of(folder: Path, step: int) -> Path:
+def path_of(folder: Path, step: int, shards: Shards | None) -> Path:
     """The checkpoint after ``step`` steps of the run in a folder."""
-    return folder / "checkpoints" / f"step-{step:09d}.safetensors"
+    suffix = ".safetensors" if shards is None else ""
+    return folder / "checkpoints" / f"step-{step:09d}{suffix}"
 
 
 def checkpoint_paths(folder: Path) -> list[Path]:
     """The checkpoints of a run, oldest first."""
     # Not glob, which finds nothing in a folder that may not be read.
     found = (folder / "checkpoints").iterdir()
-    return sorted(path for path in found if path.match("step-*.safetensors"))
+    own = [path for path in found if path.match("step-*")]
+    return sorted(path for path in own if path.suffix == ".safetensors" or path.is_dir())
 
 
 def newest_before(folder: Path, step: int) -> Path | None:

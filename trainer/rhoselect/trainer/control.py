@@ -98,6 +98,9 @@ class TrainerControl:
                 self._changed.wait(WAKE_S)
             check_fence()
 
+    def begins(self, step: int) -> None:
+        """The trainer goes on after ``step`` steps, and has loaded their checkpoint."""
+
     def chosen(self, batch: SelectedBatch) -> None:
         """The trainer, before it trains on a batch. Ranks that only train learn of it here."""
 

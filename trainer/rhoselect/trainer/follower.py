@@ -10,11 +10,12 @@ import torch
 from rhoselect.compute import repeatable, threads
 from rhoselect.inputs import RunInputs
 from rhoselect.metrics import Metrics
+from rhoselect.ranks.group import Work
 from rhoselect.ranks.picks import GivenBatches
 from rhoselect.selector import Selector
 from rhoselect.trainer import checkpoint as checkpoints
 from rhoselect.trainer.learner import Learner
-from rhoselect.trainer.runfolder import RunFolder
+from rhoselect.trainer.runfolder import RunFolder, writing
 from rhoselect.trainer.stepping import take_step
 
 
@@ -41,7 +42,9 @@ class Follower:
             if step == 0:
                 self._selector.begin(0)
             else:
-                found = checkpoints.load(checkpoints.path_of(self._folder.path, step))
+                shards = self._learner.shards
+                path = checkpoints.path_of(self._folder.path, step, shards)
+                found = checkpoints.load(path, shards)
                 self._learner.load_state_dict(found.learner)
                 self._selector.begin(step, found.state)
             self._selector.publish(step, self._learner.tensors)
@@ -56,6 +59,17 @@ class Follower:
             take_step(self._inputs, self._learner, self._selector, self._metrics, selected)
             self._step = step + 1
             self._selector.publish(self._step, self._learner.tensors)
+
+    def take_part(self, work: Work, step: int) -> None:
+        """Do ``work`` with the lead after ``step`` steps. Raises LostRankError, or StorageError if
+        the run folder cannot be written."""
+        learner, shards = self._learner, self._learner.shards
+        assert shards is not None, "the lead of a learner that is not divided asks for nothing"
+        if work == "whole":
+            learner.give()
+        else:
+            with writing(self._folder):
+                checkpoints.save_part(self._folder, step, learner.state_dict(), shards)
 
     @contextmanager
     def _computing(self) -> Iterator[None]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import tee
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +21,13 @@ from rhoselect.selection.tokens import TokenSelection
 from rhoselect.snapshots.base import Pieces
 from rhoselect.tasks import Task, losses_of
 from rhoselect.trainer.ema import AVERAGE, averaged
-from rhoselect.trainer.micro import Buffers, TreeSum, micro_batch
+from rhoselect.trainer.micro import Buffers, Told, TreeSum, micro_batch
 from rhoselect.trainer.optimizers import Optimizers
 from rhoselect.trainer.smoothing import trained_losses
 from rhoselect.types import REFERENCE, Batch, Indices, Losses
+
+if TYPE_CHECKING:  # it takes a second to import, which few runs need
+    from rhoselect.ranks.shards import Shards
 
 MODEL, OPTIMIZERS = "model.", "optimizers."
 """Prefixes in checkpoints, beside that of the reference."""
@@ -65,7 +69,7 @@ class Learner:
         self._config, self._tokens = config, tokens
         self._seed = seed
         self.learns = config.lr > 0
-        self._parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self._summed = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizers = Optimizers(self.model, config)
         self._average = averaged(self.model, config.ema) if config.ema else None
         self._group: Group = Alone()
@@ -102,7 +106,8 @@ class Learner:
                 f"trainer.micro_batches: got {count}, allowed at most the {points} points of a"
                 " batch, so that each has one"
             )
-        sums, told, buffers = TreeSum(), _Told(points), Buffers(self.model, count)
+        sums, told, buffers = TreeSum(), Told(points), Buffers(self.model, count)
+        self.optimizers.zero_grad()
         for micro in share(self._group, count):
             seed_step(self._seed, step, self.device, micro)
             part = micro_batch(batch, micro, count)
@@ -110,18 +115,29 @@ class Learner:
             found = self._forward(part)
             losses = self._trained(found, part.indices)
             weighted = losses if weights is None else losses * weights[micro::count]
-            self.optimizers.zero_grad()
             (weighted.sum() / points).backward()  # type: ignore[no-untyped-call]
-            sums.add([*(parameter.grad for parameter in self._parameters), *buffers.parts()])
+            sums.add([*(parameter.grad for parameter in self._summed), *buffers.parts()])
+            for parameter in self._summed:
+                parameter.grad = None
             told.note(found, slice(micro, None, count))
-        like = [*self._parameters, *buffers.averaged, *told.rows]
+        like = [*self._summed, *buffers.averaged, *told.rows]
         total = self._group.total([*sums.total, *told.rows], like)
-        parameters = len(self._parameters)
-        for parameter, gradient in zip(self._parameters, total[:parameters], strict=True):
+        parameters = len(self._summed)
+        for parameter, gradient in zip(self._summed, total[:parameters], strict=True):
             parameter.grad = gradient
         buffers.end(total[parameters : parameters + len(buffers.averaged)])
         loss = (told.losses if weights is None else told.losses * weights).mean()
         return StepResult(loss, told.losses, told.correct)
+
+    @property
+    def shards(self) -> Shards | None:
+        """What divides the model among ranks; None if this one has all of it."""
+        return None
+
+    @property
+    def facts(self) -> Mapping[str, str]:
+        """What the bits of a step depend on, beside the hardware."""
+        return {}
 
     @property
     def evaluated(self) -> nn.Module:
@@ -130,6 +146,14 @@ class Learner:
             return self.model
         average: nn.Module = self._average.module
         return average
+
+    def give(self) -> None:
+        """The part in ``evaluated`` of a rank that is not the lead: none if it has the model."""
+
+    @property
+    def _whole(self) -> nn.Module:
+        """The model that trains, with all of its parameters."""
+        return self.model
 
     def losses(self, batch: Batch) -> Tensor:
         """Training losses [C] of ``batch`` under the current weights, without a step."""
@@ -160,7 +184,7 @@ class Learner:
 
     def sum_of_weights(self) -> float:
         """The sum of all parameters, the reference's included: finite only if all of them are."""
-        own = sum(p.detach().double().sum().item() for p in self.model.parameters())
+        own = sum(p.detach().double().sum().item() for p in self._whole.parameters())
         return own if self.reference is None else own + self.reference.sum_of_weights()
 
     @property
@@ -179,7 +203,7 @@ class Learner:
     def check_frozen(self, problem: str) -> None:
         """Raise ModelError, which names the ``problem``, if a frozen parameter is another than at
         start."""
-        self._frozen.check(self.model.state_dict(), problem)
+        self._frozen.check(self._whole.state_dict(), problem)
         if self.reference is not None:
             self.reference.check_frozen(problem)
 
@@ -210,34 +234,6 @@ class Learner:
     def _load(self, model: nn.Module, learnt: Mapping[str, Tensor]) -> None:
         state = model.state_dict()
         model.load_state_dict({name: state[name] for name in self._frozen.hashes} | dict(learnt))
-
-
-class _Told:
-    """What a step tells of its ``points``: each rank fills in the rows of its micro-batches. What
-    it leaves changes nothing in a sum."""
-
-    def __init__(self, points: int) -> None:
-        self._points = points
-        self.rows = list[Tensor]()
-
-    def note(self, found: Losses, rows: slice) -> None:
-        """Take the losses of a micro-batch and, of a classifier, which points it labels right."""
-        values = [found.losses.detach()]
-        if found.logits is not None and found.labels is not None:
-            values.append((found.logits.detach().argmax(1) == found.labels).float())
-        self.rows = self.rows or [each.new_full((self._points,), -0.0) for each in values]
-        for whole, part in zip(self.rows, values, strict=True):
-            whole[rows] = part
-
-    @property
-    def losses(self) -> Tensor:
-        """Losses [n_b] in the order of the batch."""
-        return self.rows[0]
-
-    @property
-    def correct(self) -> Tensor | None:
-        """Which points [n_b] a classifier labels right; None of another task."""
-        return self.rows[1].bool() if len(self.rows) > 1 else None
 
 
 def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -92,6 +92,7 @@ class Trainer:
         ):
             self._folder.check_fence()  # an older trainer writes nothing from now on
             step = self._restore()
+            self._control.begins(step)
             with writing(self._folder):
                 self.records = Records(self._folder, step)
                 self._tracker = open_tracker(self._config.trainer.tracker, self._folder.path, step)
@@ -109,7 +110,7 @@ class Trainer:
         return self._progress(step)
 
     def _note_hardware(self, step: int) -> None:
-        found = begin(self._folder, step, facts_of(self.learner.device))
+        found = begin(self._folder, step, facts_of(self.learner.device) | self.learner.facts)
         if found.exact is False:
             logging.warning("%s: is not exact: %s", self._folder.path, found.reason)
             self.status = replace(self.status, inexact=found.reason)
@@ -197,7 +198,8 @@ class Trainer:
         done = Checkpoint(self._progress(step), learner, state, self._selector.in_use(step))
         with self.metrics.busy("checkpoint"), writing(self._folder):
             self.records.flush()
-            path = checkpoints.save(self._folder, done, self._config.trainer.keep_checkpoints)
+            keep, shards = self._config.trainer.keep_checkpoints, self.learner.shards
+            path = checkpoints.save(self._folder, done, keep, shards)
             save_adapter(self._folder, self.learner.evaluated)
         self.metrics.last_checkpoint_time.set_to_current_time()
         return path
@@ -230,7 +232,7 @@ class Trainer:
 
     def _restore(self) -> int:
         """Load the newest checkpoint, if there is one. Returns the steps completed."""
-        found = checkpoints.load_newest(self._folder.path)
+        found = checkpoints.load_newest(self._folder.path, self.learner.shards)
         if found is None:
             self._selector.begin(0)
             return 0

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from rhoselect.nest import mapped
 from rhoselect.ranks.group import Gradients
-from rhoselect.types import Batch
+from rhoselect.types import Batch, Losses
 
 
 def micro_batch(batch: Batch, micro: int, count: int) -> Batch:
@@ -80,6 +80,34 @@ class TreeSum:
         """The sum of all 2^k."""
         (total,) = self._sums
         return total
+
+
+class Told:
+    """What a step tells of its ``points``: each rank fills in the rows of its micro-batches. What
+    it leaves changes nothing in a sum."""
+
+    def __init__(self, points: int) -> None:
+        self._points = points
+        self.rows = list[Tensor]()
+
+    def note(self, found: Losses, rows: slice) -> None:
+        """Take the losses of a micro-batch and, of a classifier, which points it labels right."""
+        values = [found.losses.detach()]
+        if found.logits is not None and found.labels is not None:
+            values.append((found.logits.detach().argmax(1) == found.labels).float())
+        self.rows = self.rows or [each.new_full((self._points,), -0.0) for each in values]
+        for whole, part in zip(self.rows, values, strict=True):
+            whole[rows] = part
+
+    @property
+    def losses(self) -> Tensor:
+        """Losses [n_b] in the order of the batch."""
+        return self.rows[0]
+
+    @property
+    def correct(self) -> Tensor | None:
+        """Which points [n_b] a classifier labels right; None of another task."""
+        return self.rows[1].bool() if len(self.rows) > 1 else None
 
 
 def _added(one: Tensor | None, other: Tensor | None) -> Tensor | None:

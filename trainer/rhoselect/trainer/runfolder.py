@@ -7,7 +7,7 @@ run_id            a random name: the run's keys on a shared queue server
 inputs_sha256     of the data set's fingerprint, the irreducible losses, the weights to begin with
 generations/      one empty file a trainer generation; the highest owns the folder
 hardware/         what the generations computed on: see ``trainer.hardware``
-checkpoints/      step-000000500.safetensors …
+checkpoints/      step-000000500.safetensors …; folders if the model is divided: see ``parts``
 steps/            parts of steps.parquet that end with each checkpoint
 adapter/          of a model of PEFT's, in its own form: see ``trainer.adapters``
 eval.jsonl, steps.parquet, model.safetensors, model-live.safetensors, summary.json, logs/
@@ -83,7 +83,7 @@ class RunFolder:
         for half_written in (*path.glob("checkpoints/.step-*"), *path.glob("steps/.part-*")):
             # Keep the files of a newer generation, which may be writing by now.
             if int(half_written.suffix[1:]) < folder.generation:
-                half_written.unlink(missing_ok=True)
+                remove(half_written)
         return folder
 
     @staticmethod
@@ -113,6 +113,14 @@ class RunFolder:
                 " it; this one stops without touching it"
             )
         self.queue.check_fence()
+
+
+def remove(path: Path) -> None:
+    """Remove a file or folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def discard_unused(path: Path) -> None:

@@ -31,7 +31,7 @@ def summarise(
     since its start or last resume."""
     weights_sha256 = records.weights_sha256(learner.evaluated)
     second = learner.reference.model if learner.reference is not None else None
-    flops = count_flops(inputs, progress, learner.model, second)
+    flops = count_flops(inputs, progress, learner.evaluated, second)
     summary = summary_of(inputs, folder, workers, progress, weights_sha256, flops)
     return {**summary, "busy_seconds": busy_seconds}
 
@@ -68,6 +68,7 @@ def summary_of(
         "mean_staleness_steps": float(staleness.mean()),
         "exact": hardware.exact,
         "inexact_because": hardware.reason or None,
+        "exact_for_devices": config.trainer.devices if config.trainer.parallel == "fsdp" else None,
         "weights_sha256": weights_sha256,
         "selected_sha256": records.selected_sha256(records.read_selected(folder.path)),
         "flops": {**flops, "proxy": proxy.flops if proxy else 0},

@@ -116,7 +116,7 @@ class TrainerActor:
         self._config = configuration.from_json(config)
         self._run, self._endpoints, self._workers = run, endpoints, workers
         self._trainer: Trainer | None = None
-        self._lead = LeadControl() if self._config.trainer.devices > 1 else None
+        self._lead = LeadControl() if self._config.trainer.in_ranks else None
         self._control = self._lead or TrainerControl()
         self._before = Status(**vars(newest_progress(run.path)))
 

@@ -1,0 +1,165 @@
+"""A model in parts on the ranks of a group, by FSDP2 of torch: each holds some rows of every
+parameter and of its optimizer's state. Whole layers are gathered for a forward and a backward."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from fnmatch import fnmatchcase
+from typing import Any, cast
+
+import torch
+import torch.distributed
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, Shard
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from rhoselect.errors import ConfigError, LostRankError, listed
+from rhoselect.importing import one_line
+from rhoselect.ranks.gloo import GlooGroup, local_gloo, reason
+
+_distributed = cast(Any, torch.distributed)  # its stubs do not know these
+LOCAL_GLOO = "local_gloo"
+_distributed.Backend.register_backend(LOCAL_GLOO, local_gloo, devices=["cpu"])
+
+
+class Shards:
+    """The parts of a model that the ranks of ``group`` hold on devices of one kind. A process has
+    one at a time, until the group is closed."""
+
+    def __init__(self, group: GlooGroup, device: torch.device) -> None:
+        self.group = group
+        with self.losing():
+            _distributed.init_process_group(
+                LOCAL_GLOO if device.type == "cpu" else f"cpu:{LOCAL_GLOO},cuda:nccl",
+                store=_distributed.PrefixStore("shards", group.store),
+                rank=group.rank,
+                world_size=group.size,
+                timeout=timedelta(seconds=group.timeout_s),
+            )
+            self._mesh = init_device_mesh(device.type, (group.size,))
+
+    def divide(self, model: nn.Module, pattern: str, bf16: bool) -> None:
+        """Leave this rank its part of ``model``, which is on the device and computes in bfloat16 if
+        ``bf16``. ``pattern``: see `blocks`. Raises ConfigError for a model that has no parts."""
+        _check(model)
+        policy = MixedPrecisionPolicy()
+        if bf16:
+            policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+        try:
+            for module in (*blocks(model, pattern), model):
+                fully_shard(module, mesh=self._mesh, mp_policy=policy)
+        except (ValueError, NotImplementedError, RuntimeError, AssertionError) as error:
+            raise ConfigError(
+                f"trainer.parallel: got 'fsdp' and a model that has no equal parts:"
+                f" {one_line(error)}; allowed other models, or 'replicated'"
+            ) from None
+        for module in model.modules():
+            if isinstance(module, FSDPModule):
+                # Losses are divided by the points of all ranks, and gloo has sums alone.
+                module.set_gradient_divide_factor(1.0)
+                module.set_force_sum_reduction_for_comms(True)
+                module.set_reduce_scatter_unused_params(True, recurse=False)
+
+    def gathered(
+        self, tensors: Mapping[str, Tensor], dtypes: Mapping[str, torch.dtype]
+    ) -> dict[str, Tensor]:
+        """The whole tensors that ``dtypes`` names, in its dtypes: rows are cast, then exchanged."""
+        found = {name: tensors[name].detach() for name in dtypes}
+        divided = {n: t for n, t in found.items() if isinstance(t, DTensor)}
+        with torch.no_grad(), self.losing():
+            for dtype in dict.fromkeys(dtypes[name] for name in divided):
+                names = [name for name in divided if dtypes[name] == dtype]
+                found |= self._exchanged({name: divided[name] for name in names}, dtype)
+        return found
+
+    def _exchanged(self, tensors: Mapping[str, DTensor], dtype: torch.dtype) -> dict[str, Tensor]:
+        """All their rows, in one exchange of equal parts, the last of which are padded."""
+        size = self.group.size
+        shapes = {n: (-(-len(t) // size), *t.shape[1:]) for n, t in tensors.items()}
+        parts = [torch.Size(shape).numel() for shape in shapes.values()]
+        device = next(iter(tensors.values())).to_local().device
+        own = torch.zeros(sum(parts), dtype=dtype, device=device)
+        for part, tensor in zip(own.split(parts), tensors.values(), strict=True):
+            rows = tensor.to_local().reshape(-1)
+            part[: len(rows)].copy_(rows)
+        every = torch.empty(size, len(own), dtype=dtype, device=device)
+        whole, part = every.view(torch.uint8), own.view(torch.uint8)  # all dtypes travel alike
+        _distributed.all_gather(list(whole.unbind()), part)
+        columns = zip(every.split(parts, 1), tensors.items(), strict=True)
+        return {
+            name: column.reshape(-1, *tensor.shape[1:])[: len(tensor)]
+            for column, (name, tensor) in columns
+        }
+
+    def whole(self, tensor: Tensor) -> Tensor:
+        """All rows of a tensor, of which each rank gives its own."""
+        with torch.no_grad(), self.losing():
+            return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+    def rows(self, tensor: Tensor) -> tuple[Tensor, list[int] | None]:
+        """The rows that this rank has, and the shape of all; None if it has them all."""
+        if not isinstance(tensor, DTensor):
+            return tensor, None
+        return tensor.to_local(), list(tensor.shape)
+
+    def of_rows(self, rows: Tensor, shape: list[int]) -> Tensor:
+        """Inverse of ``rows``, on the device of the model."""
+        like = torch.empty(shape, device="meta")
+        return DTensor.from_local(
+            rows.to(self._mesh.device_type),
+            self._mesh,
+            [Shard(0)],
+            run_check=False,
+            shape=like.shape,
+            stride=like.stride(),
+        )
+
+    @contextmanager
+    def losing(self) -> Iterator[None]:
+        """Turn what an exchange raises into LostRankError."""
+        try:
+            yield
+        except RuntimeError as error:
+            if not isinstance(error, _distributed.DistError) and "gloo" not in str(error):
+                raise
+            rank = self.group.rank
+            raise LostRankError(f"rank {rank} lost another one ({reason(error)})") from None
+
+
+def blocks(model: nn.Module, pattern: str) -> list[nn.Module]:
+    """The modules of ``model`` that are gathered one by one, inner ones first: those whose names
+    match ``pattern``, in which "*" stands for anything but a dot; by default the items of all
+    nn.ModuleLists that are in no other one. Raises ConfigError if the pattern matches none."""
+    named = {name: module for name, module in model.named_modules() if name}
+    if not pattern:
+        outer = list[str]()
+        for name, module in named.items():
+            if isinstance(module, nn.ModuleList) and not name.startswith(tuple(outer)):
+                outer.append(f"{name}.")
+        found = [n for n in named if n.rpartition(".")[0] + "." in outer]
+    else:
+        found = [name for name in named if _matches(name, pattern)]
+        if not found:
+            raise ConfigError(
+                f"trainer.blocks: got {pattern!r}, which matches no module, allowed a pattern that"
+                f" does, such as 'layers.*'; the model has: {listed(named)}"
+            )
+    return [named[name] for name in reversed(found) if any(True for _ in named[name].parameters())]
+
+
+def _matches(name: str, pattern: str) -> bool:
+    names, patterns = name.split("."), pattern.split(".")
+    return len(names) == len(patterns) and all(map(fnmatchcase, names, patterns))
+
+
+def _check(model: nn.Module) -> None:
+    """Raise ConfigError for layers whose state all ranks would have to keep alike."""
+    if any(isinstance(module, _BatchNorm) for module in model.modules()):
+        raise ConfigError(
+            "trainer.parallel: got 'fsdp' and a model with BatchNorm, allowed models without; set"
+            " 'replicated', under which no bit depends on trainer.devices"
+        )
