@@ -65,16 +65,17 @@ def in_parts(
     *,
     n_b: int,
     chunk: int,
-    lr: float,
     parts: int,
     total: Callable[[list[Tensor]], Tensor],
     seed: Callable[[int, int], None],
+    optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer],
+    clip_norm: float = 0.0,
 ) -> list[Tensor]:
     """Algorithm 1 in evaluation mode, with the gradient of a batch in ``parts``: rows j::parts, of
     which ``total`` gives the sum. All parts of a step begin with the same buffers, which become
     their mean. ``seed(step, part)`` goes before each part."""
     parameters, buffers = list(model.parameters()), list(model.buffers())
-    optimizer = torch.optim.AdamW(parameters, lr=lr, fused=True)
+    taker = optimizer(parameters)
     selected = []
     for step, candidates in enumerate(windows):
         model.eval()
@@ -96,7 +97,9 @@ def in_parts(
             parameter.grad = total(list(each))
         for buffer, each in zip(buffers, zip(*left, strict=True), strict=True):
             buffer.copy_(total(list(each)) / parts)  # of counts all are the same
-        optimizer.step()
+        if clip_norm:
+            nn.utils.clip_grad_norm_(parameters, clip_norm)
+        taker.step()
         selected.append(best)
     return selected
 

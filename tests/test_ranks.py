@@ -65,9 +65,9 @@ def algorithm_1(
             torch.from_numpy(il.values),
             n_b=selection.n_b,
             chunk=selection.chunk,
-            lr=LR,
             parts=PARTS,
             total=total,
+            optimizer=lambda parameters: torch.optim.AdamW(parameters, LR, fused=True),
             seed=lambda step, part: seed_step(inputs.config.seed, step, CPU, part),
         )
     return selected_sha256(each.numpy() for each in selected), weights_sha256(network)

@@ -1,28 +1,41 @@
-"""``trainer.parallel = "fsdp"``: a model in parts on several ranks learns what a whole one learns."""
+"""``trainer.parallel = "fsdp"``: parts of a model on several devices learn what the whole
+learns, to the same bits for the same number of devices."""
 
 from __future__ import annotations
 
 import json
 import os
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import oracle
 from rhoselect.compute import seed_step, threads
 from rhoselect.config import load
+from rhoselect.errors import ConfigError, RunFolderError
 from rhoselect.inputs import open_inputs
-from rhoselect.trainer.records import read_selected, selected_sha256, weights_sha256
-from support import hashes, made, rhoctl
+from rhoselect.ranks.blocks import blocks
+from rhoselect.trainer import checkpoint as checkpoints
+from rhoselect.trainer.records import read_selected
+from support import ended_well, hashes, made
+from user_code import Stacked
+from warm import Process
 
 pytestmark = pytest.mark.timeout(240)  # interpreters start, beside other tests
-STEPS, PARTS, LR = 6, 4, 0.01
+STEPS, PARTS, LR = 6, 4, 0.1
 KEYS = ["model.factory=user_code:Stacked", "model.args={}", "trainer.parallel=fsdp"]
-KEYS += [f"trainer.steps={STEPS}", f"trainer.micro_batches={PARTS}", f"trainer.lr={LR}"]
-KEYS += ["trainer.eval_every=3", "trainer.checkpoint_every=3", "trainer.clip_norm=0"]
+KEYS += [f"trainer.micro_batches={PARTS}", f"trainer.lr={LR}", "trainer.optimizer.name=SGD"]
+KEYS += ["trainer.eval_every=3", "trainer.checkpoint_every=3", "trainer.clip_norm=0.5"]
+
+
+def matrix(*values: object) -> Any:
+    return pytest.param(*values, marks=pytest.mark.matrix)
 
 
 @pytest.fixture(autouse=True)
@@ -34,15 +47,137 @@ def words(*keys: str) -> list[str]:
     return [word for key in keys for word in ("--set", key)]
 
 
-def train(config: Path, run: Path, devices: int, *more: str) -> Path:
-    made("train", config, "--run-dir", run, *words(*KEYS, f"trainer.devices={devices}", *more))
+def train(config: Path, run: Path, devices: int, *more: str, steps: int = STEPS) -> Path:
+    keys = [*KEYS, f"trainer.steps={steps}", f"trainer.devices={devices}", *more]
+    made("train", config, "--run-dir", run, *words(*keys))
     return run
 
 
-def test_x(tiny_config: Path, tmp_path: Path) -> None:
-    a = train(tiny_config, tmp_path / "1", 1)
-    c = train(tiny_config, tmp_path / "r", 2, "trainer.parallel=replicated")
-    b = train(tiny_config, tmp_path / "2", 2)
-    for x in (a, b, c):
-        print(hashes(x), {k: v.double().sum().item() for k, v in load_file(x / "model.safetensors").items()})
-        print(sorted(x.glob("checkpoints/*/*")))
+def summary(run: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run / "summary.json").read_text())
+    return found
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_config: Path) -> tuple[list[Tensor], nn.Module]:
+    """What plain torch selects and learns."""
+    inputs = open_inputs(load(tiny_config, [*KEYS, f"trainer.steps={STEPS}"]))
+    network, plan, il, cpu = inputs.new_model(), inputs.plan, inputs.scoring.il, torch.device("cpu")
+    assert il is not None
+
+    def losses(network: nn.Module, indices: Tensor) -> Tensor:
+        batch = inputs.train.read(indices.numpy(), cpu)
+        return F.cross_entropy(network(batch.inputs), batch.labels, reduction="none")
+
+    rows = [inputs.train.index_of(plan.indices(plan.window(step))) for step in range(STEPS)]
+    selection = inputs.config.selection
+    with threads(1):
+        selected = oracle.in_parts(
+            network,
+            map(torch.from_numpy, rows),
+            losses,
+            torch.from_numpy(il.values),
+            n_b=selection.n_b,
+            chunk=selection.chunk,
+            parts=PARTS,
+            total=oracle.in_pairs,
+            seed=lambda step, part: seed_step(inputs.config.seed, step, cpu, part),
+            optimizer=lambda parameters: torch.optim.SGD(parameters, LR),
+            clip_norm=0.5,
+        )
+    return selected, network
+
+
+def assert_learnt(run: Path, whole: tuple[list[Tensor], nn.Module]) -> None:
+    selected, network = whole
+    found = np.concatenate(list(read_selected(run)))
+    np.testing.assert_array_equal(found, torch.cat(selected).numpy())
+    learnt = load_file(run / "model.safetensors")
+    torch.testing.assert_close(learnt, network.state_dict(), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("devices", [2, matrix(1), matrix(4)])
+def test_parts_learn_what_the_whole_learns(
+    tiny_config: Path, tmp_path: Path, whole: tuple[list[Tensor], nn.Module], devices: int
+) -> None:
+    run = train(tiny_config, tmp_path / "run", devices)
+    assert_learnt(run, whole)
+    told = summary(run)
+    assert (told["exact"], told["exact_for_devices"]) == (True, devices)
+    last = run / "checkpoints" / f"step-{STEPS:09d}"
+    assert len(list(last.glob("rank-*"))) == devices
+    kept = checkpoints.load(last).learner  # whole, as for an export
+    for name, tensor in load_file(run / "model.safetensors").items():
+        assert torch.equal(kept[f"model.{name}"], tensor), name
+    first = last / "rank-0.safetensors"
+    first.write_bytes(first.read_bytes()[:-1] + b"x")
+    with pytest.raises(RunFolderError, match=r"hash of rank-0\.safetensors is not that"):
+        checkpoints.load(last)
+
+
+@pytest.mark.parametrize("size", [2, matrix(4)])
+def test_gathered_weights_are_those_of_the_whole(tmp_path: Path, size: int) -> None:
+    program, meeting = Path(__file__).with_name("sharded.py"), tmp_path / "meeting"
+    ranks = [Process(str(program), str(rank), str(size), str(meeting)) for rank in range(size)]
+    for rank in ranks:
+        ended_well(rank)
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("then", [1, 2, 4])
+def test_a_run_goes_on_with_any_number_of_devices(
+    tiny_config: Path, tmp_path: Path, whole: tuple[list[Tensor], nn.Module], then: int
+) -> None:
+    """To the same bits with the same number."""
+    run = train(tiny_config, tmp_path / "run", 2, steps=STEPS // 2)
+    keys = [f"trainer.steps={STEPS}", f"trainer.devices={then}"]
+    made("train", "--resume", "--run-dir", run, *words(*keys))
+    assert_learnt(run, whole)
+    told = summary(run)
+    if then == 2:
+        assert hashes(run) == hashes(train(tiny_config, tmp_path / "other", 2))
+        assert told["exact"] is True
+    else:
+        assert told["exact"] is False
+        assert f"devices (fsdp) '{then}' instead of '2'" in told["inexact_because"]
+
+
+OPTIMIZERS = {
+    "AdamW": ["trainer.optimizer.name=AdamW", "trainer.lr=0.01"],
+    "momentum": ["trainer.optimizer={name = 'SGD', args = {momentum = 0.9}}"],
+    "bf16": ["trainer.precision=bf16"],
+    "no forward": ["selection.function=uniform"],
+    "one block": ["trainer.blocks=layers"],
+}
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_run_repeats(tiny_config: Path, tmp_path: Path, name: str) -> None:
+    """Also from a checkpoint in its middle."""
+    at_once = train(tiny_config, tmp_path / "at once", 2, *OPTIMIZERS[name])
+    resumed = train(tiny_config, tmp_path / "resumed", 2, *OPTIMIZERS[name], steps=STEPS // 2)
+    made("train", "--resume", "--run-dir", resumed, *words(f"trainer.steps={STEPS}"))
+    assert hashes(resumed) == hashes(at_once)
+
+
+def test_blocks_are_inner_modules_first() -> None:
+    model = Stacked((1, 4, 6), 3)
+    assert blocks(model, "") == [model.layers[1], model.layers[0]]
+    assert blocks(model, "layers.*") == blocks(model, "")
+    assert blocks(model, "layers.*.inner") == [model.layers[1].inner, model.layers[0].inner]
+    nested = nn.ModuleList([nn.ModuleList([nn.Linear(2, 2)]), nn.ReLU()])
+    assert blocks(nn.Sequential(nested), "") == [nested[0]]
+
+
+def test_shared_and_single_parameters_are_refused() -> None:
+    model = Stacked((1, 4, 6), 3)
+    model.layers[0].outer.bias = model.layers[1].outer.bias
+    with pytest.raises(ConfigError, match=r"share a parameter, allowed blocks apart"):
+        blocks(model, "")
+    blocks(model, "layers")  # one block
+    model.layers.append(model.head)
+    assert model.head in blocks(model, "layers.2")
+    model.scale = nn.Parameter(torch.tensor(1.0))
+    with pytest.raises(ConfigError, match=r"numbers as parameters \(scale\), allowed tensors"):
+        blocks(model, "layers")

@@ -583,6 +583,33 @@ SETTINGS = [
         ],
         r"cluster\.mode: got 'colocated' with trainer\.devices = 2 and --workers 1, allowed",
     ),
+    *(
+        setting("fsdp", name, pattern, "trainer.parallel=fsdp", *sets)
+        for name, pattern, *sets in (
+            ("misspelt", r"trainer\.parallel: got 'ddp'; .*'fsdp'", "trainer.parallel=ddp"),
+            ("with an average", r"trainer\.ema: got 0\.9 with .* allowed 0", "trainer.ema=0.9"),
+            (
+                "with Muon",
+                r"optimizer: got 'Muon' with .*, allowed AdamW, .* each number by itself",
+                "trainer.groups=[{dims = [2], optimizer = {name = 'Muon'}}]",
+            ),
+            (
+                "with BatchNorm",
+                r"trainer\.parallel: got 'fsdp' and a model with BatchNorm, allowed models without",
+                "model={factory = 'user_code:Dropped', args = {}}",
+            ),
+            (
+                "of no block",
+                r"trainer\.blocks: got 'layer\.\*', which matches no module, .*; the model has: ",
+                "trainer.blocks=layer.*",
+            ),
+            (
+                "with old weights",
+                r"cluster\.mode: got 'auto' and trainer\.devices = 1 with selection\.lag = 1",
+                "selection.lag=1",
+            ),
+        )
+    ),
     setting(
         "micro-batches",
         "of one point with BatchNorm",

@@ -140,7 +140,6 @@ def local_gloo(store: Any, rank: int, size: int, timeout: timedelta) -> Any:
     return _distributed.ProcessGroupGloo(store, rank, size, options)
 
 
-
 def _given(value: Tensor | None, like: Tensor) -> Tensor:
     """``value``, contiguous if it is large; what changes no sum if there is none."""
     if value is None:

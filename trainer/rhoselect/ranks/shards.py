@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
-from fnmatch import fnmatchcase
 from typing import Any, cast
 
 import torch
@@ -15,10 +14,10 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Shard
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from rhoselect.errors import ConfigError, LostRankError, listed
+from rhoselect.errors import ConfigError, LostRankError
 from rhoselect.importing import one_line
+from rhoselect.ranks.blocks import blocks
 from rhoselect.ranks.gloo import GlooGroup, local_gloo, reason
 
 _distributed = cast(Any, torch.distributed)  # its stubs do not know these
@@ -32,6 +31,11 @@ class Shards:
 
     def __init__(self, group: GlooGroup, device: torch.device) -> None:
         self.group = group
+        if not hasattr(FSDPModule, "set_reduce_scatter_unused_params"):
+            raise ConfigError(
+                f"trainer.parallel: got 'fsdp' with torch {torch.__version__}, allowed with torch"
+                " 2.13 or newer; upgrade it, or set 'replicated'"
+            )
         with self.losing():
             _distributed.init_process_group(
                 LOCAL_GLOO if device.type == "cpu" else f"cpu:{LOCAL_GLOO},cuda:nccl",
@@ -45,7 +49,6 @@ class Shards:
     def divide(self, model: nn.Module, pattern: str, bf16: bool) -> None:
         """Leave this rank its part of ``model``, which is on the device and computes in bfloat16 if
         ``bf16``. ``pattern``: see `blocks`. Raises ConfigError for a model that has no parts."""
-        _check(model)
         policy = MixedPrecisionPolicy()
         if bf16:
             policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
@@ -83,13 +86,13 @@ class Shards:
         parts = [torch.Size(shape).numel() for shape in shapes.values()]
         device = next(iter(tensors.values())).to_local().device
         own = torch.zeros(sum(parts), dtype=dtype, device=device)
-        for part, tensor in zip(own.split(parts), tensors.values(), strict=True):
+        for part, tensor in zip(torch.split(own, parts), tensors.values(), strict=True):
             rows = tensor.to_local().reshape(-1)
             part[: len(rows)].copy_(rows)
         every = torch.empty(size, len(own), dtype=dtype, device=device)
         whole, part = every.view(torch.uint8), own.view(torch.uint8)  # all dtypes travel alike
         _distributed.all_gather(list(whole.unbind()), part)
-        columns = zip(every.split(parts, 1), tensors.items(), strict=True)
+        columns = zip(torch.split(every, parts, 1), tensors.items(), strict=True)
         return {
             name: column.reshape(-1, *tensor.shape[1:])[: len(tensor)]
             for column, (name, tensor) in columns
@@ -128,38 +131,3 @@ class Shards:
                 raise
             rank = self.group.rank
             raise LostRankError(f"rank {rank} lost another one ({reason(error)})") from None
-
-
-def blocks(model: nn.Module, pattern: str) -> list[nn.Module]:
-    """The modules of ``model`` that are gathered one by one, inner ones first: those whose names
-    match ``pattern``, in which "*" stands for anything but a dot; by default the items of all
-    nn.ModuleLists that are in no other one. Raises ConfigError if the pattern matches none."""
-    named = {name: module for name, module in model.named_modules() if name}
-    if not pattern:
-        outer = list[str]()
-        for name, module in named.items():
-            if isinstance(module, nn.ModuleList) and not name.startswith(tuple(outer)):
-                outer.append(f"{name}.")
-        found = [n for n in named if n.rpartition(".")[0] + "." in outer]
-    else:
-        found = [name for name in named if _matches(name, pattern)]
-        if not found:
-            raise ConfigError(
-                f"trainer.blocks: got {pattern!r}, which matches no module, allowed a pattern that"
-                f" does, such as 'layers.*'; the model has: {listed(named)}"
-            )
-    return [named[name] for name in reversed(found) if any(True for _ in named[name].parameters())]
-
-
-def _matches(name: str, pattern: str) -> bool:
-    names, patterns = name.split("."), pattern.split(".")
-    return len(names) == len(patterns) and all(map(fnmatchcase, names, patterns))
-
-
-def _check(model: nn.Module) -> None:
-    """Raise ConfigError for layers whose state all ranks would have to keep alike."""
-    if any(isinstance(module, _BatchNorm) for module in model.modules()):
-        raise ConfigError(
-            "trainer.parallel: got 'fsdp' and a model with BatchNorm, allowed models without; set"
-            " 'replicated', under which no bit depends on trainer.devices"
-        )

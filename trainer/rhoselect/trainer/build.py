@@ -14,6 +14,7 @@ from rhoselect.inputs.probe import scoring_facts
 from rhoselect.metrics import Metrics
 from rhoselect.queue import SelectionQueue
 from rhoselect.ranks import Group
+from rhoselect.ranks.blocks import blocks
 from rhoselect.ranks.gloo import GlooGroup
 from rhoselect.ranks.picks import GivenBatches
 from rhoselect.scorer.build import build_scorer
@@ -43,17 +44,27 @@ def new_learner(inputs: RunInputs, device: torch.device, group: Group | None = N
         slower = config.trainer.model_copy(update=plain)
         reference = Learner(inputs.new_reference(), slower, config.seed, device, inputs.task)
         reference.keep(inputs.frozen_reference)
-    if config.trainer.parallel == "fsdp" and group is not None:
-        from rhoselect.trainer.sharded import ShardedLearner
-
-        assert isinstance(group, GlooGroup), "it is what the runtime makes"
-        learner: Learner = ShardedLearner(inputs, device, reference, group)
-    else:
-        model, task, tokens = inputs.new_model(), inputs.task, inputs.tokens
-        learner = Learner(model, config.trainer, config.seed, device, task, reference, tokens)
-        if group is not None:
-            learner.join(group)
+    learner = _learner(inputs, device, reference, group)
     learner.keep(inputs.frozen)
+    return learner
+
+
+def _learner(
+    inputs: RunInputs, device: torch.device, reference: Learner | None, group: Group | None
+) -> Learner:
+    """The one place that knows of ``trainer.parallel``."""
+    config, model = inputs.config, inputs.new_model()
+    if config.trainer.parallel == "fsdp":
+        blocks(model, config.trainer.blocks)
+        if group is not None:
+            from rhoselect.trainer.sharded import ShardedLearner  # it takes a second to import
+
+            assert isinstance(group, GlooGroup), "it is what the runtime makes"
+            return ShardedLearner(inputs, device, reference, group)
+    task, tokens = inputs.task, inputs.tokens
+    learner = Learner(model, config.trainer, config.seed, device, task, reference, tokens)
+    if group is not None:
+        learner.join(group)
     return learner
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from rhoselect.compute import seed_step
 from rhoselect.config import TrainerConfig
 from rhoselect.errors import ConfigError
+from rhoselect.hardware import Facts
 from rhoselect.models.frozen import NOTHING, Frozen
 from rhoselect.models.statistics import recalibrate_batchnorm
 from rhoselect.ranks.group import Alone, Group, share
@@ -135,7 +136,7 @@ class Learner:
         return None
 
     @property
-    def facts(self) -> Mapping[str, str]:
+    def facts(self) -> Facts:
         """What the bits of a step depend on, beside the hardware."""
         return {}
 

@@ -78,9 +78,7 @@ def save(
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def save_own(
-    folder: RunFolder, path: Path, tensors: Mapping[str, Tensor], shards: Shards
-) -> None:
+def save_own(folder: RunFolder, path: Path, tensors: Mapping[str, Tensor], shards: Shards) -> None:
     """Another rank: write its part of the checkpoint ``path``, which the lead saves."""
     own = {name: t for name, t in tensors.items() if shards.rows(t)[1] is not None}
     _write(_beside(folder, path), own, shards)
@@ -105,8 +103,9 @@ def load(path: Path, manifest: Manifest, shards: Shards | None) -> dict[str, Ten
     ranks = range(len(manifest.sha256))
     if shards is None or shards.group.rank == 0:
         for rank in ranks:
-            if _sha256(_file(path, rank)) != manifest.sha256[rank]:
-                raise ValueError(f"the hash of {_file(path, rank).name} is not that of its contents")
+            file = _file(path, rank)
+            if _sha256(file) != manifest.sha256[rank]:
+                raise ValueError(f"the hash of {file.name} is not that of its contents")
     tensors = dict[str, Tensor]()
     with ExitStack() as stack:
         files = [stack.enter_context(safe_open(_file(path, r), framework="pt")) for r in ranks]
@@ -126,7 +125,7 @@ def load(path: Path, manifest: Manifest, shards: Shards | None) -> dict[str, Ten
 def _rows(files: Sequence[Any], name: str, divided: Divided, first: int, end: int) -> Tensor:
     """Rows ``first`` to ``end`` of a tensor: of each file those that it has."""
     found = list[Tensor]()
-    for file, low, high in zip(files, divided.starts, divided.starts[1:], strict=True):
+    for file, low, high in zip(files, divided.starts[:-1], divided.starts[1:], strict=True):
         start, stop = max(first, low), min(end, high)
         if start < stop or not found:  # the first one tells the dtype, also of no rows
             found.append(file.get_slice(name)[max(0, start - low) : max(0, stop - low)])

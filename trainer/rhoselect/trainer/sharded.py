@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
+from rhoselect.hardware import Facts
 from rhoselect.inputs import RunInputs
 from rhoselect.ranks.gloo import GlooGroup
 from rhoselect.ranks.shards import Shards
@@ -110,6 +111,6 @@ class ShardedLearner(Learner):
         super().load_state_dict(flat)
 
     @property
-    def facts(self) -> Mapping[str, str]:
+    def facts(self) -> Facts:
         """See `Learner.facts`."""
         return {"number of devices (fsdp)": str(self._shards.group.size)}
