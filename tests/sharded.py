@@ -35,7 +35,7 @@ def main(rank: int, size: int, meeting: Path) -> None:
         assert torch.equal(shards.whole(shards.of_rows(rows.clone(), shape)), whole[name]), name
     held = sum(shards.rows(part)[0].numel() for part in parts.values())
     assert held < sum(map(torch.numel, whole.values())) / size + 100
-    group.close()
+    group.leave()
 
 
 if __name__ == "__main__":

@@ -58,9 +58,9 @@ def until_gone(pid: int) -> None:
         time.sleep(0.05)
 
 
-def started(config: Path, run: Path, devices: int, timeout_s: int = 60) -> Process:
+def started(config: Path, run: Path, devices: int, timeout_s: int = 60, *more: str) -> Process:
     """A run that has a checkpoint and is far from its end."""
-    keys = [*KEYS, f"trainer.devices={devices}", f"cluster.rank_timeout_s={timeout_s}"]
+    keys = [*KEYS, f"trainer.devices={devices}", f"cluster.rank_timeout_s={timeout_s}", *more]
     command = ("train", config, "--run-dir", run, *sets(*keys))
     process = start(*command)
     until(lambda: any(run.glob("checkpoints/step-000000002*")), process)
@@ -126,6 +126,26 @@ def test_a_follower_that_ends_ends_the_run(
     assert not any(map(lives, everyone))
     made("train", "--resume", "--run-dir", run, *sets(f"trainer.devices={then}"))
     assert hashes(run) == undisturbed
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("fault", FAULTS)
+def test_ranks_of_a_divided_model_end_alike(tiny_config: Path, tmp_path: Path, fault: str) -> None:
+    """And go on to the same bits with the same number of devices."""
+    run, other, divided = tmp_path / "run", tmp_path / "other", "trainer.parallel=fsdp"
+    process = started(tiny_config, run, 2, 8 if fault == "frozen" else 60, divided)
+    follower = pids(run, 2)[1]
+    number, pattern = FAULTS[fault]
+    os.kill(follower, number)
+    result = ended(process)
+    assert result.code == 1, result
+    assert re.search(pattern.format(rank=1, pid=follower), result.out + result.err), result
+    assert result.err.count("\n") <= 1 and "Traceback" not in result.err
+    assert not lives(follower)
+    made("train", "--resume", "--run-dir", run)
+    keys = sets(*KEYS, "trainer.devices=2", divided)
+    made("train", tiny_config, "--run-dir", other, *keys)
+    assert hashes(run) == hashes(other)
 
 
 @pytest.mark.matrix

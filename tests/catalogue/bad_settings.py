@@ -603,11 +603,6 @@ SETTINGS = [
                 r"trainer\.blocks: got 'layer\.\*', which matches no module, .*; the model has: ",
                 "trainer.blocks=layer.*",
             ),
-            (
-                "with old weights",
-                r"cluster\.mode: got 'auto' and trainer\.devices = 1 with selection\.lag = 1",
-                "selection.lag=1",
-            ),
         )
     ),
     setting(

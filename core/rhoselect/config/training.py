@@ -100,7 +100,9 @@ class TrainerConfig(Section):
     parallel: Literal["replicated", "fsdp"] = Field(
         "replicated",
         description="replicated: each of the devices has the whole model; fsdp: it has a part of"
-        " each parameter and of its optimizer's state, and bits repeat for one number of devices",
+        " each parameter and of its optimizer's state, and bits repeat for one number of devices."
+        " Not with BatchNorm, with ema, or with optimizers such as Muon, which need whole matrices;"
+        " with bf16 a forward is in bf16 but for what autocast computes in fp32",
     )
     blocks: str = Field(
         "",

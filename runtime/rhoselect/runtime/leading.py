@@ -52,7 +52,7 @@ class LeadControl(TrainerControl):
                 asked.exit_code = 1
                 raise asked from None
             finally:
-                group.close()
+                group.leave()
 
     def begins(self, step: int) -> None:
         """See `TrainerControl.begins`."""

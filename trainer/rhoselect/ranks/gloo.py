@@ -30,11 +30,13 @@ NOTHING = -0.0
 
 class GlooGroup:
     """Rank ``rank`` of ``size``. They find each other by a new file at ``meeting``. Raises
-    LostRankError unless all have come after ``timeout_s``, the longest wait of every call, too."""
+    LostRankError unless all have come after ``timeout_s``, the longest wait of every call, too.
+    ``calls`` is how the lead calls the others; ``leave`` ends what `Shards` began."""
 
     def __init__(self, rank: int, size: int, meeting: Path, timeout_s: float) -> None:
         self.rank, self.size, self.timeout_s = rank, size, timeout_s
         self.calls: Callable[[Work, int], object] = lambda work, step: None
+        self.leave: Callable[[], object] = lambda: None
         self.store = _distributed.FileStore(str(meeting), size)
         with self._lost():
             self._group = local_gloo(self.store, rank, size, timedelta(seconds=timeout_s))
@@ -108,11 +110,6 @@ class GlooGroup:
     def call(self, work: Work, step: int = 0) -> None:
         """See `Group.call`: the lead's ``calls`` does it."""
         self.calls(work, step)
-
-    def close(self) -> None:
-        """Leave torch.distributed, if a model was divided (`Shards`)."""
-        if _distributed.is_initialized():
-            _distributed.destroy_process_group()
 
     def _all(self, own: Tensor) -> list[Tensor]:
         parts = [torch.empty_like(own) for _ in range(self.size)]

@@ -27,7 +27,7 @@ _distributed.Backend.register_backend(LOCAL_GLOO, local_gloo, devices=["cpu"])
 
 class Shards:
     """The parts of a model that the ranks of ``group`` hold on devices of one kind. A process has
-    one at a time, until the group is closed."""
+    one at a time, until the group's ``leave``."""
 
     def __init__(self, group: GlooGroup, device: torch.device) -> None:
         self.group = group
@@ -44,6 +44,7 @@ class Shards:
                 world_size=group.size,
                 timeout=timedelta(seconds=group.timeout_s),
             )
+            group.leave = _distributed.destroy_process_group
             self._mesh = init_device_mesh(device.type, (group.size,))
 
     def divide(self, model: nn.Module, pattern: str, bf16: bool) -> None:

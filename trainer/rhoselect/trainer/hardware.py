@@ -19,11 +19,13 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from rhoselect.errors import RunFolderError
-from rhoselect.hardware import PROBE, Facts, check_alike, difference, differing
+from rhoselect.hardware import PARTS, PROBE, Facts, check_alike, difference, differing
 from rhoselect.trainer.runfolder import RunFolder, put, writing
 
 FOLDER = "hardware"
 STEPS = "steps.jsonl"
+TRAINERS = "trainer's "
+"""Before the name of a fact in which the device that trains differs from those that score."""
 WRITTEN_S = 10.0  # for another process to write its few facts, on a file system without links
 PAUSE_S = 0.05
 
@@ -123,7 +125,7 @@ def begin(folder: RunFolder, step: int, training: Facts) -> Exactness:
     found = agreed(folder)
     assert found is not None, "a process that scores has agreed"
     facts = dict(found.facts)
-    facts |= {f"trainer's {n}": v for n, v in training.items() if facts.get(n) != v}
+    facts |= {TRAINERS + n: v for n, v in training.items() if facts.get(n) != v}
     stretches = [each for each in _stretches(folder.path) if each.step < step]
     if step and not stretches:
         logging.warning(
@@ -148,8 +150,10 @@ def exactness(path: Path) -> Exactness:
     stretches = _stretches(path)
     for before, now in pairwise(stretches):
         if differs := difference(now.facts, before.facts):
-            how = "on other hardware"
-            if differing(now.facts, before.facts) == [PROBE]:
+            how, names = "on other hardware", differing(now.facts, before.facts)
+            if names == [TRAINERS + PARTS]:
+                how = "with the model divided among another number of devices"
+            if names == [PROBE]:
                 how = (
                     "on the same hardware and releases, but the model's first weights or kernels"
                     " give other losses, as where model.factory draws from another random generator"

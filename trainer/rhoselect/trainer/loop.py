@@ -82,12 +82,10 @@ class Trainer:
             self._tracker.close()
 
     def _run(self) -> Progress:
-        device, count = self.learner.device, self._config.trainer.threads
-        scoring = torch.device(self._config.scorer.device)
         with (
-            repeatable(device),
-            repeatable(scoring),  # of the scorer in this process
-            threads(count),
+            repeatable(self.learner.device),
+            repeatable(torch.device(self._config.scorer.device)),  # of the scorer in this process
+            threads(self._config.trainer.threads),
             closing(self._control),
         ):
             self._folder.check_fence()  # an older trainer writes nothing from now on

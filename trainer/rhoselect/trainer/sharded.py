@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from rhoselect.hardware import Facts
+from rhoselect.hardware import PARTS, Facts
 from rhoselect.inputs import RunInputs
 from rhoselect.ranks.gloo import GlooGroup
 from rhoselect.ranks.shards import Shards
@@ -113,4 +113,4 @@ class ShardedLearner(Learner):
     @property
     def facts(self) -> Facts:
         """See `Learner.facts`."""
-        return {"number of devices (fsdp)": str(self._shards.group.size)}
+        return {PARTS: str(self._shards.group.size)}
