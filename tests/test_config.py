@@ -119,6 +119,8 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "trainer.label_smoothing": st.floats(0, 1),
     "trainer.micro_batches": st.sampled_from([1, 2]),
     "trainer.devices": st.just(1),  # more goes with some micro_batches only
+    "trainer.parallel": st.just("replicated"),  # fsdp goes with some optimizers only
+    "trainer.blocks": words,
     "trainer.ema": st.floats(0, 1, exclude_max=True),
     "trainer.clip_norm": not_negative,
     "trainer.precision": precisions,
@@ -263,6 +265,8 @@ CHANGES: dict[str, tuple[Any, Any]] = {
     "trainer.warmup_steps": (0, 1),
     "trainer.decay_steps": (0, 1),
     "trainer.label_smoothing": (0.0, 0.1),
+    "trainer.parallel": ("replicated", "fsdp"),
+    "trainer.blocks": ("", "layers.*"),
     "trainer.micro_batches": (1, 4),
     "trainer.devices": (1, 2),
     "trainer.ema": (0.0, 0.9),
