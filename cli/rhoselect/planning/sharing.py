@@ -17,7 +17,7 @@ from rhoselect.compute import resolve_device, threads
 from rhoselect.inputs import RunInputs
 from rhoselect.planning.model import Exchange
 from rhoselect.ranks.gloo import GlooGroup
-from rhoselect.ranks.group import Gradients
+from rhoselect.ranks.group import Gradients, Work
 from rhoselect.trainer.build import new_learner
 from rhoselect.trainer.learner import Learner
 
@@ -39,6 +39,9 @@ class Silent:
     def gathered(self, payload: bytes) -> list[bytes]:
         """Those of this rank."""
         return [payload]
+
+    def call(self, work: Work, step: int = 0) -> None:
+        """Nothing is asked of the others."""
 
 
 def shares(inputs: RunInputs) -> tuple[float, ...]:
