@@ -22,7 +22,7 @@ from rhoselect.ranks.group import Gradients, Work
 
 LOOPBACK = "127.0.0.1"
 _distributed = cast(Any, torch.distributed)  # its stubs do not know these
-LARGE_BYTES = 1 << 17
+LARGE_BYTES, FEW = 1 << 17, 1 << 14
 PART = 1 << 20  # numbers that are sent at once
 NOTHING = -0.0
 """The number that changes no other one when it is added: 0.0 would change -0.0."""
@@ -73,18 +73,22 @@ class GlooGroup:
 
     def _summing(self, flat: Tensor, tag: int) -> Iterator[None]:
         """Sum ``flat`` [N]: by halves, with the nearest rank first (Rabenseifner), so that each
-        adds one share of it; then the shares are exchanged on the way back. Yields before it waits.
-        """
+        adds one share of it; then the shares are exchanged on the way back. Few numbers are not
+        halved: all add all of them, in the same tree. Yields before it waits."""
         low, high, distance, ways = 0, len(flat), 1, []
+        halves = len(flat) > FEW
         while distance < self.size:
             peer, middle = self.rank ^ distance, (low + high) // 2
             mine, theirs = slice(low, middle), slice(middle, high)
-            if self.rank & distance:
+            if not halves:
+                mine = theirs = slice(low, high)
+            elif self.rank & distance:
                 mine, theirs = theirs, mine
             got = torch.empty_like(flat[mine])
             yield from self._swap(flat[theirs], got, peer, tag)
             flat[mine] += got
-            ways.append((mine, theirs, peer))
+            if halves:
+                ways.append((mine, theirs, peer))
             low, high, distance = mine.start, mine.stop, 2 * distance
         for mine, theirs, peer in reversed(ways):
             yield from self._swap(flat[mine], flat[theirs], peer, tag)
