@@ -108,6 +108,7 @@ def queueing(
     """
     plan, k, output = inputs.plan, _wanted(inputs), replica(chunk)
     state = inputs.scoring.function.initial_state(inputs.classes)
+    prepared = inputs.scoring.prepare(chunk.indices, replica.device)
     claims: list[float] = []
     pushes: list[float] = []
     windows: list[float] = []
@@ -115,7 +116,8 @@ def queueing(
 
         def push(ticket: Ticket) -> None:
             positions = plan.chunk_positions(ticket.window, ticket.chunk)
-            pusher.submit(Work(ticket, positions, chunk.indices, chunk, 0.0), output, state)
+            work = Work(ticket, positions, chunk.indices, chunk, prepared, 0.0)
+            pusher.submit(work, output, state)
             pusher.settle()
 
         began = time.perf_counter()

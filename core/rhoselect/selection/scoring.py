@@ -8,13 +8,16 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from rhoselect.data.il_table import IlTable
 from rhoselect.hashing import key64, mix64
 from rhoselect.selection.coreset import CoreSet
 from rhoselect.selection.interface import Needs, ScoreFunction, ScoreInputs, State
 from rhoselect.snapshots.base import Pieces
-from rhoselect.types import Batch, ForwardOutput, Indices, Positions, Scores
+from rhoselect.types import Batch, Features, ForwardOutput, Indices, Positions, Scores
+
+CPU = torch.device("cpu")
 
 
 class Forward(Protocol):
@@ -30,6 +33,31 @@ class Forward(Protocol):
 
 
 @dataclass(frozen=True)
+class Prepared:
+    """What a score function needs of C points beside their forward, on its device: irreducible
+    losses [C], and whether each point is in the core-set [C]."""
+
+    il: Tensor | None
+    members: Tensor | None
+
+
+@dataclass(frozen=True)
+class Begun:
+    """Scores [C] and payload [C, F] on their way to the host, from a GPU until ``arrival``."""
+
+    scores: Tensor
+    features: Tensor | None
+    arrival: torch.cuda.Event | None
+
+    def result(self) -> tuple[Scores, Features | None]:
+        """Scores [C] float64 (exact images of the function's float32) and payload [C, F]."""
+        if self.arrival is not None:
+            self.arrival.synchronize()
+        features = None if self.features is None else self.features.float().numpy()
+        return self.scores.double().numpy(), features
+
+
+@dataclass(frozen=True)
 class Scoring:
     """A score function with the irreducible losses, or the core-set, that it may need."""
 
@@ -41,29 +69,42 @@ class Scoring:
     def needs(self) -> Needs:
         return self.function.needs
 
-    def __call__(
-        self, indices: Indices, output: ForwardOutput | None, state: State
-    ) -> tuple[Scores, npt.NDArray[np.float32] | None]:
-        """Scores [C] float64 (exact images of the function's float32) and payload [C, F]."""
-        il = None
+    def prepare(self, indices: Indices, device: torch.device) -> Prepared:
+        """What can be known of points [C] before their forward, which is on ``device``."""
+        il = members = None
         if self.needs.il:
             assert self.il is not None, "checked at start"
-            il = torch.from_numpy(self.il.at(indices))
-            il = il if output is None else il.to(output.losses.device)
-        if output is not None:
-            state = {name: value.to(output.losses.device) for name, value in state.items()}
-        members = None
+            il = torch.from_numpy(self.il.at(indices)).to(device)
         if self.needs.core_set:
             assert self.core_set is not None, "checked at start"
-            members = torch.from_numpy(self.core_set.at(indices))
-            members = members if output is None else members.to(output.losses.device)
-        inputs = ScoreInputs(indices, output, il, state, members)
-        scores = self.function.score(inputs)
-        features = self.function.payload(inputs)
-        return (
-            scores.detach().cpu().double().numpy(),
-            None if features is None else features.detach().cpu().float().numpy(),
-        )
+            members = torch.from_numpy(self.core_set.at(indices)).to(device)
+        return Prepared(il, members)
+
+    def __call__(
+        self, indices: Indices, output: ForwardOutput | None, state: State
+    ) -> tuple[Scores, Features | None]:
+        """Scores [C] and payload [C, F] of points [C]: see `Begun.result`."""
+        device = CPU if output is None else output.losses.device
+        return self.begin(indices, output, state, self.prepare(indices, device)).result()
+
+    def begin(
+        self, indices: Indices, output: ForwardOutput | None, state: State, prepared: Prepared
+    ) -> Begun:
+        """Compute scores and payload; a GPU may still do so when this returns."""
+        if output is not None:
+            state = {name: value.to(output.losses.device) for name, value in state.items()}
+        inputs = ScoreInputs(indices, output, prepared.il, state, prepared.members)
+        scores, payload = self.function.score(inputs).detach(), self.function.payload(inputs)
+        features = None if payload is None else payload.detach()
+        if not scores.is_cuda:
+            return Begun(scores, features, None)
+        # To pinned memory, behind this forward and before the next one.
+        stream = torch.cuda.current_stream(scores.device)
+        arrival = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        scores = scores.to("cpu", non_blocking=True)
+        features = None if features is None else features.to("cpu", non_blocking=True)
+        arrival.record(stream)
+        return Begun(scores, features, arrival)
 
 
 def order(positions: Positions, scores: Scores) -> npt.NDArray[np.intp]:

@@ -22,6 +22,7 @@ from rhoselect.queue import SelectionQueue
 from rhoselect.scorer.pusher import Pusher
 from rhoselect.scorer.reader import Reader, Work
 from rhoselect.scorer.weights import Weights
+from rhoselect.selection.scoring import CPU
 from rhoselect.snapshots import SnapshotReader
 from rhoselect.types import Layout, Stage
 
@@ -203,12 +204,12 @@ class Scorer:
             indices = self._plan.indices(positions)
         if self._points.far:
             self._points.prefetch(self._plan.indices(self._plan.ahead(positions)))
-        batch = None
-        if self._scoring.needs.forward:
-            with self._metrics.busy("read"):
-                epochs = self._plan.epochs(positions)
-                batch = self._points.read(indices, self._replica.device, epochs)
-        return Work(ticket, positions, indices, batch, claimed_at)
+        batch, device = None, self._replica.device if self._scoring.needs.forward else CPU
+        with self._metrics.busy("read"):
+            if self._scoring.needs.forward:
+                batch = self._points.read(indices, device, self._plan.epochs(positions))
+            prepared = self._scoring.prepare(indices, device)
+        return Work(ticket, positions, indices, batch, prepared, claimed_at)
 
     def _take_over(self, reader: Reader, newest: int | None) -> None:
         """While weights do not come, hold a ticket of any lane and of a version up to ``newest``,

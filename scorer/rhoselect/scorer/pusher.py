@@ -3,7 +3,9 @@ forward runs."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Executor, Future
+from functools import partial
 
 import numpy as np
 
@@ -13,7 +15,7 @@ from rhoselect.metrics import Metrics
 from rhoselect.queue import SelectionQueue
 from rhoselect.scorer.reader import Work
 from rhoselect.selection.interface import State
-from rhoselect.selection.scoring import gumbel, order
+from rhoselect.selection.scoring import Begun, gumbel
 from rhoselect.types import ChunkScores, Features, ForwardOutput, Scores
 
 
@@ -31,8 +33,11 @@ class Pusher:
     def submit(self, work: Work, output: ForwardOutput | None, state: State) -> None:
         """Push a chunk in the background, after waiting for the chunk before. Raises the error of
         that chunk's push."""
+        begin = partial(self._scoring.begin, work.indices, output, state, work.prepared)
+        on_gpu = output is not None and output.losses.is_cuda
+        begun = begin() if on_gpu else None  # there before the next forward is launched
         self.settle()
-        self._pushed = self._pool.submit(self._push, work, output, state)
+        self._pushed = self._pool.submit(self._push, work, lambda: begun or begin())
 
     def settle(self) -> None:
         """Wait for the last push. Raises its error."""
@@ -44,9 +49,9 @@ class Pusher:
         self._pool.shutdown()
         self.settle()
 
-    def _push(self, work: Work, output: ForwardOutput | None, state: State) -> None:
+    def _push(self, work: Work, score: Callable[[], Begun]) -> None:
         with self._metrics.busy("score"):
-            chunk = self._chunk(work, *self._scoring(work.indices, output, state))
+            chunk = self._chunk(work, *score().result())
         with self._metrics.busy("push"):
             pushed = self._queue.push(work.ticket, chunk)
         self._metrics.pushes.labels("accepted" if pushed else "ignored").inc()
@@ -70,8 +75,9 @@ class Pusher:
                 noise = gumbel(self._config.seed, ticket.window, work.indices)
                 scores = scores + selection.temperature * noise
             most = len(rows) if self._scoring.function.whole_window else k * selection.n_b
-            if len(rows) > most:
-                rows = rows[np.sort(order(work.positions[rows], scores[rows])[:most])]
+            if len(rows) > most:  # equal scores stay: the queue orders them by position
+                worst = np.partition(scores[rows], -most)[-most]
+                rows = rows[scores[rows] >= worst]
         return ChunkScores(
             work.positions[rows],
             scores[rows],

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from rhoselect.compute import single_threaded_pool
+from rhoselect.selection.scoring import Prepared
 from rhoselect.types import Batch, Indices, Positions, Ticket
 
 
@@ -17,12 +18,13 @@ from rhoselect.types import Batch, Indices, Positions, Ticket
 class Work:
     """A ticket claimed at ``claimed_at`` (seconds of time.perf_counter), with the ``positions`` [C]
     and data-set ``indices`` [C] of its points. ``batch`` holds the points, or None if the method
-    needs no forward."""
+    needs no forward; ``prepared`` is what else their scores need."""
 
     ticket: Ticket
     positions: Positions
     indices: Indices
     batch: Batch | None
+    prepared: Prepared
     claimed_at: float
 
 

@@ -48,7 +48,8 @@ class Weights:
         if state is None:
             self.version = before
             return False
-        self.version, self.state = version, state
+        device = self.replica.device
+        self.version, self.state = version, {n: value.to(device) for n, value in state.items()}
         return True
 
     def _copy(self, pieces: Pieces) -> None:
