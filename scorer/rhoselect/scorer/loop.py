@@ -49,13 +49,11 @@ class Scorer:
     ) -> None:
         self._slot, self._lanes = slot, lanes
         self._old_slots: deque[int] = deque()
-        config = self._config = inputs.config
-        self._plan, self._points = inputs.plan, inputs.train
+        self._config, self._plan, self._points = inputs.config, inputs.plan, inputs.train
         self._scoring, self._replica = inputs.scoring, replica
         self._queue, self._metrics = queue, metrics
         self.weights = Weights(replica, snapshots, metrics)
         self._ahead: Reader | None = None
-        self._second_stage = config.scorers_rescore
         self._pusher = Pusher(inputs, queue, metrics)
 
     @property
@@ -168,8 +166,9 @@ class Scorer:
     def score_shortlist(self) -> bool:
         """Score a ticket of a shortlist, for which the trainer waits. Returns False if there is
         none."""
-        again = self._second_stage
-        work = self._take(0, lanes=1, loaded=None, only="shortlist") if again else None
+        if not self._config.scorers_rescore:
+            return False
+        work = self._take(0, lanes=1, loaded=None, only="shortlist")
         if work is None:
             return False
         try:
