@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from rhoselect.client import SelectionClient
 from rhoselect.client.batch import SelectionBatch
+from rhoselect.client.helpers import check_threads
 from rhoselect.errors import ConfigError
 
 pytestmark = pytest.mark.usefixtures("away")
@@ -50,6 +52,13 @@ def test_what_ends_a_scorer_ends_the_loop() -> None:
     with pytest.raises(ZeroDivisionError, match="of a scorer"):
         next(iter(selection))
     selection.close()
+
+
+def test_threads_do_not_score_on_a_gpu(tiny_config: Path) -> None:
+    replicas: Any = [SimpleNamespace(device=torch.device("cuda", 0))] * 3
+    words = r"workers: got 2 for scorers on cuda:0, allowed 0: .* rhoctl serve --workers N"
+    with pytest.raises(ConfigError, match=words):
+        check_threads(inputs(tiny_config), replicas)
 
 
 def test_mistakes_of_workers(tiny_config: Path) -> None:

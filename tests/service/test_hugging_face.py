@@ -157,6 +157,7 @@ def test_a_batch_that_was_sampled_has_its_weights(
 
 
 def test_mistakes_fail_when_it_is_made(tmp_path: Path) -> None:
+    import datasets
     import transformers
 
     from rhoselect.client.hugging_face import classification_losses
@@ -193,5 +194,7 @@ def test_mistakes_fail_when_it_is_made(tmp_path: Path) -> None:
     own = trainer(tmp_path, model, data, irreducible_losses=il)
     with pytest.raises(ConfigError, match=r"which has no selection\.pt, allowed a checkpoint of a"):
         own.train(resume_from_checkpoint=str(tmp_path))
-    with pytest.raises(DataError, match="train_dataset: got none"):
-        trainer(tmp_path, model, None, irreducible_losses=il)
+    streamed = datasets.Dataset.from_list(data).to_iterable_dataset()
+    for given, got in ((None, "none"), (streamed, "a IterableDataset")):
+        with pytest.raises(DataError, match=f"train_dataset: got {got}, allowed a map-style"):
+            trainer(tmp_path, model, given, irreducible_losses=il)

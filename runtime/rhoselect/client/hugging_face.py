@@ -84,8 +84,9 @@ class SelectionTrainer(Trainer):  # type: ignore[misc]
                 "losses: got none with compute_loss_func, allowed losses(model, batch) -> [C]: the"
                 " loss of each point that it is to learn by, in this process"
             )
-        if self.train_dataset is None:
-            raise DataError("train_dataset: got none, allowed a map-style data set")
+        if not hasattr(self.train_dataset, "__len__"):
+            got = "none" if self.train_dataset is None else f"a {type(self.train_dataset).__name__}"
+            raise DataError(f"train_dataset: got {got}, allowed a map-style data set")
         self.add_callback(_Telling(self))
         if address is not None:
             given: Any = {**options, "irreducible_losses": irreducible_losses, "losses": losses}
