@@ -90,8 +90,8 @@ class Layout:
 
     def predicted_ms(self, row: Row) -> float:
         """What ``row`` of the plan says of it."""
-        found = row["split_ms"][str(self.ranks)] if self.workers else row[f"{self.mode}_ms"]
-        return float(found)
+        found = row[f"{self.mode}_ms"]
+        return float(found if self.mode == "uniform" else found[str(self.ranks)])
 
 
 def steps(options: argparse.Namespace) -> list[Row]:

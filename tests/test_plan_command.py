@@ -23,7 +23,6 @@ from rhoselect.planning.layouts import (
     chosen,
     colocated_seconds,
     layouts,
-    options,
     row,
     split_seconds,
     uniform_seconds,
@@ -125,12 +124,17 @@ def test_layouts_by_hand() -> None:
         "1 train, 7 score": pytest.approx(0.1 + 0.005 + 0.04),
         "2 train, 6 score": pytest.approx(0.071 + 0.002 + 0.005 + 2 * 0.04),
         "4 train, 4 score": pytest.approx(four_s + 0.005 + 2 * 0.04),
+        "1 do both": pytest.approx(0.1 + 0.0005 + 8 * 0.04),
+        "2 do both": pytest.approx(0.071 + 0.002 + 0.0005 + 4 * 0.04),
+        "4 do both": pytest.approx(four_s + 0.0005 + 2 * 0.04),
         "8 do both": pytest.approx(0.0505 + 7 * 0.002 + 0.0005 + 0.04),
     }
-    best = row(SHARED, 8)
+    best = row(SHARED, 8, 4)
     assert best["best"] == {"mode": "colocated", "ranks": 8, "workers": 0}
+    words = "--workers 0 --set trainer.devices={0} --set cluster.mode=colocated"
+    assert best["options"] == f"{words.format(8)} --set trainer.micro_batches=8"
+    assert row(SHARED, 4, 4)["options"] == words.format(4)
     assert best["break_even"] == pytest.approx(0.105 / 0.0505)
-    assert options(best, 1) == ("--workers 0 --set trainer.devices=8 --set trainer.micro_batches=8")
 
 
 def test_ranks_are_powers_of_two_that_a_batch_can_be_split_into() -> None:
@@ -141,9 +145,16 @@ def test_ranks_are_powers_of_two_that_a_batch_can_be_split_into() -> None:
 
 def test_slow_sums_are_left_to_one_device() -> None:
     slow = replace(SHARED, exchange=Exchange(0.001, 0.2, 0.002))
-    found = row(slow, 4)
+    found = row(slow, 4, 4)
     assert found["best"] == {"mode": "split", "ranks": 1, "workers": 3}
-    assert options(found, 1) == "--workers 3"
+    assert found["options"] == "--workers 3"
+    assert found["uniform_ms"] == pytest.approx(100), "uniform selection does not need all, either"
+
+
+def test_devices_that_do_not_help_idle() -> None:
+    far = replace(SHARED, exchange=Exchange(1.0, 1.0, 1.0), between=Messages(1.0, 0.0, 0.0, 0.0))
+    assert row(far, 8, 4)["layout"] == "1 do both"
+    assert row(far, 8, 4)["break_even"] == pytest.approx((0.1 + 0.0005 + 8 * 0.04) / 0.1)
 
 
 @pytest.mark.parametrize(
@@ -219,8 +230,8 @@ def test_the_command_leaves_nothing(
     assert [row["workers"] for row in found["rows"]] == [0, 1, 2, 4, 8, 16, 32]
     [four] = found["devices"]
     assert (four["devices"], [*four["split_ms"]]) == (4, ["1", "2"])
-    assert four["step_ms"] == min(four["colocated_ms"], *four["split_ms"].values())
-    assert found["options"].startswith("--workers ")
+    times = [*four["colocated_ms"].values(), *four["split_ms"].values()]
+    assert four["step_ms"] == min(times) and four["options"].startswith("--workers ")
     assert len(found["parts"]["share_s"]) == 2, "eight points make four parts of two at most"
     assert found["verdict"].startswith(("Worth it", "Not worth it"))
     assert found["snapshot_mb"] == snapshot_bytes / 1e6

@@ -7,8 +7,8 @@ A training step of k ranks takes what the share of one takes, and the exchange o
 
 *split*: train(k), then weights to the scorers, which score with the lead. *colocated*: train(D),
 then every rank scores a D-th of the chunks with its own weights, and tells its scores to the D - 1
-others. Ranks are powers of two; a device beyond them idles. ``trainer.micro_batches`` is at least
-the number of ranks.
+others. Ranks are powers of two, and devices may idle. ``trainer.micro_batches`` is at least the
+number of ranks.
 """
 
 from __future__ import annotations
@@ -38,6 +38,15 @@ class Layout:
             return f"{self.ranks} do both"
         return f"{self.ranks} train, {self.workers} score"
 
+    def options(self, micro_batches: int) -> str:
+        """Those of ``rhoctl train``, where ``trainer.micro_batches`` has been so many."""
+        words = [f"--workers {self.workers}"]
+        if self.ranks > 1:
+            words.append(f"--set trainer.devices={self.ranks} --set cluster.mode={self.mode}")
+        if self.ranks > micro_batches:
+            words.append(f"--set trainer.micro_batches={self.ranks}")
+        return " ".join(words)
+
 
 def uniform_seconds(parts: Parts, devices: int) -> float:
     """Seconds of a step that takes no scores, on ``devices``. Between measured shares it is linear
@@ -64,39 +73,37 @@ def colocated_seconds(parts: Parts, ranks: int) -> float:
 
 
 def layouts(parts: Parts, devices: int) -> list[Layout]:
-    """What ``devices`` can do that select. Colocated on one device: everything in one process."""
+    """What at most ``devices`` can do that select. Colocated on one: all is done in one process."""
     ranks = [2**n for n in range(len(parts.share_s) + 1) if 2**n <= devices]
-    found = [
-        Layout("split", k, devices - k, split_seconds(parts, devices, k))
-        for k in ranks
-        if k < devices
+    return [
+        *(
+            Layout("split", k, devices - k, split_seconds(parts, devices, k))
+            for k in ranks
+            if k < devices
+        ),
+        *(Layout("colocated", k, 0, colocated_seconds(parts, k)) for k in ranks),
     ]
-    return [*found, Layout("colocated", ranks[-1], 0, colocated_seconds(parts, ranks[-1]))]
 
 
-def row(parts: Parts, devices: int) -> dict[str, Any]:
-    """The layouts of ``devices`` in milliseconds a step, and the best. ``break_even``: how many
-    times fewer steps it must need than uniform selection on all devices."""
-    found, uniform_s = layouts(parts, devices), uniform_seconds(parts, devices)
+def row(parts: Parts, devices: int, micro_batches: int) -> dict[str, Any]:
+    """The layouts of ``devices`` in milliseconds a step by ranks, and the best. ``break_even``: how
+    many times fewer steps it must need than uniform selection on as many devices as help."""
+    found = layouts(parts, devices)
+    uniform_s = min(uniform_seconds(parts, count) for count in range(1, devices + 1))
     best = min(found, key=lambda each: each.step_s)
+    modes: tuple[Mode, ...] = ("split", "colocated")
+    times = {m: {str(e.ranks): 1e3 * e.step_s for e in found if e.mode == m} for m in modes}
     return {
         "devices": devices,
         "uniform_ms": 1e3 * uniform_s,
-        "split_ms": {str(e.ranks): 1e3 * e.step_s for e in found if e.mode == "split"},
-        "colocated_ms": 1e3 * found[-1].step_s,
+        "split_ms": times["split"],
+        "colocated_ms": times["colocated"],
         "best": {"mode": best.mode, "ranks": best.ranks, "workers": best.workers},
+        "layout": str(best),
+        "options": best.options(micro_batches),
         "step_ms": 1e3 * best.step_s,
         "break_even": best.step_s / uniform_s,
     }
-
-
-def options(row: dict[str, Any], micro_batches: int) -> str:
-    """The options of ``rhoctl train`` for the best layout of ``row``."""
-    best = row["best"]
-    words = [f"--workers {best['workers']}", f"--set trainer.devices={best['ranks']}"]
-    if best["ranks"] > micro_batches:
-        words.append(f"--set trainer.micro_batches={best['ranks']}")
-    return " ".join(words) if best["ranks"] > 1 else words[0]
 
 
 def chosen(chunks: int, ranks: int, workers: int, trainer_scores: bool) -> tuple[Mode, str]:

@@ -78,13 +78,12 @@ def plan(
             lambda stage: progress.update(task, description=stage, completed=next(stages)),
         )
     counts = DEVICES if devices is None else [devices]
-    rows = [layouts.row(found.parts, count) for count in counts]
+    parts = inputs.config.trainer.micro_batches
     result = {
         "workers_enough": model.enough_workers(found.parts),
         "verdict": model.verdict(found.parts),
         "rows": model.rows(found.parts),
-        "devices": rows,
-        "options": layouts.options(rows[-1], inputs.config.trainer.micro_batches),
+        "devices": [layouts.row(found.parts, count, parts) for count in counts],
     }
     if as_json:
         console.print(json.dumps({**origin(), **asdict(found), **result}, indent=2))
@@ -118,10 +117,8 @@ def _show(console: Console, found: Calibration, result: dict[str, Any]) -> None:
         steps.add_row(*(_cell(row[name]) for name in ROWS))
     console.print(steps)
     console.print(_layouts(result["devices"]))
-    console.print(
-        f"The best of {result['devices'][-1]['devices']} devices: rhoctl train …"
-        f" {result['options']}"
-    )
+    most = result["devices"][-1]
+    console.print(f"With {most['devices']} devices: rhoctl train … {most['options']}")
     console.print(f"W* = {result['workers_enough']}. {result['verdict']}")
 
 
@@ -136,11 +133,9 @@ def _layouts(rows: list[dict[str, Any]]) -> Table:
     )
     for row in rows:
         times = [row["split_ms"].get(k) for k in ranks]
-        figures = [row["uniform_ms"], *times, row["colocated_ms"]]
-        best = row["best"]["mode"]
-        told = f"{row['best']['ranks']} train" if best == "split" else "all do both"
+        figures = [row["uniform_ms"], *times, [*row["colocated_ms"].values()][-1]]
         cells = ["-" if ms is None else f"{ms:.2f}" for ms in figures]
-        table.add_row(str(row["devices"]), *cells, told, f"{row['break_even']:.2f}")
+        table.add_row(str(row["devices"]), *cells, row["layout"], f"{row['break_even']:.2f}")
     return table
 
 
