@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from servers import free_port
-from support import DEADLINE_S, ended_well, made, rhoctl, start
+from support import DEADLINE_S, ended_well, hashes, made, rhoctl, start
 from warm import Process
 
 ROOT = Path(__file__).parent.parent
@@ -66,6 +67,19 @@ def test_own_loop_learns_what_rhoctl_train_does(tiny_config: Path, tmp_path: Pat
         assert loop.communicate(timeout=DEADLINE_S) == (expected, "")
     server.terminate()
     ended_well(server)
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("away")
+@pytest.mark.skipif(find_spec("lightning") is None, reason="without the extra lightning")
+def test_lightning_learns_what_rhoctl_train_does(tiny_config: Path, tmp_path: Path) -> None:
+    """From the same points to the same weights."""
+    made("train", tiny_config, "--run-dir", tmp_path / "run")
+    script = ROOT / "examples" / "lightning_loop.py"
+    printed, errors = Process(str(script), str(tiny_config)).communicate(timeout=DEADLINE_S)
+    assert printed.startswith("test accuracy "), errors
+    [loop] = (tmp_path / "runs").iterdir()
+    assert hashes(loop) == hashes(tmp_path / "run")
 
 
 @pytest.mark.usefixtures("away")
