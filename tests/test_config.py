@@ -309,6 +309,7 @@ FORBIDDEN = [
     {"scorer.fold_batchnorm", "selection.bn"},
     {"selection.tokens", "trainer.micro_batches"},
     {"selection.tokens", "trainer.label_smoothing"},
+    {"trainer.parallel", "trainer.ema"},
 ]
 """Changes that no configuration may have together."""
 

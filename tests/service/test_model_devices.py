@@ -19,6 +19,7 @@ from rhoselect.client.options import Options
 from rhoselect.client.remote import Remote
 from rhoselect.client.user_data import GivenLosses, UserPoints
 from rhoselect.errors import ModelError
+from rhoselect.ranks import Alone
 from rhoselect.selector.start import Start
 from rhoselect.service.security import Security
 from rhoselect.tasks import Classification
@@ -64,10 +65,10 @@ def on_its_device(backend: Backend, model: nn.Module) -> None:
 
 def test_batches_are_on_the_model_s_device(tiny_config: Path, tmp_path: Path) -> None:
     run = inputs(tiny_config)
-    backend = local_backend(tiny_config, run.new_model(), Options(), Start())
+    backend = local_backend(tiny_config, run.new_model(), Options(), Start(), Alone())
     on_its_device(backend, run.new_model())
     with service(run, tmp_path / "served") as address:
-        remote = Remote(address, Security(), Start(), None, default_collate, 60.0)
+        remote = Remote(address, Security(), Start(), None, default_collate, 60.0, Alone())
         on_its_device(remote, run.new_model())
         remote.close()
     own, given = nn.Linear(256, CLASSES), Options(irreducible_losses=[0.0] * 400)

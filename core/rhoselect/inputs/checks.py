@@ -43,7 +43,7 @@ def check_task(inputs: RunInputs, model: nn.Module, batch: Batch) -> None:
     at_each_call = f"model.factory {factory} makes other frozen parameters at each call"
     inputs.frozen.check(model.state_dict(), at_each_call)
     found = check_model(factory, inputs.task, model, batch, inputs.classes)
-    _check_figure(inputs.task, model.eval(), batch)
+    _check_figure(inputs.task, model, batch)
     if inputs.tokens is not None:
         inputs.tokens.losses(found, batch.indices)
     if inputs.scoring.needs.classifier and (found.logits is None or found.labels is None):
@@ -57,11 +57,14 @@ def check_task(inputs: RunInputs, model: nn.Module, batch: Batch) -> None:
 def _check_figure(task: Task, model: nn.Module, batch: Batch) -> None:
     """Raise ModelError of a task that measures something, but not its main figure. What fails on
     two points may be right for more."""
+    was_training = model.training
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            found = task.evaluate(model, [batch])
+            found = task.evaluate(model.eval(), [batch])
     except Exception:  # the user's code: anything may come out of it
         return
+    finally:
+        model.train(was_training)
     main_figure(task, found)
 
 

@@ -78,11 +78,12 @@ def fit_irreducible_losses(
     _check_way(holdout is not None, folds is not None, reference)
     path = _checked_path(out, options)
     check_copyable(model)
-    settings = resolve(_config(config))
+    given = _config(config)
+    settings = resolve(given)
     join, known = user_join(settings, collate_fn), embedded_ids(unwrapped(model))
     points = UserPoints(data, join, known)
     learnt = points if holdout is None else UserPoints(holdout, join, known, "holdout")
-    fitter = _fitter(model, user_task(settings, losses), points, settings, options, progress)
+    fitter = _fitter(model, user_task(settings, losses), points, given, options, progress)
     with as_guest(fitter.model.replica.device):
         _check(fitter, points, learnt, folds, settings)
         table, found = _table(fitter, points, learnt, folds, reference)
@@ -133,7 +134,7 @@ def _fitter(
     options: FitOptions,
     progress: FitProgress,
 ) -> Fitter:
-    device = chosen_device(model, config.trainer.device, "trainer.device")
+    device, config = chosen_device(model, config.trainer.device, "trainer.device"), resolve(config)
     replica = user_replica(copied(model), config, device, task)
     kind, parts = type(unwrapped(model)), identity(points)
     name = f"{kind.__module__}:{kind.__qualname__}"
