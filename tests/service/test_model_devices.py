@@ -72,7 +72,7 @@ def test_batches_are_on_the_model_s_device(tiny_config: Path, tmp_path: Path) ->
         on_its_device(remote, run.new_model())
         remote.close()
     own, given = nn.Linear(256, CLASSES), Options(irreducible_losses=[0.0] * 400)
-    on_its_device(user_data_backend(OWN, own, Points(), given, Start()), own)
+    on_its_device(user_data_backend(OWN, own, Points(), given, Start(), Alone()), own)
 
 
 def test_what_scores_has_weights_of_losses_on_its_device() -> None:
