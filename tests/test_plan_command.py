@@ -160,7 +160,7 @@ def test_devices_that_do_not_help_idle() -> None:
 @pytest.mark.parametrize(
     ("chunks", "ranks", "workers", "scores", "mode"),
     [
-        (8, 4, 1, True, "colocated"),  # 2 turns against 4
+        (8, 4, 1, True, "colocated"),  # 2 chunks against 4
         (8, 2, 1, True, "colocated"),  # as many: two devices do it, not three
         (8, 2, 3, True, "split"),
         (8, 2, 2, False, "colocated"),
@@ -262,8 +262,8 @@ def test_bad_input_is_one_line(tiny_config: Path, arguments: tuple[str, ...], sa
 @pytest.mark.parametrize(
     ("keys", "workers", "started", "said"),
     [
-        ([], 1, 0, "cluster.mode: colocated, without workers: 2 devices score the 4 chunks of a"),
-        ([], 3, 3, "cluster.mode: split, as 4 processes score the 4 chunks of a window in 1 turns"),
+        ([], 1, 0, "cluster.mode: colocated, without workers: each of 2 devices scores up to 2 of"),
+        ([], 3, 3, "cluster.mode: split, as each of 2 devices scores up to 2 of the 4 chunks of"),
         ([], 0, 0, "cluster.mode: colocated, as there are no workers"),
         (["selection.lag=1"], 1, 1, "cluster.mode: split, in which scoring overlaps training"),
         (["cluster.address=auto"], 1, 1, "cluster.mode: split, as workers may be on other"),

@@ -112,15 +112,14 @@ def chosen(chunks: int, ranks: int, workers: int, trainer_scores: bool) -> tuple
 
     Nothing is measured, so that the answer is always the same. The two differ in who scores, and in
     that split sends weights: colocated is at least as fast, on fewer devices, if its ranks take no
-    more turns, however long a forward takes. Else times decide, and the workers that were asked for
-    are started.
+    more chunks each, however long a forward takes. Else times decide, and the workers that were
+    asked for are started.
     """
     scoring = workers + trainer_scores
     together, apart = (math.ceil(chunks / processes) for processes in (ranks, scoring))
-    turns = f"{ranks} devices score the {chunks} chunks of a window in {together} turns"
+    devices = f"each of {ranks} devices scores up to {together} of the {chunks} chunks of a window"
+    processes = f"each of {scoring} processes with --workers {workers} up to {apart}"
     if together <= apart:
-        others = f"{scoring} processes with --workers {workers} in {apart}"
-        why = f"without workers: {turns} and send no weights, {others}"
+        why = f"without workers: {devices} and sends no weights, {processes}"
         return "colocated", f"{why}; set cluster.mode = 'split' to have them"
-    why = f"as {scoring} processes score the {chunks} chunks of a window in {apart} turns"
-    return "split", f"{why}, {ranks} devices alone in {together} (times: rhoctl plan)"
+    return "split", f"as {devices}, {processes}; rhoctl plan measures whether that is faster"
