@@ -21,7 +21,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import TensorDataset
 
-from rhoselect.client import SelectionClient
+from rhoselect.client import SelectionClient, own_model
 from rhoselect.config import load
 from rhoselect.errors import RhoError
 from rhoselect.inputs import open_inputs
@@ -181,7 +181,11 @@ def main(kind: str, rank: int, out: str, config: Path, *where: str) -> None:
         elif not start:
             state = copy.deepcopy(selection.state_dict())
             selection = SelectionClient(model, step=state, **options)
-    torch.save({"indices": torch.stack(found), "weights": whole(model)}, f"{out}.{rank}")
+    weights = whole(model)
+    half = {name: torch.empty_like(t, dtype=torch.bfloat16) for name, t in weights.items()}
+    sent = own_model.whole(own_model.weights_of(model, half), half if kind == "fsdp2" else None)
+    left = {"indices": torch.stack(found), "weights": weights, "sent": dict(sent)}
+    torch.save(left, f"{out}.{rank}")
 
 
 if __name__ == "__main__":

@@ -99,7 +99,8 @@ def configured(run: RunInputs, folder: Path) -> Path:
 def test_ranks_share_the_selection_of_one_process(
     tiny_config: Path, tmp_path: Path, kind: str, served: bool, settings: str
 ) -> None:
-    """Also where they go on from a checkpoint; and the last weights are those of the ranks."""
+    """Also where they go on from a checkpoint; and the last weights are those of the ranks, as are
+    the shards that are cast and then gathered for scores."""
     run = inputs(tiny_config, [*SETS, *SETTINGS[settings]])
     config, out = configured(run, tmp_path), tmp_path / "out"
     expected, model = alone(run)
@@ -119,6 +120,7 @@ def test_ranks_share_the_selection_of_one_process(
         for name, tensor in each["weights"].items():
             if rank and name not in parameters:
                 continue  # statistics of its own
+            assert torch.equal(each["sent"][name], tensor.to(each["sent"][name].dtype)), name
             torch.testing.assert_close(tensor, model.state_dict()[name], msg=name)
             assert kind == "fsdp2" or torch.equal(tensor, model.state_dict()[name]), name
             assert not kept or torch.equal(tensor, kept[name]), name
