@@ -148,7 +148,7 @@ OPTIMIZERS = {
     "momentum": ["trainer.optimizer={name = 'SGD', args = {momentum = 0.9}}"],
     "bf16": ["trainer.precision=bf16"],
     "no forward": ["selection.function=uniform"],
-    "one block": ["trainer.blocks=layers"],
+    "another block": ["trainer.blocks=head"],
 }
 
 
@@ -162,13 +162,51 @@ def test_a_run_repeats(tiny_config: Path, tmp_path: Path, name: str) -> None:
     assert hashes(resumed) == hashes(at_once)
 
 
+KINDS = {
+    "adapters": ["model.factory=adapted:lora", "snapshots.only=trainable"],
+    "groups": ["trainer.groups=[{pattern = '*.bias', lr_factor = 0.1}]"],
+    "a state": ["selection.function=reducr"],
+    "bf16 scores": ["scorer.precision=bf16"],
+}
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("kind", KINDS)
+def test_parts_learn_anything_alike(tiny_config: Path, tmp_path: Path, kind: str) -> None:
+    one = train(tiny_config, tmp_path / "one", 1, "trainer.parallel=replicated", *KINDS[kind])
+    two = train(tiny_config, tmp_path / "two", 2, *KINDS[kind])
+    models = [load_file(run / "model.safetensors") for run in (one, two)]
+    torch.testing.assert_close(*models, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize(("devices", "lag"), [(2, 0), (2, 1), (1, 1)])
+def test_scorers_beside_them_change_nothing(
+    ray_session: None, tiny_config: Path, tmp_path: Path, devices: int, lag: int
+) -> None:
+    keys = [f"selection.lag={lag}", "cluster.mode=split"]
+    run = tmp_path / "run"
+    sets = words(*KEYS, *keys, f"trainer.steps={STEPS}", f"trainer.devices={devices}")
+    made("train", tiny_config, "--run-dir", run, "--workers", "2", *sets)
+    if lag == 0:
+        assert hashes(run) == hashes(train(tiny_config, tmp_path / "colocated", devices))
+    elif devices == 1:
+        assert hashes(run) == hashes(train(tiny_config, tmp_path / "alone", 1, *keys))
+    else:
+        again = tmp_path / "again"
+        made("train", tiny_config, "--run-dir", again, "--workers", "1", *sets)
+        assert hashes(run) == hashes(again)
+
+
 def test_blocks_are_inner_modules_first() -> None:
     model = Stacked((1, 4, 6), 3)
     assert blocks(model, "") == [model.layers[1], model.layers[0]]
     assert blocks(model, "layers.*") == blocks(model, "")
     assert blocks(model, "layers.*.inner") == [model.layers[1].inner, model.layers[0].inner]
     nested = nn.ModuleList([nn.ModuleList([nn.Linear(2, 2)]), nn.ReLU()])
-    assert blocks(nn.Sequential(nested), "") == [nested[0]]
+    assert blocks(nn.Sequential(nested), "") == [nested[0][0]]
+    within = nn.ModuleList([nn.Sequential(nn.ModuleList([nn.Linear(2, 2)]))])
+    assert blocks(nn.Sequential(within), "") == [within[0]]
 
 
 def test_shared_and_single_parameters_are_refused() -> None:
@@ -176,9 +214,9 @@ def test_shared_and_single_parameters_are_refused() -> None:
     model.layers[0].outer.bias = model.layers[1].outer.bias
     with pytest.raises(ConfigError, match=r"share a parameter, allowed blocks apart"):
         blocks(model, "")
-    blocks(model, "layers")  # one block
-    model.layers.append(model.head)
-    assert model.head in blocks(model, "layers.2")
+    assert blocks(model, "head") == [model.head]
+    with pytest.raises(ConfigError, match=r"matches layers, allowed modules with a forward"):
+        blocks(model, "layers")
     model.scale = nn.Parameter(torch.tensor(1.0))
     with pytest.raises(ConfigError, match=r"numbers as parameters \(scale\), allowed tensors"):
         blocks(model, "layers")

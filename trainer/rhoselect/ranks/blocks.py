@@ -10,11 +10,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from rhoselect.errors import ConfigError, listed
 
+LISTS = (nn.ModuleList, nn.ModuleDict)
+
 
 def blocks(model: nn.Module, pattern: str) -> list[nn.Module]:
     """The modules of ``model`` with parameters that are gathered one by one, inner ones first:
     those whose names match ``pattern``, in which * is anything but a dot; by default the items of
-    each nn.ModuleList that is in no other one. Raises ConfigError if none matches, and for a model
+    each nn.ModuleList outside such items. Raises ConfigError if none matches, and for a model
     that cannot be divided."""
     _check(model)
     named = {name: module for name, module in model.named_modules() if name}
@@ -24,6 +26,11 @@ def blocks(model: nn.Module, pattern: str) -> list[nn.Module]:
             f"trainer.blocks: got {pattern!r}, which matches no module, allowed a pattern that"
             f" does, such as 'layers.*'; the model has: {listed(named)}"
         )
+    if lists := [name for name in found if isinstance(named[name], LISTS)]:
+        raise ConfigError(
+            f"trainer.blocks: got {pattern!r}, which matches {listed(lists)}, allowed modules with"
+            " a forward: a list of modules has none; name what is in it"
+        )
     modules = [named[name] for name in reversed(found)]
     chosen = [module for module in modules if any(True for _ in module.parameters())]
     _check_apart(model, chosen)
@@ -31,11 +38,16 @@ def blocks(model: nn.Module, pattern: str) -> list[nn.Module]:
 
 
 def _items(named: dict[str, nn.Module]) -> list[str]:
-    outer = list[str]()
-    for name, module in named.items():  # a list comes before what is in it
-        if isinstance(module, nn.ModuleList) and not name.startswith(tuple(outer)):
-            outer.append(f"{name}.")
-    return [name for name in named if f"{name.rpartition('.')[0]}." in outer]
+    found = list[str]()
+    for name, module in named.items():  # outer ones come before inner ones
+        is_item = isinstance(named.get(name.rpartition(".")[0]), nn.ModuleList)
+        if is_item and not isinstance(module, LISTS) and not _is_in(name, found):
+            found.append(name)
+    return found
+
+
+def _is_in(name: str, outer: list[str]) -> bool:
+    return name.startswith(tuple(f"{each}." for each in outer))
 
 
 def _matches(name: str, pattern: str) -> bool:
