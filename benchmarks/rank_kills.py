@@ -1,9 +1,9 @@
 """Ranks killed at random moments: the run ends soon, and goes on to the bits of an undisturbed one.
 
 Each try starts `rhoctl train` with several devices, kills one of its ranks (the lead, too) by
-SIGKILL at a random moment after that process has started, takes the seconds until the command and
-all ranks have ended, and goes on with another number of devices. split: one scorer on Ray, and the
-lead is an actor. What became of each try is kept in --folder: the command, given again, goes on.
+SIGKILL at a random moment, mostly after the first checkpoint, takes the seconds until the command
+and all ranks have ended, and goes on with another number of devices. split: one scorer on Ray, and
+the lead is an actor. What became of each try is in --folder; the command, given again, goes on.
 
     python benchmarks/rank_kills.py --json docs/results/rank_kills.json
 """
@@ -35,6 +35,7 @@ from harness import HERE, show, write, write_config
 Row = dict[str, Any]
 WORKERS = {"colocated": 0, "split": 1}
 DEVICES = (2, 4)
+EARLY = 0.25  # share of the kills that may come before the first checkpoint
 PATIENCE_S, POLL_S, LIMIT_S = 180.0, 0.01, 15.0
 COLUMNS = ("mode", "tries", "equal", "median_s", "max_s", "too_late", "before_step_1")
 
@@ -44,7 +45,7 @@ def main() -> None:
     parser.add_argument("--tries", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0, help="the first try's; then one more each")
     parser.add_argument("--steps", type=int, default=600, help="of a run")
-    parser.add_argument("--within", type=float, default=8.0, help="s in which a kill comes")
+    parser.add_argument("--within", type=float, default=4.0, help="s in which a kill comes")
     parser.add_argument("--modes", nargs="+", choices=WORKERS, default=["colocated"])
     parser.add_argument("--folder", type=Path, default=Path("runs/rank-kills"), help="to go on in")
     small = {"tries": 1, "within": 1.0, "folder": Path("runs/rank-kills-quick")}
@@ -90,7 +91,8 @@ class Try:
         """Kill, go on, compare."""
         rank = self._chance.randrange(self._devices)
         command = self._start(["train", str(self._config)], self._devices)
-        self._until(lambda: self._pids(command).get(rank) is not None or over(command))
+        early = self._chance.random() < EARLY
+        self._until(lambda: over(command) or self._came(rank, command, early))
         moment = time.monotonic() + self._chance.uniform(0.0, self._within_s)
         self._until(lambda: time.monotonic() > moment or over(command))
         ranks, killed = self._pids(command), not over(command)
@@ -111,6 +113,10 @@ class Try:
         summary = json.loads((self._run / "summary.json").read_text())
         row["equal"] = [summary["selected_sha256"], summary["weights_sha256"]] == expected
         return row
+
+    def _came(self, rank: int, command: subprocess.Popen[bytes], early: bool) -> bool:
+        """Whether the rank may be killed from now on."""
+        return rank in self._pids(command) if early else self._step() > 0
 
     def _start(self, words: list[str], devices: int) -> subprocess.Popen[bytes]:
         words += ["--run-dir", str(self._run), "--workers", str(WORKERS[self._mode])]
