@@ -52,7 +52,6 @@ def test_ties_come_by_position_ascending(queue: SelectionQueue) -> None:
 
 
 def test_zeros_have_one_sign_in_a_large_window_too(queue: SelectionQueue) -> None:
-    # Redis drops the sign of -0.0 in small sorted sets only.
     fill(queue, 0, 0, [chunk_scores(dict.fromkeys(range(500), -0.0))])
     popped = queue.pop(0, 500, 0.0)
     assert popped is not None and not np.signbit(popped.scores).any()

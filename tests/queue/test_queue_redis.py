@@ -205,7 +205,7 @@ def test_every_key_expires_and_every_open_renews(new: New, admin: redis.Redis) -
     queue.push(Ticket(1, 0, 2, SHORTLIST[:1]), featured)
     queue.claim(0, 0.0)
     keys = list(admin.scan_iter())
-    assert len(keys) == 9 + 4 + 4, keys  # those of the run, and of both stages of window 1
+    assert len(keys) == 9 + 3 + 3, keys  # those of the run, and of both stages of window 1
     assert all(0 < admin.pttl(key) <= 600_000 for key in keys)
     for key in keys:
         admin.pexpire(key, 100_000)
@@ -228,7 +228,7 @@ def test_keys_stay_bounded_and_destroy_leaves_none(new: New, admin: redis.Redis)
         queue.pop(window, 1, 0.0)
         most = max(most, admin.dbsize())
         queue.close(window)
-    assert most <= 9 + 4 + 4
+    assert most <= 9 + 3 + 3
     for window in (500, 501):
         fill(queue, window, 0, CHUNKS)
         queue.open_shortlist(window, 0, SHORTLIST, 3)

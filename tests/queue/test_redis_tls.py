@@ -159,7 +159,7 @@ def work(url: str) -> None:
     ping(url)
     queue = RedisQueue(url, "run", 1, 0.001, 600.0, 5.0)
     queue.open(0, 0, 2)
-    queue.push(Ticket(0, 1, 0), chunk_scores({7: 0.1}))
+    queue.push(Ticket(0, 1, 0), chunk_scores({7: 0.1}, features=[[3.0]]))
     ticket = queue.claim(1, 1.0, lanes=2)
     assert ticket is not None and queue.reap(1) == 1
     scores = chunk_scores({1: 0.5, 2: 2.5}, rejected=[3], features=[[1.0], [2.0]])

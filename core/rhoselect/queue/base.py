@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import numpy as np
+
 from rhoselect.types import ChunkScores, Positions, QueueStats, Stage, Ticket, TopK
 
 HELPERS = 10_000
@@ -129,3 +131,14 @@ def slices(positions: Positions, chunk: int) -> list[Positions]:
     """``positions`` [N] in slices of ``chunk``, one per ticket; the last one may be shorter."""
     assert len(positions), "a shortlist without points would never be claimed"
     return [positions[start : start + chunk] for start in range(0, len(positions), chunk)]
+
+
+def best(window: int, version: int, points: ChunkScores, k: int) -> TopK:
+    """The k best of a stage's ``points``: score descending, then position ascending."""
+    values = points.scores + 0.0  # no -0.0: equal, one bit off
+    rows = np.arange(len(values))
+    if k < len(values):
+        rows = np.flatnonzero(values >= np.partition(values, -k)[-k])  # all that may be among them
+    rows = rows[np.lexsort((points.positions[rows], -values[rows]))[:k]]
+    features = None if points.features is None or not len(rows) else points.features[rows]
+    return TopK(window, version, points.positions[rows], values[rows], features)

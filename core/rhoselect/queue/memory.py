@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from threading import Condition
 from typing import NamedTuple
 
 import numpy as np
 
-from rhoselect.queue.base import HELPERS, slices
+from rhoselect.queue.base import HELPERS, best, slices
 from rhoselect.types import ChunkScores, Positions, QueueStats, Stage, Ticket, TopK
 
 
@@ -144,7 +144,7 @@ class MemoryQueue:
             if not self._changed.wait_for(lambda: self._complete(name), timeout_s):
                 return None
             stage = self._stages[name]
-            return _best(window, stage.version, list(stage.done.values()), k)
+            return best(window, stage.version, _joined(stage.done.values()), k)
 
     def _complete(self, name: _Name) -> bool:
         stage = self._stages.get(name)
@@ -157,9 +157,8 @@ class MemoryQueue:
             if name is None:
                 return None
             stage = self._stages[name]
-            none = ChunkScores(np.empty(0, np.uint64), np.empty(0, np.float64))
-            done = [replace(s, features=None) for s in stage.done.values()]
-            return _best(name.window, stage.version, [none, *done], k)
+            done = (replace(s, features=None) for s in stage.done.values())
+            return best(name.window, stage.version, _joined(done), k)
 
     def rejected(self, window: int) -> list[int]:
         """See `SelectionQueue.rejected`."""
@@ -214,14 +213,13 @@ class MemoryQueue:
             self._forget()
 
 
-def _best(window: int, version: int, done: list[ChunkScores], k: int) -> TopK:
-    """The k best of all points in ``done``: score descending, then position ascending."""
-    positions = np.concatenate([scores.positions for scores in done])
-    values = np.concatenate([scores.scores for scores in done]) + 0.0  # no -0.0: equal, one bit off
-    order = np.lexsort((positions, -values))[:k]
-    rows = [s.features for s in done if s.features is not None and len(s.positions)]
-    features = None
-    if rows and len(order):
-        assert sum(map(len, rows)) == len(positions), "features for some chunks only"
-        features = np.concatenate(rows)[order]
-    return TopK(window, version, positions[order], values[order], features)
+def _joined(done: Iterable[ChunkScores]) -> ChunkScores:
+    """The points of all chunks of ``done``, which may be none."""
+    none = ChunkScores(np.empty(0, np.uint64), np.empty(0, np.float64))
+    parts = [none, *done]
+    rows = [s.features for s in parts if s.features is not None and len(s.positions)]
+    return ChunkScores(
+        np.concatenate([s.positions for s in parts]),
+        np.concatenate([s.scores for s in parts]),
+        features=np.concatenate(rows) if rows else None,
+    )

@@ -1,23 +1,26 @@
 """The queue on a Redis-protocol server (Redis >= 6.2, Valkey >= 8): one atomic script per call.
 
-A stage of a window is a sorted set. ``packing`` explains its order, ``keys`` lists all keys.
+The server keeps a chunk's points as one value; the trainer, which pops them, puts them in order.
+``keys`` lists all keys.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import chain
 from typing import Any
 
 import numpy as np
 
-from rhoselect.queue.base import HELPERS, slices
+from rhoselect.queue.base import HELPERS, best, slices
 from rhoselect.queue.redis.keys import Keys, stage
 from rhoselect.queue.redis.link import Args, Link
 from rhoselect.queue.redis.packing import (
+    POINT,
     pack_points,
     pack_positions,
+    unpack_points,
     unpack_positions,
-    unpack_scores,
 )
 from rhoselect.types import ChunkScores, Positions, QueueStats, Stage, Ticket, TopK
 
@@ -109,16 +112,13 @@ class RedisQueue:
         """See `SelectionQueue.pop`."""
         names, number = self._keys, stage(window, shortlist)
         here, args = names.stage(number), [number, k, names.generation]
-        keys = [names.stages, names.ready, here.done, here.scores, here.features, names.newest]
+        keys = [names.stages, names.ready, here.scores, here.features, names.newest]
         found = self._link.wait("pop", keys, args, names.ready, timeout_s)
         if found is None:
             return None
-        version, points, scores, rows = found
-        positions = unpack_positions(points)
-        features = None
-        if rows:
-            features = np.frombuffer(rows, "<f4").astype(np.float32).reshape(len(positions), -1)
-        return TopK(window, int(version), positions, unpack_scores(scores), features)
+        version, *hashes = found
+        scores, features = (dict(zip(h[::2], h[1::2], strict=True)) for h in hashes)
+        return best(window, int(version), _joined(scores, features), k)
 
     def peek(self, k: int) -> TopK | None:
         """See `SelectionQueue.peek`."""
@@ -127,14 +127,14 @@ class RedisQueue:
         number = min((number for number in stages if number % 2), default=None)
         if number is None:
             return None
-        members, scores = self._link.best(self._keys.stage(number).scores, k)
-        return TopK(number // 2, stages[number], unpack_positions(members), scores)
+        (scores,) = self._hashes([self._keys.stage(number).scores])
+        return best(number // 2, stages[number], _joined(scores, {}), k)
 
     def rejected(self, window: int) -> list[int]:
         """See `SelectionQueue.rejected`."""
         keys = [self._keys.stage(stage(window, shortlist)).rejected for shortlist in (True, False)]
-        packed: Any = self._link.with_retries(lambda: self._link.client.sunion(keys))
-        return sorted(unpack_positions(b"".join(packed)).tolist())
+        packed = chain.from_iterable(hash.values() for hash in self._hashes(keys))
+        return sorted(set(unpack_positions(b"".join(packed)).tolist()))
 
     def close(self, window: int) -> None:
         """See `SelectionQueue.close`."""
@@ -164,15 +164,15 @@ class RedisQueue:
                 pipe.hlen(k.leases)
                 pipe.info("memory")
                 for number in stages:
-                    pipe.zcard(k.stage(number).scores)
+                    pipe.hgetall(k.stage(number).scores)
                 return pipe.execute()
 
-        counters, waiting, leased, memory, *points = self._link.with_retries(look)
+        counters, waiting, leased, memory, *scores = self._link.with_retries(look)
         return QueueStats(
             windows=len({number // 2 for number in stages}),
             waiting=waiting,
             leased=leased,
-            points=sum(points),
+            points=sum(len(each) for hash in scores for each in hash.values()) // POINT.itemsize,
             oldest_version=min(stages.values(), default=None),
             server_bytes=memory["used_memory"],
             server_limit_bytes=memory["maxmemory"],
@@ -193,7 +193,21 @@ class RedisQueue:
         """Close this process's connections. The queue itself stays on the server."""
         self._link.close()
 
+    def _hashes(self, keys: list[str]) -> list[dict[bytes, bytes]]:
+        client: Any = self._link.client
+        return self._link.with_retries(lambda: [client.hgetall(key) for key in keys])
+
     def _open_stages(self) -> dict[int, int]:
         """The version of each open stage, by stage number."""
         entries: Any = self._link.with_retries(lambda: self._link.client.hgetall(self._keys.stages))
         return {int(number): int(entry.split()[0]) for number, entry in entries.items()}
+
+
+def _joined(scores: Mapping[bytes, bytes], features: Mapping[bytes, bytes]) -> ChunkScores:
+    """The points of all chunks, and their rows of features if there are any."""
+    positions, values = unpack_points(b"".join(scores.values()))
+    packed = b"".join(features.get(chunk, b"") for chunk in scores)
+    rows = None
+    if packed:
+        rows = np.frombuffer(packed, "<f4").astype(np.float32).reshape(len(positions), -1)
+    return ChunkScores(positions, values, features=rows)

@@ -20,10 +20,9 @@ A window's stages are numbered in the order of work, its shortlist before its ca
 
 and for each open stage:
 
-    done        set     chunks pushed
-    scores      zset    point -> score; members: see ``packing``
-    rejected    set     points with a NaN or infinite score
-    features    hash    point -> float32 little-endian row, if the selector wants features
+    scores      hash    chunk -> its points with their scores: see ``packing``
+    rejected    hash    chunk -> its points with a NaN or infinite score, if there are any
+    features    hash    chunk -> float32 little-endian rows of its points, if there are any
 """
 
 from __future__ import annotations
@@ -40,14 +39,13 @@ def stage(window: int, shortlist: bool) -> int:
 class StageKeys:
     """The keys of one stage."""
 
-    done: str
     scores: str
     rejected: str
     features: str
 
     def all(self) -> list[str]:
         """Every key, in the order the scripts take them."""
-        return [self.done, self.scores, self.rejected, self.features]
+        return [self.scores, self.rejected, self.features]
 
 
 class Names:
@@ -86,8 +84,5 @@ class Keys(Names):
     def stage(self, stage: int) -> StageKeys:
         """The keys of a stage, by its number."""
         return StageKeys(
-            *(
-                self.name("stage", stage, part)
-                for part in ("done", "scores", "rejected", "features")
-            )
+            *(self.name("stage", stage, part) for part in ("scores", "rejected", "features"))
         )

@@ -20,16 +20,14 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib import resources
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
-import numpy as np
 import redis
 from redis.exceptions import MovedError, NoScriptError, ReadOnlyError, ResponseError
 
 from rhoselect.errors import WaitError
 from rhoselect.queue.redis.keys import Names
 from rhoselect.queue.redis.server import connect, node_url, server_name, with_retries
-from rhoselect.types import Scores
 
 SLICE_S = 1.0
 FENCE_WAIT_S = 1.0  # retries against an unreachable server while a checkpoint is written
@@ -108,14 +106,6 @@ class Link:
         """The key that announces the generation of ``names``; none if another one is announced."""
         newest = self.with_retries(lambda: self.client.get(names.newest))
         return [names.newest] if newest == b"%d" % names.generation else []
-
-    def best(self, key: str, k: int) -> tuple[bytes, Scores]:
-        """The k >= 1 members with the highest scores, joined in descending order, and their
-        scores [C]."""
-        # The client's own call sends ZREVRANGE, which the rights that we ask for do not hold.
-        command = ("ZRANGE", key, 0, k - 1, "REV", "WITHSCORES")
-        found = self.with_retries(lambda: cast(Any, self.client).execute_command(*command))
-        return b"".join(found[::2]), np.array([float(text) for text in found[1::2]], np.float64)
 
     def wait(
         self,

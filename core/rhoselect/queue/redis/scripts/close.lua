@@ -1,6 +1,6 @@
 -- Delete a window and all windows below, and record that they are closed.
 -- KEYS 1 closed string, 2 stages hash, 3 todo zset, 4 leases hash, 5 shortlists hash,
---      6-13 the keys of the window's two stages
+--      6-11 the keys of the window's two stages
 -- ARGV 1 the window's last stage, 2 expiry in ms
 -- Returns the stages of lower windows that were open; the caller deletes their keys.
 local last = tonumber(ARGV[1])

@@ -1,14 +1,14 @@
 -- Make the tickets of a stage available, but for chunks that are done or leased. Idempotent.
 -- KEYS 1 closed string, 2 stages hash, 3 todo zset, 4 leases hash, 5 shortlists hash,
 --      6 counters hash, 7 notify stream, 8 ready stream,
---      9 done set, 10 scores zset, 11 rejected set, 12 features hash, 13 newest string
---      (of 6, 8 and 10-12 only the expiry is renewed)
+--      9 scores hash, 10 rejected hash, 11 features hash, 12 newest string
+--      (of 6, 8, 10 and 11 only the expiry is renewed)
 -- ARGV 1 stage, 2 version, 3 chunks, 4 expiry in ms, 5 generation; then, for a shortlist, the points
 --      of every chunk
 -- Returns how many tickets became available; an error if a newer generation is announced.
-local newest = redis.call('GET', KEYS[13])
+local newest = redis.call('GET', KEYS[12])
 if newest and tonumber(newest) > tonumber(ARGV[5]) then return redis.error_reply('FENCED') end
-if newest ~= ARGV[5] then redis.call('SET', KEYS[13], ARGV[5]) end
+if newest ~= ARGV[5] then redis.call('SET', KEYS[12], ARGV[5]) end
 
 local stage = ARGV[1]
 local closed = redis.call('GET', KEYS[1])
@@ -17,7 +17,7 @@ if closed and tonumber(stage) <= tonumber(closed) then return 0 end
 redis.call('HSETNX', KEYS[2], stage, ARGV[2] .. ' ' .. ARGV[3])
 local version, chunks = string.match(redis.call('HGET', KEYS[2], stage), '(%S+) (%d+)')
 local taken = {}
-for _, chunk in ipairs(redis.call('SMEMBERS', KEYS[9])) do taken[tonumber(chunk)] = true end
+for _, chunk in ipairs(redis.call('HKEYS', KEYS[9])) do taken[tonumber(chunk)] = true end
 for _, ticket in ipairs(redis.call('HKEYS', KEYS[4])) do
   local number, chunk = string.match(ticket, '(%d+):(%d+)')
   if number == stage then taken[tonumber(chunk)] = true end

@@ -1,30 +1,16 @@
 -- Add the scores of one chunk, once.
 -- KEYS 1 stages hash, 2 todo zset, 3 leases hash, 4 counters hash, 5 ready stream,
---      6 done set, 7 scores zset, 8 rejected set, 9 features hash
+--      6 scores hash, 7 rejected hash, 8 features hash
 -- ARGV 1 stage, 2 chunk, 3 version, 4 expiry in ms, 5 (score, point) of n points, 16 bytes each,
 --      6 rejected points, 8 bytes each, 7 n rows of features or ''
 -- Returns 1 if the push was accepted, else 0.
 local stage, chunk, version = ARGV[1], ARGV[2], ARGV[3]
 
--- Run a command with the fields of packed items, in slices: Lua's stack holds a few thousand values.
-local function add(command, key, packed, format, size)
-  local slice = 1000
-  for first = 0, #packed / size - 1, slice do
-    local n = math.min(slice, #packed / size - first)
-    local fields = {struct.unpack('<' .. string.rep(format, n), packed, first * size + 1)}
-    fields[#fields] = nil -- struct.unpack adds the position where it stopped
-    redis.call(command, key, unpack(fields))
+local function keep(key, packed)
+  if #packed > 0 then
+    redis.call('HSET', key, chunk, packed)
+    redis.call('PEXPIRE', key, ARGV[4])
   end
-  if #packed > 0 then redis.call('PEXPIRE', key, ARGV[4]) end
-end
-
-local function add_features()
-  local size = #ARGV[7] / (#ARGV[5] / 16)
-  for i = 0, #ARGV[5] / 16 - 1 do
-    local point = string.sub(ARGV[5], 16 * i + 9, 16 * i + 16)
-    redis.call('HSET', KEYS[9], point, string.sub(ARGV[7], size * i + 1, size * (i + 1)))
-  end
-  redis.call('PEXPIRE', KEYS[9], ARGV[4])
 end
 
 local function push()
@@ -33,16 +19,12 @@ local function push()
   if open_version ~= version then return 'late' end
   -- The first write. A server at maxmemory refuses it or no write of this script, so a push is
   -- stored as a whole or not at all.
-  if redis.call('SADD', KEYS[6], chunk) == 0 then return 'repeated' end
-  local done = redis.call('SCARD', KEYS[6])
+  if redis.call('HSETNX', KEYS[6], chunk, ARGV[5]) == 0 then return 'repeated' end
+  local done = redis.call('HLEN', KEYS[6])
   if done == 1 then redis.call('PEXPIRE', KEYS[6], ARGV[4]) end
-
-  add('ZADD', KEYS[7], ARGV[5], 'dc8', 16)
-  if #ARGV[6] > 0 then
-    add('SADD', KEYS[8], ARGV[6], 'c8', 8)
-    redis.call('HINCRBY', KEYS[4], 'rejected', #ARGV[6] / 8)
-  end
-  if #ARGV[7] > 0 then add_features() end
+  keep(KEYS[7], ARGV[6])
+  keep(KEYS[8], ARGV[7])
+  if #ARGV[6] > 0 then redis.call('HINCRBY', KEYS[4], 'rejected', #ARGV[6] / 8) end
 
   local ticket = string.format('%s:%010d:%s', stage, chunk, version)
   if redis.call('HDEL', KEYS[3], ticket) == 0 then redis.call('ZREM', KEYS[2], ticket) end
