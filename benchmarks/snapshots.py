@@ -5,6 +5,7 @@ A repeat measures, one after the other,
 
 - publish to loaded: from the call of ``publish`` until the last reader has every tensor in memory
   of its own (``publish`` is the part of it that the trainer is held up for),
+- cast: the trainer's tensors alone, cast to memory of its own,
 - memcpy: as many processes, each copying as many bytes from memory of its own to memory of its own
   at the same time; from the first one's start to the last one's end. On a GPU the copies are from
   pinned memory to the device, where the trainer's tensors and the readers' are, too.
@@ -66,6 +67,7 @@ def main() -> None:
     parser.add_argument("--megabytes", type=int, nargs="+", default=[*WIDTHS], choices=WIDTHS)
     parser.add_argument("--readers", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--width", type=int, help="of the blocks; 256: 340 tensors at 45 MB, bf16")
     parser.add_argument("--device", default="cpu", help="of the trainer's and readers' tensors")
     options = arguments.parse(parser, megabytes=[3], readers=[1], repeats=2)
     torch.set_num_threads(1)
@@ -77,9 +79,10 @@ def main() -> None:
                 ask(reader, "room", (megabytes * MB, options.device))
             for dtype in (torch.bfloat16, torch.float32):
                 for count in options.readers:
-                    rows.append(
-                        measured(megabytes, dtype, readers[:count], options.repeats, options.device)
-                    )
+                    shapes, layout = model(megabytes, dtype, options.width or WIDTHS[megabytes])
+                    row = measured(shapes, layout, readers[:count], options)
+                    name = str(dtype).removeprefix("torch.")
+                    rows.append({"megabytes": megabytes, "dtype": name, **row})
     show(rows)
     if options.json is not None:
         described = {**origin(), "repeats": options.repeats, "seed": 0, "rows": rows}
@@ -87,16 +90,17 @@ def main() -> None:
 
 
 def measured(
-    megabytes: int, dtype: torch.dtype, readers: list[Connection], repeats: int, device: str
+    shapes: Shapes, layout: Layout, readers: list[Connection], options: argparse.Namespace
 ) -> dict[str, Any]:
-    """The medians of one case, whose tensors are on ``device``."""
-    shapes, layout = model(megabytes, dtype)
+    """The medians of one case."""
+    repeats, device = options.repeats, options.device
     sources = {name: torch.randn(shape, device=device) for name, shape in shapes.items()}
     folder = SharedMemoryStore.new_folder(f"bench{secrets.token_hex(4)}", 1)
     store = SharedMemoryStore(folder, writer=True)
     for reader in readers:
         ask(reader, "case", Case(folder, shapes, layout, device))
-    loaded, published, copied = list[float](), list[float](), list[float]()
+    loaded, published, copied, casts = (list[float]() for _ in range(4))
+    own = [torch.empty_like(t, dtype=layout[name]) for name, t in sources.items()]
     for version in range(WARM_UP + repeats):
         for reader in readers:
             reader.send(("load", version))
@@ -107,6 +111,11 @@ def measured(
         loaded.append(max(reader.recv() for reader in readers) - started)
         store.retire(version)
         step(sources)
+        started = time.monotonic()
+        torch._foreach_copy_(own, [*sources.values()])
+        wait(device)
+        casts.append(time.monotonic() - started)
+        step(sources)
         for reader in readers:
             reader.send(("copy", None))
         spans = [reader.recv() for reader in readers]
@@ -114,16 +123,17 @@ def measured(
     for reader in readers:
         ask(reader, "leave", None)
     store.close()
-    whole, held, memcpy = (median_ms(each[WARM_UP:]) for each in (loaded, published, copied))
+    times = (loaded, published, copied, casts)
+    whole, held, memcpy, cast = (median_ms(each[WARM_UP:]) for each in times)
     return {
-        "megabytes": megabytes,
         "readers": len(readers),
-        "dtype": str(dtype).removeprefix("torch."),
         "tensors": len(shapes),
         "publish_ms": held,
         "publish_to_loaded_ms": whole,
         "memcpy_ms": memcpy,
+        "cast_ms": cast,
         "ratio": round(whole / memcpy, 3),
+        "ratio_to_slower": round(whole / max(memcpy, cast), 3),
     }
 
 
@@ -136,9 +146,8 @@ def step(tensors: dict[str, Tensor]) -> None:
         wait(str(tensor.device))
 
 
-def model(megabytes: int, dtype: torch.dtype) -> tuple[Shapes, Layout]:
-    """Blocks of one width, and a head that fills up what is left of the megabytes."""
-    d = WIDTHS[megabytes]
+def model(megabytes: int, dtype: torch.dtype, d: int) -> tuple[Shapes, Layout]:
+    """Blocks of width ``d``, and a head that fills up what is left of the megabytes."""
     matrices = {"qkv": (3 * d, d), "proj": (d, d), "fc1": (4 * d, d), "fc2": (d, 4 * d)}
     block: Shapes = {f"{name}.weight": shape for name, shape in matrices.items()}
     block |= {f"{name}.bias": shape[:1] for name, shape in matrices.items()}

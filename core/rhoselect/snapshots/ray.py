@@ -2,7 +2,8 @@
 
 The trainer puts a snapshot into its node's object store and the object's reference on the board. A
 waiting scorer has a call open at the board, which returns as soon as the reference arrives. Ray
-copies the bytes once to each node, and all scorers of a node read that copy.
+copies the bytes once to each node, and all scorers of a node read that copy. Those of another node
+than the trainer's check its checksum.
 """
 
 from __future__ import annotations
@@ -36,14 +37,15 @@ class Board:
         self._below = 0
         self._changed = asyncio.Condition()
 
-    async def put(self, version: int, reference: list[Any]) -> None:
-        """Announce a version. The reference is in a list, because Ray would resolve a bare one."""
+    async def put(self, version: int, place: list[Any]) -> None:
+        """Announce a version: its object's reference and the node that made it. They are in a list,
+        because Ray would resolve a bare reference."""
         async with self._changed:
-            self._kept[version] = reference
+            self._kept[version] = place
             self._changed.notify_all()
 
     async def get(self, version: int, timeout_s: float) -> list[Any] | str | None:
-        """The reference of ``version`` in a list; None after ``timeout_s``; ``GONE`` if retired."""
+        """What ``put`` was given of ``version``; None after ``timeout_s``; ``GONE`` if retired."""
         await self._until(lambda: version in self._kept or version < self._below, timeout_s)
         return GONE if version < self._below else self._kept.get(version)
 
@@ -91,7 +93,7 @@ class RayStore:
         weights = {name: tensors[name].detach().to(dtype) for name, dtype in layout.items()}
         # A numpy array, as Ray reads those without a copy.
         reference = ray.put(np.frombuffer(encode(version, weights, state), np.uint8))
-        self._board.put.remote(version, [reference])
+        self._board.put.remote(version, [reference, _node()])
 
     def load(
         self, version: int, into: Callable[[Pieces], None], timeout_s: float
@@ -102,18 +104,19 @@ class RayStore:
             return None
         if answer == GONE:
             raise SnapshotGoneError(f"snapshot {version}: retired")
+        reference, node = answer
         state: dict[str, Tensor] = {}
 
         def fetched() -> Pieces:
             # All scorers of a node read the one object in its shared memory, in place. Weights are
             # valid while this function holds the object; the state is cloned to outlive it.
             try:
-                data = ray.get(answer[0], timeout=FETCH_S)
+                data = ray.get(reference, timeout=FETCH_S)
             except GetTimeoutError:
                 raise SnapshotGoneError(
                     f"snapshot {version}: did not arrive on this node within {FETCH_S:g} s"
                 ) from None
-            _, weights, found = decode(data)
+            _, weights, found = decode(data, travelled=node != _node())
             state.update({name: tensor.clone() for name, tensor in found.items()})
             yield from weights.items()
 
@@ -126,6 +129,12 @@ class RayStore:
 
     def close(self) -> None:
         """Nothing to release: the board and its snapshots end with the run."""
+
+
+def _node() -> str:
+    """The node of this process."""
+    node: str = ray.get_runtime_context().get_node_id()
+    return node
 
 
 def _answer(promise: Any, timeout_s: float) -> Any:
