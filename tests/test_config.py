@@ -99,6 +99,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "selection.shortlist": st.integers(0, 2),
     "selection.temperature": not_negative,
     "selection.tokens": st.just(1.0),  # less goes with some keys of the trainer only
+    "selection.max_tokens": st.integers(0, 1 << 20),
     "selection.bn": st.sampled_from(["auto", "running", "batch"]),
     "scorer.precision": precisions,
     "scorer.threads": st.integers(1, 1024),
@@ -247,6 +248,7 @@ CHANGES: dict[str, tuple[Any, Any]] = {
     "selection.shortlist": (0, 2),
     "selection.temperature": (1.0, 0.5),
     "selection.tokens": (1.0, 0.5),
+    "selection.max_tokens": (0, 1),
     "selection.bn": ("running", "batch"),
     "scorer.precision": ("bf16", "fp32"),
     "scorer.threads": (1, 2),

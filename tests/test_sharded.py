@@ -109,7 +109,6 @@ def test_parts_learn_what_the_whole_learns(
     kept = checkpoints.load(last).learner  # whole, as for an export
     for name, tensor in load_file(run / "model.safetensors").items():
         assert torch.equal(kept[f"model.{name}"], tensor), name
-    made("export", run, "--out", tmp_path / "points.parquet")
     first = last / "rank-0.safetensors"
     first.write_bytes(first.read_bytes()[:-1] + b"x")
     with pytest.raises(RunFolderError, match=r"hash of rank-0\.safetensors is not that"):
@@ -168,20 +167,14 @@ KINDS = {
     "groups": ["trainer.groups=[{pattern = '*.bias', lr_factor = 0.1}]"],
     "a state": ["selection.function=reducr"],
     "bf16 scores": ["scorer.precision=bf16"],
-    "a second network": ["selection.function=updated_reducible_loss", "il.update_lr_factor=0.3"],
 }
 
 
 @pytest.mark.matrix
 @pytest.mark.parametrize("kind", KINDS)
-def test_parts_learn_anything_alike(
-    tiny_config: Path, tmp_path: Path, il_weights: Path, kind: str
-) -> None:
-    keys = KINDS[kind]
-    if kind == "a second network":
-        keys = [*keys, f"il.weights={il_weights}"]
-    one = train(tiny_config, tmp_path / "one", 1, "trainer.parallel=replicated", *keys)
-    two = train(tiny_config, tmp_path / "two", 2, *keys)
+def test_parts_learn_anything_alike(tiny_config: Path, tmp_path: Path, kind: str) -> None:
+    one = train(tiny_config, tmp_path / "one", 1, "trainer.parallel=replicated", *KINDS[kind])
+    two = train(tiny_config, tmp_path / "two", 2, *KINDS[kind])
     models = [load_file(run / "model.safetensors") for run in (one, two)]
     torch.testing.assert_close(*models, rtol=1e-4, atol=1e-6)
 

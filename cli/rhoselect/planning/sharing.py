@@ -49,7 +49,7 @@ def shares(inputs: RunInputs) -> tuple[float, ...]:
     they divide a batch into parts of two points or more, which BatchNorm needs."""
     config, found, ranks = inputs.config, list[float](), 2
     n_b, device = config.selection.n_b, resolve_device(config.trainer.device, "trainer.device")
-    if config.selection.tokens < 1:  # it takes whole batches
+    if config.selection.tokens < 1 or config.selection.max_tokens:  # these take whole batches
         return ()
     with threads(config.trainer.threads):
         while ranks <= min(MOST_RANKS, n_b // 2) and n_b % ranks == 0:

@@ -159,6 +159,12 @@ class SelectionConfig(Section):
         description="share of a batch's tokens that are trained on: those whose loss exceeds the"
         " one in il.table the most; 1: all",
     )
+    max_tokens: int = Field(
+        0,
+        ge=0,
+        description="most tokens of a batch: of the n_b best points as many as have no more, one at"
+        " least; 0: any number",
+    )
     bn: Literal["auto", "running", "batch"] = Field(
         "auto",
         description="BatchNorm statistics when scoring: running, or of the batch (the chunk); auto:"

@@ -138,7 +138,12 @@ class Config(Section):
             return self
         wrong = [
             f"selection.{key}: got {got}, allowed {allowed}"
-            for key, allowed in (("n_B", selection.n_b), ("lag", 0), ("audit_every", 0))
+            for key, allowed in (
+                ("n_B", selection.n_b),
+                ("lag", 0),
+                ("audit_every", 0),
+                ("max_tokens", 0),
+            )
             if (got := getattr(selection, key)) != allowed
         ]
         if wrong:

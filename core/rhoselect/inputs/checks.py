@@ -17,7 +17,7 @@ from rhoselect.inputs.purity import check_pure
 from rhoselect.inputs.run_inputs import RunInputs
 from rhoselect.models.build import other_floats
 from rhoselect.nest import shapes
-from rhoselect.selection.interface import State
+from rhoselect.selection.interface import ScoreFunction, State
 from rhoselect.tasks import Task, losses_of
 from rhoselect.tasks.base import main_figure
 from rhoselect.types import Batch, ForwardOutput, Losses
@@ -44,6 +44,7 @@ def check_task(inputs: RunInputs, model: nn.Module, batch: Batch) -> None:
     inputs.frozen.check(model.state_dict(), at_each_call)
     found = check_model(factory, inputs.task, model, batch, inputs.classes)
     _check_figure(inputs.task, model, batch)
+    _check_budget(inputs, batch)
     if inputs.tokens is not None:
         inputs.tokens.losses(found, batch.indices)
     if inputs.scoring.needs.classifier and (found.logits is None or found.labels is None):
@@ -51,6 +52,29 @@ def check_task(inputs: RunInputs, model: nn.Module, batch: Batch) -> None:
             f"selection.function {inputs.config.selection.function!r}: needs the logits and labels"
             f" of a classifier, got task.name {task!r}, which has losses alone; choose a function"
             " that uses losses alone, such as 'reducible_loss'"
+        )
+
+
+def _check_budget(inputs: RunInputs, batch: Batch) -> None:
+    """Raise ConfigError for a budget of tokens of points that have none, that a function picks
+    together, or of a batch in parts."""
+    config, pick = inputs.config, type(inputs.scoring.function).pick
+    most, parts = config.selection.max_tokens, config.trainer.micro_batches
+    key = f"selection.max_tokens: got {most} with"
+    counts = inputs.task.tokens(batch) if most else None
+    if most and (counts is None or counts.shape != (len(batch.indices),)):
+        raise ConfigError(
+            f"{key} task.name = {config.task.name!r}, allowed 0 with a task without tokens [C]"
+        )
+    if most and pick is not ScoreFunction.pick:
+        raise ConfigError(
+            f"{key} selection.function = {config.selection.function!r}, allowed 0 with one that"
+            " picks n_b points together"
+        )
+    if most and parts > 1:
+        raise ConfigError(
+            f"{key} trainer.micro_batches = {parts}, allowed 1, as a batch may have one point;"
+            " change one of them"
         )
 
 

@@ -67,6 +67,10 @@ class Task(ABC):
         """The class of an example, from 0; None of a task without classes. Raises DataError."""
         return None
 
+    def tokens(self, batch: Batch) -> Tensor | None:
+        """How many tokens [C] the points of ``batch`` have; None of a task without tokens."""
+        return None
+
     def outputs(self, batch: Batch) -> int:
         """How many numbers the model should give for each point of ``batch``, if the data set does
         not tell its classes; 0: the task does not say."""

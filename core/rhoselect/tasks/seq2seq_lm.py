@@ -40,6 +40,11 @@ class Seq2SeqLM(SequenceTask):
         rows = nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=IGNORED)
         return {**super().collate(examples), "labels": rows}
 
+    def tokens(self, batch: Batch) -> Tensor:
+        """How many tokens [C] are read and written."""
+        written: Tensor = (batch.labels != IGNORED).sum(1)
+        return super().tokens(batch) + written
+
     def losses(self, model: nn.Module, batch: Batch) -> Losses:
         """The mean loss [C] of each point, and those of its labels [C, T], of which ``mask`` has
         the counted ones. Raises ModelError."""

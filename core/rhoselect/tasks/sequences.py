@@ -40,6 +40,11 @@ class SequenceTask(Task):
             list(sequences), batch_first=True, padding_value=self.padding
         )
 
+    def tokens(self, batch: Batch) -> Tensor:
+        """How many tokens [C] there are, without what fills a batch up."""
+        counts: Tensor = batch.content["attention_mask"].sum(1)
+        return counts
+
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Metrics:
         """``perplexity`` and ``loss``, the mean over all predicted tokens in nats."""
         total, count = 0.0, 0

@@ -85,6 +85,11 @@ def servable(config: Config) -> Config:
             f"selection.tokens: got {config.selection.tokens}, allowed 1 for a loop of your own,"
             " which trains on the tokens that it chooses; see rhoselect.selection.tokens"
         )
+    if config.selection.max_tokens:
+        raise ConfigError(
+            f"selection.max_tokens: got {config.selection.max_tokens}, allowed 0 for a loop of your"
+            " own, which gets n_b points a step and may train on the first of them"
+        )
     selection = config.selection.model_copy(update={"rescore": "scorers"})
     return config.model_copy(update={"selection": selection})
 

@@ -19,7 +19,8 @@ from rhoselect.types import Indices, TopK
 
 @dataclass(frozen=True)
 class PickedPoints:
-    """The points of a batch, in training order: data-set ``indices`` [n_b] int64; the ``epochs``
+    """The points of a batch, in training order: data-set ``indices`` [n_b] int64, or fewer, if
+    ``selection.max_tokens`` says so; the ``epochs``
     [n_b] int64 in which they were candidates; ``scores`` [n_b]; loss ``weights`` [n_b] float32 on
     the CPU, or None."""
 
@@ -40,6 +41,7 @@ class Picker:
         self, inputs: SelectionInputs, windows: Windows, rescorer: Rescorer | None
     ) -> None:
         self._config, self._plan, self._scoring = inputs.config, inputs.plan, inputs.scoring
+        self._train, self._task = inputs.train, inputs.task
         self._windows, self._rescorer = windows, rescorer
         self._by_scorers = inputs.config.scorers_rescore
 
@@ -71,9 +73,19 @@ class Picker:
         weights = None
         if picked.weights is not None:
             weights = torch.from_numpy(picked.weights)
-        rows = picked.rows
-        epochs = self._plan.epochs(popped.positions[rows])
+        epochs = self._plan.epochs(popped.positions[picked.rows])
+        count = self._within_budget(refined.indices[picked.rows], epochs)
+        rows, epochs = picked.rows[:count], epochs[:count]
         return PickedPoints(refined.indices[rows], epochs, refined.scores[rows].tolist(), weights)
+
+    def _within_budget(self, indices: Indices, epochs: Indices) -> int:
+        """How many of the first of some points have no more tokens than a batch may have."""
+        most = self._config.selection.max_tokens
+        if not most:
+            return len(indices)
+        tokens = self._task.tokens(self._train.read(indices, torch.device("cpu"), epochs))
+        assert tokens is not None, "checked at start"
+        return max(1, int((tokens.cumsum(0) <= most).sum()))
 
     def _refine(self, popped: TopK, step: int, state: State) -> TopK:
         """Re-score the shortlist with the newest weights; drop points with non-finite scores."""

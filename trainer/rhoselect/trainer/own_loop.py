@@ -186,15 +186,21 @@ class LoopRecords:
     def _summarise(self, sha256: str | None) -> dict[str, Any]:
         inputs, path, steps = self._inputs, self._folder.path, self._steps
         selection, seconds = inputs.config.selection, time.monotonic() - self._started
+        trained = steps * selection.n_b
         scored = steps * selection.n_B if inputs.scoring.needs.forward else 0
         progress = Progress(steps, seconds, _seconds(path, "wait_ms"), scored)
         if isinstance(inputs, RunInputs):
             device = self._device()
             second = inputs.new_reference().to(device) if inputs.reference is not None else None
-            flops = count_flops(inputs, progress, inputs.new_model().to(device), second)
+            model = inputs.new_model().to(device)
+            flops = count_flops(inputs, progress, model, second, trained)
         else:
-            trained, each = STEP_FORWARDS * steps * selection.n_b, self._point_flops
-            flops = {"train": trained * each, "score": scored * each, "il": il_flops(inputs)}
+            each = self._point_flops
+            flops = {
+                "train": STEP_FORWARDS * trained * each,
+                "score": scored * each,
+                "il": il_flops(inputs),
+            }
         return summary_of(inputs, self._folder, self._workers, progress, sha256, flops)
 
 

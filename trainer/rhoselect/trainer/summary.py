@@ -31,7 +31,8 @@ def summarise(
     since its start or last resume."""
     weights_sha256 = records.weights_sha256(learner.evaluated)
     second = learner.reference.model if learner.reference is not None else None
-    flops = count_flops(inputs, progress, learner.evaluated, second)
+    trained = sum(map(len, records.read_selected(folder.path)))
+    flops = count_flops(inputs, progress, learner.evaluated, second, trained)
     summary = summary_of(inputs, folder, workers, progress, weights_sha256, flops)
     return {**summary, "busy_seconds": busy_seconds}
 
@@ -100,10 +101,10 @@ def measured(folder: RunFolder, task: Task, targets: Iterable[float]) -> dict[st
 
 
 def count_flops(
-    inputs: RunInputs, progress: Progress, model: nn.Module, second: nn.Module | None
+    inputs: RunInputs, progress: Progress, model: nn.Module, second: nn.Module | None, trained: int
 ) -> dict[str, int]:
-    """FLOPs of training, scoring and irreducible losses, counted on one batch each. ``second`` is
-    the run's second network, if it has one."""
+    """FLOPs of training on ``trained`` points, scoring and irreducible losses, counted on one batch
+    each. ``second`` is the run's second network, if it has one."""
     config, scoring = inputs.config, inputs.scoring
     rescored = 0
     if config.k > 1:
@@ -111,8 +112,7 @@ def count_flops(
         rescored = config.selection.n_B if whole else config.k * config.selection.n_b
     forwards = progress.scored_points + progress.step * rescored if scoring.needs.forward else 0
     forwards *= 1 + scoring.needs.passes
-    task, trained = inputs.task, progress.step * config.selection.n_b
-    device = next(model.parameters()).device
+    task, device = inputs.task, next(model.parameters()).device
     sample = inputs.train.read(inputs.train.first(config.selection.n_b), device)
     train = trained * step_flops(task, model, sample)
     score = forwards * forward_flops(task, model, sample) if forwards else 0
