@@ -6,7 +6,6 @@ The server keeps a chunk's points as one value; the trainer, which pops them, pu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from itertools import chain
 from typing import Any
 
@@ -116,9 +115,8 @@ class RedisQueue:
         found = self._link.wait("pop", keys, args, names.ready, timeout_s)
         if found is None:
             return None
-        version, *hashes = found
-        scores, features = (dict(zip(h[::2], h[1::2], strict=True)) for h in hashes)
-        return best(window, int(version), _joined(scores, features), k)
+        version, points, rows = found
+        return best(window, int(version), _unpacked(points, rows), k)
 
     def peek(self, k: int) -> TopK | None:
         """See `SelectionQueue.peek`."""
@@ -128,7 +126,7 @@ class RedisQueue:
         if number is None:
             return None
         (scores,) = self._hashes([self._keys.stage(number).scores])
-        return best(number // 2, stages[number], _joined(scores, {}), k)
+        return best(number // 2, stages[number], _unpacked(b"".join(scores.values()), b""), k)
 
     def rejected(self, window: int) -> list[int]:
         """See `SelectionQueue.rejected`."""
@@ -203,11 +201,10 @@ class RedisQueue:
         return {int(number): int(entry.split()[0]) for number, entry in entries.items()}
 
 
-def _joined(scores: Mapping[bytes, bytes], features: Mapping[bytes, bytes]) -> ChunkScores:
+def _unpacked(points: bytes, features: bytes) -> ChunkScores:
     """The points of all chunks, and their rows of features if there are any."""
-    positions, values = unpack_points(b"".join(scores.values()))
-    packed = b"".join(features.get(chunk, b"") for chunk in scores)
+    positions, values = unpack_points(points)
     rows = None
-    if packed:
-        rows = np.frombuffer(packed, "<f4").astype(np.float32).reshape(len(positions), -1)
+    if features:
+        rows = np.frombuffer(features, "<f4").astype(np.float32).reshape(len(positions), -1)
     return ChunkScores(positions, values, features=rows)
