@@ -3,7 +3,7 @@
 #               data and irreducible losses of the works in examples/, from Debian's mirror
 # make test     the tests, in two processes (PYTEST_ARGS="-n 0 -k queue": some of them, in one)
 # make test-long       what takes minutes: faults, all numbers of workers, nodes, the wheel alone
-# make test-matrix     other tasks, and several devices that train, in all combinations, with kills
+# make test-matrix     tasks, workers and several devices that train, in all combinations, with kills
 # make test-benchmarks  smallest runs of the slower benchmarks
 # make test-cluster    `ray up` on hosts of this machine's own making; as root, minutes
 # make test-smoke      import, 20 steps and a served loop on each Python and on the oldest torch

@@ -204,7 +204,7 @@ def test_scorers_come_and_go(
     ("workers", "number"),
     [
         (0, signal.SIGTERM),
-        (2, signal.SIGINT),
+        pytest.param(2, signal.SIGINT, marks=pytest.mark.long),
         pytest.param(2, signal.SIGHUP, marks=pytest.mark.long),
     ],
 )

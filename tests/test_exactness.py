@@ -26,16 +26,14 @@ MODELS = {
     ],
 }
 MODELS["folded"] = [*MODELS["resnet"], "selection.bn=running", "scorer.fold_batchnorm=true"]
-# Starting actors takes the time: a few combinations in processes, the others in threads. All others
-# in processes are in "make test-long".
+# Starting actors takes the time: a few combinations in processes, the others in threads. Others in
+# processes are in "make test-long" and "make test-matrix".
 IN_PROCESSES = [("mlp", "fp32", 0, [1, 3]), ("resnet", "bf16", 1, [2])]
+LONG = [("mlp", "bf16", 1, [5]), ("folded", "fp32", 0, [2]), ("resnet", "bf16", 0, [5])]
 ALL_IN_PROCESSES = [
     ("mlp", "fp32", 0, [2, 5]),
-    ("mlp", "bf16", 1, [5]),
     ("resnet", "fp32", 0, [2]),
-    ("folded", "fp32", 0, [2]),
     ("resnet", "fp32", 1, [5]),
-    ("resnet", "bf16", 0, [5]),
     ("resnet", "bf16", 1, [1]),
 ]
 IN_THREADS = [
@@ -48,18 +46,21 @@ WAYS = [
     ["snapshots.transport=ray", "selection.lag=1", "trainer.scores=false"],
     ["selection.lag=2", "selection.rescore=scorers", "selection.audit_every=4"],
 ]
+LONG_WAYS = [
+    ["selection.lag=1", "selection.rescore=trainer", "trainer.scores=false"],
+    ["selection.lag=2", "trainer.publish_every=4", "trainer.scores=false", "scorer.prefetch=1"],
+]
 ALL_WAYS = [
     ["snapshots.transport=ray"],
     ["selection.lag=2", "selection.rescore=scorers", "scorer.prefetch=4"],
-    ["selection.lag=1", "selection.rescore=trainer", "trainer.scores=false"],
     ["selection.lag=1", "selection.rescore=scorers", "selection.audit_every=4"],
-    ["selection.lag=2", "trainer.publish_every=4", "trainer.scores=false", "scorer.prefetch=1"],
 ]
 
 
-def and_long(few: list[Any], others: list[Any]) -> list[Any]:
-    """Cases of every change, and those of ``make test-long``."""
-    return [*few, *(pytest.param(*each, marks=pytest.mark.long) for each in others)]
+def cases(few: list[Any], long: list[Any], others: list[Any]) -> list[Any]:
+    """Those of every change, of ``make test-long`` and of ``make test-matrix``."""
+    marked = [pytest.param(*each, marks=pytest.mark.long) for each in long]
+    return [*few, *marked, *(pytest.param(*each, marks=pytest.mark.matrix) for each in others)]
 
 
 def settings(model: str, precision: str, lag: int) -> list[str]:
@@ -124,7 +125,7 @@ def test_lag_0_is_algorithm_1(
 
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize(
-    ("model", "precision", "lag", "numbers"), and_long(IN_PROCESSES, ALL_IN_PROCESSES)
+    ("model", "precision", "lag", "numbers"), cases(IN_PROCESSES, LONG, ALL_IN_PROCESSES)
 )
 def test_any_number_of_workers(
     ray_session: None,
@@ -165,8 +166,8 @@ def test_any_number_of_workers_with_two_threads_each(tiny_config: Path, tmp_path
 
 @pytest.mark.parametrize(
     "more",
-    and_long(WAYS, [(way,) for way in ALL_WAYS]),
-    ids=[*map(" ".join, (*WAYS, *ALL_WAYS))],
+    cases(WAYS, [(way,) for way in LONG_WAYS], [(way,) for way in ALL_WAYS]),
+    ids=[*map(" ".join, (*WAYS, *LONG_WAYS, *ALL_WAYS))],
 )
 def test_other_ways_of_the_same_run(
     ray_session: None, tiny_config: Path, tmp_path: Path, more: list[str]

@@ -190,6 +190,7 @@ def test_workers_that_start_longer_than_they_save_are_too_many(steps: int, enoug
     assert enough_workers(replace(EIGHT, start_s=10.0, steps=steps)) == enough
 
 
+MLP_BYTES = 4 * (256 * 32 + 32 + 32 * 32 + 32 + 32 * 4 + 4)
 ADAPTED = ("model.factory=adapted:Adapted", "model.args={}", "snapshots.only=trainable")
 # Of the layers' matrices: 256 + 3 * 64 numbers of rank 1, the head's 4 * 64 + 4; of BatchNorm scale
 # and shift [64] in float32.
@@ -198,7 +199,10 @@ ADAPTED_BYTES = 2 * (256 + 3 * 64 + 4 * 64 + 4) + 4 * 2 * 64
 
 @pytest.mark.parametrize(
     ("cores", "keys", "snapshot_bytes"),
-    [(1, (), 4 * (256 * 32 + 32 + 32 * 32 + 32 + 32 * 4 + 4)), (2, ADAPTED, ADAPTED_BYTES)],
+    [
+        pytest.param(1, (), MLP_BYTES, marks=pytest.mark.long),
+        (2, ADAPTED, ADAPTED_BYTES),
+    ],
     ids=["one core in fp32", "two cores, adapters in bf16"],
 )
 def test_the_command_leaves_nothing(

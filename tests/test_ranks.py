@@ -106,9 +106,8 @@ METHODS = {
 }
 
 
-@pytest.mark.parametrize(
-    "method", [each if each == "features" else matrix(each) for each in METHODS]
-)
+@pytest.mark.matrix
+@pytest.mark.parametrize("method", METHODS)
 def test_any_method_selects_the_same(tiny_config: Path, tmp_path: Path, method: str) -> None:
     for devices in (1, 4):
         ranked.run(tiny_config, tmp_path / str(devices), devices, [*SETS, *METHODS[method]])

@@ -12,6 +12,7 @@ from servers import PASSWORD, free_port, tcp_server
 from support import ended_well, hashes, made, start
 
 
+@pytest.mark.long
 @pytest.mark.timeout(240)
 def test_two_runs_on_one_server_do_not_touch_each_other(
     ray_address: str, tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
