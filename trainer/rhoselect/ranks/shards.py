@@ -95,7 +95,7 @@ class Shards:
         _distributed.all_gather(list(whole.unbind()), part)
         columns = zip(torch.split(every, parts, 1), tensors.items(), strict=True)
         return {
-            name: column.reshape(-1, *tensor.shape[1:])[: len(tensor)]
+            name: column.reshape(-1, *tensor.shape[1:])[: len(tensor)].contiguous()
             for column, (name, tensor) in columns
         }
 
