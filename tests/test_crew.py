@@ -95,7 +95,7 @@ FAULTS = {
 @pytest.mark.parametrize(
     ("fault", "devices", "rank", "then"),
     [
-        ("killed", 2, 1, 1),
+        pytest.param("killed", 2, 1, 1, marks=pytest.mark.long),
         pytest.param("killed", 4, 3, 2, marks=pytest.mark.matrix),
         pytest.param("frozen", 2, 1, 4, marks=pytest.mark.matrix),
         pytest.param("frozen", 4, 3, 1, marks=pytest.mark.matrix),

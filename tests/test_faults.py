@@ -69,6 +69,7 @@ def test_a_run_outlives_a_scorer_and_its_trainer(
     assert hashes(run.path) == undisturbed
 
 
+@pytest.mark.long
 def test_whole_command_killed_and_resumed(
     tiny_config: Path, tmp_path: Path, undisturbed: tuple[str, str]
 ) -> None:

@@ -114,7 +114,8 @@ def test_any_method_selects_the_same(tiny_config: Path, tmp_path: Path, method: 
     assert hashes(tmp_path / "4") == hashes(tmp_path / "1")
 
 
-@pytest.mark.parametrize("lag", [0, matrix(1)])
+@pytest.mark.matrix
+@pytest.mark.parametrize("lag", [0, 1])
 def test_ranks_that_only_train_are_given_the_batches(
     tiny_config: Path, tmp_path: Path, lag: int
 ) -> None:

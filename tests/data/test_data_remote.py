@@ -257,9 +257,9 @@ def test_a_store_that_stays_away_is_told_after_the_deadline(
 
 @pytest.mark.usefixtures("uploaded")
 def test_a_slow_store_is_waited_for(proxy: Proxy, large: Path, tmp_path: Path) -> None:
-    """20 MB at 64 KiB per 20 ms take many times the deadline, which counts from the last bytes."""
+    """20 MB at 64 KiB per 10 ms take many times the deadline, which counts from the last bytes."""
     points = open_data(config(proxy.port, tmp_path, name="large", timeout_s=0.5)).split("train")
-    proxy.pause_s = 0.02
+    proxy.pause_s = 0.01
     expected = ArrowDataset.open(large).split("train").read(points.indices, CPU)
     assert torch.equal(points.read(points.indices, CPU).inputs, expected.inputs)
 

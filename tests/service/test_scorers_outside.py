@@ -109,6 +109,7 @@ def test_machines_that_give_other_bits_are_refused_and_the_run_goes_on(paused: P
     until(lambda: slots()[1]["state"] == "running", process)
 
 
+@pytest.mark.long
 def test_they_come_and_die_and_the_result_is_the_same(
     paused: Paused, tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
