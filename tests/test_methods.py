@@ -335,8 +335,8 @@ def test_scores_cost_a_forward_a_pass(tiny_config: Path, svp_table: Path, tmp_pa
     [
         ("bald", ["selection.lag=1", "selection.rescore=scorers", "selection.bn=batch"]),
         ("divbs", []),
-        pytest.param("loss_minus_conditional_entropy", [], marks=pytest.mark.long),
-        pytest.param("reducr", [], marks=pytest.mark.long),
+        pytest.param("loss_minus_conditional_entropy", [], marks=pytest.mark.matrix),
+        pytest.param("reducr", [], marks=pytest.mark.matrix),
     ],
 )
 def test_two_workers_choose_what_none_choose(

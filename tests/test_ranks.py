@@ -77,7 +77,7 @@ def algorithm_1(
     ("model", "devices"),
     [
         matrix("mlp", 4),
-        pytest.param("cnn", 2, marks=pytest.mark.long),
+        pytest.param("cnn", 2, marks=pytest.mark.matrix),
         ("transformer", 4),
         matrix("mlp", 1),
         matrix("mlp", 2),

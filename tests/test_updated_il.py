@@ -120,7 +120,7 @@ def test_learning_matters(tiny_config: Path, tmp_path: Path, il_weights: Path) -
     assert still["selected_sha256"] != learning["selected_sha256"]
 
 
-@pytest.mark.long
+@pytest.mark.matrix
 @pytest.mark.timeout(240)
 def test_any_number_of_workers(
     ray_session: None, tiny_config: Path, tmp_path: Path, il_weights: Path

@@ -191,7 +191,7 @@ def test_a_loop_served_by_a_command_with_scorers_selects_the_same(
 @pytest.mark.parametrize(
     ("workers", "lag"),
     [
-        pytest.param(1, 0, marks=pytest.mark.long),
+        pytest.param(1, 0, marks=pytest.mark.matrix),
         pytest.param(1, 1, marks=MATRIX),
         pytest.param(3, 0, marks=MATRIX),
     ],
