@@ -21,7 +21,7 @@ from rhoselect.config import load
 from rhoselect.errors import ConfigError, LostRankError
 from rhoselect.inputs import open_inputs
 from rhoselect.ranks import picks
-from rhoselect.ranks.gloo import GlooGroup
+from rhoselect.ranks.gloo import FIRST_BYTES, HEAD_BYTES, GlooGroup
 from rhoselect.ranks.scores import packed, unpacked
 from rhoselect.selector.picker import PickedPoints
 from rhoselect.trainer.records import selected_sha256, weights_sha256
@@ -209,8 +209,11 @@ def test_a_rank_that_does_not_come_is_an_error(tmp_path: Path) -> None:
 
 
 def test_bytes_are_gathered_by_rank(tmp_path: Path) -> None:
-    parts = [b"", b"1", b"22 ", b"\0\0\0\0"]
-    assert together(4, tmp_path / "m", lambda g: g.gathered(parts[g.rank])) == [parts] * 4
+    edge = FIRST_BYTES - HEAD_BYTES
+    for turn, last in enumerate((b"\0\0\0\0", b"x" * edge, b"x" * edge + b"yz")):
+        parts = [b"", b"1", b"22 ", last]
+        meeting = tmp_path / str(turn)
+        assert together(4, meeting, lambda g, p=parts: g.gathered(p[g.rank])) == [parts] * 4
 
 
 def test_scores_come_back_from_bytes() -> None:

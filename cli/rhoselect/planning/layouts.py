@@ -60,14 +60,14 @@ def uniform_seconds(parts: Parts, devices: int) -> float:
 
 def split_seconds(parts: Parts, devices: int, ranks: int) -> float:
     """Seconds of a step if ``ranks`` of ``devices`` train; the others are told the points."""
-    told_s = (ranks - 1) * parts.exchange.gather_s
+    told_s = math.log2(ranks) * parts.exchange.gather_s
     training = replace(parts, train_s=uniform_seconds(parts, ranks) + told_s)
     return step_seconds(own_devices(training), devices - ranks)
 
 
 def colocated_seconds(parts: Parts, ranks: int) -> float:
     """Seconds of a step if all of ``ranks`` train and score."""
-    told_s = (ranks - 1) * parts.exchange.gather_s
+    told_s = math.log2(ranks) * parts.exchange.gather_s
     training = replace(parts, train_s=uniform_seconds(parts, ranks) + told_s)
     return seconds_of(own_devices(training), ranks, parts.within)
 

@@ -24,6 +24,7 @@ LOOPBACK = "127.0.0.1"
 _distributed = cast(Any, torch.distributed)  # its stubs do not know these
 LARGE_BYTES, FEW = 1 << 17, 1 << 14
 PART = 1 << 20  # numbers that are sent at once
+HEAD_BYTES, FIRST_BYTES = 8, 1 << 14  # its length; length and payload that are exchanged first
 NOTHING = -0.0
 """The number that changes no other one when it is added: 0.0 would change -0.0."""
 
@@ -102,23 +103,37 @@ class GlooGroup:
             work.wait()
 
     def gathered(self, payload: bytes) -> list[bytes]:
-        """See `Exchange.gathered`."""
+        """See `Exchange.gathered`. A short payload needs one exchange, a longer one another."""
+        head = len(payload).to_bytes(HEAD_BYTES, "little") + payload[: FIRST_BYTES - HEAD_BYTES]
         with self._lost():
-            sizes = self._all(torch.tensor([len(payload)]))
-            longest = int(max(sizes))
-            padded = torch.frombuffer(bytearray(payload.ljust(longest + 1)), dtype=torch.uint8)
-            parts = self._all(padded)
-        ends = [int(size) for size in sizes]
-        return [part.numpy().tobytes()[:end] for part, end in zip(parts, ends, strict=True)]
+            parts = self._all(head, FIRST_BYTES)
+            lengths = [int.from_bytes(part[:HEAD_BYTES], "little") for part in parts]
+            parts = [part[HEAD_BYTES:] for part in parts]
+            if (left := HEAD_BYTES + max(lengths) - FIRST_BYTES) > 0:
+                rest = self._all(payload[FIRST_BYTES - HEAD_BYTES :], left)
+                parts = [first + more for first, more in zip(parts, rest, strict=True)]
+        return [part[:length] for part, length in zip(parts, lengths, strict=True)]
+
+    def _all(self, payload: bytes, width: int) -> list[bytes]:
+        """The payload of each rank, filled up to ``width`` bytes. In each turn a rank gets as many
+        as it has from the next rank of which it has none (Bruck), so that k ranks need log2(k)
+        turns instead of the k - 1 of a ring."""
+        blocks = torch.empty(self.size, width, dtype=torch.uint8)
+        blocks[0] = torch.frombuffer(bytearray(payload.ljust(width)), dtype=torch.uint8)
+        have = 1
+        while have < self.size:
+            count = min(have, self.size - have)
+            into, out = blocks[have : have + count], blocks[:count]
+            before, after = (self.rank - have) % self.size, (self.rank + have) % self.size
+            received = self._group.recv([into], after, 0)
+            self._group.send([out], before, 0).wait()
+            received.wait()
+            have += count
+        return [block.tobytes() for block in blocks.roll(self.rank, 0).numpy()]
 
     def call(self, work: Work, step: int = 0) -> None:
         """See `Group.call`: the lead's ``calls`` does it."""
         self.calls(work, step)
-
-    def _all(self, own: Tensor) -> list[Tensor]:
-        parts = [torch.empty_like(own) for _ in range(self.size)]
-        self._group.allgather([parts], [own]).wait()
-        return parts
 
     @contextmanager
     def _lost(self) -> Iterator[None]:
