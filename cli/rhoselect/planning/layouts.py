@@ -6,9 +6,9 @@ A training step of k ranks takes what the share of one takes, and the exchange o
     train(k) = share(k) + log2(k) message + 2 (1 - 1/k) sum
 
 *split*: train(k), then weights to the scorers, which score with the lead. *colocated*: train(D),
-then every rank scores a D-th of the chunks with its own weights, and tells its scores to the D - 1
-others. Ranks are powers of two, and devices may idle. ``trainer.micro_batches`` is at least the
-number of ranks.
+then every rank scores a D-th of the chunks with its own weights. Of scores, or of the lead's picks,
+k ranks hear in log2(k) times what two need. Ranks are powers of two, and devices may idle.
+``trainer.micro_batches`` is at least the number of ranks.
 """
 
 from __future__ import annotations
