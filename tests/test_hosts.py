@@ -1,4 +1,4 @@
-"""docs/deploy.md on hosts of this machine's own making: `ray up`, a run, a host lost, `ray down`.
+"""docs/deploy.md on hosts of this machine's own making: `ray up`, runs, a host lost, `ray down`.
 
 Without $WHEELS every host finds this environment instead of installing the package. With it (a
 folder of wheels: `make cluster-package`, then with the Python of the hosts, /usr/bin/python3 here,
@@ -8,6 +8,7 @@ folder of wheels: `make cluster-package`, then with the Python of the hosts, /us
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -87,7 +88,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
 
 @pytest.fixture(scope="module")
 def cluster(desk: Desk) -> Path:
-    """deploy/ray/local.yaml, filled in."""
+    """deploy/ray/local.yaml, filled in. The cluster is up."""
     desk.run("ray", "get-auth-token", "--generate")
     package = desk.folder / "dist" / "cluster"
     package.mkdir(parents=True)
@@ -107,12 +108,24 @@ def cluster(desk: Desk) -> Path:
         config["setup_commands"] = [venv, f"{index} {install}", environment]
     path = desk.folder / "local.yaml"
     path.write_text(yaml.safe_dump(config))
+    desk.run("ray", "up", "--yes", path)
     return path
 
 
-def train(desk: Desk, cluster: Path, config: Path, run: Path) -> subprocess.Popen[str]:
-    """The run of docs/deploy.md, four workers, started from the desk."""
-    command = f"rhoctl train {config} --workers 4 --run-dir {run}"
+def made_config(desk: Desk, tiny_config: Path) -> Path:
+    """A run's file with what a cluster needs."""
+    config = desk.folder / "run.toml"
+    more = (PROJECT / "deploy" / "ray" / "cluster.toml").read_text().replace("HEAD", HEAD)
+    text = tiny_config.read_text().replace("steps = 20", f"steps = {STEPS}")
+    config.write_text(text + more)
+    return config
+
+
+def train(
+    desk: Desk, cluster: Path, config: Path, run: Path, words: str = "--workers 4"
+) -> subprocess.Popen[str]:
+    """The run of docs/deploy.md, started from the desk."""
+    command = f"rhoctl train {config} {words} --run-dir {run}"
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return desk.start("ray", "exec", cluster, command, **pipes)
 
@@ -128,14 +141,41 @@ def finished(process: subprocess.Popen[str]) -> None:
     assert process.returncode == 0, output + errors
 
 
-def test_a_cluster_from_up_to_down(desk: Desk, cluster: Path, tiny_config: Path) -> None:
-    config = desk.folder / "run.toml"
-    more = (PROJECT / "deploy" / "ray" / "cluster.toml").read_text().replace("HEAD", HEAD)
-    text = tiny_config.read_text().replace("steps = 20", f"steps = {STEPS}")
-    config.write_text(text + more)
-    made("train", config, "--run-dir", desk.folder / "alone")
+def host_of(desk: Desk, actor: str) -> str:
+    """The one host that has an actor of a class."""
+    command = f"pgrep -f ^ray::{actor} || true"
+    found = {host: desk.on(host, command).communicate(timeout=60)[0] for host in (HEAD, *SCORERS)}
+    (host,) = (host for host, pids in found.items() if pids.strip())
+    return host
 
-    desk.run("ray", "up", "--yes", cluster)
+
+def test_ranks_on_two_hosts(desk: Desk, cluster: Path, tiny_config: Path) -> None:
+    """They give the bits of one process, and the end of the far one ends the run."""
+    config, run = made_config(desk, tiny_config), desk.folder / "ranks"
+    # Two CPUs a host: each rank needs one for itself.
+    keys = ["trainer.micro_batches=2", "trainer.devices=2", "cluster.trainer={CPU=2}"]
+    keys += ["cluster.scorer={CPU=1}", "trainer.checkpoint_every=1"]
+    words = " ".join(f'--set "{key}"' for key in keys)
+    made("train", config, "--run-dir", desk.folder / "whole", "--set", keys[0])
+    finished(train(desk, cluster, config, desk.folder / "split", f"--workers 2 {words}"))
+    assert hashes(desk.folder / "split") == hashes(desk.folder / "whole")
+
+    process = train(desk, cluster, config, run, words)
+    until(lambda: bool(checkpoints(run)), process)
+    lead, far = host_of(desk, "TrainerActor"), host_of(desk, "RankActor")
+    assert lead != far
+    desk.on(far, "pkill -9 -f ^ray::RankActor").communicate(timeout=60)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 1, output + errors
+    lost = rf"rank 1 \(process \d+ on {far}\) was (killed|lost).*; continue with: rhoctl train"
+    assert re.search(lost, output + errors), output + errors
+    finished(train(desk, cluster, config, run, f"--resume {words}"))
+    assert hashes(run) == hashes(desk.folder / "whole")
+
+
+def test_a_cluster_from_up_to_down(desk: Desk, cluster: Path, tiny_config: Path) -> None:
+    config = made_config(desk, tiny_config)
+    made("train", config, "--run-dir", desk.folder / "alone")
     first = desk.folder / "first"
     process = train(desk, cluster, config, first)
     until(lambda: bool(checkpoints(first)), process, UP_S)

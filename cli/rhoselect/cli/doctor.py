@@ -136,7 +136,7 @@ def _queue_server(config: Config) -> Finding:
 def _ray(config: Config) -> Iterator[Finding]:
     mend = "see the reason; pip install 'ray>=2.59', and cluster.address of a cluster that is up"
     try:
-        check_cluster(config)
+        check_cluster(config, workers=1)
         import ray.util.scheduling_strategies  # a second
 
         from rhoselect.runtime.ray.cluster import ray_session

@@ -32,13 +32,12 @@ def check_servers(settings: Config, workers: int) -> None:
     _check_mode(settings, workers)
     check_address(settings.service.address, Security.of_server(settings.service))
     url = queue_url(settings.queue)
-    if workers == 0:
-        return
-    if url is not None:
+    if workers and url is not None:
         check_server(url)
-    else:
+    elif workers:
         find_server()
-    check_cluster(settings)
+    if workers or settings.ranks_are_actors:
+        check_cluster(settings, workers)
 
 
 def _check_mode(settings: Config, workers: int) -> None:
@@ -107,6 +106,10 @@ def execute(
         stopping(print_line) as stopped_by_signal,
         display(console, title, config.trainer.steps, _starting(workers)) as show,
     ):
+        if workers == 0 and config.ranks_are_actors:
+            from rhoselect.runtime.ray.colocated import run_ranks
+
+            return run_ranks(inputs, folder, watch)
         if workers == 0 and config.trainer.in_ranks:
             from rhoselect.runtime.colocated import run_colocated
 

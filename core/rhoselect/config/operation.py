@@ -49,16 +49,19 @@ class SnapshotConfig(Section):
 
 
 class ClusterConfig(Section):
-    """The Ray cluster (unused at --workers 0), and the resources that an actor takes on its node
-    (unused on a 'local' cluster, which has room for all actors). With trainer.devices above 1: how
-    those processes share the work."""
+    """The Ray cluster (unused at --workers 0 with one of trainer.devices), and the resources that
+    an actor takes on its node (unused on a 'local' cluster, which has room for all actors). With
+    several devices: how those processes share the work."""
 
-    address: str = Field("local", description="'local' starts one here; else a cluster's address")
+    address: str = Field(
+        "local",
+        description="'local' starts one here; else a cluster's address, and trainer.devices may be"
+        " on several machines of it",
+    )
     trainer: dict[str, Amount] = Field(
         default_factory=dict,
-        description="resources that the trainer takes: CPU, GPU and those given to 'ray start"
-        " --resources'; unset: CPU as trainer.threads and, on CUDA, GPU = 1, times"
-        " trainer.devices",
+        description="resources that each of trainer.devices takes: CPU, GPU and those given to 'ray"
+        " start --resources'; unset: CPU as trainer.threads and, on CUDA, GPU = 1",
     )
     scorer: dict[str, Amount] = Field(
         default_factory=dict, description="resources that each scorer takes, likewise"

@@ -1,24 +1,20 @@
-"""The followers of a run, as their lead sees them: it starts them, gives them orders, and learns of
-the end of one by whatever cause. They do not outlive it: a follower whose lead is gone ends."""
+"""The followers of a run, as their lead sees them: it gives them orders, and learns of the end of
+one by whatever cause. They do not outlive it: a follower whose lead is gone ends."""
 
 from __future__ import annotations
 
-import os
 import selectors
-import signal
 import socket
-import subprocess
-import sys
-import tempfile
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 from rhoselect.config import Config
 from rhoselect.errors import LostRankError, RunError, listed
+from rhoselect.ranks.gloo import Meeting
 from rhoselect.ranks.group import Work
 from rhoselect.runtime.links import ALIVE_S, Kind, LeadEnd
 from rhoselect.trainer.resuming import how_to_resume
@@ -30,13 +26,29 @@ GRACE_S = 5.0  # for all to tell what they miss, before one is said to be silent
 END_S = 10.0  # for a follower to end by itself
 
 
+class RankProcess(Protocol):
+    """The process of a follower, on this machine or another. As a string: which one."""
+
+    def kill(self) -> None:
+        """End it at once, if it lives."""
+        ...
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait for its end for at most ``timeout_s``. Returns whether it has ended."""
+        ...
+
+    def how(self) -> str:
+        """How it ended, after "rank 1"."""
+        ...
+
+
 @dataclass
 class Follower:
     """One of them. ``word`` and ``text`` are the last that it said of its end; ``killed``: by this
     process, because another one had ended."""
 
     rank: int
-    process: subprocess.Popen[bytes]
+    process: RankProcess
     end: LeadEnd
     log: Path
     ready: bool = False
@@ -47,7 +59,7 @@ class Follower:
     killed: bool = False
 
     def __str__(self) -> str:
-        return f"rank {self.rank} (process {self.process.pid})"
+        return f"rank {self.rank} ({self.process})"
 
     @property
     def is_cause(self) -> bool:
@@ -59,46 +71,35 @@ class Follower:
         """How it ended."""
         if self.word:
             return f"{self}: {self.text}"
-        code = self.process.wait()
-        if code == -signal.SIGKILL:
-            return f"{self} was killed (SIGKILL), by someone or for lack of memory"
-        how = f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-        return f"{self} {how}; see {self.log}"
+        return f"{self} {self.process.how()}; see {self.log}"
+
+
+def follower(rank: int, process: RankProcess, link: socket.socket, folder: RunFolder) -> Follower:
+    """The follower at the other end of ``link``, in a run's generation."""
+    return Follower(rank, process, LeadEnd(link, folder.generation), log_of(folder.path, rank))
+
+
+def log_of(path: Path, rank: int) -> Path:
+    """The log of a follower in a run folder."""
+    return path / "logs" / f"rank-{rank}.log"
+
+
+Started = AbstractContextManager[tuple[Path | Meeting, Sequence[Follower]]]
+"""Followers, started, and where the group meets; entered once."""
 
 
 class Crew:
-    """The followers of ``folder``'s generation. ``asked`` is the one that got a SIGTERM, if any:
-    the run is to stop. ``meeting`` is where the group meets."""
+    """The followers of a run. ``asked`` is the one that got a SIGTERM, if any: the run is to stop.
+    """
 
-    def __init__(self, config: Config, folder: RunFolder, mode: Mode, scratch: Path) -> None:
-        self._folder, self._cluster, self._mode = folder, config.cluster, mode
-        self.meeting = scratch / "meeting"
+    def __init__(self, config: Config, folder: RunFolder, followers: Sequence[Follower]) -> None:
+        self._folder, self._cluster = folder, config.cluster
+        self._followers = followers
         self.asked: Follower | None = None
         self._changed = threading.Condition()
         self._went = self._closing = False
-        self._followers = list[Follower]()
-        for rank in range(1, config.trainer.devices):
-            self._followers.append(self._start(rank))
         self._watcher = threading.Thread(target=self._watch, name="crew", daemon=True)
         self._watcher.start()
-
-    def _start(self, rank: int) -> Follower:
-        path, generation = self._folder.path, self._folder.generation
-        log = path / "logs" / f"rank-{rank}.log"
-        ours, theirs = socket.socketpair()
-        arguments = [path, generation, rank, theirs.fileno(), self.meeting, self._mode]
-        # What this process can import they can, too; -P: and nothing else from this folder.
-        search = os.pathsep.join(place or os.getcwd() for place in sys.path)
-        with theirs, log.open("ab") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "rhoselect.runtime.rank", *map(str, arguments)],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                pass_fds=[theirs.fileno()],
-                env={**os.environ, "PYTHONPATH": search},
-            )
-        return Follower(rank, process, LeadEnd(ours, generation), log)
 
     def _watch(self) -> None:
         with selectors.DefaultSelector() as links:
@@ -129,8 +130,9 @@ class Crew:
 
     def _kill(self) -> None:
         for each in self._followers:
-            each.killed |= not each.ended
-            each.process.kill()
+            if not each.ended:
+                each.killed = True
+                each.process.kill()
 
     def _order(self, kind: Kind, step: int = 0) -> None:
         for each in self._followers:
@@ -206,24 +208,20 @@ class Crew:
         self._order(Kind.END)
         self._watcher.join()
         for each in self._followers:
-            try:
-                each.process.wait(end_s)
-            except subprocess.TimeoutExpired:
+            if not each.process.wait(end_s):
                 each.process.kill()
-                each.process.wait()
+                each.process.wait(END_S)
             each.end.link.close()
 
 
 @contextmanager
-def crew_of(config: Config, folder: RunFolder, mode: Mode) -> Iterator[Crew]:
+def crew_of(config: Config, folder: RunFolder, followers: Sequence[Follower]) -> Iterator[Crew]:
     """The followers of a run for the block. Raises RunError, with the cause, for LostRankError."""
-    with tempfile.TemporaryDirectory(prefix="rhoselect-") as scratch:
-        crew = Crew(config, folder, mode, Path(scratch))
-        end_s = 0.0
-        try:
-            yield crew
-            end_s = END_S
-        except LostRankError as error:
-            raise crew.explained(error) from None
-        finally:
-            crew.close(end_s)
+    crew, end_s = Crew(config, folder, followers), 0.0
+    try:
+        yield crew
+        end_s = END_S
+    except LostRankError as error:
+        raise crew.explained(error) from None
+    finally:
+        crew.close(end_s)

@@ -1,5 +1,5 @@
 """The lead of several ``trainer.devices``: rank 0, whose trainer is that of a run on one device. It
-alone writes. The followers are processes on its machine.
+alone writes. The followers are processes on its machine, or actors on any of a cluster.
 
 *Colocated*, all ranks score and train: they get the order for a step before its window is scored.
 *Split*, scorers score, and the followers train: they get it with the batch.
@@ -12,12 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rhoselect.config import Config
-from rhoselect.devices import check_ranks
 from rhoselect.errors import RunStopped
 from rhoselect.ranks import Group
 from rhoselect.ranks.gloo import GlooGroup
 from rhoselect.ranks.picks import give
-from rhoselect.runtime.crew import Crew, Mode, crew_of
+from rhoselect.runtime.crew import Crew, Mode, Started, crew_of
+from rhoselect.runtime.followers import followers_here
 from rhoselect.selector import SelectedBatch
 from rhoselect.trainer.control import TrainerControl
 from rhoselect.trainer.runfolder import RunFolder
@@ -33,14 +33,22 @@ class LeadControl(TrainerControl):
         self._split: Group | None = None
 
     @contextmanager
-    def leading(self, config: Config, folder: RunFolder, mode: Mode) -> Iterator[Group]:
-        """The group of a run's ranks for the block. Raises RunError, naming the rank, if one is
-        lost, and ConfigError if there are fewer devices."""
-        check_ranks(config)
-        with crew_of(config, folder, mode) as crew:
+    def leading(
+        self,
+        config: Config,
+        folder: RunFolder,
+        mode: Mode,
+        start: Callable[[Config, RunFolder, Mode], Started] = followers_here,
+    ) -> Iterator[Group]:
+        """The group of a run's ranks for the block; ``start`` makes the followers. Raises RunError,
+        naming the rank, if one is lost, and what ``start`` raises."""
+        with (
+            start(config, folder, mode) as (meeting, followers),
+            crew_of(config, folder, followers) as crew,
+        ):
             crew.gather()
             timeout_s = config.cluster.rank_timeout_s
-            group = GlooGroup(0, config.trainer.devices, crew.meeting, timeout_s)
+            group = GlooGroup(0, config.trainer.devices, meeting, timeout_s)
             group.calls = crew.call
             self._crew, self._split = crew, group if mode == "split" else None
             try:

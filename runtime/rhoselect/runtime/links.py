@@ -1,4 +1,5 @@
-"""What the lead of a run's ranks and a follower tell each other, over a pair of sockets.
+"""What the lead of a run's ranks and a follower tell each other, over a pair of sockets, or over a
+connection between machines, whose ends first prove that they know a token of the run.
 
 The lead sends orders of three numbers, and `Kind.ALIVE` every second; the follower answers lines of
 a word and a text. No end of a process goes unseen, as the kernel then closes its socket.
@@ -6,6 +7,9 @@ a word and a text. No end of a process goes unseen, as the kernel then closes it
 
 from __future__ import annotations
 
+import hmac
+import os
+import secrets
 import socket
 import struct
 import threading
@@ -18,6 +22,8 @@ from rhoselect.errors import LostRankError, shortened
 
 ALIVE_S = 1.0
 _ORDER = struct.Struct("<qqq")
+_WHO = struct.Struct("<qq")
+_NONCE, _PROOF = 32, 32  # bytes
 
 Word = Literal["ready", "begun", "stop", "lost", "failed"]
 """ready: may join the group. begun: may take steps. stop: it was asked to end. lost: another rank
@@ -103,3 +109,29 @@ class FollowerEnd:
                 raise LostRankError(f"rank 0 is of generation {generation}, not of this one")
             if kind != Kind.ALIVE:
                 return Order(Kind(kind), step)
+
+
+def introduced(link: socket.socket, token: bytes, rank: int) -> tuple[int, int]:
+    """Prove to the other end that this process, of rank ``rank``, knows ``token``, which does not
+    travel, as the other end does, too. Returns its rank and process. Raises OSError unless it can.
+    """
+    own = secrets.token_bytes(_NONCE) + _WHO.pack(rank, os.getpid())
+    link.sendall(own)
+    other = _exactly(link, len(own))
+    link.sendall(hmac.digest(token, other + own, "sha256"))
+    proof = _exactly(link, _PROOF)
+    their_rank, process = _WHO.unpack(other[_NONCE:])
+    right = hmac.compare_digest(proof, hmac.digest(token, own + other, "sha256"))
+    if not right or their_rank == rank:  # what it says may be what it was told
+        raise PermissionError("the other end does not know the run's token")
+    return their_rank, process
+
+
+def _exactly(link: socket.socket, count: int) -> bytes:
+    data = b""
+    while len(data) < count:
+        part = link.recv(count - len(data))
+        if not part:
+            raise ConnectionError("the other end has closed the connection")
+        data += part
+    return data

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from rhoselect.compute import keep_memory
-from rhoselect.errors import ConfigError
 from rhoselect.inputs import RunInputs
 from rhoselect.metrics import Metrics
 from rhoselect.queue.memory import MemoryQueue
 from rhoselect.ranks import Group
-from rhoselect.runtime.run import Watch, Worker
+from rhoselect.runtime.run import Watch, Worker, unscalable
 from rhoselect.snapshots.local import LocalStore
 from rhoselect.status import Status
 from rhoselect.trainer.build import build_trainer, run_trainer
@@ -46,10 +45,7 @@ class SerialRun:
 
     def scale(self, workers: int) -> None:
         """Raises ConfigError."""
-        raise ConfigError(
-            f"workers: got {workers}, but this run was started with --workers 0, in one process;"
-            " stop it and resume it with --workers N to have scorers"
-        )
+        raise unscalable(workers)
 
     def stats(self) -> QueueStats:
         """See `Run.stats`."""

@@ -107,9 +107,9 @@ def _tls(config: QueueConfig, scheme: str) -> dict[str, str]:
     return {names[key]: quote(file) for key, file in keys.items() if file is not None}
 
 
-def check_cluster(config: Config) -> None:
-    """Raise ConfigError unless a run's actors can reach the cluster, the queue and the weights, and
-    a cluster of the run's own has a place for its sockets.
+def check_cluster(config: Config, workers: int) -> None:
+    """Raise ConfigError unless a run's actors can reach the cluster and, with scorers, the queue
+    and the weights, and a cluster of the run's own has a place for its sockets.
 
     Ray itself goes on trying an address for minutes. "local" and "auto" name none to ask.
     """
@@ -117,7 +117,7 @@ def check_cluster(config: Config) -> None:
     if address == "local":
         ray_folder()
         return
-    if config.queue.url == "embedded" or config.snapshots.transport == "shm":
+    if workers and (config.queue.url == "embedded" or config.snapshots.transport == "shm"):
         raise ConfigError(
             f"cluster.address: got {address!r}, whose machines cannot reach an embedded queue"
             ' or shared memory; set queue.url to a server and snapshots.transport to "ray"'

@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from rhoselect.devices import of_rank
 from rhoselect.errors import LostRankError, RhoError
 from rhoselect.importing import one_line
 from rhoselect.inputs import RunInputs, open_inputs
-from rhoselect.ranks.gloo import GlooGroup
+from rhoselect.ranks.gloo import GlooGroup, Meeting
 from rhoselect.ranks.scores import SharedQueue
 from rhoselect.runtime.links import FollowerEnd, Kind
 from rhoselect.trainer.build import build_follower
@@ -28,19 +29,29 @@ from rhoselect.trainer.runfolder import RunFolder, check_inputs, stored_config
 def main() -> int:
     """Follow the lead to the end; 0 if it said so."""
     path, generation, rank = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    meeting, split = Path(sys.argv[5]), sys.argv[6] == "split"
     for number in (signal.SIGINT, signal.SIGHUP):  # a terminal tells them to the lead, too
         signal.signal(number, signal.SIG_IGN)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    logging.info("rank %d of process %d starts", rank, os.getpid())
     folder = replace(RunFolder.newest(path), generation=generation)
     config = of_rank(resolve(stored_config(path)), rank)
     link = socket.socket(fileno=int(sys.argv[4]))
     lead = FollowerEnd(link, generation, config.cluster.rank_timeout_s)
-    signal.signal(signal.SIGTERM, lambda number, frame: lead.say("stop"))
-    try:
+
+    def work() -> None:
         inputs = open_inputs(config)
         check_inputs(path, inputs.sha256)
-        _follow(inputs, folder, rank, lead)
+        follow(inputs, folder, rank, lead, meeting, split)
+
+    return told(lead, rank, work)
+
+
+def told(lead: FollowerEnd, rank: int, work: Callable[[], None]) -> int:
+    """Do ``work`` and tell the lead of its failure; 0 without one."""
+    logging.info("rank %d of process %d starts", rank, os.getpid())
+    signal.signal(signal.SIGTERM, lambda number, frame: lead.say("stop"))
+    try:
+        work()
     except LostRankError as error:
         logging.error("%s", error)
         lead.say("lost", error)
@@ -52,16 +63,24 @@ def main() -> int:
     return 0
 
 
-def _follow(inputs: RunInputs, folder: RunFolder, rank: int, lead: FollowerEnd) -> None:
+def follow(
+    inputs: RunInputs,
+    folder: RunFolder,
+    rank: int,
+    lead: FollowerEnd,
+    meeting: Path | Meeting,
+    split: bool,
+) -> None:
+    """Follow the lead to the end. Raises what may end a rank."""
     keep_memory()
-    config, meeting, mode = inputs.config, Path(sys.argv[5]), sys.argv[6]
+    config = inputs.config
     lead.say("ready")
     order = lead.next()
     if order.kind == Kind.END:
         return
     timeout_s = config.cluster.rank_timeout_s
     group = GlooGroup(rank, config.trainer.devices, meeting, timeout_s)
-    queue = None if mode == "split" else SharedQueue(config.queue.lease_s, group)
+    queue = None if split else SharedQueue(config.queue.lease_s, group)
     follower = build_follower(inputs, folder, queue, group)
     while (order := lead.next()).kind != Kind.END:
         if order.kind == Kind.BEGIN:

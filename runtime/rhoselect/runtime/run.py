@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+from rhoselect.errors import ConfigError
 from rhoselect.metrics import WorkerState
 from rhoselect.snapshots import SnapshotReader
 from rhoselect.status import Status
@@ -30,6 +31,14 @@ class Worker:
     restarts: int
     scored_points: int
     refused: str = ""
+
+
+def unscalable(workers: int) -> ConfigError:
+    """The error for a run that cannot have scorers."""
+    return ConfigError(
+        f"workers: got {workers}, but this run was started with --workers 0, without scorers; stop"
+        " it and resume it with --workers N to have them"
+    )
 
 
 class Control(Protocol):

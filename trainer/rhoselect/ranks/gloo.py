@@ -1,4 +1,4 @@
-"""A group of processes of one machine, by gloo. torch.distributed is used here and in ``shards``.
+"""A group of processes, by gloo. torch.distributed is used here and in ``shards``.
 
 Only equal bytes are exchanged, and this module does the additions: no topology or release of a
 library decides about their order. Sums are computed on the CPU, which a GPU's gradients pass.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
@@ -29,18 +30,33 @@ NOTHING = -0.0
 """The number that changes no other one when it is added: 0.0 would change -0.0."""
 
 
-class GlooGroup:
-    """Rank ``rank`` of ``size``. They find each other by a new file at ``meeting``. Raises
-    LostRankError unless all have come after ``timeout_s``, the longest wait of every call, too.
-    ``calls`` is how the lead calls the others; ``leave`` ends what `Shards` began."""
+@dataclass(frozen=True)
+class Meeting:
+    """Where ranks on several machines find each other: at ``port`` of the lead's machine, which has
+    the address ``lead``. The machine of this rank has the address ``own``. ``socket`` is the number
+    of the lead's socket, bound to that port: so torch does not listen at all addresses."""
 
-    def __init__(self, rank: int, size: int, meeting: Path, timeout_s: float) -> None:
+    lead: str
+    port: int
+    own: str
+    socket: int | None = None
+
+
+class GlooGroup:
+    """Rank ``rank`` of ``size``. They find each other at ``meeting``; if it is a path, by a new
+    file there, on one machine. Raises LostRankError unless all have come after ``timeout_s``, the
+    longest wait of every call, too. ``calls`` is how the lead calls the others; ``leave`` ends what
+    `Shards` began."""
+
+    def __init__(self, rank: int, size: int, meeting: Path | Meeting, timeout_s: float) -> None:
         self.rank, self.size, self.timeout_s = rank, size, timeout_s
         self.calls: Callable[[Work, int], object] = lambda work, step: None
         self.leave: Callable[[], object] = lambda: None
-        self.store = _distributed.FileStore(str(meeting), size)
+        self.address = LOOPBACK if isinstance(meeting, Path) else meeting.own
+        limit = timedelta(seconds=timeout_s)
         with self._lost():
-            self._group = local_gloo(self.store, rank, size, timedelta(seconds=timeout_s))
+            self.store = _store(meeting, size, limit)
+            self._group = gloo_at(self.address, self.store, rank, size, limit)
 
     def total(self, values: Gradients, like: Sequence[Tensor]) -> Gradients:
         """See `Group.total`. Large values become their sums where they are; the others are copied
@@ -148,11 +164,26 @@ def reason(error: RuntimeError) -> str:
     return shortened(re.sub(r"^\[\S+\] ", "", str(error)).partition(". ")[0], 200)
 
 
-def local_gloo(store: Any, rank: int, size: int, timeout: timedelta) -> Any:
-    """gloo between processes of one machine."""
+def _store(meeting: Path | Meeting, size: int, limit: timedelta) -> Any:
+    """What ranks tell each other their addresses by."""
+    if isinstance(meeting, Path):
+        return _distributed.FileStore(str(meeting), size)
+    return _distributed.TCPStore(
+        meeting.lead,
+        meeting.port,
+        size,
+        is_master=meeting.socket is not None,
+        timeout=limit,
+        wait_for_workers=False,
+        master_listen_fd=meeting.socket,
+    )
+
+
+def gloo_at(address: str, store: Any, rank: int, size: int, timeout: timedelta) -> Any:
+    """gloo between processes of which this one listens at ``address``."""
     options = _distributed.ProcessGroupGloo._Options()
     options._timeout = timeout
-    options._devices = [_distributed.ProcessGroupGloo.create_device(hostname=LOOPBACK)]
+    options._devices = [_distributed.ProcessGroupGloo.create_device(hostname=address)]
     return _distributed.ProcessGroupGloo(store, rank, size, options)
 
 

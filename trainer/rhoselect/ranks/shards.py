@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -18,11 +19,11 @@ from torch.distributed.tensor import DTensor, Shard
 from rhoselect.errors import ConfigError, LostRankError
 from rhoselect.importing import one_line
 from rhoselect.ranks.blocks import blocks
-from rhoselect.ranks.gloo import GlooGroup, local_gloo, reason
+from rhoselect.ranks.gloo import GlooGroup, gloo_at, reason
 
 _distributed = cast(Any, torch.distributed)  # its stubs do not know these
-LOCAL_GLOO = "local_gloo"
-_distributed.Backend.register_backend(LOCAL_GLOO, local_gloo, devices=["cpu"])
+GLOO = "gloo_at"
+"""torch's name for the gloo of a group, which listens where the group does."""
 
 
 class Shards:
@@ -36,9 +37,11 @@ class Shards:
                 f"trainer.parallel: got 'fsdp' with torch {torch.__version__}, allowed with torch"
                 " 2.13 or newer; upgrade it, or set 'replicated'"
             )
+        at = partial(gloo_at, group.address)
+        _distributed.Backend.register_backend(GLOO, at, devices=["cpu"])
         with self.losing():
             _distributed.init_process_group(
-                LOCAL_GLOO if device.type == "cpu" else f"cpu:{LOCAL_GLOO},cuda:nccl",
+                GLOO if device.type == "cpu" else f"cpu:{GLOO},cuda:nccl",
                 store=_distributed.PrefixStore("shards", group.store),
                 rank=group.rank,
                 world_size=group.size,

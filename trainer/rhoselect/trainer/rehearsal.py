@@ -25,7 +25,8 @@ def check_start(inputs: RunInputs, workers: int, only: bool = False) -> None:
     """What the driver checks of a run with ``workers`` scorers, before it makes a folder. ``only``:
     no run follows, so that this process may use a GPU for it. Raises UserError."""
     only = only and torch.cuda.is_available()
-    if workers == 0 or only or not uses_gpu(inputs.config):
+    alone = workers == 0 and not inputs.config.ranks_are_actors
+    if alone or only or not uses_gpu(inputs.config):
         rehearse(inputs)
     elif inputs.config.cluster.address == "local":  # the actors see what is here
         trainer_device(inputs.config)

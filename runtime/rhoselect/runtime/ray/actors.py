@@ -6,8 +6,10 @@ import logging
 import os
 import socket
 import threading
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,18 @@ from rhoselect.hardware import Facts
 from rhoselect.inputs import RunInputs, open_inputs
 from rhoselect.inputs.probe import scoring_facts
 from rhoselect.metrics import Metrics
+from rhoselect.queue import SelectionQueue
+from rhoselect.queue.memory import MemoryQueue
 from rhoselect.queue.redis import RedisQueue
+from rhoselect.ranks.scores import SharedQueue
+from rhoselect.runtime.crew import Started
+from rhoselect.runtime.followers import followers_here
 from rhoselect.runtime.leading import LeadControl
+from rhoselect.runtime.local import SerialRun, run_here
 from rhoselect.runtime.queue_address import open_queue
 from rhoselect.runtime.ray import placement
+from rhoselect.runtime.ray.followers import followers_on
+from rhoselect.runtime.run import Run
 from rhoselect.scorer.build import build_scorer
 from rhoselect.scorer.loop import Scorer
 from rhoselect.snapshots import SnapshotStore
@@ -36,22 +46,23 @@ from rhoselect.trainer.hardware import agree
 from rhoselect.trainer.loop import Trainer
 from rhoselect.trainer.rehearsal import rehearse_on_gpu
 from rhoselect.trainer.runfolder import RunFolder, check_inputs
+from rhoselect.types import QueueStats, TopK
 
 
 @dataclass(frozen=True)
 class Endpoints:
-    """How an actor reaches queue and snapshots: ``board`` is None for shared memory.
-
-    ``releases`` are those that the run began with.
+    """How an actor reaches queue and snapshots: ``board`` is None for shared memory, ``queue_url``
+    where all ranks score. ``releases`` are those that the run began with.
     """
 
-    queue_url: str = field(repr=False)  # it may hold a password
+    queue_url: str | None = field(repr=False)  # it may hold a password
     board: Any
     folder: Path
     releases: Facts
 
     def queue(self, config: Config, run: RunFolder, timeout_s: float | None = None) -> RedisQueue:
         """The run's queue; ``timeout_s`` instead of queue.timeout_s."""
+        assert self.queue_url is not None, "there are scorers"
         return open_queue(config, self.queue_url, run.run_id, run.generation, timeout_s)
 
     def check_node(self, config: Config, run: RunFolder) -> None:
@@ -81,13 +92,13 @@ class ScorerActor:
         keep_memory()
         config, metrics = self._config, self._metrics
         self._endpoints.check_node(config, self._run)
-        _log_to(self._run.path / "logs" / f"scorer-{self._slot}.log")
+        log_to(self._run.path / "logs" / f"scorer-{self._slot}.log")
         logging.info("scorer %d of process %d starts", self._slot, os.getpid())
         metrics.serve(config.metrics, self._run.path, str(self._slot))
         queue = self._endpoints.queue(config, self._run)
         snapshots = self._endpoints.snapshots(writer=False)
         share = config.lanes(self._workers)
-        inputs = _inputs(config, self._run)
+        inputs = inputs_of(config, self._run)
         device = scorer_device(config, self._slot, config.cluster.address == "local")
         self._scorer = build_scorer(inputs, device, self._slot, share, queue, snapshots, metrics)
         facts = scoring_facts(inputs, self._scorer.weights.replica)
@@ -118,22 +129,43 @@ class TrainerActor:
         self._trainer: Trainer | None = None
         self._lead = LeadControl() if self._config.trainer.in_ranks else None
         self._control = self._lead or TrainerControl()
+        self._queue: SelectionQueue = MemoryQueue(self._config.queue.lease_s)
         self._before = Status(**vars(newest_progress(run.path)))
 
-    def run(self) -> dict[str, Any]:
-        """Train to the end and return the summary."""
+    def run(self, followers: Sequence[Any] = ()) -> dict[str, Any]:
+        """Train to the end and return the summary. ``followers`` are the actors of the other ranks;
+        without them they are processes of this machine."""
         keep_memory()
-        config, metrics = self._config, Metrics()
-        self._endpoints.check_node(config, self._run)
-        _log_to(self._run.path / "logs" / "trainer.log")
+        self._endpoints.check_node(self._config, self._run)
+        log_to(self._run.path / "logs" / "trainer.log")
         logging.info("trainer of process %d starts", os.getpid())
+        inputs = inputs_of(self._config, self._run)
+        start = partial(followers_on, followers) if followers else followers_here
+        rehearse_on_gpu(inputs)
+        scores = self._endpoints.queue_url is None
+        return self._colocated(inputs, start) if scores else self._beside_scorers(inputs, start)
+
+    def _colocated(self, inputs: RunInputs, start: Callable[..., Started]) -> dict[str, Any]:
+        assert self._lead is not None, "all ranks score"
+
+        @contextmanager
+        def watch(run: Run) -> Iterator[None]:
+            assert isinstance(run, SerialRun)
+            self._trainer = run.trainer
+            yield
+
+        with self._lead.leading(self._config, self._run, "colocated", start) as group:
+            self._queue = queue = SharedQueue(self._config.queue.lease_s, group)
+            return run_here(inputs, self._run, watch, queue, self._lead, group)
+
+    def _beside_scorers(self, inputs: RunInputs, start: Callable[..., Started]) -> dict[str, Any]:
+        config, metrics = self._config, Metrics()
         metrics.serve(config.metrics, self._run.path, "trainer")
         queue = self._endpoints.queue(config, self._run)
         snapshots = self._endpoints.snapshots(writer=True)
-        inputs, folder = _inputs(config, self._run), replace(self._run, queue=queue)
+        folder = replace(self._run, queue=queue)
         try:
-            rehearse_on_gpu(inputs)
-            lead = self._lead and self._lead.leading(config, folder, "split")
+            lead = self._lead and self._lead.leading(config, folder, "split", start)
             with lead or nullcontext() as group:
                 self._trainer = build_trainer(
                     inputs, folder, queue, snapshots, metrics, self._workers, self._control, group
@@ -148,6 +180,14 @@ class TrainerActor:
             return replace(self._before, paused=self._control.paused)
         return self._trainer.look()
 
+    def stats(self) -> QueueStats:
+        """The state of the queue of ranks that score."""
+        return self._queue.stats()
+
+    def peek(self, k: int) -> TopK | None:
+        """The best k points of that queue."""
+        return self._queue.peek(k)
+
     def share(self, workers: int) -> None:
         """There are ``workers`` scorers from now on."""
         self._workers = workers
@@ -159,14 +199,15 @@ class TrainerActor:
         return self._control.request(action, timeout_s)
 
 
-def _inputs(config: Config, run: RunFolder) -> RunInputs:
+def inputs_of(config: Config, run: RunFolder) -> RunInputs:
     """A run's inputs, seen from this actor: they must still be those that the run began with."""
-    inputs = open_inputs(config)
+    inputs = openinputs_of(config)
     check_inputs(run.path, inputs.sha256)
     return inputs
 
 
-def _log_to(path: Path) -> None:
+def log_to(path: Path) -> None:
+    """Have this actor write its log there."""
     logging.basicConfig(
         filename=path, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
     )

@@ -30,8 +30,9 @@ from rhoselect.runtime.machine import ray_folder, scratch
 from rhoselect.runtime.queue_address import queue_url
 from rhoselect.runtime.queue_server import EmbeddedServer
 from rhoselect.runtime.ray import placement
-from rhoselect.runtime.ray.actors import Endpoints, ScorerActor, TrainerActor
+from rhoselect.runtime.ray.actors import Endpoints, ScorerActor
 from rhoselect.runtime.ray.fleet import STOP_S, Fleet, failure
+from rhoselect.runtime.ray.ranks import Trainers
 from rhoselect.runtime.ray.run import ClusterRun
 from rhoselect.runtime.run import Watch
 from rhoselect.snapshots.ray import start_board
@@ -41,7 +42,6 @@ from rhoselect.trainer.runfolder import RunFolder
 
 POLL_S = 0.2
 TOKEN = secrets.token_hex(32)  # for all clusters of this process: Ray remembers it
-TRAINER_CALLS = 8  # concurrent calls: ``run``, and requests for its status or control
 
 
 def run_cluster(inputs: RunInputs, folder: RunFolder, workers: int, watch: Watch) -> dict[str, Any]:
@@ -68,17 +68,17 @@ def _run_actors(
     server: EmbeddedServer | None,
 ) -> dict[str, Any]:
     how = how_to_resume(folder.path)
-    trainer = _start_trainer(config, folder, endpoints, workers)
+    trainers = Trainers(config, folder, endpoints, workers)
     metrics = Metrics("driver")
     metrics.serve(config.metrics, folder.path, "driver")
     with scorers(config, folder, endpoints, workers, how) as fleet:
         queue = endpoints.queue(config, folder, timeout_s=STOP_S)
         stores = partial(endpoints.snapshots, writer=False)
-        run = ClusterRun(folder, trainer, fleet, queue, stores)
+        run = ClusterRun(folder, trainers.lead, fleet, queue, stores)
         try:
-            with watch(run), _told(folder, how):
-                placement.wait_for_actors(config, {"trainer": trainer, **fleet.actors()})
-                done = trainer.run.remote()
+            with watch(run), told(folder, how):
+                placement.wait_for_actors(config, {**trainers.actors, **fleet.actors()})
+                done = trainers.run()
                 while True:
                     ready, _ = ray.wait([done, *fleet.runs()], timeout=POLL_S)
                     if done in ready:
@@ -91,12 +91,12 @@ def _run_actors(
                     metrics.observe_workers(*fleet.states())
                     run.refresh()
         finally:
-            ray.kill(trainer)
+            trainers.end()
             run.close()
 
 
 @contextmanager
-def _told(folder: RunFolder, how: str) -> Iterator[None]:
+def told(folder: RunFolder, how: str) -> Iterator[None]:
     """Turn Ray's errors about the trainer into those for users."""
     try:
         yield
@@ -129,20 +129,10 @@ def scorers(
         queue.disconnect()
 
 
-def _start_trainer(config: Config, folder: RunFolder, endpoints: Endpoints, workers: int) -> Any:
-    actor = cast(Any, ray).remote(TrainerActor)  # Ray's own types do not know an actor's methods
-    options = actor.options(
-        **placement.trainer_options(config),
-        max_concurrency=TRAINER_CALLS,
-        enable_task_events=False,  # Ray's head would remember every look at it
-    )
-    return options.remote(config.model_dump_json(), folder, endpoints, workers)
-
-
 def _start_scorer(
     config: Config, folder: RunFolder, endpoints: Endpoints, slot: int, workers: int
 ) -> Any:
-    actor = cast(Any, ray).remote(ScorerActor)
+    actor = cast(Any, ray).remote(ScorerActor)  # Ray's own types do not know an actor's methods
     options = actor.options(
         **placement.scorer_options(config),
         max_concurrency=2,

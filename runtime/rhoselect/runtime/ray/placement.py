@@ -1,6 +1,7 @@
 """The placement of a run's actors on a Ray cluster, and the error if an actor has no place there.
 
 An actor takes one CPU per thread, a GPU if it computes on one, and the resources in ``[cluster]``.
+Ranks are on as few nodes as have room for them.
 Custom resources (``ray start --resources``) keep the trainer apart from the scorers: give each kind
 of node a resource of its own. Scorers are spread over the nodes that fit.
 """
@@ -17,6 +18,7 @@ from typing import Any, cast
 import ray
 import torch
 from ray.exceptions import RayActorError
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from rhoselect import devices
 from rhoselect.config import Config
@@ -35,6 +37,16 @@ def trainer_options(config: Config) -> dict[str, Any]:
     return _options(_trainer_resources(config), "DEFAULT")
 
 
+def place_ranks(config: Config) -> tuple[Any, list[dict[str, Any]]]:
+    """A placement group for ``trainer.devices`` actors, and Ray's options of each."""
+    resources = _trainer_resources(config)
+    bundle = {name: n for name, n in resources.items() if n > 0} or {"CPU": 0.01}  # Ray wants one
+    group = _ray.util.placement_group([bundle] * config.trainer.devices, strategy="PACK")
+    ranks = range(config.trainer.devices)
+    places = [PlacementGroupSchedulingStrategy(group, rank) for rank in ranks]
+    return group, [_options(resources, place) for place in places]
+
+
 def scorer_options(config: Config) -> dict[str, Any]:
     """Ray's options of a scorer: on the node that has most room left for it."""
     return _options(_scorer_resources(config), "SPREAD")
@@ -50,7 +62,7 @@ def tell_sharing(config: Config, workers: int) -> None:
         print(f"rhoctl: {line}", file=sys.stderr)
 
 
-def _options(resources: Resources, strategy: str) -> dict[str, Any]:
+def _options(resources: Resources, strategy: str | PlacementGroupSchedulingStrategy) -> dict[str, Any]:
     custom = {name: n for name, n in resources.items() if name not in ("CPU", "GPU") and n > 0}
     return {
         "num_cpus": resources["CPU"],
@@ -63,9 +75,7 @@ def _options(resources: Resources, strategy: str) -> dict[str, Any]:
 def _trainer_resources(config: Config) -> Resources:
     if config.cluster.address == "local":
         return {"CPU": 1}
-    trainer = config.trainer
-    own = _own_resources(trainer.threads, trainer.device)
-    return {name: trainer.devices * n for name, n in own.items()} | config.cluster.trainer
+    return _own_resources(config.trainer.threads, config.trainer.device) | config.cluster.trainer
 
 
 def _scorer_resources(config: Config) -> Resources:
@@ -133,11 +143,11 @@ def _listed(resources: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {amount:g}" for name, amount in sorted(resources.items()))
 
 
-def check_node(config: Config, run: Path, queue_url: str, expected: Facts) -> None:
+def check_node(config: Config, run: Path, queue_url: str | None, expected: Facts) -> None:
     """Raise ConfigError, naming this node, unless it can take part in a run.
 
     Called by an actor when it starts. ``expected`` are the ``releases`` of the process that began
-    the run.
+    the run; a run whose ranks score has no ``queue_url``.
     """
     if config.cluster.address == "local":
         return
@@ -152,6 +162,8 @@ def check_node(config: Config, run: Path, queue_url: str, expected: Facts) -> No
                 f"{node}: {key} {path} {reason} there; allowed a path at which every node sees the"
                 " same files; mount a shared folder on all of them"
             )
+    if queue_url is None:
+        return
     try:
         check_server(queue_url)
     except QueueConfigError as error:

@@ -1,4 +1,4 @@
-"""A run of Ray actors, as its driver observes and controls it."""
+"""Runs of Ray actors, as their driver observes and controls them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rhoselect.errors import ConfigError, RhoError, RunError, WaitError
 from rhoselect.queue.base import HELPERS
 from rhoselect.queue.redis import RedisQueue
 from rhoselect.runtime.ray.fleet import Fleet
-from rhoselect.runtime.run import Worker
+from rhoselect.runtime.run import Worker, unscalable
 from rhoselect.snapshots import SnapshotReader
 from rhoselect.status import Status
 from rhoselect.trainer.checkpoint import newest_progress
@@ -38,19 +38,11 @@ class RemoteControl:
         return point
 
 
-class ClusterRun:
-    """A ``runtime.run.Run`` of a trainer actor, a fleet of scorers and a queue server."""
+class TrainerRun:
+    """What is known of a run from its trainer's actor."""
 
-    def __init__(
-        self,
-        folder: RunFolder,
-        trainer: Any,
-        fleet: Fleet,
-        queue: RedisQueue,
-        stores: Callable[[], SnapshotReader],
-    ) -> None:
-        self.folder = folder
-        self._trainer, self._fleet, self._queue, self.stores = trainer, fleet, queue, stores
+    def __init__(self, folder: RunFolder, trainer: Any) -> None:
+        self.folder, self._trainer = folder, trainer
         self.control = RemoteControl(trainer)
         self.latest = Status(**vars(newest_progress(folder.path)))
 
@@ -63,16 +55,55 @@ class ClusterRun:
                 logging.warning("%s: is not exact: %s", self.folder.path, now.inexact)
             self.latest = now
 
-    def close(self) -> None:
-        """Close the connection to the queue."""
-        self._queue.disconnect()
-
     def status(self) -> Status:
         """See `Run.status`; the latest one if the trainer does not answer or has died."""
         # A trainer that died ends the run in a moment, and the run's end says how to continue.
         with suppress(WaitError, RunError):
             self.latest = _answer(self._trainer.status.remote(), 0.0)
         return self.latest
+
+
+class RanksRun(TrainerRun):
+    """A ``runtime.run.Run`` of ranks that all score and train."""
+
+    stores: None = None
+
+    def workers(self) -> list[Worker]:
+        """There are no scorers."""
+        return []
+
+    def scale(self, workers: int) -> None:
+        """Raises ConfigError."""
+        raise unscalable(workers)
+
+    def stats(self) -> QueueStats:
+        """See `Run.stats`."""
+        stats: QueueStats = _answer(self._trainer.stats.remote(), 0.0)
+        return stats
+
+    def peek(self, k: int) -> TopK | None:
+        """See `Run.peek`."""
+        found: TopK | None = _answer(self._trainer.peek.remote(k), 0.0)
+        return found
+
+
+class ClusterRun(TrainerRun):
+    """A ``runtime.run.Run`` of a trainer actor, a fleet of scorers and a queue server."""
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        trainer: Any,
+        fleet: Fleet,
+        queue: RedisQueue,
+        stores: Callable[[], SnapshotReader],
+    ) -> None:
+        super().__init__(folder, trainer)
+        self._fleet, self._queue, self.stores = fleet, queue, stores
+
+    def close(self) -> None:
+        """Close the connection to the queue."""
+        self._queue.disconnect()
 
     def workers(self) -> list[Worker]:
         """See `Run.workers`."""
