@@ -6,6 +6,7 @@ from __future__ import annotations
 import selectors
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -191,10 +192,10 @@ class Crew:
 
         with self._changed:
             self._changed.wait_for(all_said, GRACE_S)
-            causes = [each.cause for each in self._followers if each.is_cause]
+            cause = next((each.cause for each in self._followers if each.is_cause), "")
             silent = [each for each in self._followers if not each.ended and not each.word]
-        what = causes[0] if causes else str(error)
-        if silent and not causes:
+        what = cause or str(error)
+        if silent and not cause:
             timeout_s = self._cluster.rank_timeout_s
             what = (
                 f"{listed(silent)} did not answer for {timeout_s:g} s; if a step takes so long"
@@ -207,11 +208,17 @@ class Crew:
         self._closing = True
         self._order(Kind.END)
         self._watcher.join()
+        self._await(end_s)
         for each in self._followers:
-            if not each.process.wait(end_s):
-                each.process.kill()
-                each.process.wait(END_S)
+            each.process.kill()
+        self._await(GRACE_S)
+        for each in self._followers:
             each.end.link.close()
+
+    def _await(self, end_s: float) -> None:
+        deadline = time.monotonic() + end_s
+        for each in self._followers:
+            each.process.wait(max(0.0, deadline - time.monotonic()))
 
 
 @contextmanager
