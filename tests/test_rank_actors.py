@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from rhoselect import config as configuration
+from rhoselect.devices import ranks_are_actors
 from rhoselect.ranks.gloo import GlooGroup, Meeting
 from rhoselect.runtime.links import introduced
 from rhoselect.runtime.ray import placement
@@ -71,12 +72,12 @@ def test_ranks_of_several_machines_meet_at_the_leads_address() -> None:
 
 
 def test_what_a_rank_takes(tiny_config: Path) -> None:
-    """On a cluster each takes its own; on a cluster of one's own the lead's machine has them all."""
+    """On a cluster each its own; on a cluster of one's own the lead's machine has them all."""
     keys = ["trainer.micro_batches=2", "trainer.devices=2", "trainer.threads=3"]
     config = configuration.load(tiny_config, [*keys, "cluster.address=auto"])
-    assert config.ranks_are_actors
+    assert ranks_are_actors(config)
     assert placement.trainer_options(config)["num_cpus"] == 3
-    assert not configuration.load(tiny_config, keys).ranks_are_actors
+    assert not ranks_are_actors(configuration.load(tiny_config, keys))
 
 
 @pytest.fixture

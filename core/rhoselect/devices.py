@@ -46,6 +46,12 @@ def check_ranks(config: Config) -> None:
     trainer_device(of_rank(config, config.trainer.devices - 1))
 
 
+def ranks_are_actors(config: Config) -> bool:
+    """Whether each of ``trainer.devices`` is an actor, on any machine of a cluster, also without
+    scorers."""
+    return config.trainer.devices > 1 and config.cluster.address != "local"
+
+
 def own_device(config: Config) -> torch.device:
     """The device of the scorer in the trainer's process: the trainer's, if both are of one kind.
 

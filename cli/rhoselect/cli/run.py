@@ -12,6 +12,7 @@ from rich.console import Console
 from rhoselect.cli.display import display
 from rhoselect.cli.signals import stopping
 from rhoselect.config import Config
+from rhoselect.devices import ranks_are_actors
 from rhoselect.errors import ConfigError
 from rhoselect.inputs import RunInputs
 from rhoselect.metrics import announced
@@ -36,7 +37,7 @@ def check_servers(settings: Config, workers: int) -> None:
         check_server(url)
     elif workers:
         find_server()
-    if workers or settings.ranks_are_actors:
+    if workers or ranks_are_actors(settings):
         check_cluster(settings, workers)
 
 
@@ -106,7 +107,7 @@ def execute(
         stopping(print_line) as stopped_by_signal,
         display(console, title, config.trainer.steps, _starting(workers)) as show,
     ):
-        if workers == 0 and config.ranks_are_actors:
+        if workers == 0 and ranks_are_actors(config):
             from rhoselect.runtime.ray.colocated import run_ranks
 
             return run_ranks(inputs, folder, watch)

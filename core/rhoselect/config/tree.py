@@ -174,12 +174,6 @@ class Config(Section):
         return selection.shortlist or (1 if fresh else min(5, selection.n_B // selection.n_b))
 
     @property
-    def ranks_are_actors(self) -> bool:
-        """Whether each of ``trainer.devices`` is an actor of its own, on any machine of a cluster,
-        also without scorers."""
-        return self.trainer.devices > 1 and self.cluster.address != "local"
-
-    @property
     def staleness_bound(self) -> int:
         """The greatest age, in steps, of the weights that scored a point, when it is selected."""
         return self.selection.lag + self.trainer.publish_every - 1

@@ -90,8 +90,7 @@ Started = AbstractContextManager[tuple[Path | Meeting, Sequence[Follower]]]
 
 
 class Crew:
-    """The followers of a run. ``asked`` is the one that got a SIGTERM, if any: the run is to stop.
-    """
+    """The followers of a run. ``asked`` is the one that got a SIGTERM, if any: it is to stop."""
 
     def __init__(self, config: Config, folder: RunFolder, followers: Sequence[Follower]) -> None:
         self._folder, self._cluster = folder, config.cluster

@@ -12,7 +12,7 @@ import copy
 import torch
 
 from rhoselect.compute import make_current, repeatable
-from rhoselect.devices import own_device, trainer_device, uses_gpu
+from rhoselect.devices import own_device, ranks_are_actors, trainer_device, uses_gpu
 from rhoselect.errors import ModelError, RhoError
 from rhoselect.importing import one_line
 from rhoselect.inputs import RunInputs
@@ -25,7 +25,7 @@ def check_start(inputs: RunInputs, workers: int, only: bool = False) -> None:
     """What the driver checks of a run with ``workers`` scorers, before it makes a folder. ``only``:
     no run follows, so that this process may use a GPU for it. Raises UserError."""
     only = only and torch.cuda.is_available()
-    alone = workers == 0 and not inputs.config.ranks_are_actors
+    alone = workers == 0 and not ranks_are_actors(inputs.config)
     if alone or only or not uses_gpu(inputs.config):
         rehearse(inputs)
     elif inputs.config.cluster.address == "local":  # the actors see what is here

@@ -18,7 +18,7 @@ from rhoselect.compute import keep_memory
 from rhoselect.config import Config
 from rhoselect.devices import scorer_device
 from rhoselect.hardware import Facts
-from rhoselect.inputs import RunInputs, open_inputs
+from rhoselect.inputs import RunInputs
 from rhoselect.inputs.probe import scoring_facts
 from rhoselect.metrics import Metrics
 from rhoselect.queue import SelectionQueue
@@ -201,7 +201,7 @@ class TrainerActor:
 
 def inputs_of(config: Config, run: RunFolder) -> RunInputs:
     """A run's inputs, seen from this actor: they must still be those that the run began with."""
-    inputs = openinputs_of(config)
+    inputs = open_inputs(config)
     check_inputs(run.path, inputs.sha256)
     return inputs
 

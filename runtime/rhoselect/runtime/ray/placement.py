@@ -62,7 +62,9 @@ def tell_sharing(config: Config, workers: int) -> None:
         print(f"rhoctl: {line}", file=sys.stderr)
 
 
-def _options(resources: Resources, strategy: str | PlacementGroupSchedulingStrategy) -> dict[str, Any]:
+def _options(
+    resources: Resources, strategy: str | PlacementGroupSchedulingStrategy
+) -> dict[str, Any]:
     custom = {name: n for name, n in resources.items() if name not in ("CPU", "GPU") and n > 0}
     return {
         "num_cpus": resources["CPU"],

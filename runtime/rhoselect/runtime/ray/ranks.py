@@ -9,6 +9,7 @@ import ray
 
 from rhoselect import config as configuration
 from rhoselect.config import Config
+from rhoselect.devices import ranks_are_actors
 from rhoselect.hardware import check_alike
 from rhoselect.runtime.crew import log_of
 from rhoselect.runtime.links import FollowerEnd, introduced
@@ -56,7 +57,7 @@ class Trainers:
         self, config: Config, folder: RunFolder, endpoints: Endpoints, workers: int
     ) -> None:
         self._group, places = None, [placement.trainer_options(config)]
-        if config.ranks_are_actors:
+        if ranks_are_actors(config):
             self._group, places = placement.place_ranks(config)
         make, text = cast(Any, ray).remote, config.model_dump_json()  # Ray's types know no actor
         lead = make(TrainerActor).options(
