@@ -18,7 +18,7 @@ from rhoselect.compute import keep_memory
 from rhoselect.config import Config
 from rhoselect.devices import scorer_device
 from rhoselect.hardware import Facts
-from rhoselect.inputs import RunInputs
+from rhoselect.inputs import RunInputs, open_inputs
 from rhoselect.inputs.probe import scoring_facts
 from rhoselect.metrics import Metrics
 from rhoselect.queue import SelectionQueue
