@@ -164,10 +164,11 @@ def test_ranks_on_two_hosts(desk: Desk, cluster: Path, tiny_config: Path) -> Non
     """They give the bits of one process, and the end of the far one ends the run."""
     config, run = made_config(desk, tiny_config), desk.folder / "ranks"
     # Two CPUs a host: each rank needs one for itself.
-    keys = ["trainer.micro_batches=2", "trainer.devices=2", "cluster.trainer={CPU=2}"]
-    keys += ["cluster.scorer={CPU=1}", "trainer.checkpoint_every=20"]
-    words = " ".join(f'--set "{key}"' for key in keys)
-    made("train", config, "--run-dir", desk.folder / "whole", "--set", keys[0])
+    result = ["trainer.micro_batches=2", "trainer.steps=120"]
+    keys = ["trainer.devices=2", "cluster.trainer={CPU=2}", "cluster.scorer={CPU=1}"]
+    words = " ".join(f'--set "{key}"' for key in result + keys)
+    one = [word for key in result for word in ("--set", key)]
+    made("train", config, "--run-dir", desk.folder / "whole", *one)
     finished(train(desk, cluster, config, desk.folder / "split", f"--workers 2 {words}"))
     assert hashes(desk.folder / "split") == hashes(desk.folder / "whole")
 
