@@ -110,6 +110,11 @@ def rhoctl(*words: object) -> None:
 def learn(run: Path, settings: Settings, workers: int = 0) -> Curve:
     """Train and return the curve."""
     train(run, {"metrics.port": -1, **settings}, workers)
+    return curve_of(run)
+
+
+def curve_of(run: Path) -> Curve:
+    """The curve of a finished run."""
     lines = (run / "eval.jsonl").read_text().splitlines()
     evaluations = [json.loads(line) for line in lines]
     step_ms = pq.read_table(run / "steps.parquet")["step_ms"].to_pylist()

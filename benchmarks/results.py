@@ -56,6 +56,10 @@ TABLES: dict[str, tuple[str, ...]] = {
     "soak": ("process", "minutes", "private_mb", "mb_per_10_minutes", "files", "files_growth"),
     "chaos": ("fault", "times", "kills", "median_s", "max_s"),
     "rank_kills": ("mode", "tries", "equal", "median_s", "max_s", "too_late", "before_step_1"),
+    "proxy": (
+        *("noise", "seed", "scores", "flops_step", "step_ms", "final", "best", "steps_to_uniform"),
+        *("flops_saved", "seconds_saved"),
+    ),
     "parallel": (
         *("megabytes", "tree_ms", "gloo_ms", "noise", "layout", "step_ms", "bound_ms", "ratio"),
         *("train_ms", "score_ms", "sum_ms", "predicted_ms", "error", "behind", "chosen"),

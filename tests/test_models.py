@@ -140,7 +140,7 @@ def test_a_model_of_another_precision_is_named() -> None:
     words = r"has weight of type float64, allowed float32 .*, and fails on .* \[2, 4\]"
     points = Batch(np.arange(2), (torch.zeros(2, 4), torch.tensor([0, 2])))
     with pytest.raises(ModelError, match=words):
-        check_model("m:f", Classification(), nn.Linear(4, 3).double(), points, 3)
+        check_model("model.factory m:f", Classification(), nn.Linear(4, 3).double(), points, 3)
 
 
 def test_building_a_model_leaves_the_global_random_numbers_alone() -> None:

@@ -30,6 +30,8 @@ Features = npt.NDArray[np.float32]
 
 REFERENCE = "reference."
 """Prefix of a second network's tensors in snapshots and checkpoints."""
+PROXY = "proxy:"
+"""The same of the network that scores in place of the target."""
 
 Layout = Mapping[str, Tensor]
 """Name, shape and dtype of each tensor in a snapshot, as tensors without data (device "meta")."""
@@ -156,8 +158,8 @@ class Snapshot:
     """The weights of one version, cast to the scoring dtype, and the selector's small state.
 
     ``tensors`` maps the names of parameters and buffers to tensors; the names of a score function's
-    second network begin with ``reference.``. ``state`` maps names to small tensors, such as the
-    class weights of REDUCR.
+    second network begin with ``REFERENCE``, those of a proxy with ``PROXY``. ``state`` maps names
+    to small tensors, such as the class weights of REDUCR.
     """
 
     version: int

@@ -527,6 +527,50 @@ SETTINGS = [
         )
         for name, decay in (("for the count of FLOPs", 0.0), ("for the average of weights", 0.9))
     ),
+    *(
+        setting("proxy", name, pattern, f"scorer.proxy={factory}", *sets)
+        for name, factory, pattern, *sets in (
+            ("plain name", "mlp", r"scorer\.proxy: got 'mlp', allowed 'module:name'"),
+            ("no module", "no_such_module:f", r"scorer\.proxy: .*'no_such_module' cannot be imp"),
+            ("not there", "user_code:f", r"scorer\.proxy: got \S+ but 'user_code' has no 'f'"),
+            (
+                "argument",
+                "user_code:Linear",
+                r"scorer\.proxy user_code:Linear: .*TypeError: .*'depht'",
+                "scorer.proxy_args.depht=1",
+            ),
+            (
+                "type of an argument",
+                "user_code:Linear",
+                r"scorer\.proxy_args\.extra: got \[1\], allowed a boolean,",
+                "scorer.proxy_args.extra=[1]",
+            ),
+            (
+                "other classes",
+                "user_code:Linear",
+                r"scorer\.proxy user_code:Linear: .*returns \[2, 5\], allowed float logits",
+                "scorer.proxy_args.extra=1",
+            ),
+            (
+                "nothing scores",
+                "user_code:Linear",
+                r"scorer\.proxy: .* selection\.function = 'uniform', which scores nothing",
+                "selection.function=uniform",
+            ),
+            (
+                "a divided target",
+                "user_code:Linear",
+                r"scorer\.proxy: .* trainer\.parallel = 'fsdp', allowed with 'replicated'",
+                "trainer.parallel=fsdp",
+            ),
+        )
+    ),
+    Case(
+        "proxy",
+        "a loop of one's own",
+        lambda p: ["serve", p.config, "--run-dir", p.new, "--set", "scorer.proxy=user_code:Linear"],
+        r"scorer\.proxy: got 'user_code:Linear', allowed '' for a loop of your own",
+    ),
     setting(
         "micro-batches",
         "no power of two",

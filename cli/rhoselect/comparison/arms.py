@@ -60,7 +60,7 @@ def selection_name(config: Config) -> str:
 
 def uniform_keys(n_b: int) -> dict[str, Scalar]:
     """Uniform batches of ``n_b`` points, each point once an epoch."""
-    keys: dict[str, Scalar] = {"selection.function": "uniform"}
+    keys: dict[str, Scalar] = {"selection.function": "uniform", "scorer.proxy": ""}
     keys |= {f"selection.{name}": 0 for name in ("lag", "shortlist", "audit_every")}
     return keys | {f"selection.{name}": n_b for name in ("n_b", "n_B", "chunk")}
 

@@ -13,7 +13,7 @@ from rhoselect.errors import ConfigError, RunFolderError, listed
 from rhoselect.grids.grid import Cell
 from rhoselect.grids.recipes import Recipes, assignments
 from rhoselect.importing import load_object
-from rhoselect.inputs import RunInputs, open_inputs
+from rhoselect.inputs import RunInputs, check_use_of_proxy, open_inputs
 from rhoselect.report.page import write_page
 from rhoselect.selection import get_function
 from rhoselect.trainer.driver import driving
@@ -35,6 +35,7 @@ def check(grid: Sequence[Cell], recipes: Recipes, overrides: Sequence[str]) -> l
         config = settings(cell, recipes, overrides)
         function = get_function(config.selection.function)
         load_object(config.model.factory, "model.factory")
+        check_use_of_proxy(config, function)
         configs.append(config)
         needed = {
             "il": (function.needs.il and config.il.table is None)

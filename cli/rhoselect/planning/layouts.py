@@ -51,25 +51,34 @@ class Layout:
 def uniform_seconds(parts: Parts, devices: int) -> float:
     """Seconds of a step that takes no scores, on ``devices``. Between measured shares it is linear
     in the share; below the smallest one it stays."""
+    own_s, exchange = _own_seconds(parts, devices), parts.exchange
+    return own_s + math.log2(devices) * exchange.message_s + 2 * (1 - 1 / devices) * exchange.sum_s
+
+
+def _own_seconds(parts: Parts, devices: int) -> float:
+    """Seconds of what one of the devices computes of a step."""
     measured_s = [parts.train_s, *parts.share_s]
     shares = [2.0**-n for n in range(len(measured_s))]
-    own_s = float(np.interp(1 / devices, shares[::-1], measured_s[::-1]))
-    exchange = parts.exchange
-    return own_s + math.log2(devices) * exchange.message_s + 2 * (1 - 1 / devices) * exchange.sum_s
+    return float(np.interp(1 / devices, shares[::-1], measured_s[::-1]))
+
+
+def _in_ranks(parts: Parts, ranks: int) -> Parts:
+    """The parts of a step that ``ranks`` train, each on a device of its own. A proxy's step gets
+    shorter as the model's does; its gradients add nothing, as they are small."""
+    told_s = math.log2(ranks) * parts.exchange.gather_s
+    proxy_s = parts.proxy_s and parts.proxy_s * _own_seconds(parts, ranks) / parts.train_s
+    train_s = uniform_seconds(parts, ranks) + told_s
+    return own_devices(replace(parts, train_s=train_s, proxy_s=proxy_s))
 
 
 def split_seconds(parts: Parts, devices: int, ranks: int) -> float:
     """Seconds of a step if ``ranks`` of ``devices`` train; the others are told the points."""
-    told_s = math.log2(ranks) * parts.exchange.gather_s
-    training = replace(parts, train_s=uniform_seconds(parts, ranks) + told_s)
-    return step_seconds(own_devices(training), devices - ranks)
+    return step_seconds(_in_ranks(parts, ranks), devices - ranks)
 
 
 def colocated_seconds(parts: Parts, ranks: int) -> float:
     """Seconds of a step if all of ``ranks`` train and score."""
-    told_s = math.log2(ranks) * parts.exchange.gather_s
-    training = replace(parts, train_s=uniform_seconds(parts, ranks) + told_s)
-    return seconds_of(own_devices(training), ranks, parts.within)
+    return seconds_of(_in_ranks(parts, ranks), ranks, parts.within)
 
 
 def layouts(parts: Parts, devices: int) -> list[Layout]:

@@ -22,11 +22,12 @@ from rhoselect.models.replica import Replica
 from rhoselect.planning.messaging import exchange, publishing, queueing, redis_queue
 from rhoselect.planning.model import Messages, Parts
 from rhoselect.planning.peers import Peer, first_chunk, forwards, scoring_replica, started_peers
-from rhoselect.planning.sharing import shares
+from rhoselect.planning.sharing import alone, shares
 from rhoselect.queue.memory import MemoryQueue
 from rhoselect.snapshots.local import LocalStore
 from rhoselect.snapshots.shm import SharedMemoryStore
 from rhoselect.trainer.build import new_learner
+from rhoselect.trainer.flops import proxy_share
 from rhoselect.trainer.learner import Learner
 from rhoselect.types import Batch, Positions
 
@@ -41,6 +42,7 @@ Note = Callable[[str], None]
 class Calibration:
     """``parts`` of a step; ``forward_share`` (a point's float32 forward over its share of a
     training step), ``precision_factor`` (the scoring precision's time over float32's),
+    ``proxy_share`` (the FLOPs of a point under a proxy over those under the model),
     ``snapshot_mb``, and the ``processes`` whose forwards were measured at once."""
 
     parts: Parts
@@ -48,6 +50,7 @@ class Calibration:
     precision_factor: float
     snapshot_mb: float
     processes: int
+    proxy_share: float = 1.0
 
 
 def calibrate(inputs: RunInputs, note: Note) -> Calibration:
@@ -57,6 +60,7 @@ def calibrate(inputs: RunInputs, note: Note) -> Calibration:
     config, plan = inputs.config, inputs.plan
     known = {**_keys(inputs), "share_s": shares(inputs)}
     learner = new_learner(inputs, resolve_device(config.trainer.device, "trainer.device"))
+    target = learner if learner.scoring is learner else new_learner(alone(inputs), learner.device)
     replica = scoring_replica(inputs, config.scorer.precision)
     chunk = first_chunk(inputs, replica.device)
     cores = _cores(config.scorer.threads, replica)
@@ -66,7 +70,8 @@ def calibrate(inputs: RunInputs, note: Note) -> Calibration:
         note("starting other processes")
         with started_peers(inputs, shared, max(1, processes - 1)) as (others, start_s):
             note("training steps, reads and forwards")
-            steps = _steps(inputs, learner, replica)
+            steps = _steps(inputs, target, learner.scoring, replica)
+            known["rescore_s"] = _rescoring(inputs, replica, chunk)
             wide_s = _wide(inputs, chunk) or steps.forward_s
             note(f"forwards in {processes} processes at once")
             slowdown = _slowdown(replica, chunk, others[: processes - 1])
@@ -77,18 +82,12 @@ def calibrate(inputs: RunInputs, note: Note) -> Calibration:
         note("the queue")
         between = Messages(between_s, *queueing(inputs, replica, chunk, queue))
         within = _within(inputs, learner, replica, chunk)
-    parts = Parts(
-        **known,
-        **vars(steps),
-        load_s=load_s,
-        within=within,
-        between=between,
-        cores=cores,
-        slowdown=slowdown,
-        start_s=start_s,
-    )
+    known |= {"within": within, "between": between, "cores": cores, "slowdown": slowdown}
+    parts = Parts(**known, **vars(steps), load_s=load_s, start_s=start_s)
     share = (wide_s / plan.chunk) / (steps.train_s / config.selection.n_b)
-    return Calibration(parts, share, steps.forward_s / wide_s, _megabytes(replica), processes)
+    precision, megabytes = steps.forward_s / wide_s, _megabytes(replica)
+    proxy = proxy_share(inputs.task, learner, chunk)
+    return Calibration(parts, share, precision, megabytes, processes, proxy)
 
 
 def _keys(inputs: RunInputs) -> dict[str, Any]:
@@ -116,10 +115,11 @@ def _megabytes(replica: Replica) -> float:
 
 @dataclass(frozen=True)
 class _Steps:
-    """Seconds of a training step, of reading a chunk and of its forward, which is on a core for
-    ``forward_cpu_s`` of them."""
+    """Seconds of a training step and of a proxy's, of reading a chunk and of its forward, which is
+    on a core for ``forward_cpu_s`` of them."""
 
     train_s: float
+    proxy_s: float
     read_s: float
     forward_s: float
     forward_cpu_s: float
@@ -136,11 +136,11 @@ def _cores(count: int, replica: Replica) -> int | None:
     return max(1, cores // count)
 
 
-def _steps(inputs: RunInputs, learner: Learner, replica: Replica) -> _Steps:
+def _steps(inputs: RunInputs, learner: Learner, scoring: Learner, replica: Replica) -> _Steps:
     """Reads, forwards and training steps in turn, as in a run: each finds the caches as the others
-    left them. Medians of the last two thirds."""
+    left them. ``scoring`` is the learner, or a proxy's. Medians of the last two thirds."""
     config, plan, points = inputs.config, inputs.plan, inputs.train
-    times: list[tuple[float, float, float, float]] = []
+    times: list[tuple[float, ...]] = []
 
     def read(positions: Positions, where: Learner | Replica) -> Batch:
         indices = plan.indices(positions)
@@ -156,11 +156,24 @@ def _steps(inputs: RunInputs, learner: Learner, replica: Replica) -> _Steps:
         with threads(config.trainer.threads):
             batch = read(plan.window(step)[: config.selection.n_b], learner)
             learner.update(batch, None, step).loss.item()
-        trained = time.perf_counter()
-        forward_s = scored - have_read
+            trained = learnt = time.perf_counter()
+            if scoring is not learner:
+                scoring.update(batch, None, step).loss.item()
+                learnt = time.perf_counter()
+        forward_s, read_s = scored - have_read, have_read - started
         on_core_s = min(forward_s, cpu_s / config.scorer.threads)
-        times.append((trained - scored, have_read - started, forward_s, on_core_s))
+        times.append((trained - scored, learnt - trained, read_s, forward_s, on_core_s))
     return _Steps(*map(statistics.median, zip(*times[len(times) // 3 :], strict=True)))
+
+
+def _rescoring(inputs: RunInputs, replica: Replica, chunk: Batch) -> float:
+    """Seconds in which the trainer re-scores a shortlist at lag 0; 0 without one."""
+    config = inputs.config
+    if config.k == 1 or config.staleness_bound or config.scorers_rescore:
+        return 0.0
+    again = inputs.new_target_replica(replica.device)
+    chunks = -(-config.k * config.selection.n_b // config.selection.chunk)
+    return chunks * forwards(again, chunk, FORWARDS_S)
 
 
 def _wide(inputs: RunInputs, chunk: Batch) -> float | None:

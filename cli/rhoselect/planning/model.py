@@ -2,7 +2,7 @@
 
 At lag 0 a step is a line of things that wait for each other::
 
-    train → publish, load → score the chunks of the busiest process → pop
+    train → publish, load → score the chunks of the busiest process → pop [→ re-score a shortlist]
 
 Points of the next ``prefetch`` chunks of a process are read while it trains or waits; the others
 while a forward runs, so a read counts only where it is slower than a forward. Scores are pushed
@@ -50,7 +50,8 @@ class Exchange:
 class Parts:
     """The measured parts of a step, in seconds, and how they are put together.
 
-    ``train_s``: a training step on n_b points, their reading included. A chunk: ``read_s``, and
+    ``train_s``: a training step on n_b points, their reading included; ``proxy_s``: that of a proxy
+    on the same; ``rescore_s``: a shortlist, re-scored by the trainer. A chunk: ``read_s``, and
     ``forward_s`` with ``forward_cpu_s`` of it on a core. ``load_s``: a snapshot into a replica.
     ``within``: messages within one process (W = 0), ``between``: between processes. ``cores``: how
     many processes compute at once without taking turns, None if each has a device of its own;
@@ -75,6 +76,8 @@ class Parts:
     steps: int = 1
     share_s: tuple[float, ...] = ()
     exchange: Exchange = Exchange(0.0, 0.0, 0.0)
+    proxy_s: float = 0.0
+    rescore_s: float = 0.0
 
 
 def step_seconds(parts: Parts, workers: int) -> float:
@@ -94,14 +97,15 @@ def seconds_of(parts: Parts, processes: int, messages: Messages) -> float:
     chunk_s = max(parts.forward_s * slowdown, messages.push_s)
     each = math.ceil(parts.chunks / processes)
     ahead = min(each, parts.prefetch)
-    late_s = max(0.0, ahead * read_s - parts.train_s)
+    trainer_s = parts.train_s + parts.proxy_s + parts.rescore_s
+    late_s = max(0.0, ahead * read_s - parts.train_s - parts.proxy_s)
     score_s = ahead * chunk_s + (each - ahead) * max(chunk_s, read_s)
     publish_s = messages.publish_s
     if parts.cores is not None:
         work_s = parts.forward_cpu_s * slowdown + messages.push_s
         score_s = max(score_s, parts.chunks * work_s / at_once)
         publish_s += parts.load_s * max(0.0, processes / parts.cores - 1)
-    return parts.train_s + publish_s + late_s + score_s + messages.push_s + messages.window_s
+    return trainer_s + publish_s + late_s + score_s + messages.push_s + messages.window_s
 
 
 def enough_workers(parts: Parts) -> int:
@@ -148,9 +152,10 @@ def limit(parts: Parts, workers: int) -> str:
     messages_s = messages.publish_s + messages.window_s + messages.push_s
     free = replace(parts, read_s=0.0)
     reading_s = step_s - step_seconds(free, workers)
-    scoring_s = step_s - parts.train_s - messages_s - reading_s
+    scoring_s = step_s - parts.train_s - parts.proxy_s - messages_s - reading_s
     shares = {
         "scoring": scoring_s,
+        "training the proxy": parts.proxy_s,
         "publishing and the queue": messages_s,
         "reading data": reading_s,
     }

@@ -59,12 +59,18 @@ def shares(inputs: RunInputs) -> tuple[float, ...]:
     return tuple(found)
 
 
+def alone(inputs: RunInputs) -> RunInputs:
+    """The same run without a proxy."""
+    scorer = inputs.config.scorer.model_copy(update={"proxy": ""})
+    return replace(inputs, config=inputs.config.model_copy(update={"scorer": scorer}))
+
+
 def _learner_of(inputs: RunInputs, ranks: int, device: torch.device) -> Learner:
-    """The learner of one of ``ranks``, without the others."""
+    """The learner of one of ``ranks``, without the others and a proxy."""
     trainer = inputs.config.trainer
     parts = {"micro_batches": max(trainer.micro_batches, ranks)}
     config = inputs.config.model_copy(update={"trainer": trainer.model_copy(update=parts)})
-    learner = new_learner(replace(inputs, config=config), device)
+    learner = new_learner(alone(replace(inputs, config=config)), device)
     learner.join(Silent(ranks))
     return learner
 

@@ -99,8 +99,9 @@ def _fault(error: ErrorDetails) -> tuple[str, str]:
         return name, f"missing; set it in the file or with --set {name}.…"
     if kind == "model_type":
         return name, f"got {_shown(got)}, allowed a section, as in [{name}]"
-    if "args" in place[:-1]:  # pydantic reports one error per allowed type
-        name = ".".join(map(str, place[: place.index("args") + 2]))
+    tables = [n for n, part in enumerate(place[:-1]) if part in ("args", "proxy_args")]
+    if tables:  # pydantic reports one error per allowed type
+        name = ".".join(map(str, place[: tables[0] + 2]))
         listed = ", or a list of them" if "optimizer" in place else ""
         return name, f"got {_shown(got)}, allowed a boolean, a finite number or a string{listed}"
     reason = error["msg"][:1].lower() + error["msg"][1:]

@@ -10,7 +10,6 @@ from pydantic import Field, model_validator
 
 from rhoselect.config.base import Place, Section, cache_home
 
-ScoringPrecision = Literal["auto", "fp32", "bf16", "fp16"]
 Scalar = bool | int | float | str
 
 
@@ -195,40 +194,6 @@ class SelectionConfig(Section):
                 f" {self.n_B // self.n_b}; a shortlist cannot exceed its window"
             )
         return self
-
-
-class ScorerConfig(Section):
-    """How scores are computed. Part of the result: the same on every worker."""
-
-    precision: ScoringPrecision = Field(
-        "auto",
-        description="autocast dtype of the scoring forward; auto: bf16 where the hardware has it"
-        " (GPUs of other machines are assumed to), else fp32",
-    )
-    cast: Literal["autocast", "all"] = Field(
-        "autocast",
-        description="weights held, and sent, in that dtype: those that autocast casts (of linear"
-        " layers and convolutions), or all of two or more dimensions: less to send for embeddings"
-        " and experts, with scores that differ by rounding",
-    )
-    channels_last: bool = Field(
-        False,
-        description="store images and convolutions by pixel: faster, with different last bits",
-    )
-    fold_batchnorm: bool = Field(
-        False,
-        description="merge each BatchNorm into the convolution before it; needs selection.bn ="
-        " 'running': faster, with different last bits",
-    )
-    threads: int = Field(1, ge=1, le=1024, description="CPU threads of one scorer")
-    prefetch: int = Field(
-        2, ge=1, le=1024, description="tickets claimed and read ahead of their weights"
-    )
-    device: str = Field(
-        "auto",
-        description="'auto', 'cpu', 'cuda' (the GPUs after the trainer's, in turn) or 'cuda:N'; the"
-        " trainer scores on its own GPU",
-    )
 
 
 def _secret_in(uri: str) -> str | None:

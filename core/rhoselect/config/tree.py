@@ -17,12 +17,12 @@ from rhoselect.config.operation import (
     ServiceConfig,
     SnapshotConfig,
 )
+from rhoselect.config.scoring import ScorerConfig
 from rhoselect.config.sections import (
     AugmentConfig,
     DataConfig,
     IlConfig,
     ModelConfig,
-    ScorerConfig,
     SelectionConfig,
     TaskConfig,
 )
@@ -181,10 +181,10 @@ class Config(Section):
     @property
     def scorers_rescore(self) -> bool:
         """Whether the scorers also re-score shortlists, through the queue. They can do so only if
-        every version is published; otherwise only the trainer has the newest weights."""
+        they have the target's weights of every version; otherwise only the trainer has them."""
         selection = self.selection
-        every = self.trainer.publish_every == 1
-        return selection.rescore == "scorers" and self.k > 1 and every
+        have = self.trainer.publish_every == 1 and not self.scorer.proxy
+        return selection.rescore == "scorers" and self.k > 1 and have
 
     def lanes(self, workers: int) -> int:
         """How many processes share the tickets of a window: the scorers, and the trainer if it

@@ -16,6 +16,7 @@ from rhoselect.importing import one_line
 from rhoselect.inputs.purity import check_pure
 from rhoselect.inputs.run_inputs import RunInputs
 from rhoselect.models.build import other_floats
+from rhoselect.models.frozen import Frozen
 from rhoselect.nest import shapes
 from rhoselect.selection.interface import ScoreFunction, State
 from rhoselect.tasks import Task, losses_of
@@ -30,6 +31,8 @@ def check_scoring(inputs: RunInputs, device: torch.device) -> None:
     sample = inputs.train.read(inputs.train.first(2), device)
     check_task(inputs, model, sample)
     del model  # a GPU may not hold it and a replica
+    if inputs.config.scorer.proxy:
+        check_proxy(inputs, inputs.new_proxy().to(device), sample)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         check_scores(inputs, device)
 
@@ -39,19 +42,30 @@ def check_task(inputs: RunInputs, model: nn.Module, batch: Batch) -> None:
     has the frozen parameters of all others; ConfigError for a function that needs logits, or a
     selection of tokens, of a task that has none; IrreducibleLossError for a table of other tokens.
     """
-    factory, task = inputs.config.model.factory, inputs.config.task.name
-    at_each_call = f"model.factory {factory} makes other frozen parameters at each call"
-    inputs.frozen.check(model.state_dict(), at_each_call)
-    found = check_model(factory, inputs.task, model, batch, inputs.classes)
+    named = f"model.factory {inputs.config.model.factory}"
+    _check_network(inputs, named, inputs.frozen, model, batch)
     _check_figure(inputs.task, model, batch)
     _check_budget(inputs, batch)
+
+
+def check_proxy(inputs: RunInputs, proxy: nn.Module, batch: Batch) -> None:
+    """The same of the proxy, a new one."""
+    named = f"scorer.proxy {inputs.config.scorer.proxy}"
+    _check_network(inputs, named, inputs.frozen_proxy, proxy, batch)
+
+
+def _check_network(
+    inputs: RunInputs, named: str, frozen: Frozen, network: nn.Module, batch: Batch
+) -> None:
+    frozen.check(network.state_dict(), f"{named} makes other frozen parameters at each call")
+    found = check_model(named, inputs.task, network, batch, inputs.classes)
     if inputs.tokens is not None:
         inputs.tokens.losses(found, batch.indices)
     if inputs.scoring.needs.classifier and (found.logits is None or found.labels is None):
         raise ConfigError(
             f"selection.function {inputs.config.selection.function!r}: needs the logits and labels"
-            f" of a classifier, got task.name {task!r}, which has losses alone; choose a function"
-            " that uses losses alone, such as 'reducible_loss'"
+            f" of a classifier, got task.name {inputs.config.task.name!r}, which has losses alone;"
+            " choose a function that uses losses alone, such as 'reducible_loss'"
         )
 
 
@@ -92,10 +106,10 @@ def _check_figure(task: Task, model: nn.Module, batch: Batch) -> None:
     main_figure(task, found)
 
 
-def check_model(factory: str, task: Task, model: nn.Module, batch: Batch, outputs: int) -> Losses:
-    """What ``task`` computes for ``batch`` under ``model``, in evaluation mode. Raises ModelError
-    unless there is one loss a point, and the model suits a data set of so many ``outputs``: its
-    classes, or numbers to predict."""
+def check_model(named: str, task: Task, model: nn.Module, batch: Batch, outputs: int) -> Losses:
+    """What ``task`` computes for ``batch`` under ``model``, in evaluation mode. Raises ModelError,
+    which begins with what the model is ``named``, unless there is one loss a point, and the model
+    suits a data set of so many ``outputs``: its classes, or numbers to predict."""
     was_training = model.training
     model.eval()
     try:
@@ -103,10 +117,10 @@ def check_model(factory: str, task: Task, model: nn.Module, batch: Batch, output
             task.check(model, batch, outputs)
             return losses_of(task, model, batch)
     except ModelError as error:
-        raise ModelError(f"model.factory {factory}: {error}") from None
+        raise ModelError(f"{named}: {error}") from None
     except Exception as error:  # the user's code: anything may come out of it
         raise ModelError(
-            f"model.factory {factory}: its model{other_floats(model)} fails on inputs of shape"
+            f"{named}: its model{other_floats(model)} fails on inputs of shape"
             f" {shapes(batch.inputs)}: {one_line(error)}"
         ) from None
     finally:
@@ -145,8 +159,9 @@ def _check_smallest(inputs: RunInputs, device: torch.device) -> None:
     shortlist = k * selection.n_b if k > 1 and not inputs.scoring.function.whole_window else 0
     if selection.scoring_bn == "running" or 1 not in (selection.chunk, shortlist % selection.chunk):
         return
+    new = inputs.new_replica if selection.chunk == 1 else inputs.new_target_replica
     try:
-        inputs.new_replica(device)(inputs.train.read(inputs.train.first(1), device))
+        new(device)(inputs.train.read(inputs.train.first(1), device))
     except ValueError as error:
         raise ConfigError(
             f"selection.chunk: got {selection.chunk}, with which one point is scored alone, allowed"
@@ -163,8 +178,9 @@ def _check_passes(config: Config, first: ForwardOutput, second: ForwardOutput) -
     key = f"selection.function {config.selection.function}"
     assert first.logits is not None, "checked before"
     if torch.allclose(first.passes, first.logits):
+        factory = config.scorer.proxy or config.model.factory
         raise ConfigError(
-            f"{key}: needs a model with dropout, got one of {config.model.factory} whose"
+            f"{key}: needs a model with dropout, got one of {factory} whose"
             " stochastic passes are all alike; choose a model with dropout layers"
         )
     if not torch.equal(first.passes, second.passes):

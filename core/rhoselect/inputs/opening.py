@@ -13,12 +13,14 @@ from rhoselect.data import Dataset, open_data, train_points
 from rhoselect.data.il_table import IlTable, read_table
 from rhoselect.devices import check_names
 from rhoselect.errors import ConfigError, DataError, listed
+from rhoselect.importing import load_object
 from rhoselect.inputs.reference import open_reference
 from rhoselect.inputs.run_inputs import RunInputs
 from rhoselect.models.build import vocabulary_of
 from rhoselect.plan import open_plan
 from rhoselect.selection import Scoring, get_function
 from rhoselect.selection.coreset import CoreSet, read_core_set
+from rhoselect.selection.interface import ScoreFunction
 from rhoselect.tasks import get_task
 
 
@@ -35,6 +37,7 @@ def open_inputs(config: Config) -> RunInputs:
             )
     train, test = train_points(config, dataset), dataset.split("test")
     plan, function = open_plan(config, train), get_function(config.selection.function)
+    check_use_of_proxy(config, function)
     if function.pointwise and not function.needs.forward:
         plan = replace(plan, chunk=plan.n_B)
     uses_table = function.needs.il or config.selection.tokens < 1
@@ -50,7 +53,9 @@ def open_dataset(config: Config) -> Dataset:
     """The data set of ``config``, for its task and model. Raises DataError, ConfigError or
     WaitError."""
     task = get_task(config.task)
-    dataset = open_data(config.data, vocabulary_of(config.model), task)
+    models = [config.model, config.scorer.proxy_model]
+    known = [ids for model in models if model and (ids := vocabulary_of(model)) is not None]
+    dataset = open_data(config.data, min(known, default=None), task)
     if dataset.classes < task.least_outputs:
         raise DataError(
             f"data: got labels of {dataset.classes} class, allowed two or more, as nothing can be"
@@ -58,6 +63,23 @@ def open_dataset(config: Config) -> Dataset:
             " INPUTS,LABEL) or with points of other classes"
         )
     return dataset
+
+
+def check_use_of_proxy(config: Config, function: ScoreFunction) -> None:
+    """Raise ConfigError for a proxy of a run that cannot use one, or that cannot be imported."""
+    proxy = config.scorer.proxy
+    if proxy:
+        load_object(proxy, "scorer.proxy")
+    if proxy and not function.needs.forward:
+        raise ConfigError(
+            f"scorer.proxy: got {proxy!r} with selection.function = {config.selection.function!r},"
+            " which scores nothing, allowed '' there; change one of the two"
+        )
+    if proxy and config.trainer.parallel == "fsdp":
+        raise ConfigError(
+            f"scorer.proxy: got {proxy!r} with trainer.parallel = 'fsdp', allowed with"
+            " 'replicated', or '' with a target that is divided; change one of the two"
+        )
 
 
 def _open_table(config: Config, dataset: Dataset) -> IlTable:

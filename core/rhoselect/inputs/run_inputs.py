@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from rhoselect.config import Config
+from rhoselect.config.sections import ModelConfig
 from rhoselect.data import Dataset, SplitPoints
 from rhoselect.errors import ModelError
 from rhoselect.models.build import configured_model, embedded_ids
@@ -25,6 +26,7 @@ from rhoselect.plan import Plan
 from rhoselect.selection import Scoring
 from rhoselect.selection.tokens import TokenSelection
 from rhoselect.tasks import Task
+from rhoselect.types import PROXY, REFERENCE
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,9 @@ class RunInputs(SelectionInputs):
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         if self.reference is not None:
             digest.update(self.reference.sha256.encode())
-        if self.frozen.hashes:
-            digest.update(self.frozen.sha256.encode())
+        for frozen in (self.frozen, self.frozen_proxy):
+            if frozen.hashes:
+                digest.update(frozen.sha256.encode())
         return digest.hexdigest()
 
     @property
@@ -90,14 +93,31 @@ class RunInputs(SelectionInputs):
         all_travel = self.config.snapshots.only == "all"
         return NOTHING if all_travel else Frozen.of(self.new_reference())
 
+    @cached_property
+    def frozen_proxy(self) -> Frozen:
+        """Those of the proxy."""
+        all_travel = self.config.snapshots.only == "all" or not self.config.scorer.proxy
+        return NOTHING if all_travel else Frozen.of(self.new_proxy())
+
     def new_model(self) -> nn.Module:
         """The run's model with its initial weights, on the CPU. Raises ModelError."""
-        shape, config = self.dataset.input_shape, self.config.model
-        model = configured_model(config, shape, self.classes, self.config.seed)
+        return self._new(self.config.model, "model.factory")
+
+    def new_proxy(self) -> nn.Module:
+        """The network that scores in place of the model, likewise. Raises ModelError."""
+        proxy = self.config.scorer.proxy_model
+        assert proxy is not None, "scorer.proxy is set"
+        return self._new(proxy, "scorer.proxy")
+
+    def _new(self, config: ModelConfig, key: str) -> nn.Module:
+        """A model with its initial weights, whose factory the configuration has at ``key``."""
+        model = configured_model(
+            config, self.dataset.input_shape, self.classes, self.config.seed, key
+        )
         known, ids = embedded_ids(model), getattr(self.dataset, "ids", None)
         if known is not None and ids is not None and known < ids:
             raise ModelError(
-                f"model.factory {config.factory}: its embedding has {known} rows, allowed {ids} or"
+                f"{key} {config.factory}: its embedding has {known} rows, allowed {ids} or"
                 " more, one for each id of the data's tokenizer"
             )
         return model
@@ -108,17 +128,37 @@ class RunInputs(SelectionInputs):
         return self.reference.build(self.dataset.input_shape, self.classes)
 
     def new_replica(self, device: torch.device, bn: BatchNormMode | None = None) -> Replica:
-        """A replica that scores: it computes what the score function needs. ``bn`` is that
-        of the configuration if not given; a second network always uses running statistics, as when
-        irreducible losses are fitted."""
-        scorer, reference = self.config.scorer, None
+        """A replica that scores: of the proxy, if the run has one. ``bn`` is that of the
+        configuration if not given."""
+        if not self.config.scorer.proxy:
+            return self.new_target_replica(device, bn)
+        return self._scoring(self.new_proxy(), self.frozen_proxy, PROXY, device, bn)
+
+    def new_target_replica(self, device: torch.device, bn: BatchNormMode | None = None) -> Replica:
+        """A replica of the model that scores as the others do: for second stages and audits of a
+        run with a proxy."""
+        return self._scoring(self.new_model(), self.frozen, "", device, bn)
+
+    def _scoring(
+        self,
+        model: nn.Module,
+        frozen: Frozen,
+        prefix: str,
+        device: torch.device,
+        bn: BatchNormMode | None,
+    ) -> Replica:
+        """A replica that computes what the score function needs. A second network always uses
+        running statistics, as when irreducible losses are fitted."""
+        config, needs = self.config, self.scoring.needs
+        numerics = self._numerics(bn or config.selection.scoring_bn, config.scorer.fold_batchnorm)
+        replica = Replica(model, numerics, device, self.task, needs, config.seed)
+        replica.keep(frozen.hashes)
+        replica.rename(prefix)
         if self.reference is not None:
-            reference = Replica(self.new_reference(), self._numerics("running"), device, self.task)
-            reference.keep(self.frozen_reference.hashes)
-        numerics = self._numerics(bn or self.config.selection.scoring_bn, scorer.fold_batchnorm)
-        needs, seed = self.scoring.needs, self.config.seed
-        replica = Replica(self.new_model(), numerics, device, self.task, needs, seed, reference)
-        replica.keep(self.frozen.hashes)
+            second = Replica(self.new_reference(), self._numerics("running"), device, self.task)
+            second.keep(self.frozen_reference.hashes)
+            second.rename(REFERENCE)
+            replica.accompany(second)
         return replica
 
     def new_evaluator(self, device: torch.device, precision: str | None = None) -> Replica:

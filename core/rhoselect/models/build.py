@@ -19,11 +19,16 @@ from rhoselect.models.weights import load_weights
 
 
 def configured_model(
-    config: ModelConfig, input_shape: tuple[int, ...], classes: int, seed: int
+    config: ModelConfig,
+    input_shape: tuple[int, ...],
+    classes: int,
+    seed: int,
+    key: str = "model.factory",
 ) -> nn.Module:
     """The model of ``config`` on the CPU, with the weights of its file if it names one, else with
-    the initial weights that ``seed`` gives. Raises ModelError, one line."""
-    model = build_model(config.factory, config.args, input_shape, classes, seed)
+    the initial weights that ``seed`` gives. ``key`` names its factory in the configuration. Raises
+    ModelError, one line."""
+    model = build_model(config.factory, config.args, input_shape, classes, seed, key)
     if config.weights is not None:
         load_weights(model, Path(config.weights), config.weights_head)
     return model
@@ -35,14 +40,15 @@ def build_model(
     input_shape: tuple[int, ...],
     classes: int,
     seed: int,
+    key: str = "model.factory",
 ) -> nn.Module:
     """The model on the CPU in float32, with the initial weights that ``seed`` gives. The factory is
-    told ``input_shape`` and ``classes`` if it takes them.
+    told ``input_shape`` and ``classes`` if it takes them. ``key`` names it in the configuration.
 
     Raises ModelError (one line) when the factory cannot be imported or called.
     """
     try:
-        make = load_object(factory, "model.factory")
+        make = load_object(factory, key)
     except ValueError as error:
         raise ModelError(str(error)) from None
     with torch.random.fork_rng(devices=[]):
@@ -51,14 +57,13 @@ def build_model(
         try:
             model = make(**told, **args)
         except ModelError as error:
-            raise ModelError(f"model.factory {factory}: {error}") from None
+            raise ModelError(f"{key} {factory}: {error}") from None
         except Exception as error:
             given = ", ".join([*(f"{name}={value}" for name, value in told.items()), f"**{args}"])
             raise ModelError(
-                f"model.factory {factory}: failed with {one_line(error)} when called as"
-                f" factory({given})"
+                f"{key} {factory}: failed with {one_line(error)} when called as factory({given})"
             ) from None
-    return _checked(factory, model)
+    return _checked(f"{key} {factory}", model)
 
 
 def _told(make: Callable[..., Any], facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -73,23 +78,22 @@ def _told(make: Callable[..., Any], facts: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in facts.items() if name in names}
 
 
-def _checked(factory: str, model: object) -> nn.Module:
-    """What a factory returned. Raises ModelError unless it is a model that can be trained."""
+def _checked(named: str, model: object) -> nn.Module:
+    """What a factory returned, which messages call ``named``. Raises ModelError unless it is a
+    model that can be trained."""
     if not isinstance(model, nn.Module):
-        raise ModelError(
-            f"model.factory {factory}: returned a {type(model).__name__}, allowed a torch.nn.Module"
-        )
+        raise ModelError(f"{named}: returned a {type(model).__name__}, allowed a torch.nn.Module")
     if isinstance(model, torch.jit.ScriptModule):
         raise ModelError(
-            f"model.factory {factory}: returned a TorchScript module, allowed the torch.nn.Module"
+            f"{named}: returned a TorchScript module, allowed the torch.nn.Module"
             " that it was made from: replicas of it have other precisions; return that"
         )
     if lazy := unsized(model):
         raise ModelError(
-            f"model.factory {factory}: its model has {listed(lazy, 3)} of unknown size, allowed"
+            f"{named}: its model has {listed(lazy, 3)} of unknown size, allowed"
             " layers that know their sizes; run one forward in the factory, or give the sizes"
         )
-    check_learns(model, f"model.factory {factory}: its model")
+    check_learns(model, f"{named}: its model")
     return model
 
 

@@ -32,6 +32,10 @@ class Held:
         """The tensors without data."""
         return {name: torch.empty_like(t, device="meta") for name, t in self.tensors.items()}
 
+    def rename(self, prefix: str) -> None:
+        """Have the names of all tensors begin with ``prefix``."""
+        self.tensors = {prefix + name: tensor for name, tensor in self.tensors.items()}
+
     def leave(self, names: Iterable[str]) -> None:
         """Leave tensors as they are now: snapshots do not hold them."""
         for name in names:

@@ -20,7 +20,7 @@ from rhoselect.selection import Needs
 from rhoselect.snapshots.base import Pieces
 from rhoselect.tasks import Metrics, Task, losses_of
 from rhoselect.tasks.base import logits_of
-from rhoselect.types import REFERENCE, Batch, ForwardOutput, Layout
+from rhoselect.types import Batch, ForwardOutput, Layout
 
 BatchNormMode = Literal["running", "batch"]
 Cast = Literal["autocast", "all"]
@@ -56,8 +56,7 @@ class Replica:
     Beyond what ``task`` gives it computes what ``needs`` asks for. Stochastic passes (Gal &
     Ghahramani 2016, "Dropout as a Bayesian approximation") run everything but BatchNorm and its
     like in training mode; their random numbers are a function of (``seed``, the points, pass) in
-    every process. ``reference`` is the second network of functions that need one: its weights come
-    in the same snapshots.
+    every process.
     """
 
     def __init__(
@@ -68,7 +67,6 @@ class Replica:
         task: Task,
         needs: Needs = PLAIN,
         seed: int = 0,
-        reference: Replica | None = None,
     ) -> None:
         self._model, self._task = model.eval().requires_grad_(False), task
         self.dtype = DTYPES[numerics.precision]
@@ -83,10 +81,8 @@ class Replica:
         self._held = Held(model, device)
         self._folded = Folded(self._model) if numerics.fold_batchnorm else None
         self._scored = self._folded or self._model
-        self._reference = reference
-        if reference is not None:
-            second = reference._held.tensors
-            self._held.tensors |= {REFERENCE + name: t for name, t in second.items()}
+        self._reference: Replica | None = None
+        self._prefix = ""
         self._passes, self._seed = needs.passes, seed
         self._last: tuple[nn.Linear, Tensor, Tensor] | None = None
         self._output: Any = None
@@ -112,11 +108,22 @@ class Replica:
     def buffers(self) -> list[str]:
         """Those of ``layout`` that no optimizer changes, as statistics of BatchNorm are."""
         named = self._model.named_buffers(remove_duplicate=False)
-        return [name for name, _ in named if name in self._held.tensors]
+        return [n for name, _ in named if (n := self._prefix + name) in self._held.tensors]
 
     def keep(self, names: Iterable[str]) -> None:
         """Leave tensors as they are now: snapshots do not hold them."""
         self._held.leave(names)
+
+    def rename(self, prefix: str) -> None:
+        """Have snapshots hold the model's tensors under names that begin with ``prefix``."""
+        self._prefix = prefix
+        self._held.rename(prefix)
+
+    def accompany(self, reference: Replica) -> None:
+        """Have a second network, whose weights come in the same snapshots, for functions that need
+        one."""
+        self._reference = reference
+        self._held.tensors |= reference._held.tensors
 
     def share(self) -> None:
         """Score with the learner's own parameters where possible: see `Held.share`."""

@@ -8,6 +8,7 @@ from rhoselect.inputs import RunInputs, SelectionInputs
 from rhoselect.queue import SelectionQueue
 from rhoselect.scorer.build import IdleScorer
 from rhoselect.scorer.loop import Scorer
+from rhoselect.scorer.weights import Weights
 from rhoselect.selection.infobatch import InfoBatch
 from rhoselect.selector.fence import ClosableFence, Fence
 from rhoselect.selector.rescorer import Rescorer
@@ -40,8 +41,21 @@ def build_selector(
     windows = Windows(inputs, queue, scorer, fence, metrics, workers)
     if isinstance(inputs.scoring.function, InfoBatch):
         return WalkingSelector(inputs, scorer.layout, windows, snapshots, metrics)
-    rescorer = Rescorer(inputs, scorer.weights, metrics) if rescores else None
+    rescorer = None
+    if rescores:
+        fresh = _fresh_weights(inputs, scorer, snapshots)
+        rescorer = Rescorer(inputs, scorer.weights, fresh, metrics)
     return Selector(inputs, scorer.layout, windows, rescorer, snapshots, metrics)
+
+
+def _fresh_weights(inputs: SelectionInputs, scorer: Scorer, snapshots: SnapshotStore) -> Weights:
+    """What scores by the newest weights of the model that trains: the scorer's own replica, unless
+    that is of a proxy."""
+    if not inputs.config.scorer.proxy:
+        return scorer.weights
+    assert isinstance(inputs, RunInputs), "a loop of the user's own has no proxy"
+    device = scorer.weights.replica.device
+    return Weights(inputs.new_target_replica(device), snapshots, scorer.metrics)
 
 
 def build_session(
@@ -74,6 +88,12 @@ def servable(config: Config) -> Config:
         raise ConfigError(
             f"trainer.devices: got {config.trainer.devices}, allowed 1 for a loop of your own,"
             " which trains as it likes; change the key"
+        )
+    if config.scorer.proxy:
+        raise ConfigError(
+            f"scorer.proxy: got {config.scorer.proxy!r}, allowed '' for a loop of your own, which"
+            " owns the weights: train the small network there beside the other, on the same"
+            " batches, and select by that one"
         )
     if config.selection.function == "infobatch":
         raise ConfigError(

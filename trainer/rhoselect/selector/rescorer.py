@@ -11,6 +11,7 @@ from rhoselect.compute import enough_memory, threads
 from rhoselect.errors import WaitError
 from rhoselect.inputs import SelectionInputs
 from rhoselect.metrics import Metrics
+from rhoselect.models.replica import Replica
 from rhoselect.scorer.weights import Weights
 from rhoselect.selection.interface import State
 from rhoselect.types import Features, Positions, Scores
@@ -19,13 +20,16 @@ from rhoselect.types import Features, Positions, Scores
 class Rescorer:
     """Scores any positions, in chunks of ``selection.chunk``, with the bits that scorers compute.
 
-    ``weights`` are those of the scorer in this process, so it scores on the same device, with the
-    same replica. The newest weights are loaded when they are needed.
+    ``stale`` are the weights of the scorer in this process. ``fresh`` take those of the model that
+    trains, when they are needed: the same object, on the same replica, but in a run with a proxy.
     """
 
-    def __init__(self, inputs: SelectionInputs, weights: Weights, metrics: Metrics) -> None:
+    def __init__(
+        self, inputs: SelectionInputs, stale: Weights, fresh: Weights, metrics: Metrics
+    ) -> None:
         self._config, self._plan, self._points = inputs.config, inputs.plan, inputs.train
-        self._scoring, self._weights, self._metrics = inputs.scoring, weights, metrics
+        self._scoring, self._metrics = inputs.scoring, metrics
+        self._stale_weights, self._fresh_weights = stale, fresh
         self._newest: Mapping[str, Tensor] = {}
 
     def follow(self, tensors: Mapping[str, Tensor]) -> None:
@@ -36,25 +40,28 @@ class Rescorer:
         """Scores [N] and payload [N, F] of ``positions`` [N] under the newest weights."""
         with self._metrics.busy("refine"):
             if self._scoring.needs.forward:
-                self._weights.take(self._newest)
-            return self._score(positions, state)
+                self._fresh_weights.take(self._newest)
+            return self._score(positions, state, self._fresh_weights.replica)
 
     def stale(self, positions: Positions, version: int) -> Scores:
         """Scores [N] of ``positions`` [N] under the snapshot ``version``. Raises WaitError if the
         store does not have it within queue.timeout_s."""
+        weights = self._stale_weights
         with self._metrics.busy("audit"):
             if not self._scoring.needs.forward:  # no weights are published or needed
-                return self._score(positions, {})[0]
+                return self._score(positions, {}, weights.replica)[0]
             timeout_s = self._config.queue.timeout_s
-            if not self._weights.load(version, timeout_s):
+            if not weights.load(version, timeout_s):
                 raise WaitError(
                     f"audit: snapshot {version} was not available within {timeout_s:g} s"
                     " (queue.timeout_s); see logs/"
                 )
-            return self._score(positions, self._weights.state)[0]
+            return self._score(positions, weights.state, weights.replica)[0]
 
-    def _score(self, positions: Positions, state: State) -> tuple[Scores, Features | None]:
-        chunk, replica = self._config.selection.chunk, self._weights.replica
+    def _score(
+        self, positions: Positions, state: State, replica: Replica
+    ) -> tuple[Scores, Features | None]:
+        chunk = self._config.selection.chunk
         indices, epochs = self._plan.indices(positions), self._plan.epochs(positions)
         scores, rows = [], []
         with enough_memory("scoring in the trainer"), threads(self._config.scorer.threads):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -28,29 +29,51 @@ from rhoselect.trainer.follower import Follower
 from rhoselect.trainer.hardware import agree
 from rhoselect.trainer.learner import Learner
 from rhoselect.trainer.loop import Trainer
+from rhoselect.trainer.optimizers import matches
 from rhoselect.trainer.resuming import how_to_resume
 from rhoselect.trainer.runfolder import RunFolder, writing
 from rhoselect.trainer.summary import summarise
+from rhoselect.types import PROXY, REFERENCE
 
 
 def new_learner(inputs: RunInputs, device: torch.device, group: Group | None = None) -> Learner:
-    """The learner before its first step, with the second network if the run has one. It shares its
+    """The learner before its first step, with the networks that learn beside it. It shares its
     work with the other ranks of ``group``."""
-    config, reference = inputs.config, None
+    config, others = inputs.config, dict[str, Learner]()
     if inputs.reference is not None:
         lr = config.trainer.lr * config.il.update_lr_factor
         # Groups are of the model's names, and nothing but scores uses the second network.
         plain = {"lr": lr, "groups": [], "ema": 0.0, "label_smoothing": 0.0}
         slower = config.trainer.model_copy(update=plain)
-        reference = Learner(inputs.new_reference(), slower, config.seed, device, inputs.task)
-        reference.keep(inputs.frozen_reference)
-    learner = _learner(inputs, device, reference, group)
+        others[REFERENCE] = Learner(
+            inputs.new_reference(), slower, config.seed, device, inputs.task
+        )
+        others[REFERENCE].keep(inputs.frozen_reference)
+    if config.scorer.proxy:
+        others[PROXY] = _proxy(inputs, device)
+    learner = _learner(inputs, device, others, group)
     learner.keep(inputs.frozen)
     return learner
 
 
+def _proxy(inputs: RunInputs, device: torch.device) -> Learner:
+    """The network that scores in place of the model. It learns as the model does."""
+    config, model = inputs.config, inputs.new_proxy()
+    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    groups = [g for g in config.trainer.groups if any(matches(g, *each) for each in named)]
+    lr = config.trainer.lr * config.scorer.proxy_lr_factor
+    like = config.trainer.model_copy(update={"lr": lr, "groups": groups, "ema": 0.0})
+    task, tokens = inputs.task, inputs.tokens
+    proxy = Learner(model, like, config.seed, device, task, tokens=tokens)
+    proxy.keep(inputs.frozen_proxy)
+    return proxy
+
+
 def _learner(
-    inputs: RunInputs, device: torch.device, reference: Learner | None, group: Group | None
+    inputs: RunInputs,
+    device: torch.device,
+    others: Mapping[str, Learner],
+    group: Group | None,
 ) -> Learner:
     """The one place that knows of ``trainer.parallel``."""
     config, model = inputs.config, inputs.new_model()
@@ -60,9 +83,9 @@ def _learner(
             from rhoselect.trainer.sharded import ShardedLearner  # it takes a second to import
 
             assert isinstance(group, GlooGroup), "it is what the runtime makes"
-            return ShardedLearner(inputs, device, reference, group)
+            return ShardedLearner(inputs, device, others, group)
     task, tokens = inputs.task, inputs.tokens
-    learner = Learner(model, config.trainer, config.seed, device, task, reference, tokens)
+    learner = Learner(model, config.trainer, config.seed, device, task, others, tokens)
     if group is not None:
         learner.join(group)
     return learner

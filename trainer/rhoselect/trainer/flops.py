@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from rhoselect.tasks import Task, losses_of
+from rhoselect.trainer.learner import Learner
 from rhoselect.types import Batch
 
 
@@ -25,6 +26,15 @@ def step_flops(task: Task, model: nn.Module, batch: Batch) -> int:
     with torch.random.fork_rng(devices=[]), _counting() as counter:
         losses_of(task, twin, batch).losses.mean().backward()  # type: ignore[no-untyped-call]
     return int(counter.get_total_flops()) // len(batch.indices)
+
+
+def proxy_share(task: Task, learner: Learner, batch: Batch) -> float:
+    """The FLOPs of a forward under the network that scores over those under the model: 1 without a
+    proxy."""
+    if learner.scoring is learner:
+        return 1.0
+    own, whole = (forward_flops(task, each.model, batch) for each in (learner.scoring, learner))
+    return own / max(1, whole)
 
 
 def _counting() -> FlopCounterMode:

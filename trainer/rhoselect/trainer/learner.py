@@ -24,14 +24,15 @@ from rhoselect.tasks import Task, losses_of
 from rhoselect.trainer.ema import AVERAGE, averaged
 from rhoselect.trainer.micro import Buffers, Told, TreeSum, micro_batch
 from rhoselect.trainer.optimizers import Optimizers
+from rhoselect.trainer.packing import prefixed, without
 from rhoselect.trainer.smoothing import trained_losses
-from rhoselect.types import REFERENCE, Batch, Indices, Losses
+from rhoselect.types import PROXY, Batch, Indices, Losses
 
 if TYPE_CHECKING:  # it takes a second to import, which few runs need
     from rhoselect.ranks.shards import Shards
 
 MODEL, OPTIMIZERS = "model.", "optimizers."
-"""Prefixes in checkpoints, beside that of the reference."""
+"""Prefixes in checkpoints, beside those of others."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,10 @@ class StepResult:
 class Learner:
     """A model that learns on one device. A step is a pure function of (weights, batch, seed, step).
 
-    ``reference`` learns from the same batches: the irreducible-loss model of eq. 2. Its tensors are
-    handed on with the learner's own, under a prefix. With ``tokens`` it learns from the tokens that
-    they select, which needs whole batches: ``micro_batches`` = 1.
+    ``others`` learn from the same batches: the irreducible-loss model of eq. 2, and a proxy that
+    scores. Their tensors are handed on with the learner's own, under the prefixes that they are
+    given by. With ``tokens`` it learns from the tokens that they select, which needs whole batches:
+    ``micro_batches`` = 1.
     """
 
     def __init__(
@@ -60,10 +62,10 @@ class Learner:
         seed: int,
         device: torch.device,
         task: Task,
-        reference: Learner | None = None,
+        others: Mapping[str, Learner] | None = None,
         tokens: TokenSelection | None = None,
     ) -> None:
-        self.reference, self._frozen = reference, NOTHING
+        self.others, self._frozen = others or {}, NOTHING
         self.model = model.to(device).train()
         self.device = device
         self.task = task
@@ -79,8 +81,8 @@ class Learner:
         """Share the micro-batches of each step with other ranks from now on. All give the same
         batches, and get the same results and weights."""
         self._group = group
-        if self.reference is not None:
-            self.reference.join(group)
+        for other in self.others.values():
+            other.join(group)
 
     def keep(self, frozen: Frozen) -> None:
         """Leave these parameters out of checkpoints."""
@@ -94,8 +96,9 @@ class Learner:
         self.optimizers.step(step)
         if self._average is not None:
             self._average.update_parameters(self.model)
-        if self.reference is not None and self.reference.learns:
-            self.reference.update(batch, weights, step)
+        for other in self.others.values():
+            if other.learns:
+                other.update(batch, weights, step)
         return result
 
     def _backward(self, batch: Batch, weights: Tensor | None, step: int) -> StepResult:
@@ -131,6 +134,11 @@ class Learner:
         return StepResult(loss, told.losses, told.correct)
 
     @property
+    def scoring(self) -> Learner:
+        """The one whose weights score: the proxy, if there is one."""
+        return self.others.get(PROXY, self)
+
+    @property
     def shards(self) -> Shards | None:
         """What divides the model among ranks; None if this one has all of it."""
         return None
@@ -163,7 +171,7 @@ class Learner:
 
     def recalibrate(self, batches: Iterable[Batch]) -> None:
         """Replace the running BatchNorm statistics of the model, and of its average, by those of
-        ``batches``. No step reads them. The reference keeps its own, with which it scores."""
+        ``batches``. No step reads them. Others keep their own, with which they score."""
         models = [self.model] if self._average is None else [self.model, self.evaluated]
         for model, same in zip(models, tee(batches, len(models)), strict=True):
             with self._autocast():
@@ -184,17 +192,17 @@ class Learner:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=bf16)
 
     def sum_of_weights(self) -> float:
-        """The sum of all parameters, the reference's included: finite only if all of them are."""
+        """The sum of all parameters, those of others included: finite only if all of them are."""
         own = sum(p.detach().double().sum().item() for p in self._whole.parameters())
-        return own if self.reference is None else own + self.reference.sum_of_weights()
+        return own + sum(other.sum_of_weights() for other in self.others.values())
 
     @property
     def tensors(self) -> Mapping[str, Tensor]:
         """Parameters and buffers by name: the live tensors, which every step changes."""
         own = self.model.state_dict()
-        if self.reference is None:
-            return own
-        return {**own, **_prefixed(REFERENCE, self.reference.tensors)}
+        for prefix, other in self.others.items():
+            own |= prefixed(prefix, other.tensors)
+        return own
 
     def pieces(self, layout: Iterable[str]) -> Pieces:
         """The tensors that ``layout`` names, for a replica to load: of the evaluated model."""
@@ -205,28 +213,28 @@ class Learner:
         """Raise ModelError, which names the ``problem``, if a frozen parameter is another than at
         start."""
         self._frozen.check(self._whole.state_dict(), problem)
-        if self.reference is not None:
-            self.reference.check_frozen(problem)
+        for other in self.others.values():
+            other.check_frozen(problem)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Parameters but the frozen ones, buffers, their average and the optimizers' state, as flat
         tensors."""
-        flat = _prefixed(MODEL, self._learnt(self.model))
-        flat |= _prefixed(OPTIMIZERS, self.optimizers.state_dict())
+        flat = prefixed(MODEL, self._learnt(self.model))
+        flat |= prefixed(OPTIMIZERS, self.optimizers.state_dict())
         if self._average is not None:
-            flat |= _prefixed(AVERAGE, self._learnt(self.evaluated))
-        if self.reference is not None:
-            flat |= _prefixed(REFERENCE, self.reference.state_dict())
+            flat |= prefixed(AVERAGE, self._learnt(self.evaluated))
+        for prefix, other in self.others.items():
+            flat |= prefixed(prefix, other.state_dict())
         return flat
 
     def load_state_dict(self, flat: Mapping[str, Tensor]) -> None:
         """Restore what ``state_dict`` gave."""
-        if self.reference is not None:
-            self.reference.load_state_dict(_without(REFERENCE, flat))
-        self._load(self.model, _without(MODEL, flat))
+        for prefix, other in self.others.items():
+            other.load_state_dict(without(prefix, flat))
+        self._load(self.model, without(MODEL, flat))
         if self._average is not None:
-            self._load(self.evaluated, _without(AVERAGE, flat))
-        self.optimizers.load_state_dict(_without(OPTIMIZERS, flat))
+            self._load(self.evaluated, without(AVERAGE, flat))
+        self.optimizers.load_state_dict(without(OPTIMIZERS, flat))
 
     def _learnt(self, model: nn.Module) -> dict[str, Tensor]:
         """The state of ``model`` but what is frozen."""
@@ -235,13 +243,3 @@ class Learner:
     def _load(self, model: nn.Module, learnt: Mapping[str, Tensor]) -> None:
         state = model.state_dict()
         model.load_state_dict({name: state[name] for name in self._frozen.hashes} | dict(learnt))
-
-
-def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {prefix + name: tensor for name, tensor in tensors.items()}
-
-
-def _without(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What ``_prefixed`` was given."""
-    found = ((name, tensor) for name, tensor in tensors.items() if name.startswith(prefix))
-    return {name.removeprefix(prefix): tensor for name, tensor in found}

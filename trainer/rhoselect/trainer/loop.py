@@ -134,11 +134,11 @@ class Trainer:
         try:
             return self._selector.next(step)
         except WindowError:  # are a few points broken, or has training diverged?
-            plan, train, finite = self._inputs.plan, self._inputs.train, []
-            for chunk in range(plan.chunks):
-                positions = plan.chunk_positions(step, chunk)
-                indices, epochs = plan.indices(positions), plan.epochs(positions)
-                losses = self.learner.losses(train.read(indices, self.learner.device, epochs))
+            inputs, scoring, finite = self._inputs, self.learner.scoring, []
+            for chunk in range(inputs.plan.chunks):
+                positions = inputs.plan.chunk_positions(step, chunk)
+                indices, epochs = inputs.plan.indices(positions), inputs.plan.epochs(positions)
+                losses = scoring.losses(inputs.train.read(indices, scoring.device, epochs))
                 finite.append(losses[losses.isfinite()])
             loss = torch.cat(finite).mean().item()  # NaN if none is finite
             self._check_finite("training loss", step, loss)

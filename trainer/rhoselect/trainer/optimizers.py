@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from rhoselect.config.training import KEYS_OF_THEIR_OWN, OptimizerConfig, TrainerConfig
+from rhoselect.config.training import KEYS_OF_THEIR_OWN, GroupConfig, OptimizerConfig, TrainerConfig
 from rhoselect.errors import ConfigError, listed
 from rhoselect.importing import load_object, one_line
-from rhoselect.trainer.packing import pack, unpack
+from rhoselect.trainer.packing import pack, prefixed, unpack, without
 from rhoselect.trainer.schedules import learning_rate
 
 OURS: Mapping[Any, Mapping[str, Any]] = {torch.optim.AdamW: {"fused": True}}
@@ -67,15 +67,13 @@ class Optimizers:
                     " lists and tuples of tensors, numbers and texts, which a checkpoint holds"
                     " without pickle"
                 ) from None
-            tensors |= {f"{number}.{name}": tensor for name, tensor in packed.items()}
+            tensors |= prefixed(f"{number}.", packed)
         return tensors
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """Restore what ``state_dict`` gave."""
         for number, optimizer in enumerate(self._optimizers):
-            prefix = f"{number}."
-            own = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-            optimizer.load_state_dict(unpack(own))
+            optimizer.load_state_dict(unpack(without(f"{number}.", tensors)))
 
     def check_resume(self, model: nn.Module) -> None:
         """Raise ConfigError if the next step, with the gradients that there are, is another one
@@ -114,6 +112,12 @@ class _Group:
     parameters: Sequence[nn.Parameter]
 
 
+def matches(group: GroupConfig, name: str, parameter: nn.Parameter) -> bool:
+    """Whether a group is for the parameter of this name."""
+    dims = group.dims or [parameter.ndim]
+    return fnmatchcase(name, group.pattern) and parameter.ndim in dims
+
+
 def _grouped(model: nn.Module, config: TrainerConfig) -> list[_Group]:
     """The parameters that learn by their groups; those of no group come first. Raises
     ConfigError."""
@@ -121,12 +125,7 @@ def _grouped(model: nn.Module, config: TrainerConfig) -> list[_Group]:
     left, groups = learning, list[_Group]()
     for number, group in enumerate(config.groups):
         key = f"trainer.groups.{number}"
-        found = [
-            name
-            for name, parameter in left.items()
-            if fnmatchcase(name, group.pattern)
-            and parameter.ndim in (group.dims or [parameter.ndim])
-        ]
+        found = [name for name, parameter in left.items() if matches(group, name, parameter)]
         if not found:
             dims = f" of {listed(group.dims)} dimensions" if group.dims else ""
             rest = " that earlier groups left" if number else ""

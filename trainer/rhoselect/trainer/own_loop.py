@@ -191,9 +191,8 @@ class LoopRecords:
         progress = Progress(steps, seconds, _seconds(path, "wait_ms"), scored)
         if isinstance(inputs, RunInputs):
             device = self._device()
-            second = inputs.new_reference().to(device) if inputs.reference is not None else None
             model = inputs.new_model().to(device)
-            flops = count_flops(inputs, progress, model, second, trained)
+            flops = count_flops(inputs, progress, model, {}, trained)
         else:
             each = self._point_flops
             flops = {

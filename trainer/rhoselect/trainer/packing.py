@@ -1,4 +1,4 @@
-"""The state of any optimizer as tensors alone: a checkpoint holds nothing else, and no pickle."""
+"""Any state as tensors with flat names: a checkpoint holds nothing else, and no pickle."""
 
 from __future__ import annotations
 
@@ -25,6 +25,17 @@ def pack(tree: Any) -> dict[str, Tensor]:
 def unpack(tensors: Mapping[str, Tensor]) -> Any:
     """What ``pack`` was given: floats come back bit for bit, tuples as tuples."""
     return _whole(json.loads(tensors[STRUCTURE].numpy().tobytes()), tensors)
+
+
+def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """``tensors`` with names that begin with ``prefix``."""
+    return {prefix + name: tensor for name, tensor in tensors.items()}
+
+
+def without(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What ``prefixed`` was given."""
+    found = ((name, tensor) for name, tensor in tensors.items() if name.startswith(prefix))
+    return {name.removeprefix(prefix): tensor for name, tensor in found}
 
 
 def _plain(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:

@@ -8,6 +8,7 @@ may see no GPU, and a context of its own there would take memory from the run.
 from __future__ import annotations
 
 import copy
+import logging
 
 import torch
 
@@ -16,9 +17,13 @@ from rhoselect.devices import own_device, ranks_are_actors, trainer_device, uses
 from rhoselect.errors import ModelError, RhoError
 from rhoselect.importing import one_line
 from rhoselect.inputs import RunInputs
-from rhoselect.inputs.checks import check_scores, check_task
+from rhoselect.inputs.checks import check_proxy, check_scores, check_task
 from rhoselect.models.copying import copying
 from rhoselect.trainer.build import new_learner
+from rhoselect.trainer.flops import proxy_share
+
+WEAK = 0.1
+"""A proxy of a smaller share of the model's FLOPs may select worse than at random."""
 
 
 def check_start(inputs: RunInputs, workers: int, only: bool = False) -> None:
@@ -51,13 +56,16 @@ def rehearse(inputs: RunInputs) -> None:
 
 
 def _train_once(inputs: RunInputs, device: torch.device) -> None:
-    """Raise ModelError unless the model can take a step of n_b points."""
-    factory, n_b = inputs.config.model.factory, inputs.config.selection.n_b
+    """Raise ModelError unless the model, and a proxy, can take a step of n_b points."""
+    factory, n_b = f"model.factory {inputs.config.model.factory}", inputs.config.selection.n_b
+    factory += f", or scorer.proxy {proxy}" if (proxy := inputs.config.scorer.proxy) else ""
     parts = inputs.config.trainer.micro_batches
     learner = new_learner(inputs, device)
     batch = inputs.train.read(inputs.train.first(n_b), device)
     sample = inputs.train.read(inputs.train.first(2), device)
     check_task(inputs, learner.model, sample)
+    if learner.scoring is not learner:
+        check_proxy(inputs, learner.scoring.model, sample)
     try:
         with repeatable(device):
             learner.update(batch, None, step=0).loss.item()
@@ -67,10 +75,19 @@ def _train_once(inputs: RunInputs, device: torch.device) -> None:
         learner.check_frozen("eval() changes frozen parameters of the model")
         with copying():
             copy.deepcopy(learner.model)  # as for the count of FLOPs at the end of the run
+            copy.deepcopy(learner.scoring.model)
     except RhoError:
         raise
     except Exception as error:  # the user's code: anything may come out of it
         raise ModelError(
-            f"model.factory {factory}: its model fails in a training step of {n_b} points"
+            f"{factory}: its model fails in a training step of {n_b} points"
             f"{f' in {parts} parts' if parts > 1 else ''}: {one_line(error)}"
         ) from error
+    share = proxy_share(inputs.task, learner, sample)
+    if share < WEAK:
+        logging.warning(
+            "scorer.proxy: its network has %.3f of the model's FLOPs a point; below %g of them"
+            " runs got worse than by uniform batches: take a larger one",
+            share,
+            WEAK,
+        )

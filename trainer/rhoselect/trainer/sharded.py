@@ -14,7 +14,8 @@ from rhoselect.ranks.shards import Shards
 from rhoselect.snapshots.base import Pieces
 from rhoselect.tasks import losses_of
 from rhoselect.trainer.learner import Learner, StepResult
-from rhoselect.types import REFERENCE, Batch
+from rhoselect.trainer.packing import prefixed
+from rhoselect.types import Batch
 
 
 class ShardedLearner(Learner):
@@ -28,7 +29,7 @@ class ShardedLearner(Learner):
         self,
         inputs: RunInputs,
         device: torch.device,
-        reference: Learner | None,
+        others: Mapping[str, Learner],
         group: GlooGroup,
     ) -> None:
         config, self._inputs = inputs.config, inputs
@@ -37,7 +38,7 @@ class ShardedLearner(Learner):
         bf16 = config.trainer.precision == "bf16"
         self._shards.divide(model, config.trainer.blocks, bf16)
         task, tokens = inputs.task, inputs.tokens
-        super().__init__(model, config.trainer, config.seed, device, task, reference, tokens)
+        super().__init__(model, config.trainer, config.seed, device, task, others, tokens)
         self._summed = []  # torch sums them
         layout = inputs.new_replica(torch.device("cpu")).layout
         self._dtypes = {name: like.dtype for name, like in layout.items()}
@@ -101,8 +102,8 @@ class ShardedLearner(Learner):
     def pieces(self, layout: Iterable[str]) -> Pieces:
         """See `Learner.pieces`."""
         own = self.evaluated.state_dict()
-        if self.reference is not None:
-            own |= {REFERENCE + name: t for name, t in self.reference.tensors.items()}
+        for prefix, other in self.others.items():
+            own |= prefixed(prefix, other.tensors)
         return ((name, own[name]) for name in layout)
 
     def load_state_dict(self, flat: Mapping[str, Tensor]) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import nn
 
+from rhoselect.config import Config
 from rhoselect.data.il_table import IlMetadata
 from rhoselect.inputs import RunInputs, SelectionInputs
 from rhoselect.models.reference import ReferenceMetadata
@@ -17,6 +18,7 @@ from rhoselect.trainer.flops import forward_flops, step_flops
 from rhoselect.trainer.hardware import exactness
 from rhoselect.trainer.learner import Learner
 from rhoselect.trainer.runfolder import RunFolder
+from rhoselect.types import PROXY, REFERENCE
 
 
 def summarise(
@@ -30,9 +32,9 @@ def summarise(
     """The summary of a finished run. ``busy_seconds`` are those of the trainer's process by phase,
     since its start or last resume."""
     weights_sha256 = records.weights_sha256(learner.evaluated)
-    second = learner.reference.model if learner.reference is not None else None
+    others = {prefix: other.model for prefix, other in learner.others.items()}
     trained = sum(map(len, records.read_selected(folder.path)))
-    flops = count_flops(inputs, progress, learner.evaluated, second, trained)
+    flops = count_flops(inputs, progress, learner.evaluated, others, trained)
     summary = summary_of(inputs, folder, workers, progress, weights_sha256, flops)
     return {**summary, "busy_seconds": busy_seconds}
 
@@ -101,26 +103,37 @@ def measured(folder: RunFolder, task: Task, targets: Iterable[float]) -> dict[st
 
 
 def count_flops(
-    inputs: RunInputs, progress: Progress, model: nn.Module, second: nn.Module | None, trained: int
+    inputs: RunInputs,
+    progress: Progress,
+    model: nn.Module,
+    others: Mapping[str, nn.Module],
+    trained: int,
 ) -> dict[str, int]:
     """FLOPs of training on ``trained`` points, scoring and irreducible losses, counted on one batch
-    each. ``second`` is the run's second network, if it has one."""
+    each. ``others`` learn beside the model, by the prefixes of their tensors."""
     config, scoring = inputs.config, inputs.scoring
-    rescored = 0
+    again = 0
     if config.k > 1:
         whole = scoring.function.whole_window
-        rescored = config.selection.n_B if whole else config.k * config.selection.n_b
-    forwards = progress.scored_points + progress.step * rescored if scoring.needs.forward else 0
-    forwards *= 1 + scoring.needs.passes
+        again = config.selection.n_B if whole else config.k * config.selection.n_b
+    scored = progress.scored_points if scoring.needs.forward else 0
+    rescored = progress.step * again if scoring.needs.forward else 0
+    passes = 1 + scoring.needs.passes
     task, device = inputs.task, next(model.parameters()).device
     sample = inputs.train.read(inputs.train.first(config.selection.n_b), device)
-    train = trained * step_flops(task, model, sample)
-    score = forwards * forward_flops(task, model, sample) if forwards else 0
-    if second is not None:
-        score += forwards * forward_flops(task, second, sample)
-        if config.il.update_lr_factor:
-            train += trained * step_flops(task, second, sample)
+    learning = [model, *(each for prefix, each in others.items() if _learns(config, prefix))]
+    train = trained * sum(step_flops(task, each, sample) for each in learning)
+    forwards = [(others.get(PROXY, model), scored), (model, rescored)]
+    if REFERENCE in others:
+        forwards.append((others[REFERENCE], scored + rescored))
+    score = passes * sum(
+        count * forward_flops(task, each, sample) for each, count in forwards if count
+    )
     return {"train": train, "score": score, "il": il_flops(inputs)}
+
+
+def _learns(config: Config, prefix: str) -> bool:
+    return prefix != REFERENCE or config.il.update_lr_factor > 0
 
 
 def il_flops(inputs: SelectionInputs) -> int:

@@ -72,7 +72,9 @@ def fit(
     By default a small model is trained on the holdout; its learning rate falls to 0 along a cosine
     over --epochs, and of all epochs the one with the lowest loss on the train split is kept. With
     --folds K no holdout is needed: K models each learn the train split without a fold, which they
-    then score. The table serves every run and every target model on this data set.
+    then score. The table serves every run and every target model on this data set; a run with a
+    proxy does best with one of the proxy's size, which is the default here with --set scorer.proxy
+    and scorer.proxy_args as in the run.
 
     Examples:
 
@@ -92,13 +94,16 @@ def fit(
     from rhoselect.data.il_table import write_table
     from rhoselect.trainer import fit as fits
 
-    config = fits.irreducible_config(data, reference or model or SMALL_CNN, [*keys, *(sets or [])])
+    named = reference or model
+    config = fits.irreducible_config(data, named or SMALL_CNN, [*keys, *(sets or [])])
+    if named is None and (proxy := config.scorer.proxy_model) is not None:
+        named, config = proxy.factory, config.model_copy(update={"model": proxy})
     options = fits.FitOptions(batch, epochs, patience, tokens)
     console = Console()
     keep_memory()
     network = None
     shown = fit_display(console, "mean loss of the points to score")
-    with naming_default(reference or model), shown as progress:
+    with naming_default(named), shown as progress:
         if reference is not None:
             table, network = fits.score_reference(config, options)
         elif folds is not None:

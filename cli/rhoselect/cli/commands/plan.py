@@ -96,18 +96,22 @@ def _show(console: Console, found: Calibration, result: dict[str, Any]) -> None:
     parts = found.parts
     measured = {
         "training step": parts.train_s,
+        "training step of the proxy": parts.proxy_s,
         "forward of a chunk": parts.forward_s,
         "reading a chunk": parts.read_s,
         "weights, published to loaded": parts.between.publish_s,
         "gradients of 2 devices, summed": parts.exchange.message_s + parts.exchange.sum_s,
         "scoring and pushing a chunk": parts.between.push_s,
         "window opened, popped, closed": parts.between.window_s,
+        "shortlist, re-scored": parts.rescore_s,
     }
     for name, seconds in measured.items():
-        console.print(f"{name:30} {1e3 * seconds:9.3f} ms")
+        if seconds:  # of a proxy or a shortlist, only if there is one
+            console.print(f"{name:30} {1e3 * seconds:9.3f} ms")
     shares = {
         "forward of a point / of a step": found.forward_share,
         "scoring precision / float32": found.precision_factor,
+        "FLOPs of what scores / of the model": found.proxy_share,
         f"forwards, {found.processes} at once / one": parts.slowdown,
     }
     for name, ratio in shares.items():

@@ -111,7 +111,7 @@ class SmallModel:
         sample = train.read(train.first(2), device)
         factory, precision = config.model.factory, config.scorer.precision
         task = get_task(config.task)
-        check_model(factory, task, network.to(device), sample, dataset.classes)
+        check_model(f"model.factory {factory}", task, network.to(device), sample, dataset.classes)
         replica = Replica(twin, Numerics(precision), device, task)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             check_pure(replica, train, POINTS)
