@@ -89,7 +89,7 @@ def plain_loop(config: Path, shortlist: int) -> tuple[list[Tensor], nn.Module, n
     return selected, target, proxy
 
 
-@pytest.mark.parametrize("shortlist", [1, 3])
+@pytest.mark.parametrize("shortlist", [pytest.param(1, marks=pytest.mark.long), 3])
 def test_a_run_does_what_a_plain_loop_with_two_networks_does(
     tiny_config: Path, tmp_path: Path, shortlist: int
 ) -> None:
@@ -108,8 +108,8 @@ def test_a_run_does_what_a_plain_loop_with_two_networks_does(
     large, small = (2 * (256 * w + w * w + w * CLASSES) for w in (32, WIDTH))
     again = shortlist * N_B if shortlist > 1 else 0
     assert summary["flops"]["score"] == STEPS * (64 * small + again * large)
-    alone = train(tiny_config, tmp_path / "alone", [f"trainer.steps={STEPS}"])
-    assert summary["flops"]["train"] > alone["flops"]["train"]
+    inputs = 2 * 256 * (32 + WIDTH)  # their gradients are not computed
+    assert summary["flops"]["train"] == STEPS * N_B * (3 * (large + small) - inputs)
 
 
 def test_a_weak_proxy_is_said_before_a_run(
@@ -118,7 +118,7 @@ def test_a_weak_proxy_is_said_before_a_run(
     for width, said in ((1, True), (WIDTH, False)):
         caplog.clear()
         rehearse(open_inputs(load(tiny_config, [*PROXIED, f"scorer.proxy_args.width={width}"])))
-        assert ("scorer.proxy: its network has 0.027 of" in caplog.text) == said
+        assert ("scorer.proxy: its network has 0.028 of" in caplog.text) == said
 
 
 def test_only_its_weights_are_sent(tiny_config: Path) -> None:
