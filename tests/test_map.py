@@ -115,6 +115,14 @@ def test_uniform_batches_get_the_seconds_of_scoring_and_of_the_irreducible_losse
     assert costs.of("uniform_seconds", 3500) == costs.of("rho_loss", 1000)
 
 
+def test_other_pages_say_what_the_map_holds(part: Part) -> None:
+    page, table = part("page"), part("table")
+    entries = json.loads((ROOT / "docs" / "results" / "map.json").read_text())
+    for (place, name), passage in page.passages(table.rows_of(entries)).items():
+        text = (ROOT / place).read_text()
+        assert page.between(text, name, passage) == text, "run python benchmarks/map --draw --pages"
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_smallest_map_goes_on_where_it_was_interrupted(part: Part, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,8 @@ from table import Entry, Gain, Row
 
 from rhoselect.report.tables import markdown_table
 
+WIDTH = 130
+"""Of lines in pages."""
 FULL = {True: 2.0, False: 0.2}
 """A great gain: points of an accuracy; bits per byte."""
 TITLES = {target.name: target.title for target in TARGETS}
@@ -48,7 +51,7 @@ def page(rows: Sequence[Row], costs: Mapping[str, Any]) -> str:
     missing = [cell_name(row) for row in rows if row not in ran]
     lines = [
         INTRO,
-        *(sentence(rows, *ledger) for ledger in LEDGERS),
+        passages(rows)["README.md", "headline"],
         "",
         markdown_table(HEADS, [cells_of(row) for row in ran]),
         "± is a standard deviation over seeds, for a difference its standard error. The steps are"
@@ -140,16 +143,25 @@ def counted(found: Sequence[tuple[Row, Gain]], word: str) -> str:
 
 def passages(rows: Sequence[Row]) -> dict[tuple[str, str], str]:
     """By page and name, what other pages have of the map."""
-    told = "\n\n".join(sentence(rows, *ledger) for ledger in LEDGERS)
-    found = [
-        (gain.mean / FULL[row.metric.is_share], f"- {cell_name(row)}: {gained(row, gain)} {unit}")
-        for row in rows
-        if (gain := row.seconds) and gain.word == "loses"
-        for unit in ("points" if row.metric.is_share else row.metric.label,)
-    ]
-    worst = [line for _, line in sorted(found)[:3]]
-    lost = "\n".join(worst) or "None of those that ran."
-    return {("README.md", "headline"): told, ("docs/when-not.md", "losses"): lost}
+    told = (textwrap.fill(sentence(rows, *ledger), WIDTH) for ledger in LEDGERS)
+    lost = [row for row in rows if row.seconds and row.seconds.word == "loses"]
+    worst = "\n".join(map(loss, sorted(lost, key=share_lost)[:3]))
+    return {
+        ("README.md", "headline"): "\n\n".join(told),
+        ("docs/when-not.md", "losses"): worst or "None of those that ran.",
+    }
+
+
+def share_lost(row: Row) -> float:
+    """The gain at equal device-seconds as a share of a great one."""
+    assert row.seconds is not None
+    return row.seconds.mean / FULL[row.metric.is_share]
+
+
+def loss(row: Row) -> str:
+    """A line on a cell that loses at equal device-seconds."""
+    unit = "points" if row.metric.is_share else row.metric.label
+    return f"- {cell_name(row)}: {gained(row, row.seconds).removeprefix('loses, ')} {unit}"
 
 
 def between(text: str, name: str, passage: str) -> str:

@@ -55,9 +55,12 @@ def panel(
         x = COLUMNS.index((first["noise"], first["copies"]))
         square(axes, (x, lines.index((first["target"], first["budget"]))), of(row), row)
     axes.set(xlim=(0, len(COLUMNS)), ylim=(len(lines), 0), title=title)
-    names = [f"{noise:.0%}" if noise is not None else "as\nthey are" for noise, _ in COLUMNS]
+    names = [
+        "as\nthey are" if noise is None else f"{noise:.0%}\n{'once' if copies == 1 else '5 times'}"
+        for noise, copies in COLUMNS
+    ]
     axes.set_xticks([place + 0.5 for place in range(len(COLUMNS))], names, fontsize=10)
-    axes.set_xlabel("wrong labels: points once (left three), five times (next three)")
+    axes.set_xlabel("wrong labels, and how often each point is there")
     axes.tick_params(length=0)
     for side in axes.spines.values():
         side.set_visible(False)
@@ -69,9 +72,10 @@ def square(axes: Axes, at: tuple[int, int], gain: Gain | None, row: Row) -> None
         axes.add_patch(Rectangle(at, 1, 1, fill=False, hatch="///", edgecolor="0.8"))
         axes.text(at[0] + 0.5, at[1] + 0.5, "not run", ha="center", va="center", fontsize=8)
         return
-    strength = max(-1.0, min(1.0, gain.mean / FULL[row.metric.is_share]))
+    strength = min(1.0, abs(gain.mean) / FULL[row.metric.is_share])
     clear = gain.word in ("wins", "loses")
-    color = colormaps["RdYlGn"](0.5 + 0.45 * strength) if clear else "white"
+    colors = colormaps["Greens" if gain.mean > 0 else "Reds"]
+    color = colors(0.25 + 0.4 * strength) if clear else "white"
     edge = "white" if clear else "0.8"
     axes.add_patch(Rectangle(at, 1, 1, facecolor=color, edgecolor=edge, lw=2))
     digits = 1 if row.metric.is_share else 2

@@ -89,11 +89,12 @@ class Runs:
 
     def costs_of(self, target: Target) -> Costs:
         """Device-seconds of a target's steps, measured where they are not known."""
-        with locked(self.costs.with_suffix(f".{target.name}.lock")):
+        locks = self.folder / "locks"
+        with locked(locks / f"costs-{target.name}"):
             found = Costs.stored(self.costs, target)
             if found is None:
                 found = self._measured(target)
-                with locked(self.costs.with_suffix(".lock")), replacing(self.costs) as beside:
+                with locked(locks / "costs"), replacing(self.costs) as beside:
                     known = json.loads(self.costs.read_text()) if self.costs.exists() else {}
                     known[target.name] = asdict(found)
                     beside.write_text(json.dumps(known, indent=1) + "\n", "utf-8")
