@@ -23,7 +23,13 @@ from rhoselect.config import Config, DataConfig
 from rhoselect.errors import FencedError, RunFolderError, StorageError
 from rhoselect.models import resnet18_small
 from rhoselect.trainer import checkpoint as checkpoints
-from rhoselect.trainer.checkpoint import Checkpoint, Progress, checkpoint_paths, load_newest, save
+from rhoselect.trainer.checkpoint import (
+    Checkpoint,
+    Progress,
+    Staged,
+    checkpoint_paths,
+    load_newest,
+)
 from rhoselect.trainer.driver import check_ended, driver_of, driving
 from rhoselect.trainer.records import (
     SCHEMA,
@@ -78,6 +84,10 @@ def record(step: int, corrupted_share: float | None = 0.0) -> StepRecord:
 def checkpoint(step: int) -> Checkpoint:
     values = {"model.0.weight": torch.full((2, 3), float(step)), "optimizer.0.step": torch.ones(())}
     return Checkpoint(Progress(step), values, {}, [])
+
+
+def save(folder: RunFolder, checkpoint: Checkpoint, keep: int) -> Path:
+    return Staged(checkpoint).write(folder, keep)
 
 
 def saved_steps(folder: RunFolder) -> list[int]:

@@ -60,7 +60,7 @@ def ground(
         np.savez(folder / "points.npz", x_train=patches()["train"][0])
         inputs = open_inputs(configuration.load(folder / "run.toml", keys(folder)))
         run = RunFolder.create(folder / "run", inputs.config, inputs.sha256)
-        checkpoints.save(run, Checkpoint(Progress(5), {}, {}, []), keep=1)
+        checkpoints.Staged(Checkpoint(Progress(5), {}, {}, [])).write(run, keep=1)
         (run.path / "control.json").write_text(json.dumps({"pid": 1}))
         # As root: these commands import modules that the other user may not read.
         for build in {

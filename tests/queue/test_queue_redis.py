@@ -19,8 +19,7 @@ from rhoselect.config import Config, DataConfig
 from rhoselect.errors import FencedError, WaitError
 from rhoselect.queue.redis import RedisQueue, link
 from rhoselect.runtime.queue_server import EmbeddedServer
-from rhoselect.trainer import checkpoint as checkpoints
-from rhoselect.trainer.checkpoint import Progress
+from rhoselect.trainer.checkpoint import Checkpoint, Progress, Staged
 from rhoselect.trainer.records import Records
 from rhoselect.trainer.runfolder import RunFolder
 from rhoselect.types import QueueStats, Ticket
@@ -150,7 +149,7 @@ def test_the_queue_fences_a_trainer_whose_folder_does_not_show_its_successor_yet
     records = Records(folder, 0)
     new(generation=folder.generation + 1).open(0, 0, 1)
     for write in (
-        lambda: checkpoints.save(folder, checkpoints.Checkpoint(Progress(1), {}, {}, []), keep=1),
+        lambda: Staged(Checkpoint(Progress(1), {}, {}, [])).write(folder, keep=1),
         lambda: records.add_values(
             1, 1.0, {"accuracy": 0.5, "loss": 1.0, "worst_class_accuracy": 0.5}
         ),

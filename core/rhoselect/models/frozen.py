@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -60,23 +60,38 @@ class Frozen:
 
 
 NOTHING = Frozen({})
+BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""Integers of so many bytes. Their sums are int64."""
+
+
+Mark = Callable[[Sequence[Tensor]], object]
+"""Something of tensors that takes less time than their hashes, and is another after a change."""
 
 
 class Watch:
-    """Checks frozen parameters of a model that others change, whenever torch has counted a change
-    of them."""
+    """Checks frozen parameters again and again: hashes them only when their ``mark`` changed."""
 
-    def __init__(self, frozen: Frozen, problem: str) -> None:
-        self._frozen, self._problem = frozen, problem
-        self._seen: list[tuple[int, int]] | None = None
+    def __init__(self, frozen: Frozen, mark: Mark) -> None:
+        self._frozen, self._mark = frozen, mark
+        self._seen: object = None
 
-    def check(self, tensors: Mapping[str, Tensor]) -> None:
+    def check(self, tensors: Mapping[str, Tensor], problem: str) -> None:
         """See `Frozen.check`."""
-        own = [tensors[name] for name in self._frozen.hashes if name in tensors]
-        seen = [(tensor.data_ptr(), tensor._version) for tensor in own]
+        seen = self._mark([tensors[name] for name in self._frozen.hashes if name in tensors])
         if seen != self._seen:
-            self._frozen.check(tensors, self._problem)
+            self._frozen.check(tensors, problem)
             self._seen = seen
+
+
+def changes_counted(tensors: Sequence[Tensor]) -> object:
+    """Where tensors are, and how many changes of them torch has counted: not those of ``.data``."""
+    return [(tensor.data_ptr(), tensor._version) for tensor in tensors]
+
+
+def sums_of_bits(tensors: Sequence[Tensor]) -> object:
+    """The sum of each tensor's bits, read as integers: any single change is seen."""
+    sums = [tensor.detach().view(BITS[tensor.itemsize]).sum() for tensor in tensors]
+    return torch.stack(sums).tolist() if sums else []
 
 
 def _sha256(tensor: Tensor) -> str:

@@ -76,10 +76,26 @@ def read_weights(path: Path, key: str) -> Mapping[str, Tensor]:
 def separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Contiguous copies on the CPU, to be saved: safetensors refuses tensors that share memory, as
     those of tied weights do."""
-    return {
-        name: t.detach().cpu().clone(memory_format=torch.contiguous_format)
+    copies, arrivals = staged(tensors)
+    for arrival in arrivals:
+        arrival.synchronize()
+    return copies
+
+
+def staged(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[torch.cuda.Event]]:
+    """Copies as of ``separate``, which are whole after these events: those from a GPU go to pinned
+    memory behind the work that it has now, and before what it gets next."""
+    copies = {
+        name: torch.empty(t.shape, dtype=t.dtype, pin_memory=t.is_cuda).copy_(
+            t.detach(), non_blocking=True
+        )
         for name, t in tensors.items()
     }
+    arrivals = list[torch.cuda.Event]()
+    for device in {t.device for t in tensors.values() if t.is_cuda}:
+        arrivals.append(torch.cuda.Event())  # type: ignore[no-untyped-call]
+        arrivals[-1].record(torch.cuda.current_stream(device))
+    return copies, arrivals
 
 
 def last_layer(model: nn.Module) -> str:

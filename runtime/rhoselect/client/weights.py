@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from rhoselect.client.own_model import OTHERS, check_spread, shards_of, weights_of, whole
-from rhoselect.models.frozen import Frozen, Watch
+from rhoselect.models.frozen import Frozen, Watch, changes_counted
 from rhoselect.types import Layout
 
 
@@ -17,12 +17,12 @@ class OwnWeights:
 
     def __init__(self, layout: Layout, frozen: Frozen, ranks: int) -> None:
         self._layout, self._ranks = layout, ranks
-        self._watch, self._watched = Watch(frozen, OTHERS), False
+        self._watch, self._watched = Watch(frozen, changes_counted), False
 
     def check(self, model: nn.Module) -> None:
         """Raise ModelError as `of` does, but for a sharded model."""
         if not shards_of(model):
-            self._watch.check(weights_of(model, self._layout))
+            self._watch.check(weights_of(model, self._layout), OTHERS)
 
     def of(self, model: nn.Module, exact: bool = False) -> Mapping[str, Tensor]:
         """The model's tensors, for which all ranks of a sharded one call this; then they have the
@@ -34,5 +34,5 @@ class OwnWeights:
         if watched and shards_of(model):  # to gather what does not learn each time would cost much
             return whole(tensors, None if exact else self._layout)
         found = whole(tensors, None)
-        self._watch.check(found)
+        self._watch.check(found, OTHERS)
         return found

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,15 +15,21 @@ from rhoselect.trainer.runfolder import RunFolder, put
 FOLDER = "adapter"
 
 
-def save_adapter(folder: RunFolder, model: nn.Module) -> None:
-    """Write what ``PeftModel.from_pretrained`` reads to adapter/ of a run, if ``model`` is one of
-    PEFT's. Raises FencedError."""
+def adapter_files(model: nn.Module) -> Mapping[Path, bytes]:
+    """What ``PeftModel.from_pretrained`` reads, by the path in adapter/; {} unless ``model`` is one
+    of PEFT's."""
     peft = sys.modules.get("peft")  # whatever made such a model has imported it
     if peft is None or not isinstance(model, peft.PeftModel):
-        return
+        return {}
     with TemporaryDirectory() as made:
         model.save_pretrained(made, safe_serialization=True)
-        for file in (path for path in Path(made).rglob("adapter_*") if path.is_file()):
-            target = folder.path / FOLDER / file.relative_to(made)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            put(folder, target, partial(shutil.copyfile, file))
+        files = [path for path in Path(made).rglob("adapter_*") if path.is_file()]
+        return {file.relative_to(made): file.read_bytes() for file in files}
+
+
+def save_adapter(folder: RunFolder, files: Mapping[Path, bytes]) -> None:
+    """Write ``adapter_files`` to adapter/ of a run. Raises FencedError."""
+    for name, content in files.items():
+        target = folder.path / FOLDER / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        put(folder, target, partial(Path.write_bytes, data=content))

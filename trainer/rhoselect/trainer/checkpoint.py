@@ -2,7 +2,7 @@
 
 A checkpoint is one safetensors file, hashed, written beside, fsynced and renamed; the hash is
 verified when it is loaded. Of a divided model it is a folder (``parts``). It holds no random
-numbers, as every step reseeds from (seed, step).
+numbers, as every step reseeds from (seed, step). ``saving`` writes it while training goes on.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from rhoselect.errors import RunFolderError
 from rhoselect.files import check_readable
 from rhoselect.importing import one_line
-from rhoselect.models.weights import separate
+from rhoselect.models.weights import separate, staged
 from rhoselect.trainer import parts
 from rhoselect.trainer.runfolder import RunFolder, put, remove
 from rhoselect.types import Snapshot
@@ -58,29 +58,43 @@ class Checkpoint:
     snapshots: list[Snapshot]
 
 
-def save(
-    folder: RunFolder, checkpoint: Checkpoint, keep: int, shards: Shards | None = None
-) -> Path:
-    """Write a checkpoint, with all ranks if ``shards`` divide the model, and delete all but the
-    newest ``keep``. Raises FencedError."""
+class Staged:
+    """Copies of what a checkpoint holds: training may change it from now on. If ``shards`` divide
+    the model, it is not copied, and must not change before it is written."""
+
+    def __init__(self, checkpoint: Checkpoint, shards: Shards | None = None) -> None:
+        self._progress, self._shards = checkpoint.progress, shards
+        tensors = _flat(checkpoint)
+        self._tensors, self._arrivals = (tensors, []) if shards is not None else staged(tensors)
+
+    def write(self, folder: RunFolder, keep: int) -> Path:
+        """Write the checkpoint, with all ranks of a divided model, and delete all but the newest
+        ``keep``. Raises FencedError."""
+        shards, tensors = self._shards, self._tensors
+        path = path_of(folder.path, self._progress.step, shards)
+        progress = json.dumps(asdict(self._progress))
+        if shards is None:
+            for arrival in self._arrivals:
+                arrival.synchronize()
+            metadata = {"progress": progress, "sha256": _sha256(progress, tensors)}
+            put(folder, path, lambda beside: save_file(tensors, beside, metadata))
+        else:
+            parts.save(folder, path, tensors, progress, shards)
+        # Checkpoints after this one are broken: the resumed run could not load them.
+        for old in [each for each in checkpoint_paths(folder.path) if each <= path][:-keep]:
+            remove(old)
+        return path
+
+
+def _flat(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """The tensors of a checkpoint, whose names begin with their kind."""
     tensors = {LEARNER + n: t for n, t in checkpoint.learner.items()}
     tensors |= {f"state.{n}": t for n, t in checkpoint.state.items()}
     for snapshot in checkpoint.snapshots:
         prefix = f"snapshot.{snapshot.version}."
         tensors |= {f"{prefix}weights.{n}": t for n, t in snapshot.tensors.items()}
         tensors |= {f"{prefix}state.{n}": t for n, t in snapshot.state.items()}
-    path = path_of(folder.path, checkpoint.progress.step, shards)
-    progress = json.dumps(asdict(checkpoint.progress))
-    if shards is None:
-        tensors = separate(tensors)
-        metadata = {"progress": progress, "sha256": _sha256(progress, tensors)}
-        put(folder, path, lambda beside: save_file(tensors, beside, metadata))
-    else:
-        parts.save(folder, path, tensors, progress, shards)
-    # Checkpoints after this one are broken: the resumed run could not load them.
-    for old in [each for each in checkpoint_paths(folder.path) if each <= path][:-keep]:
-        remove(old)
-    return path
+    return tensors
 
 
 def save_part(folder: RunFolder, step: int, learner: Mapping[str, Tensor], shards: Shards) -> None:
@@ -157,7 +171,7 @@ def _progress(text: str) -> Progress:
 
 
 def _split_by_kind(progress: Progress, tensors: Mapping[str, Tensor]) -> Checkpoint:
-    """The parts of a checkpoint, whose names begin with their kind."""
+    """The parts of a checkpoint: the reverse of ``_flat``."""
     learner: dict[str, Tensor] = {}
     state: dict[str, Tensor] = {}
     snapshots: dict[int, Snapshot] = {}

@@ -15,7 +15,7 @@ from rhoselect.compute import seed_step
 from rhoselect.config import TrainerConfig
 from rhoselect.errors import ConfigError
 from rhoselect.hardware import Facts
-from rhoselect.models.frozen import NOTHING, Frozen
+from rhoselect.models.frozen import NOTHING, Frozen, Watch, sums_of_bits
 from rhoselect.models.statistics import recalibrate_batchnorm
 from rhoselect.ranks.group import Alone, Group, share
 from rhoselect.selection.tokens import TokenSelection
@@ -65,7 +65,8 @@ class Learner:
         others: Mapping[str, Learner] | None = None,
         tokens: TokenSelection | None = None,
     ) -> None:
-        self.others, self._frozen = others or {}, NOTHING
+        self.others = others or {}
+        self.keep(NOTHING)
         self.model = model.to(device).train()
         self.device = device
         self.task = task
@@ -86,7 +87,7 @@ class Learner:
 
     def keep(self, frozen: Frozen) -> None:
         """Leave these parameters out of checkpoints."""
-        self._frozen = frozen
+        self._frozen, self._watch = frozen, Watch(frozen, sums_of_bits)
 
     def update(self, batch: Batch, weights: Tensor | None, step: int) -> StepResult:
         """One optimizer step on ``batch``; ``weights`` [n_b] multiply its losses if given."""
@@ -193,7 +194,8 @@ class Learner:
 
     def sum_of_weights(self) -> float:
         """The sum of all parameters, those of others included: finite only if all of them are."""
-        own = sum(p.detach().double().sum().item() for p in self._whole.parameters())
+        sums = [p.detach().sum(dtype=torch.float64) for p in self._whole.parameters()]
+        own = torch.stack(sums).sum().item()  # on a GPU the host waits once
         return own + sum(other.sum_of_weights() for other in self.others.values())
 
     @property
@@ -212,7 +214,7 @@ class Learner:
     def check_frozen(self, problem: str) -> None:
         """Raise ModelError, which names the ``problem``, if a frozen parameter is another than at
         start."""
-        self._frozen.check(self._whole.state_dict(), problem)
+        self._watch.check(self._whole.state_dict(), problem)
         for other in self.others.values():
             other.check_frozen(problem)
 

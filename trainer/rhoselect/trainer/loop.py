@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,6 @@ from rhoselect.models.replica import Replica
 from rhoselect.selector import SelectedBatch, Selector
 from rhoselect.status import Status
 from rhoselect.trainer import checkpoint as checkpoints
-from rhoselect.trainer.adapters import save_adapter
 from rhoselect.trainer.candidates import next_candidates
 from rhoselect.trainer.checkpoint import Checkpoint, Progress
 from rhoselect.trainer.control import TrainerControl
@@ -33,6 +33,7 @@ from rhoselect.trainer.hardware import begin
 from rhoselect.trainer.learner import Learner, StepResult
 from rhoselect.trainer.records import Records, StepRecord, corrupted_share
 from rhoselect.trainer.runfolder import RunFolder, writing
+from rhoselect.trainer.saving import Saver
 from rhoselect.trainer.stepping import take_step
 from rhoselect.trainer.tracking import (
     NoTracker,
@@ -60,8 +61,7 @@ class Trainer:
         self._inputs, self._config, self._folder = inputs, inputs.config, folder
         self.learner, self._selector, self._evaluator = learner, selector, evaluator
         self.metrics, self._control = metrics, control
-        self._clock_start = time.monotonic()
-        self._recalibrated = -1
+        self._clock_start, self._recalibrated = time.monotonic(), -1
         self._tracker: Tracker = NoTracker()
         self.status = self._begun(checkpoints.newest_progress(folder.path))
         metrics.generation.set(folder.generation)
@@ -87,6 +87,7 @@ class Trainer:
             repeatable(torch.device(self._config.scorer.device)),  # of the scorer in this process
             threads(self._config.trainer.threads),
             closing(self._control),
+            Saver(self._folder, self._config.trainer.keep_checkpoints, self.metrics) as self._saver,
         ):
             self._folder.check_fence()  # an older trainer writes nothing from now on
             step = self._restore()
@@ -125,8 +126,11 @@ class Trainer:
     def _stops(self, step: int) -> bool:
         """Handle the requests of `TrainerControl`. Returns whether the run ends here. The time that
         this takes is not counted as run time."""
+        self._saver.check()
         came = time.monotonic()
-        stops = self._control.poll(step, lambda: self._checkpoint(step), self._folder.check_fence)
+        stops = self._control.poll(
+            step, lambda: self._checkpoint(step).result(), self._folder.check_fence
+        )
         self._clock_start += time.monotonic() - came
         return stops
 
@@ -148,6 +152,7 @@ class Trainer:
         """Raise NonFiniteLossError if ``loss``, under the weights after ``step`` steps, is not
         finite. The error names the newest checkpoint from which a step was taken."""
         if not math.isfinite(loss):
+            self._saver.settle()
             good = checkpoints.newest_before(self._folder.path, step)
             raise NonFiniteLossError(
                 f"{what} at step {step}: got {loss}, allowed a finite one; last good checkpoint:"
@@ -188,19 +193,14 @@ class Trainer:
         if step % trainer.checkpoint_every == 0 or last:
             self._checkpoint(step)
 
-    def _checkpoint(self, step: int) -> Path:
+    def _checkpoint(self, step: int) -> Future[Path]:
         self._check_finite("sum of the weights", step, self.learner.sum_of_weights())
         self.learner.check_frozen(f"training changed frozen parameters by step {step}")
         self._recalibrate(step)
         learner, state = self.learner.state_dict(), dict(self._selector.state)
         done = Checkpoint(self._progress(step), learner, state, self._selector.in_use(step))
         with self.metrics.busy("checkpoint"), writing(self._folder):
-            self.records.flush()
-            keep, shards = self._config.trainer.keep_checkpoints, self.learner.shards
-            path = checkpoints.save(self._folder, done, keep, shards)
-            save_adapter(self._folder, self.learner.evaluated)
-        self.metrics.last_checkpoint_time.set_to_current_time()
-        return path
+            return self._saver.begin(done, self.learner, self.records)
 
     def _evaluate(self, step: int) -> None:
         inputs, evaluator = self._inputs, self._evaluator

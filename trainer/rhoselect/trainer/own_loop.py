@@ -23,7 +23,7 @@ from rhoselect.devices import service_device
 from rhoselect.inputs import RunInputs, SelectionInputs
 from rhoselect.models.statistics import recalibrate_batchnorm, running_statistics
 from rhoselect.selector.selector import SelectedBatch
-from rhoselect.trainer.adapters import save_adapter
+from rhoselect.trainer.adapters import adapter_files, save_adapter
 from rhoselect.trainer.candidates import next_candidates
 from rhoselect.trainer.checkpoint import Progress, save_model
 from rhoselect.trainer.hardware import agreed, begin
@@ -176,7 +176,7 @@ class LoopRecords:
             with repeatable(device), threads(self._inputs.config.trainer.threads):
                 recalibrate_batchnorm(model.to(device), (batch.inputs for batch in candidates))
         save_model(self._folder, model)
-        save_adapter(self._folder, model)
+        save_adapter(self._folder, adapter_files(model))
         return weights_sha256(model) if exact else None
 
     def _device(self) -> torch.device:

@@ -106,15 +106,23 @@ class Records:
             os.fsync(file.fileno())
 
     def flush(self) -> None:
-        """Write the rows since the last flush as one part, atomically. Raises FencedError."""
-        if not self._rows:
+        """Write the rows since the last part as one, atomically. Raises FencedError."""
+        self.write(self.cut())
+
+    def cut(self) -> Sequence[StepRecord]:
+        """Begin a new part. Returns the rows of the one before it, for ``write``."""
+        rows, self._rows = self._rows, []
+        return rows
+
+    def write(self, rows: Sequence[StepRecord]) -> None:
+        """Write the rows of a part, atomically; any thread may call this. Raises FencedError."""
+        if not rows:
             return
-        columns = {name: [getattr(row, name) for row in self._rows] for name in SCHEMA.names}
-        end, generation = self._rows[-1].step + 1, self._folder.generation
+        columns = {name: [getattr(row, name) for row in rows] for name in SCHEMA.names}
+        end, generation = rows[-1].step + 1, self._folder.generation
         path = self._folder.path / "steps" / f"part-{end:09d}-{generation}.parquet"
         table = pa.table(columns, schema=SCHEMA)
         put(self._folder, path, lambda beside: pq.write_table(table, beside))
-        self._rows.clear()
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Merge the parts into steps.parquet and write summary.json."""
