@@ -30,6 +30,7 @@ FREE_KEYS = (
     "il.table",
     "il.weights",
     "svp.table",
+    "data.resident",
     "data.cache_dir",
     "data.cache_bytes",
     "data.timeout_s",
@@ -70,6 +71,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "data.args": arguments,
     "data.order": st.just("shuffled"),
     "data.stream_blocks": counts,
+    "data.resident": st.just(""),  # "device" needs a data.path
     "data.cache_dir": paths,
     "data.cache_bytes": counts,
     "data.timeout_s": positive,
@@ -340,6 +342,11 @@ def test_exactly_the_changed_keys_are_named(changed: set[str]) -> None:
 def test_another_order_of_the_data_is_a_change() -> None:
     before, after = (config({"data.path": "d", "data.order": o}) for o in ("shuffled", "streamed"))
     assert before.changed_keys(after) == ["data.order"]
+
+
+def test_where_points_lie_is_no_change() -> None:
+    before, after = (config({"data.path": "d", "data.resident": r}) for r in ("", "device"))
+    assert before.changed_keys(after) == []
 
 
 SECRETS = {

@@ -108,6 +108,13 @@ SETTINGS = [
         "data.dataset=m:f",
     ),
     setting(
+        "key",
+        "points of a store in the memory of a device",
+        r"data\.resident: got 'device', but data\.path is fetched from a store, allowed .*''",
+        "data.path=s3://bucket/set",
+        "data.resident=device",
+    ),
+    setting(
         "type of a value",
         "word for a number",
         r"trainer\.steps: got 'many'; .*integer",

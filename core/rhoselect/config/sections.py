@@ -34,6 +34,11 @@ class DataConfig(Section):
         description="order of candidates: all points shuffled, or groups of shards in turn",
     )
     stream_blocks: int = Field(8, ge=1, description="shards shuffled together in order 'streamed'")
+    resident: Literal["", "device"] = Field(
+        "",
+        description="'device': each process that reads holds all of split train in the memory of"
+        " its device; raw points on disk only",
+    )
     cache_dir: Place | None = Field(
         None, description="folder for fetched shards and mapped tables; ~/.cache/rhoselect if unset"
     )
@@ -62,6 +67,12 @@ class DataConfig(Section):
             raise ValueError(
                 "data.order: got 'streamed', allowed 'shuffled' for data.dataset, which has no"
                 " shards; import the data"
+            )
+        if self.resident and (self.remote or self.dataset is not None):
+            what = "data.path is fetched from a store" if self.remote else "data.dataset is set"
+            raise ValueError(
+                f"data.resident: got 'device', but {what}, allowed for a data.path on disk alone;"
+                " set ''"
             )
         if self.remote and (secret := _secret_in(str(self.path))):
             raise ValueError(

@@ -40,7 +40,7 @@ INPUTS = {
 
 FREE: dict[str, Any] = {
     **INPUTS,
-    "data": INPUTS["data"] | {"cache_dir", "cache_bytes", "timeout_s"},
+    "data": INPUTS["data"] | {"resident", "cache_dir", "cache_bytes", "timeout_s"},
     "queue": True,
     "snapshots": {"transport"},
     "cluster": True,

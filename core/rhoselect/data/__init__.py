@@ -43,6 +43,12 @@ def open_arrow(config: DataConfig) -> ArrowDataset:
 
 def train_points(config: Config, dataset: Dataset) -> SplitPoints:
     """The split "train", augmented as section ``augment`` says. Raises DataError or ConfigError."""
+    encoding = dataset.manifest.inputs.encoding if isinstance(dataset, ArrowDataset) else None
+    if config.data.resident and encoding is not None:
+        raise ConfigError(
+            f"data.resident: got 'device', but the images are {encoding} files, allowed for raw"
+            " points alone; import the data without --encoding, or set ''"
+        )
     augment = config.augment
     if not (augment.crop_padding or augment.flip):
         return dataset.split("train")

@@ -21,6 +21,7 @@ from rhoselect.data.ids import check_ids
 from rhoselect.data.images import decode
 from rhoselect.data.manifest import Array
 from rhoselect.data.remote import RemoteShards
+from rhoselect.data.resident import Resident
 from rhoselect.data.shards import LocalShards, Located, Shards
 from rhoselect.data.store import Store
 from rhoselect.errors import ConfigError
@@ -101,6 +102,7 @@ class DatasetPoints(SplitPoints):
         self._shards, self._manifest = shards, shards.manifest
         self.far = shards.far
         self._scales: dict[torch.device, tuple[Tensor, Tensor]] = {}
+        self._held: dict[torch.device, Resident] = {}
 
     @property
     def block_rows(self) -> int:
@@ -130,19 +132,21 @@ class DatasetPoints(SplitPoints):
         int64, floats float32 as stored. Raises DataError naming the index of an encoded image that
         is broken or of another shape, and that of an unknown token id.
         """
-        located = self._located(indices)
-        stored = self._inputs(located)
-        if self._manifest.inputs.kind == "tokens":
-            where, declared = self._shards.location, self._manifest.vocabulary
-            check_ids(stored, indices, where, self._vocabulary, declared)
-        inputs = _to_device(stored, device)
+        if device in self._held:
+            inputs, labels = self._held[device].read(indices)
+        else:
+            inputs, labels = (_to_device(each, device) for each in self._checked(indices))
         if self._augmentation is not None and epochs is not None:
             inputs = self._augmentation(inputs, indices, epochs)
         if self._manifest.inputs.kind == "image":
             mean, std = self._scale(device)
             inputs = inputs.to(torch.float32).div_(255).sub_(mean).div_(std)
-        labels = gather(located, lambda block: block.labels, np.empty(len(indices), np.int64))
-        return Batch(indices, (inputs, _to_device(labels, device)))
+        return Batch(indices, (inputs, labels))
+
+    def hold(self, device: torch.device) -> None:
+        """See `SplitPoints.hold`."""
+        if device not in self._held:
+            self._held[device] = Resident((self.start, self.stop), device, self._checked)
 
     def stored(self, indices: Indices) -> Array:
         """Inputs [C, *input_shape], images as uint8, decoded."""
@@ -190,6 +194,17 @@ class DatasetPoints(SplitPoints):
         if copies is None or self.start != self._manifest.splits["train"][0]:
             return indices
         return self.start + copies.originals(indices - self.start)
+
+    def _checked(self, indices: Indices) -> tuple[Array, Labels]:
+        """Inputs [C, *input_shape] as stored, decoded, and labels [C]. Raises DataError for an id
+        that is not known."""
+        located = self._located(indices)
+        stored = self._inputs(located)
+        if self._manifest.inputs.kind == "tokens":
+            where, declared = self._shards.location, self._manifest.vocabulary
+            check_ids(stored, indices, where, self._vocabulary, declared)
+        labels = gather(located, lambda block: block.labels, np.empty(len(indices), np.int64))
+        return stored, labels
 
     def _inputs(self, located: Located) -> Array:
         """Inputs [C, *input_shape] as stored, images decoded."""

@@ -79,6 +79,11 @@ class SplitPoints(ABC):
         """A hint that ``indices`` [C] are read soon. Returns at once and raises nothing."""
         return  # local points need no fetch
 
+    def hold(self, device: torch.device) -> None:
+        """Hold all points on ``device``, so that later reads there take them from its memory, with
+        the same bits. Raises ConfigError if they do not fit."""
+        return  # only an Arrow data set of raw points can: see ``train_points``
+
     @abstractmethod
     def read(self, indices: Indices, device: torch.device, epochs: Indices | None = None) -> Batch:
         """The points of ``indices`` [C], ready for the model on ``device``; with ``epochs`` [C]

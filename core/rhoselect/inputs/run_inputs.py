@@ -41,6 +41,12 @@ class SelectionInputs:
     classes: int
     task: Task
 
+    def hold(self, device: torch.device) -> None:
+        """For a process that reads candidates to ``device`` again and again: hold them there, if
+        ``data.resident`` says so. Raises ConfigError if they do not fit."""
+        if self.config.data.resident == "device":
+            self.train.hold(device)
+
 
 @dataclass(frozen=True)
 class RunInputs(SelectionInputs):

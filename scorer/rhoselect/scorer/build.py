@@ -23,6 +23,8 @@ def build_scorer(
 ) -> Scorer:
     """The scorer of ``slot``, on ``device``: see ``devices``."""
     make_current(device)
+    if inputs.scoring.needs.forward:
+        inputs.hold(device)
     return Scorer(inputs, inputs.new_replica(device), queue, snapshots, metrics, slot, lanes)
 
 

@@ -119,7 +119,9 @@ def build_follower(
     what it gets from ``queue``; without one it does not score."""
     metrics, snapshots, who = Metrics(), LocalStore(lends=True), f"rank {group.rank}"
     if queue is None:
-        learner = new_learner(inputs, trainer_device(inputs.config), group)
+        device = trainer_device(inputs.config)
+        inputs.hold(device)
+        learner = new_learner(inputs, device, group)
         return Follower(inputs, folder, learner, GivenBatches(group), metrics)
     learner, selector = _parts(inputs, folder, queue, snapshots, metrics, 0, group, who)
     return Follower(inputs, folder, learner, selector, metrics)
@@ -144,6 +146,7 @@ def _parts(
         scorer.weights.replica.share()
     agree(folder, who, scoring_facts(inputs, scorer.weights.replica))
     make_current(device)
+    inputs.hold(device)
     rescores = rescores_here(config)
     selector = build_selector(inputs, scorer, rescores, queue, snapshots, folder, workers)
     return new_learner(inputs, device, group), selector
