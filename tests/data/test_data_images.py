@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from rhoselect.compute import threads
 from rhoselect.data import ArrowDataset
 from rhoselect.data.images import decode
 from rhoselect.errors import DataError
@@ -162,26 +163,63 @@ def test_a_bad_image_is_refused_with_its_row(tmp_path: Path, name: str) -> None:
     assert entries(tmp_path) == []
 
 
-@pytest.mark.parametrize("name", WRONG)
-def test_a_bad_image_on_disk_is_told_with_its_index(tmp_path: Path, name: str) -> None:
-    """Put there by another program, whose manifest agrees."""
-    content, pattern = WRONG[name]
-    write_dataset(tmp_path / "set", "image", splits(), encoding="png", shard_rows=20)
-    path = tmp_path / "set" / "00001.arrow"
+def put(folder: Path, number: int, images: dict[int, bytes]) -> None:
+    """Images into rows of a shard: by another program, whose manifest agrees."""
+    path = folder / f"{number:05d}.arrow"
     with pa.ipc.open_file(path) as reader:
         table = reader.read_all()
     inputs = table["inputs"].to_pylist()
-    inputs[4] = content
+    for row, content in images.items():
+        inputs[row] = content
     table = table.set_column(0, table.schema.field(0), pa.array(inputs, pa.large_binary()))
     with pa.ipc.new_file(str(path), table.schema) as writer:
         writer.write_table(table)
-    manifest = json.loads((tmp_path / "set" / "manifest.json").read_text())
-    manifest["shards"][1]["bytes"] = path.stat().st_size
-    (tmp_path / "set" / "manifest.json").write_text(json.dumps(manifest))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["shards"][number]["bytes"] = path.stat().st_size
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_bad_image_on_disk_is_told_with_its_index(tmp_path: Path, name: str) -> None:
+    content, pattern = WRONG[name]
+    write_dataset(tmp_path / "set", "image", splits(), encoding="png", shard_rows=20)
+    put(tmp_path / "set", 1, {4: content})
     points = ArrowDataset.open(tmp_path / "set").split("train")
     points.read(np.arange(24), CPU)
     with refused(f"point 24: got .*{pattern}", DataError):
         points.read(np.arange(30), CPU)
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_the_first_of_several_bad_images_is_told(tmp_path: Path, count: int) -> None:
+    write_dataset(tmp_path / "set", "image", splits(), encoding="png")
+    put(tmp_path / "set", 0, {7: b"", 8: b"", 20: b""})
+    points = ArrowDataset.open(tmp_path / "set").split("train")
+    with threads(count), refused("point 7: got", DataError):
+        points.read(np.arange(30), CPU)
+
+
+def test_images_that_are_kept_are_decoded_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by a trainer that scores a window and then trains on points of it. By several threads."""
+    write_dataset(tmp_path / "set", "image", splits(), encoding="png", shard_rows=20)
+    plain, keeping = (ArrowDataset.open(tmp_path / "set").split("train") for _ in range(2))
+    keeping.keep(12)
+    windows = [[3, 25, 8, 1], [3, 8], [9, 11, 10, 12, 13, 14, 15, 16], [25, 16, 9], [0, 1, 2]]
+    expected = [plain.read(np.array(window), CPU).inputs for window in windows]
+    decoded = list[int]()
+
+    def counted(content: memoryview, encoding: Any, shape: Any, where: str) -> Any:
+        decoded.append(int(where.rpartition(" ")[2]))
+        return decode(content, encoding, shape, where)
+
+    monkeypatch.setattr("rhoselect.data.decoding.decode", counted)
+    with threads(3):
+        found = [keeping.read(np.array(window), CPU).inputs for window in windows]
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one, other)
+    assert sorted(decoded) == [0, 1, 2, 3, 8, *range(9, 17), 25]
 
 
 def test_what_cannot_be_encoded_is_refused(tmp_path: Path) -> None:

@@ -15,10 +15,10 @@ from rhoselect.data.base import Labels, Mask, Origins, Span, SplitPoints, span_o
 from rhoselect.data.beside import origins_of
 from rhoselect.data.blocks import Block, broken
 from rhoselect.data.cache import Cache
+from rhoselect.data.decoding import Decoder
 from rhoselect.data.fingerprint import content_hash, file_hash
-from rhoselect.data.gathering import as_asked, blobs_of, clean_of, gather, raw_of
+from rhoselect.data.gathering import as_asked, clean_of, gather, raw_of
 from rhoselect.data.ids import check_ids
-from rhoselect.data.images import decode
 from rhoselect.data.manifest import Array
 from rhoselect.data.remote import RemoteShards
 from rhoselect.data.resident import Resident
@@ -103,6 +103,7 @@ class DatasetPoints(SplitPoints):
         self.far = shards.far
         self._scales: dict[torch.device, tuple[Tensor, Tensor]] = {}
         self._held: dict[torch.device, Resident] = {}
+        self._decoder = Decoder(self._manifest.inputs, self._shards.location)
 
     @property
     def block_rows(self) -> int:
@@ -142,6 +143,10 @@ class DatasetPoints(SplitPoints):
             mean, std = self._scale(device)
             inputs = inputs.to(torch.float32).div_(255).sub_(mean).div_(std)
         return Batch(indices, (inputs, labels))
+
+    def keep(self, count: int) -> None:
+        """See `SplitPoints.keep`."""
+        self._decoder.keep(count)
 
     def hold(self, device: torch.device) -> None:
         """See `SplitPoints.hold`."""
@@ -209,16 +214,10 @@ class DatasetPoints(SplitPoints):
     def _inputs(self, located: Located) -> Array:
         """Inputs [C, *input_shape] as stored, images decoded."""
         described = self._manifest.inputs
+        if described.encoding is not None:
+            return as_asked(located, self._decoder(located))
         result = np.empty((len(located.indices), *described.shape), described.dtype)
-        if described.encoding is None:
-            return gather(located, raw_of, result)
-        for block, begin, end in located.pieces:
-            for place in range(begin, end):
-                index = int(located.indices[place])
-                where = f"{self._shards.location}: point {index}"
-                content = blobs_of(block)[index - block.start]
-                result[place] = decode(content, described.encoding, described.shape, where)
-        return as_asked(located, result)
+        return gather(located, raw_of, result)
 
     def _located(self, indices: Indices) -> Located:
         return self._shards.located(indices, (self.start, self.stop))

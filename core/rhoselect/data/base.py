@@ -79,6 +79,10 @@ class SplitPoints(ABC):
         """A hint that ``indices`` [C] are read soon. Returns at once and raises nothing."""
         return  # local points need no fetch
 
+    def keep(self, count: int) -> None:
+        """Points are read again soon after: keep what costs time to make of the last ``count``."""
+        return  # nothing is made of raw points
+
     def hold(self, device: torch.device) -> None:
         """Hold all points on ``device``, so that later reads there take them from its memory, with
         the same bits. Raises ConfigError if they do not fit."""

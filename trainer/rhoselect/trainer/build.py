@@ -147,6 +147,8 @@ def _parts(
     agree(folder, who, scoring_facts(inputs, scorer.weights.replica))
     make_current(device)
     inputs.hold(device)
+    # A picked point was read to be scored; by the time it is picked, so was a later window.
+    inputs.train.keep((2 + config.selection.lag) * config.selection.n_B)
     rescores = rescores_here(config)
     selector = build_selector(inputs, scorer, rescores, queue, snapshots, folder, workers)
     return new_learner(inputs, device, group), selector
