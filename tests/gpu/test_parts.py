@@ -15,13 +15,17 @@ from torch import Tensor, nn
 
 from rhoselect.compute import DTYPES, as_guest, repeatable
 from rhoselect.config import TrainerConfig
+from rhoselect.data import ArrowDataset
 from rhoselect.models import mlp, resnet18_small, small_cnn, text_transformer
 from rhoselect.models.replica import Numerics, Replica
+from rhoselect.models.weights import staged
+from rhoselect.scorer.reader import Arriving, Work
+from rhoselect.selection.scoring import Prepared
 from rhoselect.snapshots.pinning import Cuda
 from rhoselect.snapshots.shm import SharedMemoryStore
 from rhoselect.tasks import Classification
 from rhoselect.trainer.learner import Learner
-from rhoselect.types import Batch
+from rhoselect.types import Batch, Ticket
 
 TASK = Classification()
 
@@ -196,3 +200,49 @@ def test_deterministic_kernels_are_those_of_the_block_alone(cuda: torch.device) 
         F.adaptive_avg_pool2d(inputs, 2).sum().backward()
     F.adaptive_avg_pool2d(inputs, 2).sum().backward()
     assert inputs.grad is not None
+
+
+def test_copies_for_a_checkpoint_are_of_the_moment_when_it_began(device: torch.device) -> None:
+    """Though the next step changes the tensors at once."""
+    tensors = {"flat": torch.randn(1 << 22, device=device)}
+    tensors["turned"] = torch.randn(64, 32, device=device).t()
+    tensors["counter"] = torch.zeros((), dtype=torch.int64)
+    expected = {name: tensor.cpu().clone() for name, tensor in tensors.items()}
+    copies, arrivals = staged(tensors)
+    for tensor in tensors.values():
+        tensor += 1
+    for arrival in arrivals:
+        arrival.synchronize()
+    assert len(arrivals) == (device.type == "cuda")
+    for name, tensor in expected.items():
+        assert copies[name].is_contiguous() and torch.equal(copies[name], tensor), name
+
+
+def test_points_in_the_memory_of_the_device_are_those_on_the_disk(
+    device: torch.device, ground: tuple[Path, Path]
+) -> None:
+    disk, held = (ArrowDataset.open(ground[0]).split("train") for _ in range(2))
+    held.hold(device)
+    indices = np.random.default_rng(0).permutation(disk.indices)[:50]
+    expected, found = (points.read(indices, device) for points in (disk, held))
+    assert found.inputs.device == found.labels.device == expected.inputs.device
+    assert torch.equal(found.inputs, expected.inputs)
+    assert torch.equal(found.labels, expected.labels)
+
+
+def test_points_that_arrive_beside_forwards_are_whole_when_used(cuda: torch.device) -> None:
+    """Each takes the memory of an earlier one as soon as it may."""
+    arriving, weights, found = Arriving(cuda), torch.randn(4096, 4096, device=cuda), []
+    nothing = np.zeros(0, np.int64)
+    for number in range(20):
+        host = torch.full((1 << 22,), float(number)).pin_memory()
+        with arriving.beside() as arrival:
+            points = host.to(cuda, non_blocking=True) + 1
+        batch = Batch(nothing, (points, points))
+        work = Work(Ticket(0, 0, 0), nothing, nothing, batch, Prepared(None, None), 0.0, arrival)
+        _ = weights @ weights
+        points = arriving.waited(batch, work).inputs
+        _ = weights @ weights
+        found.append(points.aminmax())
+        del points, batch, work
+    assert [(low.item(), high.item()) for low, high in found] == [(n, n) for n in range(1, 21)]

@@ -20,7 +20,7 @@ from rhoselect.metrics import Metrics
 from rhoselect.models.replica import Replica
 from rhoselect.queue import SelectionQueue
 from rhoselect.scorer.pusher import Pusher
-from rhoselect.scorer.reader import Reader, Work
+from rhoselect.scorer.reader import Arriving, Reader, Work
 from rhoselect.scorer.weights import Weights
 from rhoselect.selection.scoring import CPU
 from rhoselect.snapshots import SnapshotReader
@@ -54,7 +54,7 @@ class Scorer:
         self._queue, self._metrics = queue, metrics
         self.weights = Weights(replica, snapshots, metrics)
         self._ahead: Reader | None = None
-        self._pusher = Pusher(inputs, queue, metrics)
+        self._pusher, self._arriving = Pusher(inputs, queue, metrics), Arriving(replica.device)
 
     @property
     def metrics(self) -> Metrics:
@@ -204,11 +204,11 @@ class Scorer:
         if self._points.far:
             self._points.prefetch(self._plan.indices(self._plan.ahead(positions)))
         batch, device = None, self._replica.device if self._scoring.needs.forward else CPU
-        with self._metrics.busy("read"):
+        with self._metrics.busy("read"), self._arriving.beside() as arrival:
             if self._scoring.needs.forward:
                 batch = self._points.read(indices, device, self._plan.epochs(positions))
             prepared = self._scoring.prepare(indices, device)
-        return Work(ticket, positions, indices, batch, prepared, claimed_at)
+        return Work(ticket, positions, indices, batch, prepared, claimed_at, arrival)
 
     def _take_over(self, reader: Reader, newest: int | None) -> None:
         """While weights do not come, hold a ticket of any lane and of a version up to ``newest``,
@@ -245,6 +245,6 @@ class Scorer:
             busy, count = self._metrics.busy("forward"), self._config.scorer.threads
             who = f"scoring in slot {self._slot}, process {os.getpid()}"
             with enough_memory(who), busy, threads(count):
-                output = self._replica(work.batch)
+                output = self._replica(self._arriving.waited(work.batch, work))
             self._metrics.scored_points.inc(len(work.indices))
         self._pusher.submit(work, output, self.weights.state)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+import torch
+
 from rhoselect.compute import single_threaded_pool
+from rhoselect.nest import leaves
 from rhoselect.selection.scoring import Prepared
 from rhoselect.types import Batch, Indices, Positions, Ticket
 
@@ -18,7 +22,8 @@ from rhoselect.types import Batch, Indices, Positions, Ticket
 class Work:
     """A ticket claimed at ``claimed_at`` (seconds of time.perf_counter), with the ``positions`` [C]
     and data-set ``indices`` [C] of its points. ``batch`` holds the points, or None if the method
-    needs no forward; ``prepared`` is what else their scores need."""
+    needs no forward; ``prepared`` is what else their scores need. On a GPU both are whole after
+    ``arrival``."""
 
     ticket: Ticket
     positions: Positions
@@ -26,6 +31,39 @@ class Work:
     batch: Batch | None
     prepared: Prepared
     claimed_at: float
+    arrival: torch.cuda.Event | None = None
+
+
+class Arriving:
+    """Puts points on ``device`` beside the forwards that run there. On a GPU they have a stream of
+    their own: on that of the forwards, they would arrive after the one before theirs. On a CPU this
+    does nothing. Several threads may use it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    @contextmanager
+    def beside(self) -> Iterator[torch.cuda.Event | None]:
+        """Copies and kernels of the block go to the stream. Gives the event that follows them."""
+        if self._stream is None:
+            yield None
+            return
+        with torch.cuda.stream(self._stream):
+            arrival = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            yield arrival
+            arrival.record(self._stream)
+
+    def waited(self, batch: Batch, work: Work) -> Batch:
+        """The ``batch`` of ``work`` for what the caller launches next, which waits for its arrival.
+        Its memory is not used again before that has ended."""
+        if work.arrival is not None:
+            forwards = torch.cuda.current_stream(self._device)
+            forwards.wait_event(work.arrival)
+            for tensor in leaves([batch.content, vars(work.prepared)]):
+                if tensor.is_cuda:
+                    tensor.record_stream(forwards)
+        return batch
 
 
 class Reader:
