@@ -157,3 +157,13 @@ def test_pieces_are_the_named_tensors_as_they_are_now() -> None:
     assert list(pieces) == ["0.weight", "1.running_mean"]
     for name, tensor in pieces.items():
         assert torch.equal(tensor, now[name])
+
+
+@pytest.mark.parametrize("wrong", [math.nan, -math.inf])
+@pytest.mark.parametrize("place", [0, -1])
+def test_a_weight_that_is_not_finite_is_found(wrong: float, place: int) -> None:
+    learner = Learner(network(), CONFIG, 0, CPU, TASK)
+    assert 0 < learner.greatest_weight() < math.inf
+    with torch.no_grad():
+        [*learner.model.parameters()][place].view(-1)[-1] = wrong
+    assert not math.isfinite(learner.greatest_weight())

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from rhoselect.compute import DTYPES, as_guest, repeatable
 from rhoselect.config import TrainerConfig
 from rhoselect.data import ArrowDataset
+from rhoselect.metrics import Metrics
 from rhoselect.models import mlp, resnet18_small, small_cnn, text_transformer
 from rhoselect.models.replica import Numerics, Replica
 from rhoselect.models.weights import staged
@@ -246,3 +247,16 @@ def test_points_that_arrive_beside_forwards_are_whole_when_used(cuda: torch.devi
         found.append(points.aminmax())
         del points, batch, work
     assert [(low.item(), high.item()) for low, high in found] == [(n, n) for n in range(1, 21)]
+
+
+def test_busy_seconds_are_those_of_the_device(cuda: torch.device) -> None:
+    """Not those of launching."""
+    metrics, weights = Metrics(), torch.randn(4096, 4096, device=cuda)
+    began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    began.record()
+    for _ in range(50):
+        with metrics.busy("forward", cuda):
+            weights = torch.tanh(weights @ weights)
+    ended.record()
+    counted = metrics.busy_by_phase()["forward"]
+    assert counted == pytest.approx(began.elapsed_time(ended) / 1e3, rel=0.5)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Mapping
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
+import torch
 from prometheus_client import Counter
 
 from rhoselect.config.operation import MetricsConfig
@@ -15,6 +17,9 @@ from rhoselect.metrics.collectors import WorkerState
 from rhoselect.metrics.endpoint import announce, listen
 from rhoselect.metrics.series import Role, Series
 from rhoselect.types import QueueStats
+
+UnderWay = deque[tuple[Counter, torch.cuda.Event, torch.cuda.Event]]
+"""Blocks that a GPU has not finished: the counter of each, its beginning and its end."""
 
 
 class Seconds:
@@ -30,6 +35,33 @@ class Seconds:
         self._counter.inc(time.perf_counter() - self._started)
 
 
+class DeviceSeconds:
+    """Adds the seconds that a GPU takes for what a block launches to ``counter``, after it has done
+    that: the host goes on long before. ``under_way`` is what it has not done yet."""
+
+    def __init__(self, counter: Counter, device: torch.device, under_way: UnderWay) -> None:
+        self._counter, self._under_way = counter, under_way
+        self._stream = torch.cuda.current_stream(device)
+
+    def __enter__(self) -> None:
+        self._began = self._stream.record_event(_timed())
+
+    def __exit__(self, *error: object) -> None:
+        self._under_way.append((self._counter, self._began, self._stream.record_event(_timed())))
+        while self._under_way and self._under_way[0][2].query():
+            count_first(self._under_way)
+
+
+def count_first(under_way: UnderWay) -> None:
+    """Add the seconds of the first block, which the GPU has done."""
+    counter, began, ended = under_way.popleft()
+    counter.inc(began.elapsed_time(ended) / 1e3)
+
+
+def _timed() -> torch.cuda.Event:
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+
+
 class Metrics(Series):
     """All series of a process."""
 
@@ -37,6 +69,7 @@ class Metrics(Series):
         super().__init__(role)
         # A chunk is counted in several phases, and a look-up takes longer than counting does.
         self._busy = cache(self.busy_seconds.labels)
+        self._under_way: UnderWay = deque()
 
     def observe_step(self, steps: int, seconds: float, staleness: int, n_b: int, n_B: int) -> None:
         """Count one step. ``steps`` are completed now; the step took ``seconds``, waits included;
@@ -95,12 +128,18 @@ class Metrics(Series):
         """Set the state and the number of restarts of the scorer in each slot."""
         self.workers.set(states, restarts)
 
-    def busy(self, phase: str) -> Seconds:
-        """Count the seconds of a block as work of ``phase``."""
-        return Seconds(self._busy(phase))
+    def busy(self, phase: str, device: torch.device | None = None) -> Seconds | DeviceSeconds:
+        """Count the seconds of a block as work of ``phase``: those of a GPU, if it is launched on
+        such a ``device``, which one thread alone may ask for."""
+        if device is None or device.type == "cpu":
+            return Seconds(self._busy(phase))
+        return DeviceSeconds(self._busy(phase), device, self._under_way)
 
     def busy_by_phase(self) -> dict[str, float]:
-        """Seconds at work by phase so far."""
+        """Seconds at work by phase so far. Waits for a GPU that is at work."""
+        while self._under_way:
+            self._under_way[0][2].synchronize()
+            count_first(self._under_way)
         samples = next(iter(self.busy_seconds.collect())).samples
         return {s.labels["phase"]: s.value for s in samples if s.name.endswith("_total")}
 

@@ -60,7 +60,8 @@ class Series:
         self.busy_seconds = Counter(
             "rho_busy_seconds",
             "Seconds of work: read, load, forward, score, push; train, publish, refine, audit,"
-            " evaluate, checkpoint. Reading and pushing overlap with forwards.",
+            " evaluate, checkpoint. Reading and pushing overlap with forwards; of a GPU forward and"
+            " train are its own time.",
             ["phase"],
             registry=registry,
         )

@@ -242,9 +242,9 @@ class Scorer:
         """Start the forward and pass its output to the pusher. On a GPU, do not wait for it."""
         output = None
         if work.batch is not None:
-            busy, count = self._metrics.busy("forward"), self._config.scorer.threads
+            busy = self._metrics.busy("forward", self._replica.device)
             who = f"scoring in slot {self._slot}, process {os.getpid()}"
-            with enough_memory(who), busy, threads(count):
+            with enough_memory(who), busy, threads(self._config.scorer.threads):
                 output = self._replica(self._arriving.waited(work.batch, work))
             self._metrics.scored_points.inc(len(work.indices))
         self._pusher.submit(work, output, self.weights.state)

@@ -17,6 +17,7 @@ from rhoselect.errors import ConfigError
 from rhoselect.hardware import Facts
 from rhoselect.models.frozen import NOTHING, Frozen, Watch, sums_of_bits
 from rhoselect.models.statistics import recalibrate_batchnorm
+from rhoselect.models.weights import greatest
 from rhoselect.ranks.group import Alone, Group, share
 from rhoselect.selection.tokens import TokenSelection
 from rhoselect.snapshots.base import Pieces
@@ -192,11 +193,11 @@ class Learner:
         bf16 = self._config.precision == "bf16"
         return torch.autocast(self.device.type, torch.bfloat16, enabled=bf16)
 
-    def sum_of_weights(self) -> float:
-        """The sum of all parameters, those of others included: finite only if all of them are."""
-        sums = [p.detach().sum(dtype=torch.float64) for p in self._whole.parameters()]
-        own = torch.stack(sums).sum().item()  # on a GPU the host waits once
-        return own + sum(other.sum_of_weights() for other in self.others.values())
+    def greatest_weight(self) -> float:
+        """The greatest size of a parameter that learns, plus those of others: finite only if all of
+        them are."""
+        own = greatest([p.detach() for p in self._whole.parameters() if p.requires_grad])
+        return own + sum(other.greatest_weight() for other in self.others.values())
 
     @property
     def tensors(self) -> Mapping[str, Tensor]:

@@ -194,7 +194,7 @@ class Trainer:
             self._checkpoint(step)
 
     def _checkpoint(self, step: int) -> Future[Path]:
-        self._check_finite("sum of the weights", step, self.learner.sum_of_weights())
+        self._check_finite("greatest weight", step, self.learner.greatest_weight())
         self.learner.check_frozen(f"training changed frozen parameters by step {step}")
         self._recalibrate(step)
         learner, state = self.learner.state_dict(), dict(self._selector.state)

@@ -22,7 +22,7 @@ def take_step(
     with metrics.waiting("data"):
         batch = inputs.train.read(points.indices, device, points.epochs)
     weights = None if points.weights is None else points.weights.to(device)
-    with metrics.busy("train"):
+    with metrics.busy("train", device):
         result = learner.update(batch, weights, selected.step)
     if selector.needs_losses:  # else nothing waits for the device here
         selector.report(batch.labels.cpu(), result.losses.cpu())
