@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -96,6 +96,16 @@ def staged(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[torch
         arrivals.append(torch.cuda.Event())  # type: ignore[no-untyped-call]
         arrivals[-1].record(torch.cuda.current_stream(device))
     return copies, arrivals
+
+
+def greatest(tensors: Iterable[Tensor]) -> float:
+    """The greatest size of a value in ``tensors``, on one device: NaN if one is, 0 of none. On a
+    GPU the host waits once."""
+    found = [tensor for tensor in tensors if tensor.numel()]
+    if not found:
+        return 0.0
+    norms = torch._foreach_norm(found, torch.inf)
+    return torch.stack([norm.double() for norm in norms]).max().item()
 
 
 def last_layer(model: nn.Module) -> str:
