@@ -110,7 +110,7 @@ SETTINGS = [
     setting(
         "key",
         "points of a store in the memory of a device",
-        r"data\.resident: got 'device', but data\.path is fetched from a store, allowed .*''",
+        r"data\.resident: got 'device', allowed for a data\.path on disk; set ''",
         "data.path=s3://bucket/set",
         "data.resident=device",
     ),

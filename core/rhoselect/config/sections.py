@@ -69,11 +69,7 @@ class DataConfig(Section):
                 " shards; import the data"
             )
         if self.resident and (self.remote or self.dataset is not None):
-            what = "data.path is fetched from a store" if self.remote else "data.dataset is set"
-            raise ValueError(
-                f"data.resident: got 'device', but {what}, allowed for a data.path on disk alone;"
-                " set ''"
-            )
+            raise ValueError("data.resident: got 'device', allowed for a data.path on disk; set ''")
         if self.remote and (secret := _secret_in(str(self.path))):
             raise ValueError(
                 f"data.path: got a URI with {secret}, allowed none that holds a secret; set"
