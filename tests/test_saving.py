@@ -169,6 +169,7 @@ def test_an_error_of_the_loop_is_not_hidden_by_that_of_a_write(
         train()
 
 
+@pytest.mark.long
 def test_a_full_disk_ends_a_run_with_one_line_and_it_goes_on_later(
     tiny_config: Path, tmp_path: Path
 ) -> None:
@@ -178,7 +179,7 @@ def test_a_full_disk_ends_a_run_with_one_line_and_it_goes_on_later(
         writes.append(1)
         full() if len(writes) == 2 else save_file(*arguments)  # type: ignore[arg-type]
 
-    words = ("--config", tiny_config, "--run-dir", run, "--workers", "0")
+    words = (tiny_config, "--run-dir", run, "--workers", "0")
     with pytest.MonkeyPatch.context() as patch:
         at_disk(patch, second_fails)
         result = rhoctl("train", *words, "--set", "trainer.checkpoint_every=4")

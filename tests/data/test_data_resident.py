@@ -92,5 +92,5 @@ def test_a_run_selects_the_same(tiny_config: Path, tmp_path: Path) -> None:
     runs = tmp_path / "disk", tmp_path / "device"
     for run in runs:
         sets = ("--set", "data.resident=device") if run.name == "device" else ()
-        made("train", "--config", tiny_config, "--run-dir", run, "--workers", "0", *sets)
+        made("train", tiny_config, "--run-dir", run, "--workers", "0", *sets)
     assert hashes(runs[0]) == hashes(runs[1])

@@ -48,7 +48,7 @@ class DeviceSeconds:
 
     def __exit__(self, *error: object) -> None:
         self._under_way.append((self._counter, self._began, self._stream.record_event(_timed())))
-        while self._under_way and self._under_way[0][2].query():
+        while self._under_way and self._under_way[0][2].query():  # type: ignore[no-untyped-call]
             count_first(self._under_way)
 
 
