@@ -33,6 +33,10 @@ PROJECT = Path(__file__).parents[1]
 DESK, HEAD, SCORERS = "10.77.0.1", "10.77.0.2", ["10.77.0.3", "10.77.0.4"]
 STEPS = 300
 DOWN_S = 180.0  # the scorers' hosts leave when they have missed the head for a minute
+RESULT = ["trainer.micro_batches=2", "trainer.steps=120"]
+# Two CPUs a host: each rank needs one of the scorers' hosts for itself.
+KEYS = ["trainer.devices=2", "cluster.trainer={CPU=2, rho_scorer=1}", "cluster.scorer={CPU=1}"]
+RANKS = " ".join(f'--set "{key}"' for key in RESULT + KEYS)
 UP_S = 300.0  # Ray starts the scorers' hosts one after the other
 
 
@@ -163,16 +167,12 @@ def process_of(desk: Desk, actor: str) -> Path:
 def test_ranks_on_two_hosts(desk: Desk, cluster: Path, tiny_config: Path) -> None:
     """They give the bits of one process, and the end of the far one ends the run."""
     config, run = made_config(desk, tiny_config), desk.folder / "ranks"
-    # Two CPUs a host: each rank needs one for itself.
-    result = ["trainer.micro_batches=2", "trainer.steps=120"]
-    keys = ["trainer.devices=2", "cluster.trainer={CPU=2}", "cluster.scorer={CPU=1}"]
-    words = " ".join(f'--set "{key}"' for key in result + keys)
-    one = [word for key in result for word in ("--set", key)]
+    one = [word for key in RESULT for word in ("--set", key)]
     made("train", config, "--run-dir", desk.folder / "whole", *one)
-    finished(train(desk, cluster, config, desk.folder / "split", f"--workers 2 {words}"))
+    finished(train(desk, cluster, config, desk.folder / "split", f"--workers 2 {RANKS}"))
     assert hashes(desk.folder / "split") == hashes(desk.folder / "whole")
 
-    process = train(desk, cluster, config, run, words)
+    process = train(desk, cluster, config, run, RANKS)
     until(lambda: bool(checkpoints(run)), process, UP_S)
     lead, far = process_of(desk, "TrainerActor"), process_of(desk, "RankActor")
     assert (lead / "ns" / "net").readlink() != (far / "ns" / "net").readlink()
@@ -181,8 +181,25 @@ def test_ranks_on_two_hosts(desk: Desk, cluster: Path, tiny_config: Path) -> Non
     assert process.returncode == 1, output + errors
     lost = r"rank 1 \(process \d+ on 10\.77\.0\.\d\) was killed.*; continue with: rhoctl train"
     assert re.search(lost, output + errors), output + errors
-    finished(train(desk, cluster, config, run, f"--resume {words}"))
+    finished(train(desk, cluster, config, run, f"--resume {RANKS}"))
     assert hashes(run) == hashes(desk.folder / "whole")
+
+
+def test_a_rank_that_is_cut_off_ends_the_run(desk: Desk, cluster: Path, tiny_config: Path) -> None:
+    config, run = made_config(desk, tiny_config), desk.folder / "cut"
+    process = train(desk, cluster, config, run, f"{RANKS} --set cluster.rank_timeout_s=8")
+    until(lambda: bool(checkpoints(run)), process, UP_S)
+    far = process_of(desk, "RankActor").name
+    enter = ["nsenter", f"--target={far}", "--uts", "hostname"]
+    host = subprocess.run(enter, capture_output=True, text=True, check=True).stdout.strip()
+    desk.run("ip", "link", "set", host, "down")
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 1, output + errors
+    address = host.replace("host-", "10.77.0.")
+    lost = rf"rank 1 \(process \d+ on {address}\) (did not answer for 8 s|was lost: its machine)"
+    assert re.search(lost, output + errors), output + errors
+    desk.run("ip", "link", "set", host, "up")
+    desk.run("ray", "up", "--yes", "--restart-only", cluster)
 
 
 def test_a_cluster_from_up_to_down(desk: Desk, cluster: Path, tiny_config: Path) -> None:
