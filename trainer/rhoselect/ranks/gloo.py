@@ -25,6 +25,7 @@ LOOPBACK = "127.0.0.1"
 _distributed = cast(Any, torch.distributed)  # its stubs do not know these
 LARGE_BYTES, FEW = 1 << 17, 1 << 14
 PART = 1 << 20  # numbers that are sent at once
+CONNECT = timedelta(minutes=1)  # torch asks for a name of the address: 10 s if no server answers
 HEAD_BYTES, FIRST_BYTES = 8, 1 << 14  # its length; length and payload that are exchanged first
 NOTHING = -0.0
 """The number that changes no other one when it is added: 0.0 would change -0.0."""
@@ -173,7 +174,7 @@ def _store(meeting: Path | Meeting, size: int, limit: timedelta) -> Any:
         meeting.port,
         size,
         is_master=meeting.socket is not None,
-        timeout=limit,
+        timeout=max(limit, CONNECT),
         wait_for_workers=False,
         master_listen_fd=meeting.socket,
     )
