@@ -15,8 +15,10 @@ from torch import Tensor, nn
 
 import ranked
 import threaded
+from rhoselect.comparison.arms import uniform_keys
 from rhoselect.compute import threads
 from rhoselect.config import load
+from rhoselect.grids.recipes import assignments
 from rhoselect.inputs import open_inputs
 from rhoselect.metrics import Metrics
 from rhoselect.models import mlp
@@ -31,7 +33,7 @@ from rhoselect.trainer.records import selected_sha256, weights_sha256
 from rhoselect.trainer.rehearsal import rehearse
 from rhoselect.trainer.runfolder import RunFolder
 from rhoselect.types import PROXY
-from support import CLASSES, hashes, made
+from support import CLASSES, hashes, made, start, until
 
 CPU = torch.device("cpu")
 SHAPE, WIDTH, STEPS, N_B = (1, 16, 16), 8, 6, 8
@@ -175,6 +177,25 @@ def test_a_resume_changes_nothing(tiny_config: Path, tmp_path: Path, way: str) -
     steps = ("--set", f"trainer.steps={STEPS}")
     made("train", "--resume", "--run-dir", tmp_path / "parts", *steps)
     assert hashes(tmp_path / "parts") == hashes(tmp_path / "whole")
+
+
+@pytest.mark.long
+def test_a_kill_and_a_resume_change_nothing(tiny_config: Path, tmp_path: Path) -> None:
+    sets = [*SETS, "selection.lag=1", "trainer.steps=200", "trainer.checkpoint_every=10"]
+    train(tiny_config, tmp_path / "whole", sets)
+    run = tmp_path / "killed"
+    process = start("train", tiny_config, "--run-dir", run, *words(sets))
+    until(lambda: any(run.glob("checkpoints/step-*")), process)
+    process.kill()
+    process.communicate()
+    assert not (run / "summary.json").exists()
+    made("train", "--resume", "--run-dir", run)
+    assert hashes(run) == hashes(tmp_path / "whole")
+
+
+def test_the_uniform_arms_of_a_comparison_have_none(tiny_config: Path) -> None:
+    inputs = open_inputs(load(tiny_config, [*PROXIED, *assignments(uniform_keys(N_B))]))
+    assert not inputs.scoring.needs.forward and not inputs.config.scorer.proxy
 
 
 @pytest.mark.matrix
