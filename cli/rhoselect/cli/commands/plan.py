@@ -111,7 +111,7 @@ def _show(console: Console, found: Calibration, result: dict[str, Any]) -> None:
     shares = {
         "forward of a point / of a step": found.forward_share,
         "scoring precision / float32": found.precision_factor,
-        "FLOPs of what scores / of the model": found.proxy_share,
+        "FLOPs, what scores / the model": found.proxy_share,
         f"forwards, {found.processes} at once / one": parts.slowdown,
     }
     for name, ratio in shares.items():
