@@ -10,7 +10,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import torch
-from cells import TARGETS, TINY, Cell, cells_of
+from cells import ARMS, TARGETS, TINY, Cell, cells_of
 from grounds import Grounds
 from page import between, page, passages
 from running import CONSOLE, Runs, TimeIsUpError
@@ -18,7 +18,7 @@ from table import entries_of, entry, rows_of
 
 from picture import draw
 from rhoselect.compute import keep_memory
-from rhoselect.errors import RunStopped
+from rhoselect.errors import RhoError, RunStopped
 from rhoselect.files import replacing
 
 
@@ -79,12 +79,13 @@ def run_all(
     except RunStopped:
         CONSOLE.print("stopped; the same command goes on from here")
         raise SystemExit(1) from None
+    except RhoError as error:
+        raise SystemExit(f"map: {error}") from None
 
 
 def missing(cell: Cell, options: argparse.Namespace) -> int:
     """How many final runs of a cell have not ended."""
-    arms = ("uniform", "uniform_seconds", "rho_loss")
-    entries = [entry(cell, arm, options.folder, options.costs) for arm in arms]
+    entries = [entry(cell, arm, options.folder, options.costs) for arm in ARMS]
     return sum(cell.target.seeds - len(each["seeds"]) for each in entries)
 
 

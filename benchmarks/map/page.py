@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from cells import LONGER, RHO, TARGETS, UNIFORM
+from cells import ARMS, LONGER, RHO, TARGETS, UNIFORM
 from table import Entry, Gain, Row
 
 from rhoselect.report.tables import markdown_table
@@ -17,7 +17,7 @@ FULL = {True: 2.0, False: 0.2}
 """A great gain: points of an accuracy; bits per byte."""
 TITLES = {target.name: target.title for target in TARGETS}
 HEADS = (
-    *("cell", "steps", "uniform", "uniform, equal device-seconds", "RHO-LOSS"),
+    *("cell", "steps", "rates", "uniform", "uniform, equal device-seconds", "RHO-LOSS"),
     *("at equal steps", "at equal device-seconds"),
 )
 INTRO = """# Where selection pays
@@ -28,12 +28,24 @@ INTRO = """# Where selection pays
 
 A cell is a network with its data, a share of wrong labels, copies of each point, and a budget. In
 all cells RHO-LOSS has one form: `reducible_loss`, the best of every window by float32 scores of the
-current weights, irreducible losses of a small model of the holdout. Rates of all arms fall to 0
-along a cosine and are the best of three, tried on one seed; finals are test figures of the last
-weights. **At equal steps** uniform batches take as many steps: scoring and irreducible losses are
-free. **At equal device-seconds** one device pays for all: uniform batches take the steps that fit
-into RHO-LOSS's seconds, those of scoring and of the whole fit of irreducible losses included, and
-learn from the holdout, too. A difference over seeds is a win or a loss beyond its 95% interval.
+current weights, irreducible losses of a small model of the target's kind, chosen beforehand on
+other seeds ([which](il.md#the-form-of-the-map)). Rates of all arms fall to 0 along a cosine and are
+the best of three, tried on one seed and judged on points that no trial learns; finals are test
+figures of the last weights. **At equal steps** uniform batches take as many steps: scoring and
+irreducible losses are free. **At equal device-seconds** one device pays for all: uniform batches
+take the steps that fit into RHO-LOSS's seconds, those of scoring and of the whole fit of
+irreducible losses included, and learn from the holdout, too. A difference over seeds is a win or a
+loss beyond its 95% interval.
+
+| network | data | batches | steps | seeds | irreducible losses of |
+|---|---|---|---|---|---|
+| MLP 2 x 512 | Fashion-MNIST, half held out | 32 of 320 | 1,000, 3,000 | 5 | an MLP of width 256 |
+| ResNet-18 of width 8 | the same | 32 of 160 | 300, 900 | 3 | the small CNN |
+| GPT of bytes, 1.1 M | Debian's prose and generated text | 16 of 64 | 500, 1,500 | 3 | a GPT of width 64 |
+| MiniLM with LoRA | sections of Debian's packages | 16 of 64 | 200, 600 | 3 | a sum of words |
+
+Rates are swept in each cell of the MLP, of the others at the short budget; always where points are
+there once.
 """
 
 
@@ -84,6 +96,7 @@ def cells_of(row: Row) -> list[str]:
     return [
         cell_name(row),
         f"{rho['steps'] or '-'}, {longer['steps'] or '-'}",
+        ", ".join(f"{lr:.1g}" if (lr := row.arms[arm]["lr"]) else "-" for arm in ARMS),
         *(final(row, row.arms[arm]) for arm in (UNIFORM, LONGER, RHO)),
         gained(row, row.steps),
         gained(row, row.seconds),
