@@ -41,7 +41,7 @@ loss beyond its 95% interval.
 |---|---|---|---|---|---|
 | MLP 2 x 512 | Fashion-MNIST, half held out | 32 of 320 | 1,000, 3,000 | 5 | an MLP of width 256 |
 | ResNet-18 of width 8 | the same | 32 of 160 | 300, 900 | 3 | the small CNN |
-| GPT of bytes, 1.1 M | Debian's prose and generated text | 16 of 64 | 500, 1,500 | 3 | a GPT of width 64 |
+| GPT, 1.1 M | Debian's prose, generated text | 16 of 64 | 500, 1,500 | 3 | a GPT of width 64 |
 | MiniLM with LoRA | sections of Debian's packages | 16 of 64 | 200, 600 | 3 | a sum of words |
 
 Rates are swept in each cell of the MLP, of the others at the short budget; always where points are
