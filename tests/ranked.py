@@ -11,7 +11,7 @@ from rhoselect.config import load
 from rhoselect.inputs import open_inputs
 from rhoselect.queue.memory import MemoryQueue
 from rhoselect.ranks import Group
-from rhoselect.ranks.gloo import GlooGroup
+from rhoselect.ranks.fast import group_of
 from rhoselect.ranks.picks import give
 from rhoselect.ranks.scores import SharedQueue
 from rhoselect.runtime.local import run_here
@@ -21,8 +21,6 @@ from rhoselect.trainer.control import TrainerControl
 from rhoselect.trainer.runfolder import RunFolder, stored_config
 from support import ended_well
 from warm import Process
-
-TIMEOUT_S = 60.0
 
 
 class Giving(TrainerControl):
@@ -52,7 +50,7 @@ def run(config: Path, folder: Path, devices: int, sets: list[str], mode: str = "
 def main(folder: Path, rank: int, meeting: Path, mode: str) -> None:
     inputs, run_folder = open_inputs(stored_config(folder)), RunFolder.newest(folder)
     config = inputs.config
-    group = GlooGroup(rank, config.trainer.devices, meeting, TIMEOUT_S)
+    group = group_of(config, rank, meeting)
     split = mode == "split"
     shared = SharedQueue(config.queue.lease_s, group)
     if rank == 0:

@@ -125,6 +125,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "trainer.label_smoothing": st.floats(0, 1),
     "trainer.micro_batches": st.sampled_from([1, 2]),
     "trainer.devices": st.just(1),  # more goes with some micro_batches only
+    "trainer.reduce": st.sampled_from(["tree", "fast"]),
     "trainer.parallel": st.just("replicated"),  # fsdp goes with some optimizers only
     "trainer.blocks": words,
     "trainer.ema": st.floats(0, 1, exclude_max=True),
@@ -276,6 +277,7 @@ CHANGES: dict[str, tuple[Any, Any]] = {
     "trainer.decay_steps": (0, 1),
     "trainer.label_smoothing": (0.0, 0.1),
     "trainer.parallel": ("replicated", "fsdp"),
+    "trainer.reduce": ("tree", "fast"),
     "trainer.blocks": ("", "layers.*"),
     "trainer.micro_batches": (1, 4),
     "trainer.devices": (1, 2),

@@ -3,8 +3,8 @@ micro-batches, whatever the number of devices."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +12,15 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import oracle
 import ranked
 from rhoselect.compute import seed_step, threads
 from rhoselect.config import load
-from rhoselect.errors import ConfigError, LostRankError
 from rhoselect.inputs import open_inputs
 from rhoselect.ranks import picks
-from rhoselect.ranks.gloo import FIRST_BYTES, HEAD_BYTES, GlooGroup
 from rhoselect.ranks.scores import packed, unpacked
 from rhoselect.selector.picker import PickedPoints
 from rhoselect.trainer.records import selected_sha256, weights_sha256
@@ -41,6 +40,15 @@ MODELS = {
 
 def matrix(*values: object) -> Any:
     return pytest.param(*values, marks=pytest.mark.matrix)
+
+
+def words(keys: list[str]) -> list[str]:
+    return [word for key in keys for word in ("--set", key)]
+
+
+def summary(run: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run / "summary.json").read_text())
+    return found
 
 
 def algorithm_1(
@@ -115,6 +123,38 @@ def test_any_method_selects_the_same(tiny_config: Path, tmp_path: Path, method: 
 
 
 @pytest.mark.matrix
+@pytest.mark.parametrize(("model", "devices"), [("mlp", 2), ("cnn", 4)])
+def test_fast_sums_repeat_for_one_number_of_devices(
+    tiny_config: Path, tmp_path: Path, model: str, devices: int
+) -> None:
+    """And differ from the tree in last bits alone."""
+    tree, one, other = tmp_path / "tree", tmp_path / "one", tmp_path / "other"
+    fast = [*SETS, *MODELS[model], "trainer.reduce=fast"]
+    ranked.run(tiny_config, tree, devices, fast[:-1])
+    ranked.run(tiny_config, one, devices, fast)
+    ranked.run(tiny_config, other, devices, fast, "split")
+    assert hashes(one) == hashes(other)
+    models = [load_file(run / "model.safetensors") for run in (one, tree)]
+    torch.testing.assert_close(*models, rtol=1e-4, atol=1e-6)
+    for run, exact_for in ((one, devices), (tree, None)):
+        told = summary(run)
+        assert (told["devices"], told["exact_for_devices"]) == (devices, exact_for)
+
+
+@pytest.mark.matrix
+def test_fast_sums_go_on_with_another_number_of_devices(tiny_config: Path, tmp_path: Path) -> None:
+    """Correct within rounding, which the summary tells."""
+    run = tmp_path / "run"
+    keys = [*SETS, *MODELS["mlp"], "trainer.reduce=fast", "trainer.devices=2", "trainer.steps=3"]
+    made("train", tiny_config, "--run-dir", run, *words(keys))
+    later = [f"trainer.steps={STEPS}", "trainer.devices=4"]
+    made("train", "--resume", "--run-dir", run, *words(later))
+    told = summary(run)
+    assert (told["exact"], told["devices"], told["exact_for_devices"]) == (False, 4, 4)
+    assert told["inexact_because"].startswith("resumed at step 3 with gradients summed by another")
+
+
+@pytest.mark.matrix
 @pytest.mark.parametrize("lag", [0, 1])
 def test_ranks_that_only_train_are_given_the_batches(
     tiny_config: Path, tmp_path: Path, lag: int
@@ -137,85 +177,6 @@ def test_given_points_come_back_from_bytes() -> None:
         assert found.weights is None or torch.equal(found.weights, torch.tensor([0.5, 2.0]))
 
 
-def together(size: int, meeting: Path, call: Callable[[GlooGroup], Any]) -> list[Any]:
-    """What ``call`` gives at each of so many ranks, which are threads."""
-
-    def one(rank: int) -> Any:
-        return call(GlooGroup(rank, size, meeting, 20.0))
-
-    with ThreadPoolExecutor(size) as pool:
-        return list(pool.map(one, range(size)))
-
-
-@pytest.mark.parametrize("size", [2, 4, 8])
-def test_sums_are_those_of_pairs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
-) -> None:
-    """Bit for bit, of any shapes and types, also where some ranks or all have no value, and of a
-    large one, which is sent in parts."""
-    random = torch.Generator().manual_seed(0)
-    monkeypatch.setattr("rhoselect.ranks.gloo.PART", 30_000)
-    shapes = [(7,), (), (3, 5), (1, 2, 2), (1000,), (250, 200)]
-    f32 = torch.float32
-    types = [f32, torch.float64, torch.bfloat16, f32, f32, f32]
-    like = [torch.empty(s, dtype=d) for s, d in zip(shapes, types, strict=True)]
-    values: list[list[Tensor | None]] = [
-        [torch.randn(each.shape, generator=random).to(each.dtype) for each in like]
-        for _ in range(size)
-    ]
-    columns = [[rank[n] for rank in values] for n in range(len(like))]
-    expected = [oracle.in_pairs([c for c in column if c is not None]) for column in columns]
-    assert not torch.equal(expected[4], oracle.far_first(columns[4])) or size == 2  # type: ignore[arg-type]
-    first = values[0][3]
-    transposed = values[1][5]
-    assert transposed is not None
-    values[1][5] = transposed.t().contiguous().t()
-    for rank in values:
-        rank[1] = None
-        rank[3] = first.clone() if rank is values[0] and first is not None else None
-    found = together(size, tmp_path / "meeting", lambda g: g.total(list(values[g.rank]), like))
-    for totals in found:
-        assert totals[1] is None
-        assert torch.equal(totals[3], first)
-        for row in (0, 2, 4, 5):
-            assert torch.equal(totals[row], expected[row]), row
-
-
-def test_zeros_keep_their_sign(tmp_path: Path) -> None:
-    """A rank without a gradient changes none."""
-    zeros = torch.tensor([0.0, -0.0])
-    found = together(
-        2, tmp_path / "m", lambda g: g.total([zeros.clone() if g.rank else None], [zeros])
-    )
-    for (total,) in found:
-        assert total.signbit().tolist() == [False, True]
-
-
-def test_sparse_gradients_are_refused(tmp_path: Path) -> None:
-    sparse = torch.eye(3).to_sparse()
-    with pytest.raises(ConfigError, match=r"sparse gradients, allowed 1"):
-        together(2, tmp_path / "m", lambda g: g.total([sparse], [torch.eye(3)]))
-
-
-def test_a_rank_that_does_not_come_is_an_error(tmp_path: Path) -> None:
-    def call(group: GlooGroup) -> None:
-        if group.rank == 0:
-            with pytest.raises(LostRankError, match=r"rank 0 lost another one"):
-                group.gathered(b"")
-
-    with ThreadPoolExecutor(2) as pool:
-        groups = pool.map(lambda rank: GlooGroup(rank, 2, tmp_path / "m", 1.0), range(2))
-        list(map(call, groups))
-
-
-def test_bytes_are_gathered_by_rank(tmp_path: Path) -> None:
-    edge = FIRST_BYTES - HEAD_BYTES
-    for turn, last in enumerate((b"\0\0\0\0", b"x" * edge, b"x" * edge + b"yz")):
-        parts = [b"", b"1", b"22 ", last]
-        meeting = tmp_path / str(turn)
-        assert together(4, meeting, lambda g, p=parts: g.gathered(p[g.rank])) == [parts] * 4
-
-
 def test_scores_come_back_from_bytes() -> None:
     none = np.empty(0, np.uint64)
     features = np.arange(6, dtype=np.float32).reshape(2, 3)
@@ -231,6 +192,8 @@ def test_scores_come_back_from_bytes() -> None:
 
 
 def test_one_device_is_a_run_as_ever(tiny_config: Path, tmp_path: Path) -> None:
-    words = [word for key in [*SETS, *MODELS["mlp"]] for word in ("--set", key)]
-    made("train", tiny_config, "--run-dir", tmp_path / "run", *words)
+    keys = words([*SETS, *MODELS["mlp"], "trainer.reduce=fast"])  # without effect on its bits
+    made("train", tiny_config, "--run-dir", tmp_path / "run", *keys)
+    told = summary(tmp_path / "run")
+    assert (told["devices"], told["exact_for_devices"]) == (1, 1)
     assert hashes(tmp_path / "run") == algorithm_1(tiny_config, "mlp", oracle.in_pairs)

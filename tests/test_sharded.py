@@ -103,7 +103,7 @@ def test_parts_learn_what_the_whole_learns(
     run = train(tiny_config, tmp_path / "run", devices)
     assert_learnt(run, whole)
     told = summary(run)
-    assert (told["exact"], told["exact_for_devices"]) == (True, devices)
+    assert (told["exact"], told["devices"], told["exact_for_devices"]) == (True, devices, devices)
     last = run / "checkpoints" / f"step-{STEPS:09d}"
     assert len(list(last.glob("rank-*"))) == devices
     kept = checkpoints.load(last).learner  # whole, as for an export

@@ -21,9 +21,10 @@ Facts = dict[str, str]
 """Facts by name, such as "torch": "2.13.0"."""
 
 PROBE = "probe"
-PARTS = "devices (fsdp)"
-"""Among how many devices a model is divided: sums depend on it."""
 """Name of the fact that no list of versions replaces: SHA-256 of the losses of one chunk."""
+PARTS, SUMS = "devices (fsdp)", "devices (fast sums)"
+"""Among how many devices a model is divided, and how many sum gradients in the order of a library:
+sums depend on it."""
 CPU_NAMES = ("model name", "CPU implementer", "CPU part")
 CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8", "sve", "bf16")
 CPU_VARIABLES = (

@@ -615,6 +615,7 @@ SETTINGS = [
                 "cluster.mode=colocated",
                 "trainer.publish_every=2",
             ),
+            ("unknown sum", r"trainer\.reduce: got 'ddp'; .*'fast'", "trainer.reduce=ddp"),
             ("unknown mode", r"cluster\.mode: got 'both'; .*'split'", "cluster.mode=both"),
             (
                 "split without scorers",

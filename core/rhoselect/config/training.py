@@ -95,7 +95,7 @@ class TrainerConfig(Section):
         ge=1,
         description="processes that train, each on a device of its own and with an equal share of"
         " micro_batches: 1, 2, 4, …, at most micro_batches; no result depends on it unless parallel"
-        " is 'fsdp'",
+        " is 'fsdp' or reduce is 'fast'",
     )
     parallel: Literal["replicated", "fsdp"] = Field(
         "replicated",
@@ -103,6 +103,12 @@ class TrainerConfig(Section):
         " each parameter and of its optimizer's state, and bits repeat for one number of devices."
         " Not with BatchNorm, with ema, or with optimizers such as Muon, which need whole matrices;"
         " with bf16 a forward is in bf16 but for what autocast computes in fp32",
+    )
+    reduce: Literal["tree", "fast"] = Field(
+        "tree",
+        description="tree: devices sum gradients in one fixed order, with the same bits for any"
+        " number of them; fast: in that of gloo or, on GPUs, of NCCL, and bits repeat for one"
+        " number of devices. 'fsdp' always does the latter",
     )
     blocks: str = Field(
         "",
@@ -141,6 +147,11 @@ class TrainerConfig(Section):
     def in_ranks(self) -> bool:
         """Whether a group of ranks trains; it may be one rank."""
         return self.devices > 1 or self.parallel == "fsdp"
+
+    @property
+    def exact_for_devices(self) -> int | None:
+        """The only number of devices that gives the same bits; None if any does."""
+        return self.devices if self.parallel == "fsdp" or self.reduce == "fast" else None
 
     @field_validator("micro_batches", "devices")
     @classmethod

@@ -14,7 +14,7 @@ from pathlib import Path
 from rhoselect.config import Config
 from rhoselect.errors import RunStopped
 from rhoselect.ranks import Group
-from rhoselect.ranks.gloo import GlooGroup
+from rhoselect.ranks.fast import group_of
 from rhoselect.ranks.picks import give
 from rhoselect.runtime.crew import Crew, Mode, Started, crew_of
 from rhoselect.runtime.followers import followers_here
@@ -47,8 +47,7 @@ class LeadControl(TrainerControl):
             crew_of(config, folder, followers) as crew,
         ):
             crew.gather()
-            timeout_s = config.cluster.rank_timeout_s
-            group = GlooGroup(0, config.trainer.devices, meeting, timeout_s)
+            group = group_of(config, 0, meeting)
             group.calls = crew.call
             self._crew, self._split = crew, group if mode == "split" else None
             try:

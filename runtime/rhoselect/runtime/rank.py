@@ -19,7 +19,8 @@ from rhoselect.devices import of_rank
 from rhoselect.errors import LostRankError, RhoError
 from rhoselect.importing import one_line
 from rhoselect.inputs import RunInputs, open_inputs
-from rhoselect.ranks.gloo import GlooGroup, Meeting
+from rhoselect.ranks.fast import group_of
+from rhoselect.ranks.gloo import Meeting
 from rhoselect.ranks.scores import SharedQueue
 from rhoselect.runtime.links import FollowerEnd, Kind
 from rhoselect.trainer.build import build_follower
@@ -78,8 +79,7 @@ def follow(
     order = lead.next()
     if order.kind == Kind.END:
         return
-    timeout_s = config.cluster.rank_timeout_s
-    group = GlooGroup(rank, config.trainer.devices, meeting, timeout_s)
+    group = group_of(config, rank, meeting)
     queue = None if split else SharedQueue(config.queue.lease_s, group)
     follower = build_follower(inputs, folder, queue, group)
     while (order := lead.next()).kind != Kind.END:

@@ -8,7 +8,8 @@ Before each step the lead sends an order (generation, step, kind); then all of t
    All ranks read the whole batch, as padding may depend on it.
 3. Gradients, losses and BatchNorm statistics are summed in one binary tree over the micro-batches
    (``gloo``): inside a rank on a stack of partial sums, across ranks by vector halving with
-   distance doubling, then exchanged.
+   distance doubling, then exchanged. With ``trainer.reduce = "fast"`` a library sums those of the
+   ranks (``fast``).
 4. Each rank takes the optimizer's step and loads its own weights into its replica.
 
 Under ``trainer.parallel = "fsdp"`` (``shards``) a rank has a part of the model. Then torch gathers

@@ -1,4 +1,4 @@
-"""A group of processes, by gloo. torch.distributed is used here and in ``shards``.
+"""A group of processes, by gloo. torch.distributed is used in this room alone.
 
 Only equal bytes are exchanged, and this module does the additions: no topology or release of a
 library decides about their order. Sums are computed on the CPU, which a GPU's gradients pass.
@@ -60,26 +60,28 @@ class GlooGroup:
             self._group = gloo_at(self.address, self.store, rank, size, limit)
 
     def total(self, values: Gradients, like: Sequence[Tensor]) -> Gradients:
-        """See `Group.total`. Large values become their sums where they are; the others are copied
-        into one flat tensor for each dtype, and back."""
+        """See `Group.total`."""
         present = torch.tensor([float(value is not None) for value in values])
         values, like = [*values, present], [*like, present]
         sums = [_given(value, each) for value, each in zip(values, like, strict=True)]
-        large = [row for row, each in enumerate(like) if _is_large(each)]
-        small: dict[torch.dtype, list[int]] = {}
-        for row in sorted({*range(len(like))} - {*large}):
-            small.setdefault(like[row].dtype, []).append(row)
         with torch.no_grad(), self._lost():
-            flats = [
-                torch.cat([sums[row].reshape(-1).cpu() for row in rows]) for rows in small.values()
-            ]
-            self._sum([*flats, *(sums[row].view(-1) for row in large)])
-            for rows, flat in zip(small.values(), flats, strict=True):
-                parts = torch.split(flat, [like[row].numel() for row in rows])
-                for row, part in zip(rows, parts, strict=True):
-                    sums[row].copy_(part.view(like[row].shape))
-        *totals, _ = sums
+            self._become_sums(sums, like)
+        *totals, present = sums
         return [each if n else None for each, n in zip(totals, present.tolist(), strict=True)]
+
+    def _become_sums(self, values: Sequence[Tensor], like: Sequence[Tensor]) -> None:
+        """Sum each of ``values`` over all ranks. Large ones become their sums where they are; the
+        others are copied into one flat tensor for each dtype, and back."""
+        large, small = list[Tensor](), dict[torch.dtype, list[Tensor]]()
+        for value, each in zip(values, like, strict=True):
+            if _is_large(each):
+                large.append(value.view(-1))
+            else:
+                small.setdefault(value.dtype, []).append(value)
+        flats = [flat_of([each.cpu() for each in same]) for same in small.values()]
+        self._sum([*flats, *large])
+        for same, flat in zip(small.values(), flats, strict=True):
+            fill(same, flat)
 
     def _sum(self, flats: Sequence[Tensor]) -> None:
         """Sum each of ``flats`` [N] over all ranks. While one part waits for another rank, the next
@@ -186,6 +188,18 @@ def gloo_at(address: str, store: Any, rank: int, size: int, timeout: timedelta) 
     options._timeout = timeout
     options._devices = [_distributed.ProcessGroupGloo.create_device(hostname=address)]
     return _distributed.ProcessGroupGloo(store, rank, size, options)
+
+
+def flat_of(tensors: Sequence[Tensor]) -> Tensor:
+    """The numbers of all ``tensors``, of one dtype, as one tensor [N]."""
+    return torch.cat([each.reshape(-1) for each in tensors])
+
+
+def fill(tensors: Sequence[Tensor], flat: Tensor) -> None:
+    """Put the numbers of ``flat_of(tensors)`` into them."""
+    parts = torch.split(flat, [each.numel() for each in tensors])
+    for each, part in zip(tensors, parts, strict=True):
+        each.copy_(part.view(each.shape))
 
 
 def _given(value: Tensor | None, like: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from rhoselect.errors import RunFolderError
-from rhoselect.hardware import PARTS, PROBE, Facts, check_alike, difference, differing
+from rhoselect.hardware import PARTS, PROBE, SUMS, Facts, check_alike, difference, differing
 from rhoselect.trainer.runfolder import RunFolder, put, writing
 
 FOLDER = "hardware"
@@ -153,6 +153,8 @@ def exactness(path: Path) -> Exactness:
             how, names = "on other hardware", differing(now.facts, before.facts)
             if names == [TRAINERS + PARTS]:
                 how = "with the model divided among another number of devices"
+            if names == [TRAINERS + SUMS]:
+                how = "with gradients summed by another number of devices"
             if names == [PROBE]:
                 how = (
                     "on the same hardware and releases, but the model's first weights or kernels"

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from rhoselect.compute import seed_step
 from rhoselect.config import TrainerConfig
 from rhoselect.errors import ConfigError
-from rhoselect.hardware import Facts
+from rhoselect.hardware import SUMS, Facts
 from rhoselect.models.frozen import NOTHING, Frozen, Watch, sums_of_bits
 from rhoselect.models.statistics import recalibrate_batchnorm
 from rhoselect.models.weights import greatest
@@ -148,7 +148,7 @@ class Learner:
     @property
     def facts(self) -> Facts:
         """What the bits of a step depend on, beside the hardware."""
-        return {}
+        return {SUMS: str(self._group.size)} if self._config.reduce == "fast" else {}
 
     @property
     def evaluated(self) -> nn.Module:

@@ -71,7 +71,7 @@ def summary_of(
         "mean_staleness_steps": float(staleness.mean()),
         "exact": hardware.exact,
         "inexact_because": hardware.reason or None,
-        "exact_for_devices": config.trainer.devices if config.trainer.parallel == "fsdp" else None,
+        "exact_for_devices": config.trainer.exact_for_devices,
         "weights_sha256": weights_sha256,
         "selected_sha256": records.selected_sha256(records.read_selected(folder.path)),
         "flops": {**flops, "proxy": proxy.flops if proxy else 0},
