@@ -42,10 +42,10 @@ def check_task(inputs: RunInputs, model: nn.Module, batch: Batch) -> None:
     has the frozen parameters of all others; ConfigError for a function that needs logits, or a
     selection of tokens, of a task that has none; IrreducibleLossError for a table of other tokens.
     """
+    _check_budget(inputs, batch)
     named = f"model.factory {inputs.config.model.factory}"
     _check_network(inputs, named, inputs.frozen, model, batch)
     _check_figure(inputs.task, model, batch)
-    _check_budget(inputs, batch)
 
 
 def check_proxy(inputs: RunInputs, proxy: nn.Module, batch: Batch) -> None:
