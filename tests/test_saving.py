@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from rhoselect.config import Config, DataConfig, TrainerConfig
-from rhoselect.errors import FencedError, NonFiniteLossError, StorageError
+from rhoselect.errors import FencedError, ModelError, NonFiniteLossError, StorageError
 from rhoselect.metrics import Metrics
 from rhoselect.models import frozen
 from rhoselect.tasks import Classification
@@ -190,10 +190,20 @@ def test_a_full_disk_ends_a_run_with_one_line_and_it_goes_on_later(
     assert resumed.code == 0, resumed.err
 
 
-def test_what_does_not_learn_is_hashed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = nn.Sequential(nn.Linear(3, 4).requires_grad_(False), nn.Linear(4, 2))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("width", [3, 4])
+def test_what_does_not_learn_is_hashed_once(
+    width: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And again only if it changed, which torch counts no change of here."""
+    model = nn.Sequential(nn.Linear(3, width, dtype=dtype).requires_grad_(False))
+    model.append(nn.Linear(width, 2))
     learner = Learner(model, TrainerConfig(), 0, torch.device("cpu"), Classification())
     learner.keep(frozen.Frozen.of(model))
     learner.check_frozen("problem")
-    monkeypatch.setattr(frozen, "_sha256", None)
-    learner.check_frozen("problem")
+    with monkeypatch.context() as patch:
+        patch.setattr(frozen, "_sha256", None)
+        learner.check_frozen("problem")
+    model[0].bias.data[1] *= 1.5
+    with pytest.raises(ModelError, match=r"problem: 0\.bias"):
+        learner.check_frozen("problem")

@@ -90,8 +90,14 @@ def changes_counted(tensors: Sequence[Tensor]) -> object:
 
 def sums_of_bits(tensors: Sequence[Tensor]) -> object:
     """The sum of each tensor's bits, read as integers: any single change is seen."""
-    sums = [tensor.detach().view(BITS[tensor.itemsize]).sum() for tensor in tensors]
-    return torch.stack(sums).tolist() if sums else []
+    return torch.stack([_bits(tensor).sum() for tensor in tensors]).tolist() if tensors else []
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    """A tensor as integers: where possible of 8 bytes, whose sum takes a 25th of that of others."""
+    flat = tensor.detach().reshape(-1)
+    wide = flat.nbytes % 8 == 0 and flat.storage_offset() * flat.itemsize % 8 == 0
+    return flat.view(torch.int64 if wide else BITS[flat.itemsize])
 
 
 def _sha256(tensor: Tensor) -> str:

@@ -101,11 +101,9 @@ def staged(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[torch
 def greatest(tensors: Iterable[Tensor]) -> float:
     """The greatest size of a value in ``tensors``, on one device: NaN if one is, 0 of none. On a
     GPU the host waits once."""
-    found = [tensor for tensor in tensors if tensor.numel()]
-    if not found:
-        return 0.0
-    norms = torch._foreach_norm(found, torch.inf)
-    return torch.stack([norm.double() for norm in norms]).max().item()
+    found = [tensor.aminmax() for tensor in tensors if tensor.numel()]
+    ends = [end.float() for both in found for end in both]
+    return torch.stack(ends).abs().max().item() if ends else 0.0
 
 
 def last_layer(model: nn.Module) -> str:
