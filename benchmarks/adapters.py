@@ -19,7 +19,8 @@ from transformers import AutoModelForSequenceClassification, BertConfig
 
 from arguments import parse
 from rhoselect.models.frozen import Frozen
-from rhoselect.models.replica import Numerics, Replica
+from rhoselect.models.numerics import Numerics
+from rhoselect.models.replica import Replica
 from rhoselect.tasks import Classification
 
 SMALL = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}

@@ -36,7 +36,7 @@ TABLES: dict[str, tuple[str, ...]] = {
         *("bare_cpu_ms", "step_cpu_ms", "cpu_share"),
     ),
     "scorer": ("model", "chunk", "precision", "bare_points_per_s", "points_per_s", "efficiency"),
-    "forwards": ("model", "form", "plain_ms", "ms", "speedup", "ranks", "why_not"),
+    "forwards": ("model", "form", "plain_ms", "ms", "speedup", "ranks", "first_s", "why_not"),
     "queue": (
         *("clients", "n_B", "chunk", "scored_per_s", "members_per_s", "pop_p50_ms"),
         *("pop_p99_ms", "bytes_per_point"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 import threaded
 from rhoselect.compute import repeatable, single_threaded_pool, tf32_switches, threads
+from rhoselect.config.scoring import Tf32
+from rhoselect.errors import ConfigError
 from rhoselect.models import mlp
 from support import rhoctl
 
@@ -42,21 +44,36 @@ def test_cuda_kernels_repeat_within_the_block_alone(
         torch.use_deterministic_algorithms(False)
 
 
+@pytest.mark.parametrize("use", ["convolutions", "none"])
 @pytest.mark.parametrize("fails", [False, True])
-def test_tf32_is_used_as_by_default_within_the_block_alone(fails: bool) -> None:
+def test_tf32_is_used_as_configured_within_the_block_alone(fails: bool, use: Tf32) -> None:
     """Whatever the user's own model uses: one setting scores in all processes."""
     before = [(owner, name, getattr(owner, name)) for owner, name, _ in tf32_switches()]
     try:
         for owner, name, value in tf32_switches():
             setattr(owner, name, {"ieee": "tf32", "tf32": "ieee"}.get(value, not value))
         users = [getattr(owner, name) for owner, name, _ in before]
-        with suppress(ZeroDivisionError), repeatable(torch.device("cuda")):
-            assert all(getattr(owner, name) == value for owner, name, value in tf32_switches())
+        with suppress(ZeroDivisionError), repeatable(torch.device("cuda"), use):
+            now = [(getattr(owner, name), value) for owner, name, value in tf32_switches(use)]
+            assert all(found == value for found, value in now)
             1 / (not fails)
         assert [getattr(owner, name) for owner, name, _ in before] == users
     finally:
         for owner, name, value in before:
             setattr(owner, name, value)
+
+
+def test_tf32_of_matrix_products_too_needs_a_gpu_that_has_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gpu = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    for capability in ((7, 5), (8, 0)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, it=capability: it)
+        old = capability < (8, 0)
+        refused = pytest.raises(ConfigError, match=r"compute\.tf32: got 'all' on Tesla T4, allowed")
+        with refused if old else nullcontext(), repeatable(gpu, "all"):
+            assert {getattr(owner, name) for owner, name, _ in tf32_switches()} <= {"tf32", True}
 
 
 def test_a_number_of_threads_is_that_of_a_block_in_one_thread() -> None:

@@ -109,10 +109,14 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "scorer.cast": st.sampled_from(["autocast", "all"]),
     "scorer.channels_last": st.booleans(),
     "scorer.fold_batchnorm": st.just(False),  # true goes with one kind of BatchNorm only
+    "scorer.quantize": st.sampled_from(["none", "int8", "fp8"]),
+    "scorer.compile": st.booleans(),
+    "scorer.graph": st.booleans(),
     "scorer.device": words,
     "scorer.proxy": words,
     "scorer.proxy_args": arguments,
     "scorer.proxy_lr_factor": positive,
+    "compute.tf32": st.sampled_from(["convolutions", "all", "none"]),
     "trainer.steps": counts,
     "trainer.lr": positive,
     "trainer.optimizer.name": words,
@@ -131,6 +135,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "trainer.ema": st.floats(0, 1, exclude_max=True),
     "trainer.clip_norm": not_negative,
     "trainer.precision": precisions,
+    "trainer.channels_last": st.booleans(),
     "trainer.threads": st.integers(1, 1024),
     "trainer.scores": st.booleans(),
     "trainer.device": words,
@@ -262,6 +267,9 @@ CHANGES: dict[str, tuple[Any, Any]] = {
     "scorer.cast": ("autocast", "all"),
     "scorer.channels_last": (False, True),
     "scorer.fold_batchnorm": (False, True),
+    "scorer.quantize": ("none", "int8"),
+    "scorer.compile": (False, True),
+    "scorer.graph": (False, True),
     "scorer.device": ("auto", "cpu"),
     "scorer.proxy": ("", "module:factory"),
     "scorer.proxy_args.width": (8, 16),
@@ -285,6 +293,7 @@ CHANGES: dict[str, tuple[Any, Any]] = {
     "trainer.clip_norm": (0.0, 1.0),
     "trainer.tracker": ("", "tensorboard"),
     "trainer.precision": ("fp32", "bf16"),
+    "trainer.channels_last": (False, True),
     "trainer.threads": (1, 2),
     "trainer.scores": (True, False),
     "trainer.device": ("auto", "cpu"),
@@ -294,6 +303,7 @@ CHANGES: dict[str, tuple[Any, Any]] = {
     "trainer.checkpoint_every": (500, 50),
     "trainer.keep_checkpoints": (2, 1),
     "trainer.targets": ([0.8], [0.8, 0.9]),
+    "compute.tf32": ("convolutions", "all"),
     "queue.url": ("embedded", "redis://host"),
     "queue.password_file": ("a", "b"),
     "queue.tls_ca": ("a", "b"),
@@ -322,6 +332,7 @@ FORBIDDEN = [
     {"selection.tokens", "trainer.micro_batches"},
     {"selection.tokens", "trainer.label_smoothing"},
     {"trainer.parallel", "trainer.ema"},
+    {"trainer.parallel", "trainer.channels_last"},
 ]
 """Changes that no configuration may have together."""
 
@@ -437,6 +448,9 @@ def test_what_a_run_keeps_has_nothing_automatic(
     assert resolved.selection.shortlist == 1
     assert resolved.scorer.device in ("cpu", "cuda")
     assert resolved.scorer.precision == ("bf16" if fast_bf16 else "fp32")
+    assert resolved.trainer.precision == "fp32"
+    trains = resolve(Config(data=DataConfig(path="data"), trainer={"precision": "auto"})).trainer
+    assert trains.precision == resolved.scorer.precision
     assert resolved.trainer.device == resolved.scorer.device
     monkeypatch.setattr(compute, "has_fast_bf16", lambda device: not fast_bf16)
     assert resolve(resolved) == resolved, "on a machine of the other kind, too"

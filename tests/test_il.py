@@ -29,7 +29,8 @@ from rhoselect.errors import IrreducibleLossError, NonFiniteLossError, UserError
 from rhoselect.importers import write_dataset
 from rhoselect.inputs import open_inputs
 from rhoselect.models.build import build_model, configured_model
-from rhoselect.models.replica import Numerics, Replica
+from rhoselect.models.numerics import Numerics
+from rhoselect.models.replica import Replica
 from rhoselect.selection.coreset import write_entropies
 from rhoselect.tasks import Classification
 from rhoselect.trainer.fit import (

@@ -20,7 +20,8 @@ from rhoselect.config import load
 from rhoselect.errors import ConfigError
 from rhoselect.inputs import open_inputs
 from rhoselect.models.build import build_model
-from rhoselect.models.replica import Numerics, Replica
+from rhoselect.models.numerics import Numerics
+from rhoselect.models.replica import Replica
 from rhoselect.selection import Needs, ScoreFunction, Scoring, Shortlist, get_function
 from rhoselect.selection.coreset import read_core_set
 from rhoselect.selection.functions import BUILT_IN

@@ -15,7 +15,8 @@ from rhoselect.compute import threads
 from rhoselect.config import TrainerConfig
 from rhoselect.errors import ModelError
 from rhoselect.models.build import build_model
-from rhoselect.models.replica import Numerics, Replica
+from rhoselect.models.numerics import Numerics
+from rhoselect.models.replica import Replica
 from rhoselect.tasks import Classification
 from rhoselect.trainer.learner import Learner
 from rhoselect.types import Batch

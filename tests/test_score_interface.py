@@ -27,7 +27,8 @@ from rhoselect.errors import ConfigError
 from rhoselect.inputs import check_scoring, open_inputs
 from rhoselect.metrics import Metrics
 from rhoselect.models.build import build_model
-from rhoselect.models.replica import Numerics, Replica
+from rhoselect.models.numerics import Numerics
+from rhoselect.models.replica import Replica
 from rhoselect.plan import Plan
 from rhoselect.queue.memory import MemoryQueue
 from rhoselect.runtime.local import run_serial

@@ -17,7 +17,8 @@ from rhoselect.errors import DataError
 from rhoselect.importers import write_dataset
 from rhoselect.inputs import open_dataset
 from rhoselect.models.build import build_model, vocabulary_of
-from rhoselect.models.replica import Numerics, Replica
+from rhoselect.models.numerics import Numerics
+from rhoselect.models.replica import Replica
 from rhoselect.tasks import Classification
 from rhoselect.trainer.learner import Learner
 from rhoselect.types import Batch

@@ -46,9 +46,9 @@ class Stage:
 LIMITS_S = {
     "s0_facts": 45,
     "s1_ceilings": 20,
-    "s2_bits": 45,
+    "s2_bits": 60,
     "s3_hashes": 100,
-    "s4_forwards": 90,
+    "s4_forwards": 150,
     "s5_publish": 40,
     "s6_steps": 95,
     "s7_accuracy": 95,

@@ -13,16 +13,17 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 
-import networks
-import numpy as np
+import forms
 import torch
-from stage import HERE, NOT_BUILT, Stage, run, wait
+from small import FACTORIES, batch_of, model_of
+from stage import HERE, Stage, run, wait
 from torch import Tensor, nn
 
 from rhoselect.compute import DTYPES, repeatable
 from rhoselect.config import TrainerConfig
-from rhoselect.models import mlp, resnet18_small, small_cnn, text_transformer, vgg11_bn
-from rhoselect.models.replica import Numerics, Replica
+from rhoselect.models import vgg11_bn
+from rhoselect.models.numerics import Numerics
+from rhoselect.models.replica import Replica
 from rhoselect.tasks import Classification
 from rhoselect.trainer.learner import Learner
 from rhoselect.types import Batch
@@ -30,16 +31,7 @@ from rhoselect.types import Batch
 TASK = Classification()
 
 C, CLASSES = 32, 10
-IMAGE, TEXT, VOCABULARY = (1, 28, 28), (32,), 500
 PRECISIONS = ("fp32", "bf16", "fp16")
-Networks = dict[str, tuple[Callable[..., nn.Module], tuple[int, ...], dict[str, int]]]
-FACTORIES: Networks = {
-    "mlp": (mlp, IMAGE, {}),
-    "cnn": (small_cnn, IMAGE, {}),
-    "resnet18": (resnet18_small, IMAGE, {"width": 64}),
-    "vit": (networks.vit, IMAGE, {"width": 192, "heads": 3, "layers": 4, "patch": 7}),
-    "transformer": (text_transformer, TEXT, {"vocabulary": VOCABULARY}),
-}
 
 
 def main(stage: Stage) -> None:
@@ -52,33 +44,12 @@ def main(stage: Stage) -> None:
     with repeatable(stage.device):
         stage.part("replica = plain autocast", replicas)
         stage.part("flat weights", flat_weights)
+        stage.part("forms", other_forms)
         stage.part("learner of 20 steps, twice", learners)
         stage.part("x / 255", division)
         stage.part("backward", backward)
     stage.part("two processes", processes, child)
-    stage.figure("graph replay = eager", NOT_BUILT)
     stage.part("tests/gpu", finished_tests, tests)
-
-
-QUICK: Networks = {
-    "cnn": (small_cnn, IMAGE, {"width": 4}),
-    "resnet18": (resnet18_small, IMAGE, {"width": 4}),
-    "vit": (networks.vit, IMAGE, {"width": 32, "heads": 2, "layers": 1, "patch": 7}),
-}
-
-
-def model_of(name: str, seed: int, quick: bool) -> nn.Module:
-    factory, shape, args = (FACTORIES | QUICK if quick else FACTORIES)[name]
-    torch.default_generator.manual_seed(seed)
-    return factory(input_shape=shape, classes=CLASSES, **args).eval()
-
-
-def batch_of(name: str, seed: int, points: int, device: torch.device) -> Batch:
-    shape = FACTORIES[name][1]
-    torch.default_generator.manual_seed(seed)
-    inputs = networks.inputs_of(shape, points, torch.device("cpu"), VOCABULARY).to(device)
-    labels = torch.randint(CLASSES, (points,)).to(device)
-    return Batch(np.arange(points, dtype=np.int64), (inputs, labels))
 
 
 def replicas(stage: Stage) -> None:
@@ -152,6 +123,29 @@ def flattened(model: nn.Module, alignment: int) -> nn.Module:
         view = buffer[place : place + parameter.nbytes].view(parameter.dtype)
         parameter.data = view.view(parameter.shape).copy_(parameter.data)
     return model
+
+
+def other_forms(stage: Stage) -> None:
+    """Whether a chunk has the same bits whatever came before, in graphs those of eager launches."""
+    eager, among = dict[str, bool](), dict[str, bool]()
+    compiled = {"compile": forms.COMPILED["compile"]}  # of one network, as it takes long
+    for name in ("mlp", "resnet18", "transformer"):
+        chunk, other = (batch_of(name, n, n * C, stage.device) for n in (1, 2))
+        for form, numerics in (forms.OF_ALL | (compiled if name == "mlp" else {})).items():
+            replica = forms.made(model_of(name, 0, stage.quick), numerics, stage.device)
+            if isinstance(replica, str):
+                print(f"{name} {form}: {replica}")
+                continue
+            losses = replica(chunk).losses
+            replica(other)
+            among[f"{name} {form}"] = torch.equal(losses, replica(chunk).losses)
+            if numerics.graph:
+                plain = Replica(
+                    model_of(name, 0, stage.quick), Numerics("bf16"), stage.device, TASK
+                )
+                eager[name] = torch.equal(losses, plain(chunk).losses)
+    stage.check("forms: a chunk alone, and after others", among)
+    stage.check("graph replay = eager", eager)
 
 
 def learners(stage: Stage) -> None:

@@ -42,6 +42,12 @@ class Case:
 
 
 SCORERS = {**LAG_1, "selection__rescore": "scorers"}
+FORMS = {"scorer__graph": True, "scorer__quantize": "int8", "compute__tf32": "all"}
+BY_PIXEL = {"scorer__graph": True, "scorer__channels_last": True, "trainer__channels_last": True}
+OF_GPUS = [
+    *(Case("resnet18, graph, by pixel", "resnet18", workers, BY_PIXEL) for workers in (2, 0)),
+    *(Case("mlp, graph, int8, TF32", "mlp", workers, FORMS) for workers in (2, 0)),
+]
 CASES = [  # the longest first
     Case("resnet18", "resnet18", 1, how="resumed"),
     Case("resnet18", "resnet18", 2, how="a scorer killed"),
@@ -60,6 +66,7 @@ QUICK = [
 
 def main(stage: Stage) -> None:
     cases, steps = (QUICK, QUICK_STEPS) if stage.quick else (CASES, STEPS)
+    cases = cases + (OF_GPUS if stage.cuda else [])
     at_once = 2 if stage.quick else max(1, min(8, len(os.sched_getaffinity(0)) // 2))
     ways: dict[str, Callable[..., Run]] = {"a scorer killed": killed, "resumed": resumed}
     settings_of(stage, "mlp", 1)  # the data are made once, before the runs

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import forms
 import networks
 import numpy as np
 import torch
-from stage import NOT_BUILT, Stage, run, seconds
+from stage import Stage, run, seconds
 from torch import Tensor, nn
 
 from rhoselect.compute import repeatable
-from rhoselect.models.replica import CAST_MODULES, Numerics, Replica
+from rhoselect.models.forms import CAST_MODULES
+from rhoselect.models.numerics import Numerics
+from rhoselect.models.replica import Replica
 from rhoselect.selector.audit import spearman
 from rhoselect.tasks import Classification
 from rhoselect.types import Batch
@@ -76,53 +80,73 @@ QUICK = {
         {"width": 64, "heads": 4, "groups": 2, "layers": 2, "hidden": 128, "vocabulary": 4096},
     ),
 }
-ARMS = {
-    "channels_last": Numerics("bf16", channels_last=True),
-    "folded": Numerics("bf16", fold_batchnorm=True),
-    "channels_last, folded": Numerics("bf16", channels_last=True, fold_batchnorm=True),
-}
 RUNNING_S = 28.0  # what a run with a scorer takes, start and end included
 
 
+@dataclass
+class Measured:
+    """What arms are compared with: float32 losses of the chunk, and the rate of a replica."""
+
+    chunk: Batch
+    exact: Tensor
+    rate: float
+
+
 def main(stage: Stage) -> None:
-    cases = QUICK if stage.quick else CASES
+    cases, found = QUICK if stage.quick else CASES, dict[str, Measured]()
     for name, case in cases.items():
-        stage.part(name, forwards, name, case, needs_s=5)
-    for arm in ("graph", "compile", "fp8", "int8"):
-        stage.figure(arm, NOT_BUILT)
+        stage.part(name, forwards, name, case, found, needs_s=5)
     name = "resnet50, a running scorer"
     if stage.quick:  # it starts Ray, as stage 3 does
         stage.figure(name, "not in a quick check: benchmarks/scorer.py --quick")
     else:
         stage.part(name, scorer, "resnet50", cases["resnet50"], needs_s=RUNNING_S)
+    for name in found if not stage.quick else ["vit_b16"]:
+        for arm, numerics in forms.COMPILED.items():
+            given = (name, cases[name], found[name], arm, numerics)
+            stage.part(f"{name}, {arm}", compare, *given, needs_s=20)
 
 
-def forwards(stage: Stage, name: str, case: Case) -> None:
+def forwards(stage: Stage, name: str, case: Case, found: dict[str, Measured]) -> None:
     device, chunk = stage.device, case.batch(stage.device)
-    repeats = 3 if stage.quick else 10 if len(case.shape) == 1 else 30
-
-    def rate(forward: Callable[[], object]) -> float:
-        return case.units / seconds(device, forward, repeats)
-
     with repeatable(device):
         exact = Replica(case.build(device), Numerics("fp32"), device, TASK)(chunk).losses
         bare = bare_loop(case.build(device), chunk)
-        before = rate(bare)
+        before = rate(stage, case, bare)
         replica = Replica(case.build(device), Numerics("bf16"), device, TASK)
-        found = rate(lambda: replica(chunk))
-        after = rate(bare)
-        stage.figure(f"{name}, bare loop", (before + after) / 2, case.unit)
-        kept = found / ((before + after) / 2)
-        stage.figure(f"{name}, replica / bare", kept, "", ">= .97")
-        ranks(stage, f"{name}, ranks in bf16", replica, chunk, exact)
-        for arm, numerics in ARMS.items() if name == "resnet50" else ():
-            form = Replica(case.build(device), numerics, device, TASK)
-            stage.figure(f"{name}, {arm} / replica", rate(lambda form=form: form(chunk)) / found)
-            ranks(stage, f"{name}, ranks {arm}", form, chunk, exact)
+        measured = Measured(chunk, exact, rate(stage, case, partial(replica, chunk)))
+        loop = (before + rate(stage, case, bare)) / 2
+    stage.figure(f"{name}, bare loop", loop, case.unit)
+    stage.figure(f"{name}, replica / bare", measured.rate / loop, "", ">= .97")
+    ranks(stage, f"{name}, ranks in bf16", replica, measured)
+    found[name] = measured
+    del bare, replica  # a GPU may not hold them and an arm
+    arms = forms.OF_CONVOLUTIONS | forms.OF_ALL if name == "resnet50" else forms.OF_ALL
+    for arm, numerics in arms.items():
+        stage.part(f"{name}, {arm}", compare, name, case, found[name], arm, numerics)
     if stage.cuda:
         stage.figure(f"{name}, memory", torch.cuda.max_memory_allocated() / 2**30, "GiB")
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
+
+
+def rate(stage: Stage, case: Case, forward: Callable[[], object]) -> float:
+    repeats = 3 if stage.quick else 10 if len(case.shape) == 1 else 30
+    return case.units / seconds(stage.device, forward, repeats)
+
+
+def compare(
+    stage: Stage, name: str, case: Case, measured: Measured, arm: str, numerics: Numerics
+) -> None:
+    """An arm against the plain replica in bf16."""
+    form = forms.made(case.build(stage.device), numerics, stage.device)
+    if isinstance(form, str):
+        stage.figure(f"{name}, {arm}", form)
+        return
+    with repeatable(stage.device):
+        faster = rate(stage, case, partial(form, measured.chunk)) / measured.rate
+        stage.figure(f"{name}, {arm} / replica", faster)
+        ranks(stage, f"{name}, ranks {arm}", form, measured)
 
 
 def bare_loop(model: nn.Module, chunk: Batch) -> Callable[[], Tensor]:
@@ -139,9 +163,9 @@ def bare_loop(model: nn.Module, chunk: Batch) -> Callable[[], Tensor]:
     return forward
 
 
-def ranks(stage: Stage, name: str, replica: Replica, chunk: Batch, exact: Tensor) -> None:
-    one, two = (each.double().cpu().numpy() for each in (replica(chunk).losses, exact))
-    stage.figure(name, spearman(one, two))
+def ranks(stage: Stage, name: str, replica: Replica, measured: Measured) -> None:
+    losses = replica(measured.chunk).losses
+    stage.figure(name, spearman(*(e.double().cpu().numpy() for e in (losses, measured.exact))))
 
 
 def scorer(stage: Stage, name: str, case: Case) -> None:

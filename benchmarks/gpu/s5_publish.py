@@ -22,7 +22,8 @@ import torch
 from stage import NOT_BUILT, Stage, run, wait
 from torch import Tensor, nn
 
-from rhoselect.models.replica import Numerics, Replica
+from rhoselect.models.numerics import Numerics
+from rhoselect.models.replica import Replica
 from rhoselect.snapshots.local import LocalStore
 from rhoselect.snapshots.shm import SharedMemoryStore
 from rhoselect.tasks import Classification

@@ -13,6 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 import numpy as np
 import torch
 
+from rhoselect.config.scoring import Tf32
 from rhoselect.errors import ConfigError, ModelError, RunError, shortened
 from rhoselect.hashing import key64, mix64
 from rhoselect.types import Indices
@@ -62,12 +63,12 @@ def make_current(device: torch.device) -> None:
 
 
 @contextmanager
-def repeatable(device: torch.device) -> Iterator[None]:
+def repeatable(device: torch.device, tf32: Tf32 = "convolutions") -> Iterator[None]:
     """Run the block with kernels whose results repeat bit for bit. CPU kernels always do. For CUDA
     this sets torch to deterministic algorithms, and the use of TF32 to `tf32_switches`. It restores
     torch's settings at the end. Raises ModelError if the block needs an operator that has no such
-    kernel."""
-    with _deterministic() if device.type == "cuda" else nullcontext():
+    kernel, and ConfigError for "all" on a GPU without TF32."""
+    with _deterministic(device, tf32) if device.type == "cuda" else nullcontext():
         try:
             yield
         except RuntimeError as error:
@@ -82,12 +83,13 @@ def repeatable(device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def _deterministic() -> Iterator[None]:
+def _deterministic(device: torch.device, tf32: Tf32) -> Iterator[None]:
+    _check_tf32(device, tf32)
     deterministic = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     # Deterministic mode would also fill all new memory, with a kernel each; we read none of it.
     fill = (torch.utils.deterministic, "fill_uninitialized_memory", False)
-    switches = [(torch.backends.cudnn, "benchmark", False), fill, *tf32_switches()]
+    switches = [(torch.backends.cudnn, "benchmark", False), fill, *tf32_switches(tf32)]
     before = [(owner, name, getattr(owner, name)) for owner, name, _ in switches]
     # cuBLAS reads this when it creates a handle, so it stays set.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -102,15 +104,24 @@ def _deterministic() -> Iterator[None]:
             setattr(owner, name, value)
 
 
-def tf32_switches() -> list[tuple[Any, str, Any]]:
-    """Where torch keeps the use of TF32 in float32 operations, as (object, attribute, value). The
-    values are torch's defaults: not in matrix products, but in cuDNN's convolutions and recurrent
-    layers."""
+def tf32_switches(use: Tf32 = "convolutions") -> list[tuple[Any, str, Any]]:
+    """Where torch keeps the use of TF32 in float32 operations, as (object, attribute, value): in
+    cuDNN's convolutions and recurrent layers unless ``use`` is "none", in matrix products if it is
+    "all". The default is torch's."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    products, convolutions = use == "all", use != "none"
     if not hasattr(cudnn, "conv"):  # before torch 2.9; since then these names may warn or raise
-        return [(matmul, "allow_tf32", False), (cudnn, "allow_tf32", True)]
-    values = ((matmul, "ieee"), (cudnn.conv, "tf32"), (cudnn.rnn, "tf32"))
-    return [(owner, "fp32_precision", value) for owner, value in values]
+        return [(matmul, "allow_tf32", products), (cudnn, "allow_tf32", convolutions)]
+    values = ((matmul, products), (cudnn.conv, convolutions), (cudnn.rnn, convolutions))
+    return [(owner, "fp32_precision", "tf32" if on else "ieee") for owner, on in values]
+
+
+def _check_tf32(device: torch.device, use: Tf32) -> None:
+    if use == "all" and torch.cuda.get_device_capability(device) < (8, 0):
+        name = torch.cuda.get_device_name(device)
+        raise ConfigError(
+            f"compute.tf32: got 'all' on {name}, allowed on GPUs that have TF32; leave it out"
+        )
 
 
 @contextmanager
@@ -128,12 +139,12 @@ def enough_memory(who: str) -> Iterator[None]:
 
 
 @contextmanager
-def as_guest(device: torch.device) -> Iterator[None]:
+def as_guest(device: torch.device, tf32: Tf32 = "convolutions") -> Iterator[None]:
     """Run the block, which computes on ``device``, in a process that is not ours: with repeatable
     kernels, and afterwards torch's settings, random state and current device are as before."""
     cuda = device.type == "cuda"
     current = torch.cuda.device(device) if cuda else nullcontext()
-    with repeatable(device), current, torch.random.fork_rng(devices=[device] if cuda else []):
+    with repeatable(device, tf32), current, torch.random.fork_rng(devices=[device] if cuda else []):
         yield
 
 

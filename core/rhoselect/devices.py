@@ -10,15 +10,23 @@ import torch
 
 from rhoselect.compute import parse_device, resolve_device
 from rhoselect.config import Config
+from rhoselect.config.scoring import ComputeConfig
 from rhoselect.errors import ConfigError
 
 SCORER, TRAINER = "scorer.device", "trainer.device"
 
 
 def check_names(config: Config) -> None:
-    """Raise ConfigError for a value that names no device, here or on another machine."""
+    """Raise ConfigError for a value that names no device, here or on another machine, and for keys
+    of GPUs where there are none. ``config`` is resolved."""
     parse_device(config.scorer.device, SCORER)
     parse_device(config.trainer.device, TRAINER)
+    tf32 = config.compute.tf32
+    if tf32 != ComputeConfig().tf32 and not uses_gpu(config):
+        raise ConfigError(
+            f"compute.tf32: got {tf32!r} and no GPU, allowed with trainer.device or scorer.device ="
+            " 'cuda': a CPU has no TF32; leave it out"
+        )
 
 
 def uses_gpu(config: Config) -> bool:

@@ -359,6 +359,49 @@ SETTINGS = [
         r"selection\.function user_code:OneScore: for 2 points gives scores of shape \[\], allowed",
         "selection.function=user_code:OneScore",
     ),
+    *(
+        setting("forms of a forward", name, pattern, *settings)
+        for name, pattern, *settings in (
+            (
+                "a graph on a CPU",
+                r"scorer\.graph: got true and scores from the CPU, allowed on GPUs alone",
+                "scorer.graph=true",
+            ),
+            (
+                "fp8 on a CPU",
+                r"scorer\.quantize: got 'fp8' and scores from the CPU, allowed on GPUs of cap",
+                "scorer.quantize=fp8",
+            ),
+            (
+                "int8 of no linear layer",
+                r"scorer\.quantize: got 'int8' and a model without a torch\.nn\.Linear whose sizes",
+                "scorer.quantize=int8",
+                "model={factory='rhoselect.models:small_cnn', args={}}",
+            ),
+            (
+                "int4",
+                r"scorer\.quantize: got 'int4'; input should be 'none', 'int8' or 'fp8'",
+                "scorer.quantize=int4",
+            ),
+            (
+                "TF32 without a GPU",
+                r"compute\.tf32: got 'all' and no GPU, allowed with trainer\.device or",
+                "compute.tf32=all",
+            ),
+            (
+                "few channels by pixel on a CPU",
+                r"trainer\.channels_last: got true on a CPU with blocks\.\S+, a convolution 1x1 of",
+                "trainer.channels_last=true",
+                "model={factory='rhoselect.models:resnet18_small', args={width = 4}}",
+            ),
+            (
+                "parts of a model by pixel",
+                r"trainer\.channels_last: got true with trainer\.parallel = 'fsdp', allowed false",
+                "trainer.channels_last=true",
+                "trainer.parallel=fsdp",
+            ),
+        )
+    ),
     setting(
         "model",
         "model by a plain name",

@@ -18,10 +18,12 @@ from rhoselect.config import TrainerConfig
 from rhoselect.data import ArrowDataset
 from rhoselect.metrics import Metrics
 from rhoselect.models import mlp, resnet18_small, small_cnn, text_transformer
-from rhoselect.models.replica import Numerics, Replica
+from rhoselect.models.numerics import Numerics
+from rhoselect.models.replica import Replica
 from rhoselect.models.weights import staged
 from rhoselect.scorer.reader import Arriving, Work
 from rhoselect.selection.scoring import Prepared
+from rhoselect.selector.audit import spearman
 from rhoselect.snapshots.pinning import Cuda
 from rhoselect.snapshots.shm import SharedMemoryStore
 from rhoselect.tasks import Classification
@@ -93,6 +95,45 @@ def test_a_chunk_has_the_same_bits_whatever_came_before(
     alone = replica(chunk).losses.clone()
     replica(batch_of(name, 2, device, points=77))
     assert torch.equal(replica(chunk).losses, alone)
+
+
+@pytest.mark.parametrize("name", ["mlp", "resnet", "transformer"])
+def test_a_graph_has_the_bits_of_eager_launches(
+    cuda: torch.device, kernels: None, name: str
+) -> None:
+    """Also after other weights came, and for another shape; results outlive the next replay."""
+    replica = Replica(model_of(name, 99), Numerics("bf16", graph=True), cuda, TASK)
+    replica.share()
+    chunks = [batch_of(name, seed, cuda, points) for seed, points in ((1, 24), (2, 8), (3, 24))]
+    for learner in (trained(name, cuda), Learner(model_of(name), TrainerConfig(), 0, cuda, TASK)):
+        plain = Replica(model_of(name, 98), Numerics("bf16"), cuda, TASK)
+        for each in (replica, plain):
+            each.load(learner.pieces(each.layout))
+        found = [replica(chunk).losses for chunk in chunks]
+        assert all(
+            torch.equal(one, plain(chunk).losses) for one, chunk in zip(found, chunks, strict=True)
+        )
+
+
+@pytest.mark.parametrize(
+    "numerics",
+    [Numerics("bf16", quantize="int8"), Numerics("bf16", quantize="fp8")],
+    ids=["int8", "fp8"],
+)
+def test_a_layer_of_8_bits_keeps_ranks_and_bits(
+    device: torch.device, kernels: None, numerics: Numerics
+) -> None:
+    if numerics.quantize == "fp8" and device.type == "cpu":
+        pytest.skip("a CPU has no fp8")
+    learner, chunk = trained("transformer", device), batch_of("transformer", 1, device, points=64)
+    exact = Replica(model_of("transformer", 99), Numerics("fp32"), device, TASK)
+    replica = Replica(model_of("transformer", 98), numerics, device, TASK)
+    for each in (exact, replica):
+        each.load(learner.pieces(each.layout))
+    losses = replica(chunk).losses.clone()
+    assert spearman(*(each.cpu().numpy() for each in (losses, exact(chunk).losses))) > 0.98
+    replica(batch_of("transformer", 2, device, points=7))
+    assert torch.equal(replica(chunk).losses, losses)
 
 
 @pytest.mark.parametrize("name", ["mlp", "resnet", "transformer"])

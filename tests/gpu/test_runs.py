@@ -75,6 +75,25 @@ def test_any_number_of_workers(train: Train, model: str) -> None:
         assert hashes(train(str(workers), workers, *sets)) == hashes(alone), f"{workers} workers"
 
 
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ["scorer.quantize=int8"],
+        ["scorer.graph=true"],
+        ["scorer.graph=true", "scorer.quantize=fp8", "compute.tf32=all"],
+        ["scorer.graph=true", "scorer.compile=true"],
+    ],
+    ids=" ".join,
+)
+def test_forms_of_a_forward_with_any_number_of_workers(
+    device: torch.device, train: Train, keys: list[str]
+) -> None:
+    if device.type == "cpu" and "scorer.graph=true" in keys:
+        pytest.skip("a CPU has no graphs")
+    sets = [*MODELS["mlp"], SHORT, *keys]
+    assert hashes(train("2", 2, *sets)) == hashes(train("0", 0, *sets))
+
+
 def test_stale_scores_are_the_same_whoever_scores_again(train: Train) -> None:
     sets = [*MODELS["resnet"], SHORT, "selection.lag=1"]
     alone = train("0", 0, *sets)

@@ -101,7 +101,7 @@ def serving(
     with ExitStack() as stack:
         device = service_device(config, workers)
         if device is not None:  # this process scores, too
-            stack.enter_context(repeatable(device))
+            stack.enter_context(repeatable(device, config.compute.tf32))
         run = ServedRun(path, workers, scores=device is not None)
         backends: MakeBackends = partial(in_process, config)
         polls = [run.poll]

@@ -61,7 +61,7 @@ def calibrate(inputs: RunInputs, note: Note) -> Calibration:
     known = {**_keys(inputs), "share_s": shares(inputs)}
     learner = new_learner(inputs, resolve_device(config.trainer.device, "trainer.device"))
     target = learner if learner.scoring is learner else new_learner(alone(inputs), learner.device)
-    replica = scoring_replica(inputs, config.scorer.precision)
+    replica = scoring_replica(inputs)
     chunk = first_chunk(inputs, replica.device)
     cores = _cores(config.scorer.threads, replica)
     processes = min(cores or 1, plan.chunks, MOST_PROCESSES)
@@ -179,9 +179,10 @@ def _rescoring(inputs: RunInputs, replica: Replica, chunk: Batch) -> float:
 def _wide(inputs: RunInputs, chunk: Batch) -> float | None:
     """Seconds of a chunk's forward in float32; None if that is what scorers do anyway."""
     scorer = inputs.config.scorer
-    if scorer.precision == "fp32":
+    if scorer.precision == "fp32" and scorer.quantize == "none":
         return None
-    return forwards(scoring_replica(inputs, "fp32"), chunk, FORWARDS_S)
+    wide = scoring_replica(inputs, precision="fp32", quantize="none")
+    return forwards(wide, chunk, FORWARDS_S)
 
 
 def _slowdown(replica: Replica, chunk: Batch, others: list[Peer]) -> float:

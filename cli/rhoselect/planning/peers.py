@@ -93,11 +93,11 @@ def first_chunk(inputs: RunInputs, device: torch.device) -> Batch:
     return inputs.train.read(indices, device)
 
 
-def scoring_replica(inputs: RunInputs, precision: str) -> Replica:
-    """A replica as a scorer has it, but for its precision."""
+def scoring_replica(inputs: RunInputs, **other: str) -> Replica:
+    """A replica as a scorer has it, but for ``other`` keys of [scorer]."""
     config = inputs.config
     device = resolve_device(config.scorer.device, "scorer.device")
-    scorer = config.scorer.model_copy(update={"precision": precision})
+    scorer = config.scorer.model_copy(update=other)
     with_it = replace(inputs, config=config.model_copy(update={"scorer": scorer}))
     return with_it.new_replica(device)
 
@@ -105,7 +105,7 @@ def scoring_replica(inputs: RunInputs, precision: str) -> Replica:
 def _work(connection: Connection, text: str, folder: Path) -> None:
     inputs = open_inputs(configuration.from_json(text))
     torch.set_num_threads(inputs.config.scorer.threads)
-    replica = scoring_replica(inputs, inputs.config.scorer.precision)
+    replica = scoring_replica(inputs)
     make_current(replica.device)
     batch = first_chunk(inputs, replica.device)
     store = SharedMemoryStore(folder, writer=False)

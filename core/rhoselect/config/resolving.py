@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rhoselect.config.base import Section
 from rhoselect.config.tree import Config
 
 
@@ -17,12 +18,10 @@ def resolve(config: Config) -> Config:
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     selection = config.selection.model_copy(update={"shortlist": config.k})
-    scorer, trainer = (
-        part.model_copy(update={"device": device}) if part.device == "auto" else part
-        for part in (config.scorer, config.trainer)
-    )
-    if scorer.precision == "auto":
-        precision = "bf16" if compute.has_fast_bf16(scorer.device) else "fp32"
-        scorer = scorer.model_copy(update={"precision": precision})
-    update = {"selection": selection, "scorer": scorer, "trainer": trainer}
+    update: dict[str, Section] = {"selection": selection}
+    for name, part in (("scorer", config.scorer), ("trainer", config.trainer)):
+        at, precision = device if part.device == "auto" else part.device, part.precision
+        if precision == "auto":
+            precision = "bf16" if compute.has_fast_bf16(at) else "fp32"
+        update[name] = part.model_copy(update={"device": at, "precision": precision})
     return config.model_copy(update=update)

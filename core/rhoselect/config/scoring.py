@@ -1,4 +1,4 @@
-"""The section of the scorers, on which results depend as on the others."""
+"""The sections of how scores, and float32 products, are computed."""
 
 from __future__ import annotations
 
@@ -9,13 +9,24 @@ from pydantic import Field
 from rhoselect.config.base import Section
 from rhoselect.config.sections import ModelConfig, Scalar
 
-ScoringPrecision = Literal["auto", "fp32", "bf16", "fp16"]
+Tf32 = Literal["convolutions", "all", "none"]
+
+
+class ComputeConfig(Section):
+    """How GPUs compute, in training and scoring."""
+
+    tf32: Tf32 = Field(
+        "convolutions",
+        description="float32 operations on GPUs that use TF32, which is faster and less accurate:"
+        " convolutions and recurrent layers, as torch does; all: matrix products, too; only the"
+        " default was run on a GPU",
+    )
 
 
 class ScorerConfig(Section):
     """How scores are computed. Part of the result: the same on every worker."""
 
-    precision: ScoringPrecision = Field(
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto",
         description="autocast dtype of the scoring forward; auto: bf16 where the hardware has it"
         " (GPUs of other machines are assumed to), else fp32",
@@ -34,6 +45,22 @@ class ScorerConfig(Section):
         False,
         description="merge each BatchNorm into the convolution before it; needs selection.bn ="
         " 'running': faster, with different last bits",
+    )
+    quantize: Literal["none", "int8", "fp8"] = Field(
+        "none",
+        description="products of linear layers whose sizes are multiples of 16 in 8 bits, with a"
+        " scale for each row of activations and of weights; int8: no faster on a CPU; fp8: on GPUs"
+        " of capability 8.9 or more; not run on a GPU",
+    )
+    compile: bool = Field(
+        False,
+        description="torch.compile of the forward, once for each shape of a chunk: needs a C++"
+        " compiler, and Triton on GPUs; other last bits; not run on a GPU",
+    )
+    graph: bool = Field(
+        False,
+        description="a CUDA graph of the forward, captured once for each shape of a chunk: fewer"
+        " launches; not run on a GPU",
     )
     threads: int = Field(1, ge=1, le=1024, description="CPU threads of one scorer")
     prefetch: int = Field(

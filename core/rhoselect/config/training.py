@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from rhoselect.config.base import Section
@@ -123,7 +123,14 @@ class TrainerConfig(Section):
         " off",
     )
     clip_norm: float = Field(0.0, ge=0, description="gradient norm limit; 0 is off")
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="autocast of training")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "fp32", description="autocast of training; auto: bf16 where the hardware has it, else fp32"
+    )
+    channels_last: bool = Field(
+        False,
+        description="train with images and convolutions stored by pixel: other last bits; not with"
+        " parallel 'fsdp'; not run on a GPU",
+    )
     threads: int = Field(1, ge=1, le=1024, description="CPU threads of the trainer")
     scores: bool = Field(True, description="the trainer scores chunks while it waits for scores")
     device: str = Field("auto", description="'auto', 'cpu', 'cuda' (the first GPU) or 'cuda:N'")
@@ -161,3 +168,12 @@ class TrainerConfig(Section):
                 "pairs", "allowed are 1, 2, 4, 8, …, as gradients are summed in pairs"
             )
         return count
+
+    @model_validator(mode="after")
+    def _layout(self) -> Self:
+        if self.channels_last and self.parallel == "fsdp":
+            raise ValueError(
+                "trainer.channels_last: got true with trainer.parallel = 'fsdp', allowed false: its"
+                " ranks have rows of parameters, not images of them; change one of the two"
+            )
+        return self

@@ -17,7 +17,7 @@ from rhoselect.config.operation import (
     ServiceConfig,
     SnapshotConfig,
 )
-from rhoselect.config.scoring import ScorerConfig
+from rhoselect.config.scoring import ComputeConfig, ScorerConfig
 from rhoselect.config.sections import (
     AugmentConfig,
     DataConfig,
@@ -67,6 +67,7 @@ class Config(Section):
     selection: SelectionConfig = SelectionConfig()
     scorer: ScorerConfig = ScorerConfig()
     trainer: TrainerConfig = TrainerConfig()
+    compute: ComputeConfig = ComputeConfig()
     queue: QueueConfig = QueueConfig()
     snapshots: SnapshotConfig = SnapshotConfig()
     cluster: ClusterConfig = ClusterConfig()

@@ -132,7 +132,7 @@ def check_scores(inputs: RunInputs, device: torch.device) -> None:
     function, output = inputs.config.selection.function, None
     sample = inputs.train.read(inputs.train.first(2), device)
     state: State = {}  # it is published with the weights
-    with repeatable(device):
+    with repeatable(device, inputs.config.compute.tf32):
         if inputs.scoring.needs.forward:
             replica = inputs.new_replica(device, bn="running")
             output = replica(sample)

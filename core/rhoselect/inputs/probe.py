@@ -21,7 +21,8 @@ def scoring_facts(inputs: SelectionInputs, replica: Replica) -> Facts:
     """
     device, config = replica.device, inputs.config
     forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-    with repeatable(device), threads(config.scorer.threads), forked:
+    tf32 = config.compute.tf32
+    with repeatable(device, tf32), threads(config.scorer.threads), forked:
         if not isinstance(inputs, RunInputs):
             return facts_of(device)
         batch = inputs.train.read(inputs.train.first(config.selection.chunk), device)

@@ -7,7 +7,7 @@ agree.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -20,8 +20,9 @@ from rhoselect.data import Dataset, SplitPoints
 from rhoselect.errors import ModelError
 from rhoselect.models.build import configured_model, embedded_ids
 from rhoselect.models.frozen import NOTHING, Frozen
+from rhoselect.models.numerics import BatchNormMode, Numerics
 from rhoselect.models.reference import ReferenceFile
-from rhoselect.models.replica import BatchNormMode, Numerics, Replica
+from rhoselect.models.replica import Replica
 from rhoselect.plan import Plan
 from rhoselect.selection import Scoring
 from rhoselect.selection.tokens import TokenSelection
@@ -156,27 +157,32 @@ class RunInputs(SelectionInputs):
         """A replica that computes what the score function needs. A second network always uses
         running statistics, as when irreducible losses are fitted."""
         config, needs = self.config, self.scoring.needs
-        numerics = self._numerics(bn or config.selection.scoring_bn, config.scorer.fold_batchnorm)
+        numerics = Numerics.of(config.scorer, bn or config.selection.scoring_bn)
         replica = Replica(model, numerics, device, self.task, needs, config.seed)
         replica.keep(frozen.hashes)
         replica.rename(prefix)
         if self.reference is not None:
-            second = Replica(self.new_reference(), self._numerics("running"), device, self.task)
+            as_fitted = replace(numerics, bn="running", fold_batchnorm=False)
+            second = Replica(self.new_reference(), as_fitted, device, self.task)
             second.keep(self.frozen_reference.hashes)
             second.rename(REFERENCE)
             replica.accompany(second)
         return replica
 
+    def idle_replica(self) -> Replica:
+        """One for its layout alone, on the CPU: without what only the device that scores may have,
+        and what changes no tensor of a snapshot."""
+        plain = {"quantize": "none", "compile": False, "graph": False}
+        scorer = self.config.scorer.model_copy(update=plain)
+        idle = replace(self, config=self.config.model_copy(update={"scorer": scorer}))
+        return idle.new_replica(torch.device("cpu"))
+
     def new_evaluator(self, device: torch.device, precision: str | None = None) -> Replica:
         """A replica of the model alone, with running statistics. ``precision`` is
         trainer.precision if not given."""
-        trained = precision or self.config.trainer.precision
-        channels_last = self.config.scorer.channels_last
-        numerics = Numerics(trained, "running", channels_last)
+        scorer, trainer = self.config.scorer, self.config.trainer
+        by_pixel = scorer.channels_last or trainer.channels_last
+        numerics = Numerics(precision or trainer.precision, "running", by_pixel)
         evaluator = Replica(self.new_model(), numerics, device, self.task)
         evaluator.keep(self.frozen.hashes)
         return evaluator
-
-    def _numerics(self, bn: BatchNormMode, fold_batchnorm: bool = False) -> Numerics:
-        scorer = self.config.scorer
-        return Numerics(scorer.precision, bn, scorer.channels_last, fold_batchnorm, scorer.cast)

@@ -17,6 +17,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from rhoselect.errors import ModelError
 from rhoselect.importing import one_line
+from rhoselect.models.held import Derived
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class _Pair:
     merged: nn.Conv2d
 
 
-class Folded(nn.Module):
+class Folded(nn.Module, Derived):
     """What ``model``, which is in evaluation mode, computes, with folded convolutions.
 
     It shares the other layers with the model. Raises ModelError for a model that cannot be traced.
@@ -48,7 +49,7 @@ class Folded(nn.Module):
         self.refresh()
 
     def refresh(self) -> None:
-        """Fold the weights that the model has now."""
+        """See `Derived.refresh`."""
         with torch.no_grad():
             for pair in self._pairs:
                 conv, norm, merged = pair.conv, pair.norm, pair.merged

@@ -14,6 +14,14 @@ from rhoselect.types import Layout
 GROUP_BYTES = {"cpu": 1 << 18, "cuda": 1 << 25}  # of tensors that are copied by one call
 
 
+class Derived:
+    """Holds numbers that are made of weights."""
+
+    def refresh(self) -> None:
+        """Make them anew, of the weights that the model has now."""
+        raise NotImplementedError
+
+
 class Held:
     """Parameters and buffers of ``model`` by name, those with several names once, but for
     BatchNorm's counters: only training reads them."""

@@ -2,51 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+from torch.nn.modules.batchnorm import _NormBase
+from torch.utils.flop_counter import FlopCounterMode, mm_flop
 
 from rhoselect.compute import DTYPES, seed_points
 from rhoselect.errors import ModelError
-from rhoselect.models.folding import Folded
-from rhoselect.models.held import Held
-from rhoselect.nest import mapped
+from rhoselect.models import forms
+from rhoselect.models.compiling import compiling
+from rhoselect.models.held import Derived, Held
+from rhoselect.models.layout import laid_out
+from rhoselect.models.numerics import Numerics
 from rhoselect.selection import Needs
 from rhoselect.snapshots.base import Pieces
 from rhoselect.tasks import Metrics, Task, losses_of
 from rhoselect.tasks.base import logits_of
 from rhoselect.types import Batch, ForwardOutput, Layout
 
-BatchNormMode = Literal["running", "batch"]
-Cast = Literal["autocast", "all"]
 PLAIN = Needs()
-CAST_MODULES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-
-
-@dataclass(frozen=True)
-class Numerics:
-    """How a replica computes. Each field changes the last bits of its losses.
-
-    ``precision``: "fp32", "bf16" or "fp16". Linear and convolution weights are held in this dtype
-    and everything else in float32, under autocast: bit for bit what autocast computes from float32
-    weights, without casting them at every forward. With ``cast`` "all" so are all parameters of two
-    or more dimensions, such as embeddings, and forwards differ from plain autocast. ``bn``:
-    BatchNorm with "running" statistics, or with those of the scored "batch"; the latter owns no
-    running statistics at all, so scoring cannot touch them. ``channels_last`` lays images and
-    convolution weights out by pixel, which is faster. ``fold_batchnorm`` merges each BatchNorm into
-    the convolution before it and needs "running".
-    """
-
-    precision: str
-    bn: BatchNormMode = "running"
-    channels_last: bool = False
-    fold_batchnorm: bool = False
-    cast: Cast = "autocast"
 
 
 class Replica:
@@ -68,19 +47,17 @@ class Replica:
         needs: Needs = PLAIN,
         seed: int = 0,
     ) -> None:
+        numerics.check(needs)
         self._model, self._task = model.eval().requires_grad_(False), task
         self.dtype = DTYPES[numerics.precision]
         self.device = device
-        _cast(model, self.dtype, numerics.cast)
-        self.batch_statistics = numerics.bn == "batch" and _drop_statistics(model)
-        model.to(device)
-        self._channels_last = numerics.channels_last
-        if self._channels_last:
-            # The stubs know no memory format without a dtype.
-            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.batch_statistics = forms.prepare(model, numerics, device)
         self._held = Held(model, device)
-        self._folded = Folded(self._model) if numerics.fold_batchnorm else None
-        self._scored = self._folded or self._model
+        self._scored = forms.scored(model, numerics, device)
+        self._derived = [part for part in self._scored.modules() if isinstance(part, Derived)]
+        self._forward = forms.forward(task, self._scored, numerics, device)
+        self._numerics = numerics
+        self._compiling = compiling if numerics.compile else nullcontext
         self._reference: Replica | None = None
         self._prefix = ""
         self._passes, self._seed = needs.passes, seed
@@ -124,23 +101,25 @@ class Replica:
         one."""
         self._reference = reference
         self._held.tensors |= reference._held.tensors
+        self._derived += reference._derived
 
     def share(self) -> None:
         """Score with the learner's own parameters where possible: see `Held.share`."""
-        self._held.share()
+        if not self._numerics.graph:  # which reads weights where they were when it was captured
+            self._held.share()
 
     def load(self, pieces: Pieces) -> None:
         """Copy a snapshot's weights, as they arrive, into the replica's own tensors: see
         `Held.load`."""
         self._held.load(pieces)
-        if self._folded is not None:
-            self._folded.refresh()
+        for part in self._derived:
+            part.refresh()
 
     def __call__(self, batch: Batch) -> ForwardOutput:
         """The forward output of C points, without gradients."""
         batch = self._laid_out(batch)
-        with torch.inference_mode(), self._autocast():
-            found = losses_of(self._task, self._scored, batch)
+        with self._computing():
+            found = self._forward(batch)
             features = self._last_inputs() if self._features else None
             passes = self._stochastic(batch) if self._passes else None
         second = None if self._reference is None else self._reference(batch).losses
@@ -150,21 +129,24 @@ class Replica:
 
     def check(self, batch: Batch) -> None:
         """Raise ModelError if the model does not suit the task and the points."""
-        with torch.inference_mode(), self._autocast():
+        with self._computing():
             self._task.check(self._scored, self._laid_out(batch), outputs=0)
+
+    def flops(self, batch: Batch) -> int:
+        """FLOPs of the forward of all points of ``batch`` (matrix products and convolutions)."""
+        counting = FlopCounterMode(display=False, custom_mapping={torch.ops.aten._int_mm: mm_flop})
+        with torch.compiler.set_stance("force_eager"), counting as counter, self._computing():
+            losses_of(self._task, self._scored, self._laid_out(batch))
+        return int(counter.get_total_flops())
 
     def evaluate(self, batches: Iterable[Batch]) -> Metrics:
         """What the task measures on ``batches``, without gradients."""
-        with torch.inference_mode(), self._autocast():
+        with self._computing():
             return self._task.evaluate(self._scored, map(self._laid_out, batches))
 
     def _laid_out(self, batch: Batch) -> Batch:
         """The points with their images in the layout of the weights."""
-        return (
-            replace(batch, content=mapped(batch.content, _by_pixel))
-            if self._channels_last
-            else batch
-        )
+        return laid_out(batch, self._numerics.channels_last)
 
     def _note(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         assert isinstance(module, nn.Linear)
@@ -203,35 +185,10 @@ class Replica:
         for module in self._random:
             module.training = mode
 
-    def _autocast(self) -> torch.autocast:
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        """Run the block, which computes forwards."""
         enabled = self.dtype is not torch.float32
-        return torch.autocast(self.device.type, self.dtype, enabled=enabled)
-
-
-def _cast(model: nn.Module, dtype: torch.dtype, cast: Cast) -> None:
-    """Hold linear and convolution weights in ``dtype``. A weight that others read too (a head tied
-    to its embedding) stays float32 for them, unless ``cast`` is "all"."""
-    if cast == "all":  # but not the few numbers of a norm, which its running statistics go with
-        for parameter in model.parameters():
-            if parameter.ndim > 1 and parameter.is_floating_point():
-                parameter.data = parameter.data.to(dtype)
-    others = (m for m in model.modules() if not isinstance(m, CAST_MODULES))
-    wide = {id(p) for module in others for p in module.parameters(recurse=False)}
-    for module in model.modules():
-        own = {id(p) for p in module.parameters(recurse=False)}
-        if isinstance(module, CAST_MODULES) and wide.isdisjoint(own):
-            module.to(dtype)
-
-
-def _drop_statistics(model: nn.Module) -> bool:
-    """Make BatchNorm layers use the statistics of each batch, by owning none. False without any."""
-    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
-    for norm in norms:
-        norm.running_mean = norm.running_var = norm.num_batches_tracked = None
-        norm.track_running_stats = False
-    return bool(norms)
-
-
-def _by_pixel(tensor: Tensor) -> Tensor:
-    """Images [C, channels, H, W] laid out by pixel; other tensors as they are."""
-    return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
+        autocast = torch.autocast(self.device.type, self.dtype, enabled=enabled)
+        with torch.inference_mode(), autocast, self._compiling():
+            yield

@@ -51,20 +51,31 @@ def token_losses(
 def body_and_head(model: Any) -> tuple[Body, Head] | None:
     """What gives hidden states [C, T, D], and what makes logits of them; None of a model that is
     not known to have the two."""
-    if hasattr(model, "get_base_model"):  # an adapter's
-        model = model.get_base_model()
-    if not hasattr(model, "config") or not hasattr(model, "get_output_embeddings"):
-        return None
-    body, head = getattr(model, "base_model", model), model.get_output_embeddings()
-    scaled = any(getattr(model.config, name, None) not in (None, 1, 1.0) for name in SCALED)
-    if body is model or head is None or scaled:
+    body = body_of(model)
+    if body is None:
         return None
 
     def hidden(inputs: dict[str, Tensor]) -> Tensor:
         found: Tensor = body(**inputs, use_cache=False).last_hidden_state
         return found
 
-    return hidden, head
+    return hidden, _adapted(model).get_output_embeddings()
+
+
+def body_of(model: Any) -> nn.Module | None:
+    """The module that gives hidden states [C, T, D]; None of a model that is not known to have one,
+    and a head that makes logits of them."""
+    model = _adapted(model)
+    if not hasattr(model, "config") or not hasattr(model, "get_output_embeddings"):
+        return None
+    body: nn.Module = getattr(model, "base_model", model)
+    scaled = any(getattr(model.config, name, None) not in (None, 1, 1.0) for name in SCALED)
+    return None if body is model or model.get_output_embeddings() is None or scaled else body
+
+
+def _adapted(model: Any) -> Any:
+    """The model itself, or the one below an adapter."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def check_head(model: nn.Module, inputs: dict[str, Tensor], logits: Tensor, whole: bool) -> None:

@@ -132,7 +132,7 @@ class Local:
 
     def next(self, step: int, device: torch.device) -> SelectionBatch:
         """Score the window of a step and return its batch, or this rank's share of it."""
-        with as_guest(self._replica.device):
+        with as_guest(self._replica.device, self.config.compute.tf32):
             selected = self._session.next(step)
         picked, rows = selected.points, rows_of(self._group)
         batch = self._session.train.read(picked.indices[rows], device, picked.epochs[rows])
@@ -185,7 +185,7 @@ def local_backend(
     inputs = open_inputs(settings)
     check_servable(inputs)
     check_start(inputs, start)
-    with as_guest(device):
+    with as_guest(device, settings.compute.tf32):
         check_scoring(inputs, device)
     replica = inputs.new_replica(device)
     if inputs.scoring.needs.forward:
@@ -217,7 +217,7 @@ def user_data_backend(
         frozen = Frozen.some(copy, "the loop's model")
     replica = user_replica(copy, settings, device, task)
     replica.keep(frozen.hashes)
-    with as_guest(device):
+    with as_guest(device, settings.compute.tf32):
         point_flops = check_losses(replica, points)
     helping = [user_replica(copied(model), settings, device, task) for _ in range(given.workers)]
     for each in helping:

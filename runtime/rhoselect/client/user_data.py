@@ -12,7 +12,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.utils.data import default_collate
-from torch.utils.flop_counter import FlopCounterMode
 
 from rhoselect.client.batch import Collate, SelectionBatch, collate, selection_batch
 from rhoselect.client.given_losses import given_losses
@@ -25,7 +24,8 @@ from rhoselect.data.repeatable import REPEATABLE, fault
 from rhoselect.errors import ConfigError, DataError, ModelError, listed
 from rhoselect.importing import one_line
 from rhoselect.inputs.purity import POINTS, check_pure
-from rhoselect.models.replica import Numerics, Replica
+from rhoselect.models.numerics import Numerics
+from rhoselect.models.replica import Replica
 from rhoselect.nest import Nest, leaves, moved
 from rhoselect.selection import Scoring, get_function
 from rhoselect.tasks import Task, get_task
@@ -174,9 +174,7 @@ def user_replica(model: nn.Module, config: Config, device: torch.device, task: T
             "scorer.fold_batchnorm: got true with losses of the loop's own, allowed false: they are"
             " given the model as it is"
         )
-    bn, by_pixel = config.selection.scoring_bn, scorer.channels_last
-    numerics = Numerics(scorer.precision, bn, by_pixel, cast=scorer.cast)
-    return Replica(model, numerics, device, task)
+    return Replica(model, Numerics.of(scorer, config.selection.scoring_bn), device, task)
 
 
 def user_scoring(config: Config, points: UserPoints, il: Any) -> Scoring:
@@ -201,8 +199,7 @@ def check_losses(replica: Replica, points: UserPoints) -> int:
     batch = points.read(indices, replica.device)
     try:
         replica.check(batch)
-        with FlopCounterMode(display=False) as counter:
-            output = replica(batch)
+        output = replica(batch)
     except ModelError:
         raise
     except Exception as error:  # the user's code: anything may come out of it
@@ -215,4 +212,4 @@ def check_losses(replica: Replica, points: UserPoints) -> int:
     check_pure(replica, points, POINTS)
     if output.logits is not None:
         points.classes = output.logits.shape[1]
-    return int(counter.get_total_flops()) // len(indices)
+    return replica.flops(batch) // len(indices)

@@ -53,5 +53,4 @@ def build_idle_scorer(
     metrics: Metrics,
 ) -> IdleScorer:
     """The scorer of ``slot`` in a process that does not score; it has no lane."""
-    replica = inputs.new_replica(torch.device("cpu"))
-    return IdleScorer(inputs, replica, queue, snapshots, metrics, slot, lanes=slot)
+    return IdleScorer(inputs, inputs.idle_replica(), queue, snapshots, metrics, slot, lanes=slot)

@@ -70,9 +70,9 @@ class Scorer:
         """Score until ``stop`` is set. First give back tickets that an earlier process of this slot
         held."""
         self.release()
-        scorer = self._config.scorer
-        reading = Reader(self._take_own, scorer.prefetch, CLAIM_WAIT_S)
-        with repeatable(self._replica.device), reading as reader:
+        config = self._config
+        reading = Reader(self._take_own, config.scorer.prefetch, CLAIM_WAIT_S)
+        with repeatable(self._replica.device, config.compute.tf32), reading as reader:
             while not stop.is_set():
                 work = self._next(reader)
                 if work is None:

@@ -74,6 +74,10 @@ class Follower:
     @contextmanager
     def _computing(self) -> Iterator[None]:
         config, device = self._inputs.config, self._learner.device
-        scoring = torch.device(config.scorer.device)
-        with repeatable(device), repeatable(scoring), threads(config.trainer.threads):
+        scoring, tf32 = torch.device(config.scorer.device), config.compute.tf32
+        with (
+            repeatable(device, tf32),
+            repeatable(scoring, tf32),
+            threads(config.trainer.threads),
+        ):
             yield

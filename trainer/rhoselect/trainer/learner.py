@@ -16,6 +16,7 @@ from rhoselect.config import TrainerConfig
 from rhoselect.errors import ConfigError
 from rhoselect.hardware import SUMS, Facts
 from rhoselect.models.frozen import NOTHING, Frozen, Watch, sums_of_bits
+from rhoselect.models.layout import laid_out, lay_out_to_train
 from rhoselect.models.statistics import recalibrate_batchnorm
 from rhoselect.models.weights import greatest
 from rhoselect.ranks.group import Alone, Group, share
@@ -69,6 +70,7 @@ class Learner:
         self.others = others or {}
         self.keep(NOTHING)
         self.model = model.to(device).train()
+        lay_out_to_train(self.model, config.channels_last, device)
         self.device = device
         self.task = task
         self._config, self._tokens = config, tokens
@@ -118,7 +120,7 @@ class Learner:
             seed_step(self._seed, step, self.device, micro)
             part = micro_batch(batch, micro, count)
             buffers.begin()
-            found = self._forward(part)
+            found = self._forward(self.model, part)
             losses = self._trained(found, part.indices)
             weighted = losses if weights is None else losses * weights[micro::count]
             (weighted.sum() / points).backward()  # type: ignore[no-untyped-call]
@@ -169,19 +171,18 @@ class Learner:
     def losses(self, batch: Batch) -> Tensor:
         """Training losses [C] of ``batch`` under the current weights, without a step."""
         with torch.no_grad():
-            return self._forward(batch).losses
+            return self._forward(self.model, batch).losses
 
     def recalibrate(self, batches: Iterable[Batch]) -> None:
         """Replace the running BatchNorm statistics of the model, and of its average, by those of
         ``batches``. No step reads them. Others keep their own, with which they score."""
         models = [self.model] if self._average is None else [self.model, self.evaluated]
         for model, same in zip(models, tee(batches, len(models)), strict=True):
-            with self._autocast():
-                recalibrate_batchnorm(model, same, partial(losses_of, self.task, model))
+            recalibrate_batchnorm(model, same, partial(self._forward, model))
 
-    def _forward(self, batch: Batch) -> Losses:
+    def _forward(self, model: nn.Module, batch: Batch) -> Losses:
         with self._autocast():
-            return losses_of(self.task, self.model, batch)
+            return losses_of(self.task, model, laid_out(batch, self._config.channels_last))
 
     def _trained(self, found: Losses, indices: Indices) -> Tensor:
         """The losses [C] to learn from."""

@@ -45,8 +45,7 @@ from rhoselect.trainer.tracking import (
 
 
 class Trainer:
-    """One trainer generation, over any transport. ``evaluator`` is the replica whose accuracy is
-    recorded."""
+    """One trainer generation, over any transport. ``evaluator`` measures what is recorded."""
 
     def __init__(
         self,
@@ -82,9 +81,10 @@ class Trainer:
             self._tracker.close()
 
     def _run(self) -> Progress:
+        tf32, scoring = self._config.compute.tf32, torch.device(self._config.scorer.device)
         with (
-            repeatable(self.learner.device),
-            repeatable(torch.device(self._config.scorer.device)),  # of the scorer in this process
+            repeatable(self.learner.device, tf32),
+            repeatable(scoring, tf32),  # of the scorer in this process
             threads(self._config.trainer.threads),
             closing(self._control),
             Saver(self._folder, self._config.trainer.keep_checkpoints, self.metrics) as self._saver,

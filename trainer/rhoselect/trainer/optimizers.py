@@ -74,6 +74,7 @@ class Optimizers:
         """Restore what ``state_dict`` gave."""
         for number, optimizer in enumerate(self._optimizers):
             optimizer.load_state_dict(unpack(without(f"{number}.", tensors)))
+            _lay_out(optimizer)
 
     def check_resume(self, model: nn.Module) -> None:
         """Raise ConfigError if the next step, with the gradients that there are, is another one
@@ -99,6 +100,15 @@ class Optimizers:
                 " allowed optimizers that a resumed run can go on with; keep all that a step needs"
                 " in its state or its param_groups"
             )
+
+
+def _lay_out(optimizer: torch.optim.Optimizer) -> None:
+    """Store the state of each parameter as that is: fused steps go through both side by side."""
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            like = isinstance(value, Tensor) and value.shape == parameter.shape
+            if like and value.stride() != parameter.stride():
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 @dataclass(frozen=True)

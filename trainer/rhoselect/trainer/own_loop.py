@@ -173,7 +173,8 @@ class LoopRecords:
         if missing:
             device = self._device()
             candidates = next_candidates(self._inputs, self._steps, device)
-            with repeatable(device), threads(self._inputs.config.trainer.threads):
+            config = self._inputs.config
+            with repeatable(device, config.compute.tf32), threads(config.trainer.threads):
                 recalibrate_batchnorm(model.to(device), (batch.inputs for batch in candidates))
         save_model(self._folder, model)
         save_adapter(self._folder, adapter_files(model))

@@ -67,7 +67,7 @@ def _train_once(inputs: RunInputs, device: torch.device) -> None:
     if learner.scoring is not learner:
         check_proxy(inputs, learner.scoring.model, sample)
     try:
-        with repeatable(device):
+        with repeatable(device, inputs.config.compute.tf32):
             learner.update(batch, None, step=0).loss.item()
             learner.optimizers.check_resume(learner.model)
         learner.check_frozen("a training step changes frozen parameters")

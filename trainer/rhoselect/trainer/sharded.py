@@ -40,7 +40,7 @@ class ShardedLearner(Learner):
         task, tokens = inputs.task, inputs.tokens
         super().__init__(model, config.trainer, config.seed, device, task, others, tokens)
         self._summed = []  # torch sums them
-        layout = inputs.new_replica(torch.device("cpu")).layout
+        layout = inputs.idle_replica().layout
         self._dtypes = {name: like.dtype for name, like in layout.items()}
         self._newest: Mapping[str, Tensor] = {}
         self._copy: nn.Module | None = None

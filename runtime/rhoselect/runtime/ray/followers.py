@@ -147,7 +147,7 @@ def node_address() -> str:
 def own_facts(config: Config) -> Facts:
     """The releases and hardware with which this process trains."""
     device = trainer_device(config)
-    with repeatable(device), threads(config.trainer.threads):
+    with repeatable(device, config.compute.tf32), threads(config.trainer.threads):
         return facts_of(device)
 
 

@@ -20,7 +20,8 @@ from rhoselect.errors import ConfigError, NonFiniteLossError
 from rhoselect.inputs.checks import check_model
 from rhoselect.inputs.purity import POINTS, check_pure
 from rhoselect.models.build import configured_model
-from rhoselect.models.replica import Numerics, Replica
+from rhoselect.models.numerics import Numerics
+from rhoselect.models.replica import Replica
 from rhoselect.plan import Plan
 from rhoselect.tasks import Task, get_task
 from rhoselect.trainer.learner import Learner
