@@ -105,6 +105,17 @@ def test_actors_give_the_bits_of_one_process(
 
 @pytest.mark.matrix
 @pytest.mark.timeout(240)
+def test_actors_with_parts_of_a_model_give_the_bits_of_processes(
+    cluster: str, tiny_config: Path, tmp_path: Path
+) -> None:
+    keys = [*KEYS, "trainer.devices=2", "trainer.parallel=fsdp"]
+    made("train", tiny_config, "--run-dir", tmp_path / "here", *sets(*keys))
+    made("train", tiny_config, "--run-dir", tmp_path / "run", *sets(*keys, *cluster.split()))
+    assert hashes(tmp_path / "run") == hashes(tmp_path / "here")
+
+
+@pytest.mark.matrix
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("fault", ["killed", "frozen", "asked to end"])
 def test_the_end_of_an_actor_ends_the_run(
     cluster: str, tiny_config: Path, tmp_path: Path, fault: str
