@@ -20,7 +20,7 @@ from rhoselect.ranks.gloo import GlooGroup, Meeting
 from rhoselect.runtime.links import introduced
 from rhoselect.runtime.ray import placement
 from servers import PASSWORD, free_port, tcp_server
-from support import hashes, made
+from support import ended_well, hashes, made, rhoctl
 from test_crew import KEYS, ended, modules, sets, started
 
 __all__ = ["modules"]
@@ -112,6 +112,19 @@ def test_actors_with_parts_of_a_model_give_the_bits_of_processes(
     made("train", tiny_config, "--run-dir", tmp_path / "here", *sets(*keys))
     made("train", tiny_config, "--run-dir", tmp_path / "run", *sets(*keys, *cluster.split()))
     assert hashes(tmp_path / "run") == hashes(tmp_path / "here")
+
+
+@pytest.mark.matrix
+@pytest.mark.timeout(240)
+def test_ranks_without_scorers_are_steered(cluster: str, tiny_config: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = started(tiny_config, run, 2, 60, *cluster.split())
+    made("pause", run)
+    assert re.search(r"step \d+/16", made("status", run).out)
+    refused = rhoctl("scale", run, "--workers", "2")
+    assert (refused.code, "started with --workers 0" in refused.err) == (2, True), refused
+    made("resume", run)
+    ended_well(process)
 
 
 @pytest.mark.matrix
