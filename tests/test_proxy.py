@@ -153,6 +153,13 @@ WAYS = {
         "scorer.precision=bf16",
     ],
     "features": ["selection.function=divbs"],
+    "adapters": [
+        "model={factory = 'adapted:Adapted', args = {}}",
+        "scorer.proxy=adapted:Adapted",
+        "scorer.proxy_args={}",
+        "snapshots.only=trainable",
+        *TWICE,
+    ],
 }
 
 
@@ -169,7 +176,7 @@ def test_any_number_of_threads(
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("way", ["fresh", "stale", "fresh, re-scored"])
+@pytest.mark.parametrize("way", ["fresh", "stale", "fresh, re-scored", "adapters"])
 def test_a_resume_changes_nothing(tiny_config: Path, tmp_path: Path, way: str) -> None:
     sets = [*SETS, *WAYS[way]]
     train(tiny_config, tmp_path / "whole", sets)
