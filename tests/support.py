@@ -53,6 +53,21 @@ def start(*arguments: str | Path | int) -> Process:
     return Process("-m", "rhoselect.cli", *map(str, arguments))
 
 
+def lives(pid: int) -> bool:
+    """Whether a process computes: a zombie, whose parent has not yet asked, does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+def until_gone(pid: int) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while lives(pid):
+        assert time.monotonic() < deadline, "it lives on"
+        time.sleep(0.05)
+
+
 def until(
     happened: Callable[[], bool],
     process: Process | subprocess.Popen[str],

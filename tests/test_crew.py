@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import sys
-import time
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from rhoselect.queue.memory import MemoryQueue
 from rhoselect.runtime.leading import LeadControl
 from rhoselect.runtime.local import run_here
 from rhoselect.trainer.runfolder import RunFolder
-from support import DEADLINE_S, Result, hashes, made, rhoctl, start, until
+from support import DEADLINE_S, Result, hashes, lives, made, rhoctl, start, until, until_gone
 from warm import Process
 
 pytestmark = pytest.mark.timeout(240)  # interpreters start, beside other tests
@@ -41,21 +40,6 @@ def pids(run: Path, devices: int) -> list[int]:
         log = (run / "logs" / f"rank-{rank}.log").read_text()
         found.append(int(re.findall(rf"rank {rank} of process (\d+) starts", log)[-1]))
     return found
-
-
-def lives(pid: int) -> bool:
-    """Whether a process computes: a zombie, whose parent has not yet asked, does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except FileNotFoundError:
-        return False
-
-
-def until_gone(pid: int) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while lives(pid):
-        assert time.monotonic() < deadline, "it lives on"
-        time.sleep(0.05)
 
 
 def started(config: Path, run: Path, devices: int, timeout_s: int = 60, *more: str) -> Process:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import warnings
 from pathlib import Path
@@ -90,6 +91,22 @@ class Slow(Linear):
     def forward(self, inputs: Tensor) -> Any:
         if self.training:
             time.sleep(0.05)
+        return self.layers(inputs)
+
+
+class Marked(Linear):
+    """Marks each forward on so many ``points``, not in training, in a file of its process."""
+
+    def __init__(
+        self, input_shape: tuple[int, ...], classes: int, folder: str, points: int
+    ) -> None:
+        super().__init__(input_shape, classes)
+        self.folder, self.points = Path(folder), points
+
+    def forward(self, inputs: Tensor) -> Any:
+        if not self.training and len(inputs) == self.points:
+            with (self.folder / str(os.getpid())).open("a") as file:
+                file.write(".")
         return self.layers(inputs)
 
 

@@ -668,16 +668,6 @@ SETTINGS = [
             ),
         )
     ),
-    Case(
-        "devices",
-        "beside scorers",
-        lambda p: [
-            *p.train("trainer.micro_batches=4", "trainer.devices=2", "cluster.mode=colocated"),
-            "--workers",
-            "1",
-        ],
-        r"cluster\.mode: got 'colocated' with trainer\.devices = 2 and --workers 1, allowed",
-    ),
     *(
         setting("fsdp", name, pattern, "trainer.parallel=fsdp", *sets)
         for name, pattern, *sets in (

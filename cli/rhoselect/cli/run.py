@@ -43,11 +43,10 @@ def check_servers(settings: Config, workers: int) -> None:
 
 def _check_mode(settings: Config, workers: int) -> None:
     devices, mode = settings.trainer.devices, settings.cluster.mode
-    if devices > 1 and mode == ("colocated" if workers else "split"):
+    if devices > 1 and mode == "split" and not workers:
         raise ConfigError(
-            f"cluster.mode: got {mode!r} with trainer.devices = {devices} and --workers {workers},"
-            " allowed 'colocated' with --workers 0, where all devices score and train, and 'split'"
-            " with --workers 1 or more, which score"
+            f"cluster.mode: got 'split' with trainer.devices = {devices} and --workers 0, allowed"
+            " with --workers 1 or more, which score; or set 'colocated'"
         )
 
 

@@ -71,8 +71,8 @@ class ClusterConfig(Section):
     )
     mode: Literal["auto", "colocated", "split"] = Field(
         "auto",
-        description="colocated: each device of trainer.devices scores and trains; split: some train"
-        " and scorers score; auto: the run says which and why",
+        description="colocated: each device of trainer.devices scores and trains, beside scorers if"
+        " there are any; split: they train, and scorers score; auto: the run says which and why",
     )
     rank_timeout_s: float = Field(
         60.0,

@@ -189,8 +189,9 @@ class Config(Section):
 
     def lanes(self, workers: int) -> int:
         """How many processes share the tickets of a window: the scorers, and the trainer if it
-        scores."""
-        return max(1, workers + self.trainer.scores) if workers else 1
+        scores, with all its ranks if they score, too."""
+        ranks = self.trainer.devices if self.cluster.mode == "colocated" else 1
+        return max(1, workers + ranks * self.trainer.scores) if workers else 1
 
     @property
     def inputs(self) -> dict[str, str]:

@@ -2,6 +2,7 @@
 alone writes. The followers are processes on its machine, or actors on any of a cluster.
 
 *Colocated*, all ranks score and train: they get the order for a step before its window is scored.
+If there are scorers, too, all get their chunks from the queue's server, and pick the same points.
 *Split*, scorers score, and the followers train: they get it with the batch.
 """
 
@@ -39,15 +40,19 @@ class LeadControl(TrainerControl):
         folder: RunFolder,
         mode: Mode,
         start: Callable[[Config, RunFolder, Mode], Started] = followers_here,
+        workers: int = 0,
+        url: str = "",
     ) -> Iterator[Group]:
-        """The group of a run's ranks for the block; ``start`` makes the followers. Raises RunError,
-        naming the rank, if one is lost, and what ``start`` raises."""
+        """The group of a run's ranks for the block; ``start`` makes the followers, which are told
+        the ``url`` of the queue that they share with ``workers`` scorers, unless they know it.
+        Raises RunError, naming the rank, if one is lost, and what ``start`` raises."""
         with (
             start(config, folder, mode) as (meeting, followers),
             crew_of(config, folder, followers) as crew,
         ):
             crew.gather()
             group = group_of(config, 0, meeting)
+            group.gathered(f"{workers} {url}".encode())  # not an argument: it may hold a password
             group.calls = crew.call
             self._crew, self._split = crew, group if mode == "split" else None
             try:

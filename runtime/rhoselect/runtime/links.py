@@ -10,6 +10,7 @@ from __future__ import annotations
 import hmac
 import os
 import secrets
+import select
 import socket
 import struct
 import threading
@@ -92,16 +93,7 @@ class FollowerEnd:
                     raise LostRankError(
                         f"rank 0 said nothing for {silent_s:g} s (cluster.rank_timeout_s)"
                     )
-                try:
-                    data = self._link.recv(1 << 16)
-                except TimeoutError:
-                    silent_s += ALIVE_S
-                    continue
-                except OSError:
-                    data = b""
-                if not data:
-                    raise LostRankError("rank 0 has ended")
-                self._heard += data
+                silent_s += 0.0 if self._hear() else ALIVE_S
             silent_s = 0.0
             order, self._heard = self._heard[: _ORDER.size], self._heard[_ORDER.size :]
             generation, step, kind = _ORDER.unpack(order)
@@ -109,6 +101,26 @@ class FollowerEnd:
                 raise LostRankError(f"rank 0 is of generation {generation}, not of this one")
             if kind != Kind.ALIVE:
                 return Order(Kind(kind), step)
+
+    def check_fence(self) -> None:
+        """Raise LostRankError if the lead has ended. For a `Fence`: a process that waits for others
+        than the lead asks so whether it lives."""
+        while select.select([self._link], [], [], 0)[0]:
+            self._hear()
+
+    def _hear(self) -> bool:
+        """Take what the lead sends. Returns False if it sends nothing for a while. Raises
+        LostRankError if it has ended."""
+        try:
+            data = self._link.recv(1 << 16)
+        except TimeoutError:
+            return False
+        except OSError:
+            data = b""
+        if not data:
+            raise LostRankError("rank 0 has ended")
+        self._heard += data
+        return True
 
 
 def introduced(link: socket.socket, token: bytes, rank: int) -> tuple[int, int]:

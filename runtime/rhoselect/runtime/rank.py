@@ -1,6 +1,6 @@
 """A follower as a program, which the lead starts: ``-m rhoselect.runtime.rank FOLDER GENERATION
 RANK LINK MEETING MODE``. LINK is the number of its end of the link, MEETING where the group meets;
-MODE "split": it does not score."""
+MODE: see ``leading``."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ from rhoselect.devices import of_rank
 from rhoselect.errors import LostRankError, RhoError
 from rhoselect.importing import one_line
 from rhoselect.inputs import RunInputs, open_inputs
+from rhoselect.queue import SelectionQueue
 from rhoselect.ranks.fast import group_of
 from rhoselect.ranks.gloo import Meeting
 from rhoselect.ranks.scores import SharedQueue
 from rhoselect.runtime.links import FollowerEnd, Kind
+from rhoselect.runtime.queue_address import open_queue
 from rhoselect.trainer.build import build_follower
 from rhoselect.trainer.runfolder import RunFolder, check_inputs, stored_config
 
@@ -71,8 +73,10 @@ def follow(
     lead: FollowerEnd,
     meeting: Path | Meeting,
     split: bool,
+    url: str = "",
 ) -> None:
-    """Follow the lead to the end. Raises what may end a rank."""
+    """Follow the lead to the end. ``url``: of a queue that the ranks share with scorers, if it is
+    not the lead that tells it. Raises what may end a rank."""
     keep_memory()
     config = inputs.config
     lead.say("ready")
@@ -80,8 +84,13 @@ def follow(
     if order.kind == Kind.END:
         return
     group = group_of(config, rank, meeting)
-    queue = None if split else SharedQueue(config.queue.lease_s, group)
-    follower = build_follower(inputs, folder, queue, group)
+    workers, told_url = group.gathered(b"")[0].decode().split(" ")
+    queue: SelectionQueue | None = None
+    if not split and (url := url or told_url):
+        queue = open_queue(config, url, folder.run_id, folder.generation)
+    elif not split:
+        queue = SharedQueue(config.queue.lease_s, group)
+    follower = build_follower(inputs, replace(folder, queue=lead), queue, group, int(workers))
     while (order := lead.next()).kind != Kind.END:
         if order.kind == Kind.BEGIN:
             follower.begin(order.step)

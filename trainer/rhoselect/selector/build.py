@@ -34,11 +34,12 @@ def build_selector(
     snapshots: SnapshotStore,
     fence: Fence,
     workers: int,
+    rank: int = 0,
 ) -> Selector:
-    """A selector for a run with ``workers`` scorers. ``scorer`` scores in this process, and its
-    replica also ``rescores`` here (see ``rescores_here``)."""
+    """A selector for a run with ``workers`` scorers. ``scorer`` scores in this process, which may
+    be any ``rank`` of the run, and its replica also ``rescores`` here (see ``rescores_here``)."""
     metrics = scorer.metrics
-    windows = Windows(inputs, queue, scorer, fence, metrics, workers)
+    windows = Windows(inputs, queue, scorer, fence, metrics, workers, rank)
     if isinstance(inputs.scoring.function, InfoBatch):
         return WalkingSelector(inputs, scorer.layout, windows, snapshots, metrics)
     rescorer = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from rhoselect.errors import FencedError
@@ -25,6 +26,18 @@ class NoFence:
 
     def check_fence(self) -> None:
         """Do nothing."""
+
+
+class Fences:
+    """Several checks as one."""
+
+    def __init__(self, *checks: Callable[[], object]) -> None:
+        self._checks = checks
+
+    def check_fence(self) -> None:
+        """Make them all. Raises what they raise."""
+        for check in self._checks:
+            check()
 
 
 class ClosableFence:

@@ -6,8 +6,7 @@ tickets of its own lane meanwhile. After `RESEND_S` without a result it repeats 
 queue has lost its tickets). After ``queue.lease_s`` it takes back the tickets of dead or frozen
 scorers and scores as many itself, unless scorers that wait for weights are quicker. If no scores
 arrive for `STALL_S` it scores all remaining tickets, until a scorer pushes again. So a run always
-ends, with the same result, even if all its scorers die. Without scorers the trainer scores
-everything.
+ends, with the same result, even if all its scorers die. Without any it scores everything.
 """
 
 from __future__ import annotations
@@ -55,8 +54,8 @@ class _Progress:
 
 class Windows:
     """The windows of one generation of a run. ``scorer`` scores tickets in this process; its lane
-    comes after those of the ``workers`` scorers. ``waited_s``: seconds that ``wait`` and
-    ``rescore`` have taken since the run began."""
+    comes after those of ``workers`` scorers and ``rank`` other trainers. ``waited_s``: seconds that
+    ``wait`` and ``rescore`` have taken since the run began."""
 
     def __init__(
         self,
@@ -66,10 +65,11 @@ class Windows:
         fence: Fence,
         metrics: Metrics,
         workers: int,
+        rank: int = 0,
     ) -> None:
         self._config, self._plan = inputs.config, inputs.plan
         self._queue, self._scorer = queue, scorer
-        self._fence, self._metrics = fence, metrics
+        self._fence, self._metrics, self._rank = fence, metrics, rank
         self._alone = False
         self._longest_gap_s = 0.0
         self.share(workers)
@@ -135,7 +135,7 @@ class Windows:
 
     def share(self, workers: int) -> None:
         """Set the number of scorers; any thread may call this."""
-        self._scorer.share(workers, self._config.lanes(workers))
+        self._scorer.share(workers + self._rank, self._config.lanes(workers))
         self._lends = self._config.trainer.scores or workers == 0
 
     def check_fence(self) -> None:

@@ -21,6 +21,7 @@ from rhoselect.ranks.picks import GivenBatches
 from rhoselect.scorer.build import build_scorer
 from rhoselect.selector import Selector
 from rhoselect.selector.build import build_selector, rescores_here
+from rhoselect.selector.fence import Fence, Fences
 from rhoselect.snapshots import SnapshotStore
 from rhoselect.snapshots.local import LocalStore
 from rhoselect.trainer.checkpoint import LIVE, save_model
@@ -106,42 +107,48 @@ def build_trainer(
     ``control`` is where others request a pause, a checkpoint or a stop. It is the lead of ``group``
     if there is one.
     """
-    who = "the trainer"
-    learner, selector = _parts(inputs, folder, queue, snapshots, metrics, workers, group, who)
-    evaluator, control = inputs.new_evaluator(learner.device), control or TrainerControl()
+    control = control or TrainerControl()
+    fence = Fences(folder.check_fence, control.check)
+    learner, selector = _parts(inputs, folder, fence, queue, snapshots, metrics, workers, group)
+    evaluator = inputs.new_evaluator(learner.device)
     return Trainer(inputs, folder, learner, selector, evaluator, metrics, control)
 
 
 def build_follower(
-    inputs: RunInputs, folder: RunFolder, queue: SelectionQueue | None, group: Group
+    inputs: RunInputs,
+    folder: RunFolder,
+    queue: SelectionQueue | None,
+    group: Group,
+    workers: int = 0,
 ) -> Follower:
     """A rank of ``group`` that is not its lead, with the device that ``inputs`` names. It scores
-    what it gets from ``queue``; without one it does not score."""
-    metrics, snapshots, who = Metrics(), LocalStore(lends=True), f"rank {group.rank}"
+    what it gets from ``queue``, beside ``workers`` scorers; without one it does not score."""
+    metrics, snapshots = Metrics(), LocalStore(lends=True)
     if queue is None:
         device = trainer_device(inputs.config)
         inputs.hold(device)
         learner = new_learner(inputs, device, group)
         return Follower(inputs, folder, learner, GivenBatches(group), metrics)
-    learner, selector = _parts(inputs, folder, queue, snapshots, metrics, 0, group, who)
+    learner, selector = _parts(inputs, folder, folder, queue, snapshots, metrics, workers, group)
     return Follower(inputs, folder, learner, selector, metrics)
 
 
 def _parts(
     inputs: RunInputs,
     folder: RunFolder,
+    fence: Fence,
     queue: SelectionQueue,
     snapshots: SnapshotStore,
     metrics: Metrics,
     workers: int,
     group: Group | None,
-    who: str,
 ) -> tuple[Learner, Selector]:
-    """What learns and what selects in the process that calls itself ``who``."""
-    config = inputs.config
+    """What learns and what selects in this process. ``fence`` ends its waits for scores."""
+    config, rank = inputs.config, 0 if group is None else group.rank
+    who = f"rank {rank}" if rank else "the trainer"
     device, scoring = trainer_device(config), own_device(config)
-    share = config.lanes(workers)
-    scorer = build_scorer(inputs, scoring, workers, share, queue, snapshots, metrics)
+    slot, share = workers + rank, config.lanes(workers)
+    scorer = build_scorer(inputs, scoring, slot, share, queue, snapshots, metrics)
     if isinstance(snapshots, LocalStore) and snapshots.lends:
         scorer.weights.replica.share()
     agree(folder, who, scoring_facts(inputs, scorer.weights.replica))
@@ -150,7 +157,7 @@ def _parts(
     # A picked point was read to be scored; by the time it is picked, so was a later window.
     inputs.train.keep((2 + config.selection.lag) * config.selection.n_B)
     rescores = rescores_here(config)
-    selector = build_selector(inputs, scorer, rescores, queue, snapshots, folder, workers)
+    selector = build_selector(inputs, scorer, rescores, queue, snapshots, fence, workers, rank)
     return new_learner(inputs, device, group), selector
 
 

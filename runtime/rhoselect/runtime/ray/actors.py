@@ -25,7 +25,7 @@ from rhoselect.queue import SelectionQueue
 from rhoselect.queue.memory import MemoryQueue
 from rhoselect.queue.redis import RedisQueue
 from rhoselect.ranks.scores import SharedQueue
-from rhoselect.runtime.crew import Started
+from rhoselect.runtime.crew import Mode, Started
 from rhoselect.runtime.followers import followers_here
 from rhoselect.runtime.leading import LeadControl
 from rhoselect.runtime.local import SerialRun, run_here
@@ -165,7 +165,11 @@ class TrainerActor:
         snapshots = self._endpoints.snapshots(writer=True)
         folder = replace(self._run, queue=queue)
         try:
-            lead = self._lead and self._lead.leading(config, folder, "split", start)
+            mode: Mode = "colocated" if config.cluster.mode == "colocated" else "split"
+            told = self._endpoints.queue_url if start is followers_here else None
+            lead = self._lead and self._lead.leading(
+                config, folder, mode, start, self._workers, told or ""
+            )
             with lead or nullcontext() as group:
                 self._trainer = build_trainer(
                     inputs, folder, queue, snapshots, metrics, self._workers, self._control, group

@@ -45,7 +45,8 @@ class RankActor:
                 self._endpoints.check_node(config, self._run)
                 check_alike(f"rank {self._rank}", own_facts(config), "rank 0", call.facts)
                 inputs = inputs_of(config, self._run)
-                follow(inputs, self._run, self._rank, lead, call.meeting(), call.mode == "split")
+                split, url = call.mode == "split", self._endpoints.queue_url or ""
+                follow(inputs, self._run, self._rank, lead, call.meeting(), split, url)
 
             told(lead, self._rank, work)
 
