@@ -22,7 +22,9 @@ from rhoselect.errors import ConfigError, RunFolderError
 from rhoselect.inputs import open_inputs
 from rhoselect.ranks.blocks import blocks
 from rhoselect.trainer import checkpoint as checkpoints
-from rhoselect.trainer.records import read_selected
+from rhoselect.trainer import records
+from rhoselect.trainer.evaluate import evaluate
+from rhoselect.trainer.runfolder import stored_config
 from support import ended_well, hashes, made
 from user_code import Stacked
 from warm import Process
@@ -90,10 +92,17 @@ def whole(tiny_config: Path) -> tuple[list[Tensor], nn.Module]:
 
 def assert_learnt(run: Path, whole: tuple[list[Tensor], nn.Module]) -> None:
     selected, network = whole
-    found = np.concatenate(list(read_selected(run)))
+    found = np.concatenate(list(records.read_selected(run)))
     np.testing.assert_array_equal(found, torch.cat(selected).numpy())
     learnt = load_file(run / "model.safetensors")
     torch.testing.assert_close(learnt, network.state_dict(), rtol=1e-4, atol=1e-6)
+    inputs = open_inputs(stored_config(run))
+    evaluator = inputs.new_evaluator(torch.device("cpu"))
+    evaluator.load((name, learnt[name]) for name in evaluator.layout)
+    measured = evaluate(inputs, evaluator, lambda: None)
+    lines = list(records.read_evaluations(run))
+    assert [line["step"] for line in lines] == [STEPS // 2, STEPS]
+    assert {name: lines[-1][name] for name in measured} == pytest.approx(measured)
 
 
 @pytest.mark.parametrize("devices", [2, matrix(1), matrix(4)])
@@ -119,6 +128,17 @@ def test_parts_learn_what_the_whole_learns(
 def test_gathered_weights_are_those_of_the_whole(tmp_path: Path, size: int) -> None:
     program, meeting = Path(__file__).with_name("sharded.py"), tmp_path / "meeting"
     ranks = [Process(str(program), str(rank), str(size), str(meeting)) for rank in range(size)]
+    for rank in ranks:
+        ended_well(rank)
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("size", [2, 4])
+def test_no_rank_has_the_whole_model(tiny_config: Path, tmp_path: Path, size: int) -> None:
+    """In float32, in any step or evaluation: only the lead does, as long as it writes a file."""
+    program, meeting = Path(__file__).with_name("resident.py"), str(tmp_path / "meeting")
+    config = str(tiny_config)
+    ranks = [Process(str(program), str(r), str(size), meeting, config) for r in range(size)]
     for rank in ranks:
         ended_well(rank)
 

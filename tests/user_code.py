@@ -190,6 +190,21 @@ class Stacked(nn.Module):
         return self.last(self.head(hidden.mean(1)))
 
 
+class Deep(nn.Module):
+    """Eight equal layers, which have nearly all of its parameters."""
+
+    def __init__(self, input_shape: tuple[int, ...], classes: int) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 96), nn.Linear(96, classes)
+        self.layers = nn.ModuleList([nn.Linear(96, 96) for _ in range(8)])
+
+    def forward(self, inputs: Tensor) -> Any:
+        hidden = self.first(inputs.flatten(1)[:, :4])
+        for layer in self.layers:
+            hidden = layer(hidden).relu()
+        return self.last(hidden)
+
+
 class OwnRandom(Linear):
     """In training mode draws from a generator of its own."""
 

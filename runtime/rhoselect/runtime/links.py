@@ -33,9 +33,9 @@ did not come. failed: anything else ended it."""
 
 class Kind(IntEnum):
     """alive: nothing else. join: all are ready. begin: with the checkpoint of a step. step: take
-    it. whole, save: see `rhoselect.ranks.group.Work`. end: no more steps."""
+    it. whole, evaluate, save: see `rhoselect.ranks.group.Work`. end: no more steps."""
 
-    ALIVE, JOIN, BEGIN, STEP, WHOLE, SAVE, END = range(7)
+    ALIVE, JOIN, BEGIN, STEP, WHOLE, EVALUATE, SAVE, END = range(8)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 from rhoselect.compute import keep_memory
 from rhoselect.config import resolve
@@ -22,6 +23,7 @@ from rhoselect.inputs import RunInputs, open_inputs
 from rhoselect.queue import SelectionQueue
 from rhoselect.ranks.fast import group_of
 from rhoselect.ranks.gloo import Meeting
+from rhoselect.ranks.group import Work
 from rhoselect.ranks.scores import SharedQueue
 from rhoselect.runtime.links import FollowerEnd, Kind
 from rhoselect.runtime.queue_address import open_queue
@@ -98,7 +100,7 @@ def follow(
         elif order.kind == Kind.STEP:
             follower.step(order.step)
         else:
-            follower.take_part("whole" if order.kind == Kind.WHOLE else "save", order.step)
+            follower.take_part(cast(Work, order.kind.name.lower()), order.step)
 
 
 if __name__ == "__main__":

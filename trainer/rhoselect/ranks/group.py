@@ -10,9 +10,9 @@ from torch import Tensor
 Gradients = Sequence[Tensor | None]
 """One for each parameter; None for one that took no part."""
 
-Work = Literal["whole", "save"]
-"""What the lead does with the others between two steps. whole: it gathers a divided model. save:
-all write a checkpoint of it."""
+Work = Literal["whole", "evaluate", "save"]
+"""What the lead does with the others between two steps, with a divided model. whole: it gathers it.
+evaluate: all measure it. save: all write a checkpoint of it."""
 
 
 class Exchange(Protocol):

@@ -51,8 +51,9 @@ class Shards:
             self._mesh = init_device_mesh(device.type, (group.size,))
 
     def divide(self, model: nn.Module, pattern: str, bf16: bool) -> None:
-        """Leave this rank its part of ``model``, which is on the device and computes in bfloat16 if
-        ``bf16``. ``pattern``: see `blocks`. Raises ConfigError for a model that has no parts."""
+        """Leave this rank its part of ``model`` on the device, block after block, so that all of it
+        is never there. It computes in bfloat16 if ``bf16``. ``pattern``: see `blocks`. Raises
+        ConfigError for a model that has no parts."""
         policy = MixedPrecisionPolicy()
         if bf16:
             policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
@@ -70,6 +71,13 @@ class Shards:
                 module.set_gradient_divide_factor(1.0)
                 module.set_force_sum_reduction_for_comms(True)
                 module.set_reduce_scatter_unused_params(True, recurse=False)
+
+    def release(self, model: nn.Module) -> None:
+        """Keep only the parts of a divided ``model``. A forward without a backward leaves some
+        parameters whole."""
+        for module in model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
 
     def gathered(
         self, tensors: Mapping[str, Tensor], dtypes: Mapping[str, torch.dtype]

@@ -84,7 +84,7 @@ def _learner(
             from rhoselect.trainer.sharded import ShardedLearner  # it takes a second to import
 
             assert isinstance(group, GlooGroup), "it is what the runtime makes"
-            return ShardedLearner(inputs, device, others, group)
+            return ShardedLearner(inputs, model, device, others, group)
     task, tokens = inputs.task, inputs.tokens
     learner = Learner(model, config.trainer, config.seed, device, task, others, tokens)
     if group is not None:
@@ -110,7 +110,7 @@ def build_trainer(
     control = control or TrainerControl()
     fence = Fences(folder.check_fence, control.check)
     learner, selector = _parts(inputs, folder, fence, queue, snapshots, metrics, workers, group)
-    evaluator = inputs.new_evaluator(learner.device)
+    evaluator = None if learner.shards is not None else inputs.new_evaluator(learner.device)
     return Trainer(inputs, folder, learner, selector, evaluator, metrics, control)
 
 

@@ -1,30 +1,38 @@
-"""Evaluation of a task on a split, by a replica with running BatchNorm statistics."""
+"""Evaluation of a task on the test split, by a replica with running BatchNorm statistics or by the
+ranks that have parts of a model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol
 
-from rhoselect.data import SplitPoints
-from rhoselect.models.replica import Replica
-from rhoselect.tasks import Metrics, Task
+import torch
+
+from rhoselect.inputs import RunInputs
+from rhoselect.tasks import Metrics
 from rhoselect.tasks.base import main_figure
 from rhoselect.trainer.reading import read_ahead
-from rhoselect.types import Indices
+from rhoselect.types import Batch, Indices
 
 
-def evaluate(
-    task: Task,
-    replica: Replica,
-    points: SplitPoints,
-    batch: int,
-    check: Callable[[], object],
-) -> Metrics:
-    """What ``task`` measures under the weights that ``replica`` has loaded, on ``points``,
-    ``batch`` of them in a forward; as "metric" the main figure once more.
+class Evaluated(Protocol):
+    """A model that is evaluated: a `Replica`, or a divided one, by all ranks at once."""
+
+    device: torch.device
+
+    def evaluate(self, batches: Iterable[Batch]) -> Metrics:
+        """What the task measures on ``batches``, without gradients."""
+        ...
+
+
+def evaluate(inputs: RunInputs, measured: Evaluated, check: Callable[[], object]) -> Metrics:
+    """What the task measures under the weights that ``measured`` has; as "metric" the main figure
+    once more.
 
     Raises ModelError of a task that does not measure it, and what ``check`` raises, which is called
     before each batch.
     """
+    points, batch = inputs.test, inputs.config.trainer.eval_batch
 
     def parts() -> Iterator[Indices]:
         indices = points.indices
@@ -32,5 +40,5 @@ def evaluate(
             check()
             yield indices[start : start + batch]
 
-    found = replica.evaluate(read_ahead(points, parts(), replica.device))
-    return {"metric": main_figure(task, found), **found}
+    found = measured.evaluate(read_ahead(points, parts(), measured.device))
+    return {"metric": main_figure(inputs.task, found), **found}

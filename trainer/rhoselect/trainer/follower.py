@@ -14,6 +14,7 @@ from rhoselect.ranks.group import Work
 from rhoselect.ranks.picks import GivenBatches
 from rhoselect.selector import Selector
 from rhoselect.trainer import checkpoint as checkpoints
+from rhoselect.trainer.evaluate import evaluate
 from rhoselect.trainer.learner import Learner
 from rhoselect.trainer.runfolder import RunFolder, writing
 from rhoselect.trainer.stepping import take_step
@@ -67,6 +68,8 @@ class Follower:
         assert shards is not None, "the lead of a learner that is not divided asks for nothing"
         if work == "whole":
             learner.give()
+        elif work == "evaluate":
+            evaluate(self._inputs, learner.evaluated_by(None), self._folder.check_fence)
         else:
             with writing(self._folder):
                 checkpoints.save_part(self._folder, step, learner.state_dict(), shards)

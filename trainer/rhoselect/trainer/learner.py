@@ -17,6 +17,7 @@ from rhoselect.errors import ConfigError
 from rhoselect.hardware import SUMS, Facts
 from rhoselect.models.frozen import NOTHING, Frozen, Watch, sums_of_bits
 from rhoselect.models.layout import laid_out, lay_out_to_train
+from rhoselect.models.replica import Replica
 from rhoselect.models.statistics import recalibrate_batchnorm
 from rhoselect.models.weights import greatest
 from rhoselect.ranks.group import Alone, Group, share
@@ -24,6 +25,7 @@ from rhoselect.selection.tokens import TokenSelection
 from rhoselect.snapshots.base import Pieces
 from rhoselect.tasks import Task, losses_of
 from rhoselect.trainer.ema import AVERAGE, averaged
+from rhoselect.trainer.evaluate import Evaluated
 from rhoselect.trainer.micro import Buffers, Told, TreeSum, micro_batch
 from rhoselect.trainer.optimizers import Optimizers
 from rhoselect.trainer.packing import prefixed, without
@@ -52,9 +54,8 @@ class Learner:
     """A model that learns on one device. A step is a pure function of (weights, batch, seed, step).
 
     ``others`` learn from the same batches: the irreducible-loss model of eq. 2, and a proxy that
-    scores. Their tensors are handed on with the learner's own, under the prefixes that they are
-    given by. With ``tokens`` it learns from the tokens that they select, which needs whole batches:
-    ``micro_batches`` = 1.
+    scores. Their tensors are handed on with the learner's own, under the prefixes given here. With
+    ``tokens`` it learns from those that they select, which needs ``micro_batches`` = 1.
     """
 
     def __init__(
@@ -163,10 +164,11 @@ class Learner:
     def give(self) -> None:
         """The part in ``evaluated`` of a rank that is not the lead: none if it has the model."""
 
-    @property
-    def _whole(self) -> nn.Module:
-        """The model that trains, with all of its parameters."""
-        return self.model
+    def evaluated_by(self, replica: Replica | None) -> Evaluated:
+        """``replica``, with the weights that are evaluated; None if ranks have parts of them."""
+        assert replica is not None, "one process has the whole model"
+        replica.load(self.pieces(replica.layout))
+        return replica
 
     def losses(self, batch: Batch) -> Tensor:
         """Training losses [C] of ``batch`` under the current weights, without a step."""
@@ -195,9 +197,8 @@ class Learner:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=bf16)
 
     def greatest_weight(self) -> float:
-        """The greatest size of a parameter that learns, plus those of others: finite only if all of
-        them are."""
-        own = greatest([p.detach() for p in self._whole.parameters() if p.requires_grad])
+        """The greatest size of what learns, plus those of others: finite only if all of it is."""
+        own = greatest([p.detach() for p in self.model.parameters() if p.requires_grad])
         return own + sum(other.greatest_weight() for other in self.others.values())
 
     @property
@@ -216,7 +217,7 @@ class Learner:
     def check_frozen(self, problem: str) -> None:
         """Raise ModelError, which names the ``problem``, if a frozen parameter is another than at
         start."""
-        self._watch.check(self._whole.state_dict(), problem)
+        self._watch.check(self.model.state_dict(), problem)
         for other in self.others.values():
             other.check_frozen(problem)
 

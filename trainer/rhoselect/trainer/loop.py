@@ -45,7 +45,7 @@ from rhoselect.trainer.tracking import (
 
 
 class Trainer:
-    """One trainer generation, over any transport. ``evaluator`` measures what is recorded."""
+    """One trainer generation, over any transport. ``evaluator``: see `Learner.evaluated_by`."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class Trainer:
         folder: RunFolder,
         learner: Learner,
         selector: Selector,
-        evaluator: Replica,
+        evaluator: Replica | None,
         metrics: Metrics,
         control: TrainerControl,
     ) -> None:
@@ -203,12 +203,11 @@ class Trainer:
             return self._saver.begin(done, self.learner, self.records)
 
     def _evaluate(self, step: int) -> None:
-        inputs, evaluator = self._inputs, self._evaluator
+        inputs = self._inputs
         self._recalibrate(step)
         with self.metrics.busy("evaluate"):
-            evaluator.load(self.learner.pieces(evaluator.layout))
-            size, check = self._config.trainer.eval_batch, self._control.check
-            found = evaluate(inputs.task, evaluator, inputs.test, size, check)
+            measured = self.learner.evaluated_by(self._evaluator)
+            found = evaluate(inputs, measured, self._control.check)
         for name in {inputs.task.metric, "loss"} & found.keys():
             self._check_finite(f"test {name}", step, found[name])
         with writing(self._folder):

@@ -9,7 +9,7 @@ from typing import Self
 
 from rhoselect.compute import AtOnce, single_threaded_pool
 from rhoselect.metrics import Metrics
-from rhoselect.trainer.adapters import adapter_files, save_adapter
+from rhoselect.trainer.adapters import adapter_files, is_adapted, save_adapter
 from rhoselect.trainer.checkpoint import Checkpoint, Staged
 from rhoselect.trainer.learner import Learner
 from rhoselect.trainer.records import Records
@@ -43,7 +43,8 @@ class Saver:
         ends with it. The ranks of a divided model write together, before this returns. Waits for
         the checkpoint before this one, and raises the error of its write."""
         self.settle()
-        staged, adapter = Staged(checkpoint, learner.shards), adapter_files(learner.evaluated)
+        staged = Staged(checkpoint, learner.shards)
+        adapter = adapter_files(learner.evaluated) if is_adapted(learner.model) else {}
         rows, pool = records.cut(), self._pool if learner.shards is None else AtOnce()
 
         def write() -> Path:
