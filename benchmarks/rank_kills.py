@@ -33,7 +33,7 @@ from chaos import settings_of, undisturbed
 from harness import HERE, show, write, write_config
 
 Row = dict[str, Any]
-WORKERS = {"colocated": 0, "split": 1}
+WORKERS = {"colocated": 0, "split": 1, "beside": 1}  # beside: colocated, and a scorer
 DEVICES = (2, 4)
 EARLY = 0.25  # share of the kills that may come before the first checkpoint
 PATIENCE_S, POLL_S, LIMIT_S = 180.0, 0.01, 15.0
@@ -85,7 +85,8 @@ class Try:
         self._devices = chance.choice(DEVICES)
         shutil.rmtree(self._run, ignore_errors=True)
         self._log.unlink(missing_ok=True)
-        write_config(self._config, {**settings, "cluster.mode": mode})
+        named = "colocated" if mode == "beside" else mode
+        write_config(self._config, {**settings, "cluster.mode": named})
 
     def row(self, expected: list[str]) -> Row:
         """Kill, go on, compare."""
@@ -134,7 +135,7 @@ class Try:
         """The processes of the ranks that have started."""
         logs = {rank: f"rank-{rank}" for rank in range(1, self._devices)}
         found = {0: command.pid} if self._mode == "colocated" else {}
-        if self._mode == "split":
+        if self._mode != "colocated":
             logs[0] = "trainer"
         for rank, name in logs.items():
             log = self._run / "logs" / f"{name}.log"
