@@ -71,7 +71,7 @@ def test_sums_are_those_of_pairs(
 def test_fast_sums_are_close_and_alike(tmp_path: Path, size: int) -> None:
     """On all ranks and each time."""
     random = torch.Generator().manual_seed(0)
-    like = [torch.empty(7), torch.empty(2, dtype=torch.float64), torch.empty(250, 200)]
+    like = [torch.empty(7), torch.empty(2, dtype=torch.bfloat16), torch.empty(250, 200)]
     values = [
         [torch.randn(each.shape, generator=random).to(each.dtype) for each in like]
         for _ in range(size)
