@@ -42,9 +42,9 @@ def main(rank: int, size: int, meeting: Path, config: Path) -> None:
     learner.model.layers[-1].register_forward_pre_hook(lambda *_: held.append(resident() - before))
     learner.update(batch, None, 0)
     forwards = len(held)
-    assert forwards and max(held) < whole / size + 3 * layer, "in a step"
     assert learner.evaluated_by(None).evaluate([batch])["accuracy"] >= 0
-    assert len(held) > forwards and max(held) < 2 * whole / size + 3 * layer, "in an evaluation"
+    assert len(held) > forwards > 0
+    assert max(held) < 2 * whole / size + 3 * layer, "weights, their gradients and three layers"
     assert learner.tensors
     if rank == 0:
         learner.greatest_weight()
