@@ -67,7 +67,7 @@ def test_all_of_them_score(ray_session: None, tiny_config: Path, tmp_path: Path)
     several = words(*KEYS, *keys, "trainer.devices=2")
     made("train", tiny_config, "--run-dir", tmp_path / "run", "--workers", "1", *several)
     forwards = sorted(each.stat().st_size for each in marks.iterdir())
-    assert len([count for count in forwards if count > 2]) == 3, forwards
+    assert len([count for count in forwards if count > 4]) == 3, forwards
 
 
 @pytest.mark.parametrize("killed", ["trainer", "rank-1"])
