@@ -150,7 +150,8 @@ def test_the_end_of_an_actor_ends_the_run(
     said = result.out if fault == "asked to end" else result.err
     assert re.search(rf"rank 1 \(process {follower} on [\d.]+\) {what}", said), result
     assert f"continue with: rhoctl train --resume --run-dir {run}" in said
-    assert result.err.count("\n") <= 1 and "Traceback" not in result.err
+    slow = "; waiting"  # of a busy machine, where actors take seconds to start
+    assert len([line for line in result.err.splitlines() if not line.endswith(slow)]) <= 1
     alone = tmp_path / "alone"
     made("train", "--resume", "--run-dir", run, *sets("trainer.devices=1"))
     made("train", tiny_config, "--run-dir", alone, *sets(*KEYS))
