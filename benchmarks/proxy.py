@@ -19,6 +19,7 @@ import argparse
 import itertools
 import json
 import tempfile
+from collections.abc import Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
@@ -73,8 +74,9 @@ def main() -> None:
         grounds = [Ground(Path(scratch), noise, options.quick) for noise in options.noise]
         if "accuracy" in options.parts:
             for ground, seed in itertools.product(grounds, options.seeds):
-                add_rows(found["rows"], ground, seed, arms, options.steps)
-                write(options.json, found)  # so that a later call goes on from here
+                for row in missing(found["rows"], ground, seed, arms, options.steps):
+                    found["rows"].append(row)
+                    write(options.json, found)  # so that a later call goes on from here
         if "time" in options.parts:
             for arm in (Arm(0), *arms):
                 found["step_ms"][str(arm)] = grounds[0].run(arm, seed=0, steps=80).step_ms
@@ -137,15 +139,17 @@ class Ground:
         return curve_of(run)
 
 
-def add_rows(rows: list[Figures], ground: Ground, seed: int, arms: list[Arm], steps: int) -> None:
-    """Run what is not there yet of one seed on one data set."""
+def missing(
+    rows: list[Figures], ground: Ground, seed: int, arms: list[Arm], steps: int
+) -> Iterator[Figures]:
+    """Run what ``rows`` do not have yet of one seed on one data set."""
     cell = {"noise": ground.noise, "seed": seed}
     done = {row["scores"]: row for row in rows if cell.items() <= row.items()}
     for arm in (Arm(0), *arms):
         if str(arm) not in done:
             curve = ground.run(arm, seed, steps if arm.width else 2 * steps)
             done[str(arm)] = row_of(cell, arm, curve, done.get(str(Arm(0))))
-            rows.append(done[str(arm)])
+            yield done[str(arm)]
 
 
 def row_of(cell: Figures, arm: Arm, curve: Curve, uniform: Figures | None) -> Figures:
