@@ -133,13 +133,17 @@ LEDGERS: tuple[tuple[str, Of], ...] = (
 
 def sentence(rows: Sequence[Row], ledger: str, of: Of) -> str:
     """How many cells of each network RHO-LOSS wins, draws and loses, and by how much."""
-    told = []
+    told, missing = [], []
     for target in dict.fromkeys(row.first["target"] for row in rows):
         ours = [row for row in rows if row.first["target"] == target]
         found = [(row, gain) for row in ours if (gain := of(row))]
         words = [counted(found, word) for word in ("wins", "draws", "loses", "one seed")]
-        some = ", ".join(word for word in words if word) or "not run"
-        told.append(f"{TITLES.get(target, target)}: {some} (of {len(ours)} cells)")
+        name, some = TITLES.get(target, target), ", ".join(word for word in words if word)
+        if some:
+            told.append(f"{name}: {some} (of {len(ours)} cells)")
+        else:
+            missing.append(name)
+    told += [f"not run: {', '.join(missing)}"] if missing else []
     return f"**{ledger}** {'; '.join(told)}."
 
 
@@ -156,11 +160,11 @@ def counted(found: Sequence[tuple[Row, Gain]], word: str) -> str:
 
 def passages(rows: Sequence[Row]) -> dict[tuple[str, str], str]:
     """By page and name, what other pages have of the map."""
-    told = (textwrap.fill(sentence(rows, *ledger), WIDTH) for ledger in LEDGERS)
+    told = (textwrap.fill(f"- {sentence(rows, *ledger)}", WIDTH) for ledger in LEDGERS)
     lost = [row for row in rows if row.seconds and row.seconds.word == "loses"]
     worst = "\n".join(map(loss, sorted(lost, key=share_lost)[:3]))
     return {
-        ("README.md", "headline"): "\n\n".join(told),
+        ("README.md", "headline"): "\n".join(told),
         ("docs/when-not.md", "losses"): worst or "None of those that ran.",
     }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from queue_helpers import Backend, chunk_scores
 
@@ -64,6 +64,9 @@ def fill_up(queue: SelectionQueue) -> list[object]:
 
 @settings(max_examples=120, deadline=None)
 @given(st.lists(calls, max_size=30))
+@example(  # a chunk that the shortlist does not have
+    [("open_shortlist", 0, 0, shortlist, 3), ("push", Ticket(0, 2, 0, shortlist), [], 0)]
+)
 def test_backends_agree(embedded_url: str, sequence: list[tuple[Any, ...]]) -> None:
     backends = Backend(), Backend(embedded_url)
     memory, served = (backend.new() for backend in backends)

@@ -102,8 +102,8 @@ def execute(
     print_line = partial(console.print, highlight=False, soft_wrap=True)
     config = inputs.config
     with (
-        announced(config.metrics, folder.path),
         stopping(print_line) as stopped_by_signal,
+        announced(config.metrics, folder.path),
         display(console, title, config.trainer.steps, _starting(workers)) as show,
     ):
         if workers == 0 and ranks_are_actors(config):

@@ -148,7 +148,7 @@ class MemoryQueue:
 
     def _complete(self, name: _Name) -> bool:
         stage = self._stages.get(name)
-        return stage is not None and len(stage.done) == stage.chunks
+        return stage is not None and len(stage.done) >= stage.chunks
 
     def peek(self, k: int) -> TopK | None:
         """See `SelectionQueue.peek`."""
