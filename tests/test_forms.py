@@ -174,6 +174,8 @@ class Printing(nn.Module):
 def test_what_cannot_be_compiled_is_one_line(
     tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from torch._inductor import config as inductor  # it takes seconds
+
     replica = Replica(Printing(), Numerics("fp32", compile=True), CPU, TASK)
     with pytest.raises(
         ModelError, match=r"scorer\.compile: the forward cannot be compiled \("
@@ -181,9 +183,9 @@ def test_what_cannot_be_compiled_is_one_line(
         replica(batch("mlp", 1))
     assert "\n" not in str(raised.value)
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
     keys = ("--set", "scorer.compile=true", "--set", "model.args.width=24")
-    result = rhoctl("train", tiny_config, "--run-dir", tmp_path / "run", *keys)
+    with inductor.patch({"cpp.cxx": ("no-such-compiler",)}):
+        result = rhoctl("train", tiny_config, "--run-dir", tmp_path / "run", *keys)
     assert (result.code, result.err.count("\n")) == (2, 1), result.err
     assert "scorer.compile" in result.err and "compiler" in result.err
     assert not (tmp_path / "run").exists()
