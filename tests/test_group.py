@@ -15,6 +15,7 @@ import oracle
 from rhoselect.errors import ConfigError, LostRankError
 from rhoselect.ranks.fast import FastGroup
 from rhoselect.ranks.gloo import FIRST_BYTES, HEAD_BYTES, GlooGroup
+from rhoselect.ranks.gpu import settle
 from rhoselect.ranks.group import Gradients
 
 
@@ -128,3 +129,16 @@ def test_bytes_are_gathered_by_rank(tmp_path: Path) -> None:
         parts = [b"", b"1", b"22 ", last]
         meeting = tmp_path / str(turn)
         assert together(4, meeting, lambda g, p=parts: g.gathered(p[g.rank])) == [parts] * 4
+
+
+def test_a_wait_for_a_gpu_ends_with_a_rank() -> None:
+    """torch's own waits for a collective that another rank will never take part in."""
+    with pytest.raises(LostRankError, match=r"another rank did not come for 0\.01 s"):
+        settle(lambda: False, lambda: None, 0.01)
+
+    def lost() -> None:
+        raise LostRankError("rank 1 ended")
+
+    with pytest.raises(LostRankError, match="rank 1 ended"):
+        settle(lambda: False, lost, 60.0)
+    settle(lambda: True, lost, 0.0)

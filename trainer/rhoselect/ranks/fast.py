@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rhoselect.config import Config
 from rhoselect.ranks.gloo import GlooGroup, Meeting, fill, flat_of
+from rhoselect.ranks.gpu import PATIENCE, settle, work_on
 
 _distributed = cast(Any, torch.distributed)  # its stubs do not know these
 
@@ -30,6 +31,8 @@ class FastGroup(GlooGroup):
         for (_, device), same in kinds.items():
             flat = flat_of(same)
             self._backend(device).allreduce([flat]).wait()
+            if device.type == "cuda":  # there the wait is for the GPU's next work alone
+                settle(work_on(device), self.check, self.timeout_s)
             fill(same, flat)
 
     def _backend(self, device: torch.device) -> Any:
@@ -37,7 +40,7 @@ class FastGroup(GlooGroup):
             return self._group
         if self._nccl is None:
             options = _distributed.ProcessGroupNCCL.Options()
-            options._timeout = timedelta(seconds=self.timeout_s)
+            options._timeout = timedelta(seconds=PATIENCE * self.timeout_s)
             store = _distributed.PrefixStore("nccl", self.store)
             self._nccl = _distributed.ProcessGroupNCCL(store, self.rank, self.size, options)
             self.leave = self._nccl.abort

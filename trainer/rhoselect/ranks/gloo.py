@@ -46,12 +46,15 @@ class Meeting:
 class GlooGroup:
     """Rank ``rank`` of ``size``. They find each other at ``meeting``; if it is a path, by a new
     file there, on one machine. Raises LostRankError unless all have come after ``timeout_s``, the
-    longest wait of every call, too. ``calls`` is how the lead calls the others; ``leave`` ends what
-    `Shards` began."""
+    longest wait of every call, too. ``calls`` is how the lead calls the others, ``check`` raises
+    LostRankError once this rank knows of another's end; ``settle`` waits for what `Shards` began on
+    a GPU, ``leave`` ends it."""
 
     def __init__(self, rank: int, size: int, meeting: Path | Meeting, timeout_s: float) -> None:
         self.rank, self.size, self.timeout_s = rank, size, timeout_s
         self.calls: Callable[[Work, int], object] = lambda work, step: None
+        self.check: Callable[[], object] = lambda: None
+        self.settle: Callable[[], object] = lambda: None
         self.leave: Callable[[], object] = lambda: None
         self.address = LOOPBACK if isinstance(meeting, Path) else meeting.own
         limit = timedelta(seconds=timeout_s)
@@ -61,6 +64,7 @@ class GlooGroup:
 
     def total(self, values: Gradients, like: Sequence[Tensor]) -> Gradients:
         """See `Group.total`."""
+        self.settle()
         present = torch.tensor([float(value is not None) for value in values])
         values, like = [*values, present], [*like, present]
         sums = [_given(value, each) for value, each in zip(values, like, strict=True)]
@@ -170,7 +174,9 @@ def reason(error: RuntimeError) -> str:
 def _store(meeting: Path | Meeting, size: int, limit: timedelta) -> Any:
     """What ranks tell each other their addresses by."""
     if isinstance(meeting, Path):
-        return _distributed.FileStore(str(meeting), size)
+        store = _distributed.FileStore(str(meeting), size)
+        store.set_timeout(limit)
+        return store
     return _distributed.TCPStore(
         meeting.lead,
         meeting.port,

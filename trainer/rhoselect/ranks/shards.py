@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
-from functools import partial
 from typing import Any, cast
 
 import torch
@@ -20,6 +19,7 @@ from rhoselect.errors import ConfigError, LostRankError
 from rhoselect.importing import one_line
 from rhoselect.ranks.blocks import blocks
 from rhoselect.ranks.gloo import GlooGroup, gloo_at, reason
+from rhoselect.ranks.gpu import PATIENCE, settle, work_on
 
 _distributed = cast(Any, torch.distributed)  # its stubs do not know these
 GLOO = "gloo_at"
@@ -37,18 +37,25 @@ class Shards:
                 f"trainer.parallel: got 'fsdp' with torch {torch.__version__}, allowed with torch"
                 " 2.13 or newer; upgrade it, or set 'replicated'"
             )
-        at = partial(gloo_at, group.address)
+        on_gpu, limit = device.type == "cuda", timedelta(seconds=group.timeout_s)
+
+        def at(store: Any, rank: int, size: int, timeout: timedelta) -> Any:
+            return gloo_at(group.address, store, rank, size, limit)
+
         _distributed.Backend.register_backend(GLOO, at, devices=["cpu"])
         with self.losing():
             _distributed.init_process_group(
-                GLOO if device.type == "cpu" else f"cpu:{GLOO},cuda:nccl",
+                f"cpu:{GLOO},cuda:nccl" if on_gpu else GLOO,
                 store=_distributed.PrefixStore("shards", group.store),
                 rank=group.rank,
                 world_size=group.size,
-                timeout=timedelta(seconds=group.timeout_s),
+                timeout=PATIENCE * limit if on_gpu else limit,
+                device_id=device if on_gpu else None,
             )
-            group.leave = _distributed.destroy_process_group
+            group.leave = _leave_gpu if on_gpu else _distributed.destroy_process_group
             self._mesh = init_device_mesh(device.type, (group.size,))
+        if on_gpu:
+            group.settle = lambda: settle(work_on(device), group.check, group.timeout_s)
 
     def divide(self, model: nn.Module, pattern: str, bf16: bool) -> None:
         """Leave this rank its part of ``model`` on the device, block after block, so that all of it
@@ -104,6 +111,7 @@ class Shards:
         every = torch.empty(size, len(own), dtype=dtype, device=device)
         whole, part = every.view(torch.uint8), own.view(torch.uint8)  # all dtypes travel alike
         _distributed.all_gather(list(whole.unbind()), part)
+        self.group.settle()
         columns = zip(torch.split(every, parts, 1), tensors.items(), strict=True)
         return {
             name: column.reshape(-1, *tensor.shape[1:])[: len(tensor)].contiguous()
@@ -143,3 +151,9 @@ class Shards:
                 raise
             rank = self.group.rank
             raise LostRankError(f"rank {rank} lost another one ({reason(error)})") from None
+
+
+def _leave_gpu() -> None:
+    """Leave torch's group and its NCCL, which would wait for work that lost ranks never do."""
+    _distributed.distributed_c10d._get_default_group().abort()
+    _distributed.destroy_process_group()

@@ -126,6 +126,7 @@ def build_follower(
     metrics, snapshots = Metrics(), LocalStore(lends=True)
     if queue is None:
         device = trainer_device(inputs.config)
+        make_current(device)  # FSDP2 divides a model on the current GPU
         inputs.hold(device)
         learner = new_learner(inputs, device, group)
         return Follower(inputs, folder, learner, GivenBatches(group), metrics)
