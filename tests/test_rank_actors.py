@@ -20,7 +20,7 @@ from rhoselect.ranks.gloo import GlooGroup, Meeting
 from rhoselect.runtime.links import introduced
 from rhoselect.runtime.ray import placement
 from servers import PASSWORD, free_port, tcp_server
-from support import ended_well, hashes, made, rhoctl
+from support import ended_well, hashes, made, rhoctl, start, until
 from test_crew import KEYS, ended, modules, sets, started
 
 __all__ = ["modules"]
@@ -91,12 +91,13 @@ def cluster(ray_address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.matrix
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(("workers", "mode"), [(0, "auto"), (2, "auto"), (2, "colocated")])
 def test_actors_give_the_bits_of_one_process(
-    cluster: str, tiny_config: Path, tmp_path: Path, workers: int
+    cluster: str, tiny_config: Path, tmp_path: Path, workers: int, mode: str
 ) -> None:
+    """Also if scorers are beside them, and all get their chunks from one queue."""
     made("train", tiny_config, "--run-dir", tmp_path / "alone", *sets(*KEYS))
-    several = sets(*KEYS, *cluster.split(), "trainer.devices=2")
+    several = sets(*KEYS, *cluster.split(), "trainer.devices=2", f"cluster.mode={mode}")
     run = tmp_path / "run"
     made("train", tiny_config, "--run-dir", run, "--workers", str(workers), *several)
     assert hashes(run) == hashes(tmp_path / "alone")
@@ -112,6 +113,21 @@ def test_actors_with_parts_of_a_model_give_the_bits_of_processes(
     made("train", tiny_config, "--run-dir", tmp_path / "here", *sets(*keys))
     made("train", tiny_config, "--run-dir", tmp_path / "run", *sets(*keys, *cluster.split()))
     assert hashes(tmp_path / "run") == hashes(tmp_path / "here")
+
+
+@pytest.mark.matrix
+@pytest.mark.timeout(240)
+def test_ranks_learn_of_scorers_that_come(cluster: str, tiny_config: Path, tmp_path: Path) -> None:
+    """All get shares of the chunks for as many, and the result stays."""
+    run, keys = tmp_path / "run", [*cluster.split(), "trainer.devices=2", "cluster.mode=colocated"]
+    command = ("train", tiny_config, "--run-dir", run, *sets(*KEYS, "trainer.steps=40", *keys))
+    process = start(*command, "--workers", 1)
+    until(lambda: any(run.glob("checkpoints/step-000000002*")), process)
+    made("scale", run, "--workers", "3")
+    ended_well(process)
+    assert "scorers from now on: 3" in (run / "logs" / "rank-1.log").read_text()
+    made("train", tiny_config, "--run-dir", tmp_path / "alone", *sets(*KEYS, "trainer.steps=40"))
+    assert hashes(run) == hashes(tmp_path / "alone")
 
 
 @pytest.mark.matrix

@@ -20,11 +20,14 @@ import ranked
 from rhoselect.compute import seed_step, threads
 from rhoselect.config import load
 from rhoselect.inputs import open_inputs
-from rhoselect.ranks import picks
+from rhoselect.queue.memory import MemoryQueue
+from rhoselect.ranks import Alone, picks
 from rhoselect.ranks.scores import packed, unpacked
 from rhoselect.selector.picker import PickedPoints
+from rhoselect.trainer.build import build_follower
 from rhoselect.trainer.records import selected_sha256, weights_sha256
-from rhoselect.types import ChunkScores
+from rhoselect.trainer.runfolder import RunFolder
+from rhoselect.types import ChunkScores, Ticket
 from support import hashes, made
 
 CPU = torch.device("cpu")
@@ -197,3 +200,34 @@ def test_one_device_is_a_run_as_ever(tiny_config: Path, tmp_path: Path) -> None:
     told = summary(tmp_path / "run")
     assert (told["devices"], told["exact_for_devices"]) == (1, 1)
     assert hashes(tmp_path / "run") == algorithm_1(tiny_config, "mlp", oracle.in_pairs)
+
+
+class Second(Alone):
+    """A rank whose lead sends nothing."""
+
+    rank, size = 1, 2
+
+
+class Noted(MemoryQueue):
+    """Notes who asks for chunks: the slot, and the number of lanes."""
+
+    def __init__(self) -> None:
+        super().__init__(lease_s=30.0)
+        self.asked = list[tuple[int, int]]()
+
+    def claim(self, worker: int, timeout_s: float, lanes: int = 1, *args: Any) -> Ticket | None:
+        self.asked.append((worker, lanes))
+        return super().claim(worker, timeout_s, lanes, *args)
+
+
+def test_a_rank_learns_of_scorers_that_come(tiny_config: Path, tmp_path: Path) -> None:
+    keys = ["trainer.micro_batches=2", "trainer.devices=2", "cluster.mode=colocated"]
+    inputs, queue = open_inputs(load(tiny_config, keys)), Noted()
+    folder = RunFolder.create(tmp_path / "run", inputs.config, inputs.sha256)
+    follower = build_follower(inputs, folder, queue, Second(), workers=1)
+    follower.begin(0)
+    follower.step(0)
+    assert {*queue.asked} == {(2, 3)}
+    follower.share(3)
+    follower.step(1)
+    assert queue.asked[-1] == (4, 5)

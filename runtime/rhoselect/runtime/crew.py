@@ -85,6 +85,12 @@ def log_of(path: Path, rank: int) -> Path:
     return path / "logs" / f"rank-{rank}.log"
 
 
+def in_mode(config: Config, mode: Mode) -> Config:
+    """The configuration of a process of a run whose cluster.mode = "auto" stands for ``mode``."""
+    cluster = config.cluster.model_copy(update={"mode": mode})
+    return config.model_copy(update={"cluster": cluster})
+
+
 Started = AbstractContextManager[tuple[Path | Meeting, Sequence[Follower]]]
 """Followers, started, and where the group meets; entered once."""
 
@@ -146,6 +152,10 @@ class Crew:
     def begin(self, step: int) -> None:
         """Have all load the checkpoint of a step, and do with this process what it does then."""
         self._order(Kind.BEGIN, step)
+
+    def share(self, workers: int) -> None:
+        """Tell all that there are so many scorers from now on."""
+        self._order(Kind.SHARE, workers)
 
     def call(self, work: Work, step: int) -> None:
         """Have all take part in ``work``. Raises LostRankError if one has ended."""

@@ -53,7 +53,7 @@ class LeadControl(TrainerControl):
             crew.gather()
             group = group_of(config, 0, meeting)
             group.gathered(f"{workers} {url}".encode())  # not an argument: it may hold a password
-            group.calls = crew.call
+            group.calls, group.check = crew.call, crew.check
             self._crew, self._split = crew, group if mode == "split" else None
             try:
                 yield group
@@ -93,6 +93,11 @@ class LeadControl(TrainerControl):
         """See `TrainerControl.check`."""
         if self._crew is not None:
             self._crew.check()
+
+    def share(self, workers: int) -> None:
+        """Tell the followers, if they are here, that there are so many scorers from now on."""
+        if self._crew is not None:
+            self._crew.share(workers)
 
     def chosen(self, batch: SelectedBatch) -> None:
         """See `TrainerControl.chosen`."""

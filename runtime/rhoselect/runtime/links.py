@@ -33,9 +33,10 @@ did not come. failed: anything else ended it."""
 
 class Kind(IntEnum):
     """alive: nothing else. join: all are ready. begin: with the checkpoint of a step. step: take
-    it. whole, evaluate, save: see `rhoselect.ranks.group.Work`. end: no more steps."""
+    it. whole, evaluate, save: see `rhoselect.ranks.group.Work`. share: beside so many scorers from
+    now on, a number in place of a step. end: no more steps."""
 
-    ALIVE, JOIN, BEGIN, STEP, WHOLE, EVALUATE, SAVE, END = range(8)
+    ALIVE, JOIN, BEGIN, STEP, WHOLE, EVALUATE, SAVE, SHARE, END = range(9)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from rhoselect.ranks.fast import group_of
 from rhoselect.ranks.gloo import Meeting
 from rhoselect.ranks.group import Work
 from rhoselect.ranks.scores import SharedQueue
+from rhoselect.runtime.crew import Mode, in_mode
 from rhoselect.runtime.links import FollowerEnd, Kind
 from rhoselect.runtime.queue_address import open_queue
 from rhoselect.trainer.build import build_follower
@@ -34,19 +35,19 @@ from rhoselect.trainer.runfolder import RunFolder, check_inputs, stored_config
 def main() -> int:
     """Follow the lead to the end; 0 if it said so."""
     path, generation, rank = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    meeting, split = Path(sys.argv[5]), sys.argv[6] == "split"
+    meeting, mode = Path(sys.argv[5]), cast(Mode, sys.argv[6])
     for number in (signal.SIGINT, signal.SIGHUP):  # a terminal tells them to the lead, too
         signal.signal(number, signal.SIG_IGN)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     folder = replace(RunFolder.newest(path), generation=generation)
-    config = of_rank(resolve(stored_config(path)), rank)
+    config = in_mode(of_rank(resolve(stored_config(path)), rank), mode)
     link = socket.socket(fileno=int(sys.argv[4]))
     lead = FollowerEnd(link, generation, config.cluster.rank_timeout_s)
 
     def work() -> None:
         inputs = open_inputs(config)
         check_inputs(path, inputs.sha256)
-        follow(inputs, folder, rank, lead, meeting, split)
+        follow(inputs, folder, rank, lead, meeting, mode == "split")
 
     return told(lead, rank, work)
 
@@ -86,6 +87,7 @@ def follow(
     if order.kind == Kind.END:
         return
     group = group_of(config, rank, meeting)
+    group.check = lead.check_fence
     workers, told_url = group.gathered(b"")[0].decode().split(" ")
     queue: SelectionQueue | None = None
     if not split and (url := url or told_url):
@@ -99,6 +101,8 @@ def follow(
             lead.say("begun")
         elif order.kind == Kind.STEP:
             follower.step(order.step)
+        elif order.kind == Kind.SHARE:
+            follower.share(order.step)
         else:
             follower.take_part(cast(Work, order.kind.name.lower()), order.step)
 

@@ -39,6 +39,9 @@ class GivenBatches:
     def publish(self, version: int, tensors: Mapping[str, Tensor]) -> None:
         """The lead publishes."""
 
+    def share(self, workers: int) -> None:
+        """Scorers are the lead's concern."""
+
 
 def give(group: Group, points: PickedPoints) -> None:
     """The lead, once the others wait in ``GivenBatches.next``. Raises LostRankError."""

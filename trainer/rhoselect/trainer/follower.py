@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -60,6 +61,11 @@ class Follower:
             take_step(self._inputs, self._learner, self._selector, self._metrics, selected)
             self._step = step + 1
             self._selector.publish(self._step, self._learner.tensors)
+
+    def share(self, workers: int) -> None:
+        """There are so many scorers from now on."""
+        logging.info("scorers from now on: %d", workers)
+        self._selector.share(workers)
 
     def take_part(self, work: Work, step: int) -> None:
         """Do ``work`` with the lead after ``step`` steps. Raises LostRankError, or StorageError if

@@ -174,6 +174,7 @@ class TrainerActor:
                 self._trainer = build_trainer(
                     inputs, folder, queue, snapshots, metrics, self._workers, self._control, group
                 )
+                self.share(self._workers)  # followers may have been told another number
                 return run_trainer(inputs, folder, self._trainer, self._workers)
         finally:
             snapshots.close()
@@ -197,6 +198,8 @@ class TrainerActor:
         self._workers = workers
         if self._trainer is not None:
             self._trainer.share(workers)
+        if self._lead is not None:
+            self._lead.share(workers)
 
     def request(self, action: Action, timeout_s: float) -> StopPoint:
         """See `TrainerControl.request`."""
