@@ -12,9 +12,9 @@ from torch import Tensor, nn
 import threaded
 from rhoselect.compute import repeatable
 from rhoselect.config import load
-from rhoselect.errors import ModelError
+from rhoselect.errors import ConfigError, ModelError
 from rhoselect.inputs import check_scoring, open_inputs
-from rhoselect.trainer.rehearsal import check_start, rehearse
+from rhoselect.trainer.rehearsal import _train_once, check_start, rehearse
 from support import hashes, made, rhoctl
 
 CPU = torch.device("cpu")
@@ -83,6 +83,32 @@ def test_so_it_is_in_the_middle_of_a_run() -> None:
 def test_a_model_may_keep_what_its_first_forward_makes(tiny_config: Path) -> None:
     """A tensor of inference mode could not be used by a training step."""
     rehearse(open_inputs(load(tiny_config, ["model.factory=user_code:Cached", "model.args={}"])))
+
+
+class Wide(Put):
+    """A model that its scoring precision breaks."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if self.norm.weight.dtype == torch.float32 != self.layers[1].weight.dtype:
+            raise TypeError("no kernel for so few bits")
+        return self.layers(inputs)  # type: ignore[no-any-return]
+
+
+def test_a_model_that_fails_as_it_is_scored_is_named(tiny_config: Path) -> None:
+    sets = ["model.factory=test_rehearsal:Wide", "model.args={}", "scorer.precision=bf16"]
+    said = r"model\.factory test_rehearsal:Wide: its model fails with scorer\.precision = 'bf16'"
+    with pytest.raises(ModelError, match=said + r" on .*: TypeError: no kernel for so few bits"):
+        rehearse(open_inputs(load(tiny_config, sets)))
+
+
+def test_a_gpu_need_not_hold_the_whole_of_a_divided_model(tiny_config: Path) -> None:
+    """This machine has none: any tensor there would fail."""
+    divided = ["trainer.parallel=fsdp", "model.args={}"]
+    stacked = ["model.factory=user_code:Stacked", *divided]
+    _train_once(open_inputs(load(tiny_config, stacked)), torch.device("cuda"))
+    normed = open_inputs(load(tiny_config, ["model.factory=test_rehearsal:Put", *divided]))
+    with pytest.raises(ConfigError, match="'fsdp' and a model with BatchNorm"):
+        _train_once(normed, torch.device("cuda"))
 
 
 def test_it_leaves_no_trace(tiny_config: Path, tmp_path: Path) -> None:

@@ -11,12 +11,13 @@ from torch import nn
 
 from rhoselect.compute import repeatable
 from rhoselect.config import Config
-from rhoselect.errors import ConfigError, ModelError
+from rhoselect.errors import ConfigError, ModelError, RhoError
 from rhoselect.importing import one_line
 from rhoselect.inputs.purity import check_pure
 from rhoselect.inputs.run_inputs import RunInputs
 from rhoselect.models.build import other_floats
 from rhoselect.models.frozen import Frozen
+from rhoselect.models.replica import Replica
 from rhoselect.nest import shapes
 from rhoselect.selection.interface import ScoreFunction, State
 from rhoselect.tasks import Task, losses_of
@@ -128,14 +129,15 @@ def check_model(named: str, task: Task, model: nn.Module, batch: Batch, outputs:
 
 
 def check_scores(inputs: RunInputs, device: torch.device) -> None:
-    """Raise ConfigError unless the score function gives one score a point for two points."""
+    """Raise ConfigError unless the score function gives one score a point for two points, and
+    ModelError if the model fails on them as it is scored."""
     function, output = inputs.config.selection.function, None
     sample = inputs.train.read(inputs.train.first(2), device)
     state: State = {}  # it is published with the weights
     with repeatable(device, inputs.config.compute.tf32):
         if inputs.scoring.needs.forward:
             replica = inputs.new_replica(device, bn="running")
-            output = replica(sample)
+            output = _scored(inputs.config, replica, sample)
             check_pure(replica, inputs.train, inputs.config.selection.chunk)
             _check_passes(inputs.config, output, replica(sample))
             _check_smallest(inputs, device)
@@ -151,6 +153,20 @@ def check_scores(inputs: RunInputs, device: torch.device) -> None:
             f"selection.function {function}: for 2 points gives scores of shape"
             f" {list(scores.shape)}, allowed [2]; return one score a point"
         )
+
+
+def _scored(config: Config, replica: Replica, batch: Batch) -> ForwardOutput:
+    try:
+        with repeatable(replica.device, config.compute.tf32):
+            return replica(batch)
+    except RhoError:
+        raise
+    except Exception as error:  # the user's code: anything may come out of it
+        raise ModelError(
+            f"model.factory {config.scorer.proxy or config.model.factory}: its model fails with"
+            f" scorer.precision = {config.scorer.precision!r} on inputs of shape"
+            f" {shapes(batch.inputs)}: {one_line(error)}"
+        ) from None
 
 
 def _check_smallest(inputs: RunInputs, device: torch.device) -> None:

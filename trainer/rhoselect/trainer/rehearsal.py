@@ -19,6 +19,7 @@ from rhoselect.importing import one_line
 from rhoselect.inputs import RunInputs
 from rhoselect.inputs.checks import check_proxy, check_scores, check_task
 from rhoselect.models.copying import copying
+from rhoselect.ranks.blocks import blocks
 from rhoselect.trainer.build import new_learner
 from rhoselect.trainer.flops import proxy_share
 
@@ -56,7 +57,11 @@ def rehearse(inputs: RunInputs) -> None:
 
 
 def _train_once(inputs: RunInputs, device: torch.device) -> None:
-    """Raise ModelError unless the model, and a proxy, can take a step of n_b points."""
+    """Raise ModelError unless the model, and a proxy, can take a step of n_b points. A GPU may have
+    no room for the whole of a model that ranks divide: that takes no step before the run."""
+    if inputs.config.trainer.parallel == "fsdp" and device.type == "cuda":
+        blocks(inputs.new_model(), inputs.config.trainer.blocks)
+        return
     factory, n_b = f"model.factory {inputs.config.model.factory}", inputs.config.selection.n_b
     factory += f", or scorer.proxy {proxy}" if (proxy := inputs.config.scorer.proxy) else ""
     parts = inputs.config.trainer.micro_batches
