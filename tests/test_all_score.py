@@ -59,11 +59,14 @@ def test_scorers_beside_ranks_that_score_change_nothing(
     assert hashes(tmp_path / "run") == hashes(tmp_path / "alone")
 
 
-def test_all_of_them_score(ray_session: None, tiny_config: Path, tmp_path: Path) -> None:
-    """Not only in the probe of a process."""
+@pytest.mark.parametrize("mode", ["colocated", "auto"])
+def test_all_of_them_score(ray_session: None, tiny_config: Path, tmp_path: Path, mode: str) -> None:
+    """Not only in the probe of a process. Two ranks have four of eight chunks each, three processes
+    at most three."""
     marks = tmp_path / "marks"
     marks.mkdir()
-    keys = ["model.factory=user_code:Marked", f"model.args={{folder='{marks}', points=16}}"]
+    keys = ["model.factory=user_code:Marked", f"model.args={{folder='{marks}', points=8}}"]
+    keys += ["selection.chunk=8", f"cluster.mode={mode}"]
     several = words(*KEYS, *keys, "trainer.devices=2")
     made("train", tiny_config, "--run-dir", tmp_path / "run", "--workers", "1", *several)
     forwards = sorted(each.stat().st_size for each in marks.iterdir())

@@ -8,6 +8,7 @@ import math
 import multiprocessing
 import os
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from rhoselect.cli.run import scorers_of
 from rhoselect.config import load
 from rhoselect.inputs import open_inputs
 from rhoselect.planning.layouts import (
+    beside_seconds,
     chosen,
     colocated_seconds,
     layouts,
@@ -28,6 +30,7 @@ from rhoselect.planning.layouts import (
     uniform_seconds,
 )
 from rhoselect.planning.model import Exchange, Messages, Parts, enough_workers, step_seconds
+from rhoselect.planning.sharing import exchanged
 from rhoselect.snapshots.shm import SharedMemoryStore
 from support import made, rhoctl
 
@@ -116,6 +119,28 @@ def test_uniform_steps_by_hand(devices: int, seconds: float) -> None:
     assert uniform_seconds(SHARED, devices) == pytest.approx(seconds)
 
 
+def test_sums_of_a_library_go_round_a_ring() -> None:
+    fast = replace(SHARED, exchange=replace(SHARED.exchange, ring=True))
+    assert uniform_seconds(fast, 2) == uniform_seconds(SHARED, 2)
+    assert uniform_seconds(fast, 8) == pytest.approx(0.03 + 7 * 0.001 + 2 * 7 / 8 * 0.01)
+
+
+@pytest.mark.parametrize("reduce", ["tree", "fast"])
+def test_ranks_of_a_plan_sum_as_those_of_the_run(
+    tiny_config: Path, tmp_path: Path, reduce: str
+) -> None:
+    inputs = open_inputs(load(tiny_config, [f"trainer.reduce={reduce}"]))
+    counts = {"numbers": 100_000, "beside": 0, "scores": 64}
+
+    def one(rank: int) -> Exchange:
+        return exchanged(inputs, rank, str(tmp_path / "meeting"), **counts)
+
+    with ThreadPoolExecutor(2) as pool:
+        for found in pool.map(one, range(2)):
+            assert (found.ring, found.proxy_sum_s) == (reduce == "fast", 0)
+            assert found.message_s > 0 and found.gather_s > 0
+
+
 def test_layouts_by_hand() -> None:
     """Four ranks hear of the lead's picks, or of all scores, in two turns."""
     found = {str(each): each.step_s for each in layouts(SHARED, 8)}
@@ -124,6 +149,8 @@ def test_layouts_by_hand() -> None:
         "1 train, 7 score": pytest.approx(0.1 + 0.005 + 0.04),
         "2 train, 6 score": pytest.approx(0.071 + 0.002 + 0.005 + 2 * 0.04),
         "4 train, 4 score": pytest.approx(four_s + 0.005 + 2 * 0.04),
+        "2 do both, 6 score": pytest.approx(0.071 + 0.005 + 0.04),
+        "4 do both, 4 score": pytest.approx(four_s - 2 * 0.002 + 0.005 + 0.04),
         "1 do both": pytest.approx(0.1 + 0.0005 + 8 * 0.04),
         "2 do both": pytest.approx(0.071 + 0.002 + 0.0005 + 4 * 0.04),
         "4 do both": pytest.approx(four_s + 0.0005 + 2 * 0.04),
@@ -135,6 +162,20 @@ def test_layouts_by_hand() -> None:
     assert best["options"] == f"{words.format(8)} --set trainer.micro_batches=8"
     assert row(SHARED, 4, 4)["options"] == words.format(4)
     assert best["break_even"] == pytest.approx(0.097 / 0.0505)
+
+
+def test_ranks_beside_scorers_pop_one_after_the_other() -> None:
+    popped = replace(SHARED, between=Messages(0.005, 0.0, 0.0, 0.003))
+    waited_s = beside_seconds(popped, 8, 4) - beside_seconds(SHARED, 8, 4)
+    assert waited_s == pytest.approx(4 * 0.003)
+    far = replace(popped, within=Messages(1.0, 0.0, 0.0, 0.0), share_s=(0.04,))
+    assert row(far, 8, 4)["layout"] == "2 do both, 6 score"
+    assert row(far, 8, 1)["options"] == (
+        "--workers 6 --set trainer.devices=2 --set cluster.mode=colocated"
+        " --set trainer.micro_batches=2"
+    )
+    alone = replace(far, trainer_scores=False)
+    assert beside_seconds(alone, 8, 2) == pytest.approx(0.051 + 0.005 + 2 * 0.04 + 2 * 0.003)
 
 
 def test_ranks_are_powers_of_two_that_a_batch_can_be_split_into() -> None:
@@ -158,30 +199,30 @@ def test_devices_that_do_not_help_idle() -> None:
 
 
 @pytest.mark.parametrize(
-    ("chunks", "ranks", "workers", "scores", "mode"),
+    ("chunks", "ranks", "workers", "scores", "mode", "started"),
     [
-        (8, 4, 1, True, "colocated"),  # 2 chunks against 4
-        (8, 2, 1, True, "colocated"),  # as many: two devices do it, not three
-        (8, 2, 3, True, "split"),
-        (8, 2, 2, False, "colocated"),
-        (1, 2, 7, True, "colocated"),
+        (8, 4, 1, True, "colocated", 0),  # 2 chunks each, with the worker, too
+        (8, 2, 1, True, "colocated", 1),  # 3 chunks, 4 by ranks alone or with one that trains
+        (8, 2, 3, True, "split", 3),  # 2 chunks: the ranks would take none from the workers
+        (8, 2, 2, False, "colocated", 0),
+        (1, 2, 7, True, "colocated", 0),
     ],
 )
-def test_auto_is_colocated_where_that_is_faster_at_any_speed(
-    chunks: int, ranks: int, workers: int, scores: bool, mode: str
+def test_auto_is_what_is_fastest(
+    chunks: int, ranks: int, workers: int, scores: bool, mode: str, started: int
 ) -> None:
-    found, why = chosen(chunks, ranks, workers, scores)
-    assert found == mode and "\n" not in why
-    times = {
-        each: replace(
-            SHARED, chunks=chunks, trainer_scores=scores, forward_s=forward_s, prefetch=chunks
-        )
-        for each, forward_s in enumerate((0.0, 1e-3, 1.0))
-    }
-    if found == "colocated":
-        for parts in times.values():
-            together_s = colocated_seconds(parts, ranks)
-            assert together_s <= split_seconds(parts, ranks + workers, ranks)
+    """Without workers: at any speed of a forward; else with one that takes longer than messages."""
+    found, count, why = chosen(chunks, ranks, workers, scores)
+    assert (found, count) == (mode, started) and "\n" not in why
+    for forward_s in (0.0, 1e-3, 1.0):
+        times = {"forward_s": forward_s, "prefetch": chunks}
+        parts = replace(SHARED, chunks=chunks, trainer_scores=scores, **times)
+        split_s = split_seconds(parts, ranks + workers, ranks)
+        beside_s = beside_seconds(parts, ranks + workers, ranks)
+        if not count:
+            assert colocated_seconds(parts, ranks) <= min(split_s, beside_s)
+        elif forward_s == 1.0:
+            assert (beside_s < split_s - 0.5) == (mode == "colocated")
 
 
 @pytest.mark.parametrize(("steps", "enough"), [(10, 0), (100, 7)])
@@ -255,6 +296,7 @@ def test_a_method_without_forward_has_nothing_to_plan(tiny_config: Path) -> None
         (("--set", "selection.chunk=15"), "selection.chunk: got 15"),
         (("--set", "queue.url=http://host"), "queue.url: got scheme 'http'"),
         (("--devices", "0"), "--devices"),
+        (("--set", "trainer.parallel=fsdp"), "'fsdp', allowed 'replicated' for a plan"),
     ],
 )
 def test_bad_input_is_one_line(tiny_config: Path, arguments: tuple[str, ...], said: str) -> None:
@@ -267,7 +309,8 @@ def test_bad_input_is_one_line(tiny_config: Path, arguments: tuple[str, ...], sa
     ("keys", "workers", "started", "said"),
     [
         ([], 1, 0, "cluster.mode: colocated, without workers: each of 2 devices scores up to 2 of"),
-        ([], 3, 3, "cluster.mode: split, as each of 2 devices scores up to 2 of the 4 chunks of"),
+        ([], 3, 3, "cluster.mode: split, as 4 processes would score up to 1 of the 4 chunks of"),
+        (["selection.chunk=8"], 1, 1, "cluster.mode: colocated, as 2 processes would score up to"),
         ([], 0, 0, "cluster.mode: colocated, as there are no workers"),
         (["selection.lag=1"], 1, 1, "cluster.mode: split, in which scoring overlaps training"),
         (["cluster.address=auto"], 1, 1, "cluster.mode: split, as workers may be on other"),

@@ -24,7 +24,7 @@ from rhoselect.metrics import Metrics
 from rhoselect.models import mlp
 from rhoselect.models.build import build_model
 from rhoselect.planning.layouts import colocated_seconds
-from rhoselect.planning.model import Messages, Parts, step_seconds
+from rhoselect.planning.model import Exchange, Messages, Parts, step_seconds
 from rhoselect.queue.memory import MemoryQueue
 from rhoselect.snapshots.local import LocalStore
 from rhoselect.trainer import checkpoint as checkpoints
@@ -137,6 +137,9 @@ def test_a_step_of_a_plan_has_that_of_the_proxy_and_the_second_stage() -> None:
     assert step_seconds(parts, 0) == pytest.approx(0.1 + 0.02 + 8 * 0.01 + 0.03)
     halved = replace(parts, share_s=(0.06,))
     assert colocated_seconds(halved, 2) == pytest.approx(0.06 + 0.012 + 4 * 0.01 + 0.03)
+    summed = replace(halved, exchange=Exchange(0.001, 0.0, 0.0, proxy_sum_s=0.005))
+    sums_s = colocated_seconds(summed, 2) - colocated_seconds(halved, 2)
+    assert sums_s == pytest.approx(2 * 0.001 + 0.005), "of the model's gradients and the proxy's"
 
 
 WAYS = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,6 +19,7 @@ from rhoselect.inputs import RunInputs
 from rhoselect.metrics import announced
 from rhoselect.planning.layouts import Mode, chosen
 from rhoselect.queue.redis import check_server
+from rhoselect.runtime.crew import in_mode
 from rhoselect.runtime.local import run_serial
 from rhoselect.runtime.queue_address import check_cluster, queue_url
 from rhoselect.runtime.queue_server import find_server
@@ -59,13 +61,14 @@ def scorers_of(inputs: RunInputs, workers: int, console: Console) -> int:
         return 0
     if config.trainer.devices == 1 or config.cluster.mode != "auto":
         return workers
-    mode, why = _mode(inputs, workers)
+    mode, workers, why = _mode(inputs, workers)
     console.print(f"cluster.mode: {mode}, {why}")
-    return workers if mode == "split" else 0
+    return workers
 
 
-def _mode(inputs: RunInputs, workers: int) -> tuple[Mode, str]:
-    """What cluster.mode = "auto" stands for with several devices, and why."""
+def _mode(inputs: RunInputs, workers: int) -> tuple[Mode, int, str]:
+    """What cluster.mode = "auto" stands for with several devices, with how many workers, and
+    why."""
     config, ranks = inputs.config, inputs.config.trainer.devices
     if workers == 0 and config.staleness_bound:
         lag, every = config.selection.lag, config.trainer.publish_every
@@ -75,11 +78,11 @@ def _mode(inputs: RunInputs, workers: int) -> tuple[Mode, str]:
             " then all train have nothing to overlap; or set lag to 0 and publish_every to 1"
         )
     if workers == 0:
-        return "colocated", "as there are no workers"
+        return "colocated", 0, "as there are no workers"
     if config.staleness_bound:
-        return "split", "in which scoring overlaps training"
+        return "split", workers, "in which scoring overlaps training"
     if config.cluster.address != "local":
-        return "split", "as workers may be on other machines"
+        return "split", workers, "as workers may be on other machines"
     return chosen(inputs.plan.chunks, ranks, workers, config.trainer.scores)
 
 
@@ -118,6 +121,8 @@ def execute(
             return run_serial(inputs, folder, watch)
         from rhoselect.runtime.ray.cluster import run_cluster
 
+        if config.trainer.devices > 1 and config.cluster.mode == "auto":
+            inputs = replace(inputs, config=in_mode(config, _mode(inputs, workers)[0]))
         return run_cluster(inputs, folder, workers, watch)
 
 

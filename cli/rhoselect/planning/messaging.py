@@ -72,14 +72,24 @@ def publishing(
 def exchange(inputs: RunInputs, learner: Learner, peer: Peer) -> Exchange:
     """What this process and ``peer`` take to sum gradients and to tell each other scores, as ranks.
     Raises RunError."""
-    numbers = sum(p.nbytes for p in learner.model.parameters() if p.requires_grad) // 4
-    scores = SCORE_BYTES * inputs.plan.chunk
+    proxy = None if learner.scoring is learner else learner.scoring
+    own = [each for each in (learner, *learner.others.values()) if each is not proxy]
+    counts = {
+        "numbers": sum(map(_numbers, own)),
+        "beside": 0 if proxy is None else _numbers(proxy),
+        "scores": SCORE_BYTES * inputs.plan.chunk,
+    }
     with tempfile.TemporaryDirectory(prefix="rhoselect-") as folder:
         meeting = str(Path(folder) / "meeting")
-        peer.tell(task="exchange", meeting=meeting, numbers=numbers, scores=scores)
-        found = exchanged(0, meeting, numbers, scores, learner.device)
+        peer.tell(task="exchange", meeting=meeting, **counts)
+        found = exchanged(inputs, 0, meeting, **counts)
         peer.answer()
     return found
+
+
+def _numbers(learner: Learner) -> int:
+    """How many gradients in float32 are as large as those of a network."""
+    return sum(p.nbytes for p in learner.model.parameters() if p.requires_grad) // 4
 
 
 @contextmanager

@@ -39,11 +39,15 @@ class Messages:
 @dataclass(frozen=True)
 class Exchange:
     """Seconds that two ranks take to sum one number (``message_s``), how much longer they take for
-    all gradients (``sum_s``), and those to tell each other their scores (``gather_s``)."""
+    all gradients (``sum_s``) and for a proxy's (``proxy_sum_s``), and those to tell each other
+    their scores (``gather_s``). ``ring``: sums go round all ranks, as a library's do, not up a
+    tree."""
 
     message_s: float
     sum_s: float
     gather_s: float
+    proxy_sum_s: float = 0.0
+    ring: bool = False
 
 
 @dataclass(frozen=True)

@@ -115,9 +115,9 @@ def _work(connection: Connection, text: str, folder: Path) -> None:
         store.load(version, replica.load, ANSWER_S)
         return time.monotonic()
 
-    def exchange(meeting: str, numbers: int, scores: int) -> float:
+    def exchange(meeting: str, numbers: int, beside: int, scores: int) -> float:
         """What two ranks tell each other: the other end of ``messaging.exchange``."""
-        return exchanged(1, meeting, numbers, scores, replica.device).sum_s
+        return exchanged(inputs, 1, meeting, numbers, beside, scores).sum_s
 
     tasks: dict[str, Callable[..., float]] = {
         "exchange": exchange,

@@ -14,16 +14,19 @@ import torch
 from torch import Tensor
 
 from rhoselect.compute import resolve_device, threads
+from rhoselect.config import Config
+from rhoselect.devices import of_rank, trainer_device
+from rhoselect.errors import ConfigError
 from rhoselect.inputs import RunInputs
 from rhoselect.planning.model import Exchange
-from rhoselect.ranks.gloo import GlooGroup
+from rhoselect.ranks.fast import group_of
 from rhoselect.ranks.group import Gradients, Work
+from rhoselect.selection.scoring import CPU
 from rhoselect.trainer.build import new_learner
 from rhoselect.trainer.learner import Learner
 
 MOST_RANKS = 16
 SHARE_S = 1.5  # what the steps of a share may take, once there are three
-PATIENCE_S = 30.0
 
 
 class Silent:
@@ -83,19 +86,37 @@ def _step(inputs: RunInputs, learner: Learner, step: int) -> None:
     learner.update(batch, None, step).loss.item()  # waits for the device
 
 
-def exchanged(rank: int, meeting: str, numbers: int, scores: int, device: torch.device) -> Exchange:
-    """What one of two ranks finds, which meet at ``meeting``: for gradients of so many ``numbers``
-    in float32, and ``scores`` bytes. Raises LostRankError."""
-    group = GlooGroup(rank, 2, Path(meeting), PATIENCE_S)
+def exchanged(
+    inputs: RunInputs, rank: int, meeting: str, numbers: int, beside: int, scores: int
+) -> Exchange:
+    """What one of two ranks finds, which meet at ``meeting`` and sum as those of the run: for
+    gradients of so many ``numbers`` in float32, for those ``beside`` them, of a proxy, and for
+    ``scores`` bytes. Raises LostRankError."""
+    two = {"trainer": inputs.config.trainer.model_copy(update={"devices": 2})}
+    config = inputs.config.model_copy(update=two)
+    device, group = _device(config, rank), group_of(config, rank, Path(meeting))
     times = 5 if numbers > 1e7 else 20
 
     def summed_s(count: int) -> float:
         values = [torch.zeros(count, device=device)]
         return median_seconds(lambda _: group.total(values, values), 0.0, times)
 
-    message_s, whole_s = summed_s(1), summed_s(numbers)
+    message_s = summed_s(1)
+    sum_s, proxy_sum_s = (
+        max(0.0, summed_s(count) - message_s) if count else 0.0 for count in (numbers, beside)
+    )
     gather_s = median_seconds(lambda _: group.gathered(bytes(scores)), 0.0, times)
-    return Exchange(message_s, max(0.0, whole_s - message_s), gather_s)
+    group.leave()
+    return Exchange(message_s, sum_s, gather_s, proxy_sum_s, config.trainer.reduce == "fast")
+
+
+def _device(config: Config, rank: int) -> torch.device:
+    """Where one of two ranks has its gradients: on a GPU of its own. On one GPU both have them
+    there; NCCL refuses that, so gloo sums theirs on the CPU, which takes longer."""
+    try:
+        return trainer_device(of_rank(config, rank))
+    except ConfigError:
+        return trainer_device(config) if config.trainer.reduce == "tree" else CPU
 
 
 def median_seconds(call: Callable[[int], object], seconds: float, least: int = 3) -> float:

@@ -16,6 +16,7 @@ from rich.table import Table
 from rhoselect import config as configuration
 from rhoselect.cli.commands import AsJson, Sets
 from rhoselect.config import resolve
+from rhoselect.errors import ConfigError
 from rhoselect.planning import layouts, model
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ def plan(
       rhoctl plan my.toml --devices 8 --json
     """
     settings = configuration.load(config, sets or [])
+    _check_whole(settings)
     from rhoselect.inputs import open_inputs
     from rhoselect.planning.measure import STAGES, calibrate
     from rhoselect.report.origin import origin
@@ -89,6 +91,15 @@ def plan(
         console.print(json.dumps({**origin(), **asdict(found), **result}, indent=2))
     else:
         _show(console, found, result)
+
+
+def _check_whole(settings: configuration.Config) -> None:
+    if settings.trainer.parallel == "fsdp":
+        raise ConfigError(
+            "trainer.parallel: got 'fsdp', allowed 'replicated' for a plan, which measures whole"
+            " models on one device; plan one that fits there with --set"
+            " trainer.parallel=replicated"
+        )
 
 
 def _show(console: Console, found: Calibration, result: dict[str, Any]) -> None:
@@ -127,16 +138,18 @@ def _show(console: Console, found: Calibration, result: dict[str, Any]) -> None:
 
 
 def _layouts(rows: list[dict[str, Any]]) -> Table:
-    """A row a number of devices, a column for what they may do."""
+    """A row a number of devices, a column for what they may do. Ranks that train also score beside
+    the others where that is faster."""
     ranks = list(dict.fromkeys(k for row in rows for k in row["split_ms"]))
     split = [f"{k} train{'' if int(k) > 1 else 's'}" for k in ranks]
     last = ("best", "pays at fewer steps, times")
     table = Table(
         *("devices", "uniform", *split, "all do both", *last),
-        title="ms a step at lag 0, a device a process; those that do not train score",
+        title="ms a step at lag 0, a device a process; those that do not train score, or all do",
     )
     for row in rows:
-        times = [row["split_ms"].get(k) for k in ranks]
+        ways = [row["split_ms"], row["beside_ms"]]
+        times = [min((way[k] for way in ways if k in way), default=None) for k in ranks]
         figures = [row["uniform_ms"], *times, [*row["colocated_ms"].values()][-1]]
         cells = ["-" if ms is None else f"{ms:.2f}" for ms in figures]
         table.add_row(str(row["devices"]), *cells, row["layout"], f"{row['break_even']:.2f}")
