@@ -2,9 +2,9 @@
 # make data-debian-sections, data-gpt-debian, data-notmnist
 #               data and irreducible losses of the works in examples/, from Debian's mirror
 # make test     the tests, in two processes (PYTEST_ARGS="-n 0 -k queue": some of them, in one)
-# make test-long       what takes minutes: faults, all numbers of workers, nodes, the wheel alone
+# make test-long       what takes long, a case a mechanism: faults, nodes, signals, the wheel alone
 # make test-matrix     tasks, workers and several devices that train, in all combinations, with kills
-# make test-benchmarks  smallest runs of the slower benchmarks
+# make test-benchmarks  smallest runs of the other benchmarks, and the check of a GPU
 # make test-cluster    `ray up` on hosts of this machine's own making; as root, minutes
 # make test-smoke      import, 20 steps and a served loop on each Python and on the oldest torch
 # make test-all        all of these
@@ -65,10 +65,10 @@ test: $(VENV)
 	$(SERVERS) $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-long: $(VENV)
-	$(SERVERS) $(BIN)/python -m pytest -n 2 --dist loadfile -m long $(PYTEST_ARGS)
+	$(SERVERS) $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m long $(PYTEST_ARGS)
 
 test-matrix: $(VENV)
-	$(SERVERS) $(BIN)/python -m pytest -n 2 --dist loadfile -m matrix $(PYTEST_ARGS)
+	$(SERVERS) $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m matrix $(PYTEST_ARGS)
 
 test-cluster: $(VENV)
 	$(BIN)/python -m pytest -m cluster $(PYTEST_ARGS)

@@ -81,7 +81,7 @@ def test_the_result_is_that_of_whole_snapshots(
     assert hashes(run) == expected
 
 
-@pytest.mark.long
+@pytest.mark.matrix
 def test_folded_convolutions_may_be_frozen(tiny_config: Path, tmp_path: Path) -> None:
     small = ["trainer.steps=2", "selection.n_B=16", "selection.bn=running"]
     sets = keys("convolutional", *small, "scorer.fold_batchnorm=true")

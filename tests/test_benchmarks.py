@@ -30,12 +30,8 @@ for script in sys.argv[1:]:
             assert not ended.code, (script, ended.code)
     assert "usage" in said.getvalue(), (script, said.getvalue())
 """
-SECONDS = (
-    *("causal_lm.py", "forwards.py", "queue.py", "scale.py", "scaling.py", "single.py"),
-    "snapshots.py",
-)
-DRAWS_COMMITTED_FIGURES = "results.py"
-SLOWER = [script for script in SCRIPTS if script not in (*SECONDS, DRAWS_COMMITTED_FIGURES)]
+QUICKEST, DRAWS_COMMITTED_FIGURES = "snapshots.py", "results.py"
+OTHERS = [script for script in SCRIPTS if script not in (QUICKEST, DRAWS_COMMITTED_FIGURES)]
 KEEPING_RUNS = ("chaos.py", "rank_kills.py", "soak.py", "stragglers.py")
 
 
@@ -49,27 +45,22 @@ def python(*arguments: str) -> None:
     assert ran.returncode == 0, ran.stderr
 
 
+@pytest.mark.long
 def test_every_benchmark_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(SCRIPTS) >= 12
     monkeypatch.chdir(BENCHMARKS.parent)
     ended_well(Process("-c", HELP_OF_ALL, *(f"benchmarks/{script}" for script in SCRIPTS)))
 
 
-@pytest.mark.long
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("script", SECONDS)
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param(QUICKEST, marks=pytest.mark.long),
+        *(pytest.param(script, marks=pytest.mark.slow) for script in OTHERS),
+    ],
+)
 def test_a_smallest_run_writes_its_figures(script: str, tmp_path: Path) -> None:
-    write_figures(script, tmp_path)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("script", SLOWER)
-def test_a_smallest_run_of_a_slower_one_writes_its_figures(script: str, tmp_path: Path) -> None:
-    write_figures(script, tmp_path)
-
-
-def write_figures(script: str, folder: Path) -> None:
-    kept = ["--folder", str(folder / "runs")] if script in KEEPING_RUNS else []
-    python(f"benchmarks/{script}", "--quick", *kept, "--json", str(folder / "figures.json"))
-    assert "command" in json.loads((folder / "figures.json").read_text())
+    kept = ["--folder", str(tmp_path / "runs")] if script in KEEPING_RUNS else []
+    python(f"benchmarks/{script}", "--quick", *kept, "--json", str(tmp_path / "figures.json"))
+    assert "command" in json.loads((tmp_path / "figures.json").read_text())

@@ -151,6 +151,7 @@ def test_pause_resume_stop_and_go_on(
     assert resumed(run) == undisturbed
 
 
+@pytest.mark.long
 @pytest.mark.timeout(240)
 def test_scorers_come_and_go(
     tiny_config: Path, tmp_path: Path, undisturbed: tuple[str, str]
@@ -205,7 +206,7 @@ def test_scorers_come_and_go(
     [
         (0, signal.SIGTERM),
         pytest.param(2, signal.SIGINT, marks=pytest.mark.long),
-        pytest.param(2, signal.SIGHUP, marks=pytest.mark.long),
+        pytest.param(2, signal.SIGHUP, marks=pytest.mark.matrix),
     ],
 )
 def test_a_signal_stops_in_order(
@@ -297,7 +298,7 @@ worker.connect = connect_and_be_stopped
 """
 
 
-@pytest.mark.long
+@pytest.mark.matrix
 @pytest.mark.timeout(240)
 def test_a_signal_while_ray_joins_stops_in_order(tiny_config: Path, tmp_path: Path) -> None:
     """Ray's own handlers would end the process: in C++ with a trace, in Python without a line."""

@@ -28,9 +28,12 @@ MODELS = {
 MODELS["folded"] = [*MODELS["resnet"], "selection.bn=running", "scorer.fold_batchnorm=true"]
 # Starting actors takes the time: a few combinations in processes, the others in threads. Others in
 # processes are in "make test-long" and "make test-matrix".
-IN_PROCESSES = [("mlp", "fp32", 0, [1, 3]), ("resnet", "bf16", 1, [2])]
-LONG = [("mlp", "bf16", 1, [5]), ("folded", "fp32", 0, [2]), ("resnet", "bf16", 0, [5])]
+IN_PROCESSES = [("mlp", "fp32", 0, [1, 3])]
+LONG = [("resnet", "bf16", 1, [2])]
 ALL_IN_PROCESSES = [
+    ("mlp", "bf16", 1, [5]),
+    ("folded", "fp32", 0, [2]),
+    ("resnet", "bf16", 0, [5]),
     ("mlp", "fp32", 0, [2, 5]),
     ("resnet", "fp32", 0, [2]),
     ("resnet", "fp32", 1, [5]),
@@ -42,15 +45,11 @@ IN_THREADS = [
     ("resnet", "fp32", 0, 2),
     ("folded", "fp32", 0, 2),
 ]
-WAYS = [
-    ["snapshots.transport=ray", "selection.lag=1", "trainer.scores=false"],
-    ["selection.lag=2", "selection.rescore=scorers", "selection.audit_every=4"],
-]
-LONG_WAYS = [
+WAYS = [["snapshots.transport=ray", "selection.lag=1", "trainer.scores=false"]]
+LONG_WAYS = [["selection.lag=2", "selection.rescore=scorers", "selection.audit_every=4"]]
+ALL_WAYS = [
     ["selection.lag=1", "selection.rescore=trainer", "trainer.scores=false"],
     ["selection.lag=2", "trainer.publish_every=4", "trainer.scores=false", "scorer.prefetch=1"],
-]
-ALL_WAYS = [
     ["snapshots.transport=ray"],
     ["selection.lag=2", "selection.rescore=scorers", "scorer.prefetch=4"],
     ["selection.lag=1", "selection.rescore=scorers", "selection.audit_every=4"],
@@ -166,7 +165,7 @@ def test_any_number_of_workers_with_two_threads_each(tiny_config: Path, tmp_path
 
 @pytest.mark.parametrize(
     "more",
-    cases(WAYS, [(way,) for way in LONG_WAYS], [(way,) for way in ALL_WAYS]),
+    cases(*([(way,) for way in ways] for ways in (WAYS, LONG_WAYS, ALL_WAYS))),
     ids=[*map(" ".join, (*WAYS, *LONG_WAYS, *ALL_WAYS))],
 )
 def test_other_ways_of_the_same_run(

@@ -21,6 +21,7 @@ def without(packages: tuple[str, ...], code: str, *arguments: str) -> tuple[int,
     return done.returncode, done.stdout, done.stderr
 
 
+@pytest.mark.long
 def test_a_local_loop_needs_no_extra_and_an_address_names_its_own() -> None:
     code = """
 import torch

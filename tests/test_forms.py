@@ -134,7 +134,7 @@ def test_training_by_pixel_computes_the_same_but_for_rounding_and_resumes_exactl
     assert all(torch.equal(t, again[name]) for name, t in by_pixel.model.state_dict().items())
 
 
-@pytest.mark.long
+@pytest.mark.matrix
 @pytest.mark.parametrize(
     ("name", "form"),
     [("resnet", {"fold_batchnorm": True}), ("text", {"quantize": "int8"})],
@@ -148,7 +148,7 @@ def test_a_compiled_forward_keeps_the_order_of_losses(name: str, form: dict[str,
     assert torch.equal(found, losses(name, Numerics("fp32", compile=True, **form), learner, chunk))
 
 
-@pytest.mark.long
+@pytest.mark.matrix
 def test_each_of_many_shapes_is_compiled_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """torch stops at eight, and would compute the others in another way."""
     replica = Replica(model_of("mlp"), Numerics("fp32", compile=True), CPU, TASK)
@@ -191,13 +191,15 @@ def test_what_cannot_be_compiled_is_one_line(
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
     "more",
     [
-        ["scorer.compile=true"],
-        ["scorer.quantize=int8"],
-        ["trainer.channels_last=true", "model={factory='rhoselect.models:small_cnn', args={}}"],
+        pytest.param(["scorer.compile=true"], marks=pytest.mark.long),
+        pytest.param(["scorer.quantize=int8"], marks=pytest.mark.matrix),
+        pytest.param(
+            ["trainer.channels_last=true", "model={factory='rhoselect.models:small_cnn', args={}}"],
+            marks=pytest.mark.matrix,
+        ),
     ],
     ids=["compiled", "int8", "trained by pixel"],
 )

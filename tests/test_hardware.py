@@ -280,7 +280,7 @@ def test_a_first_scorer_that_comes_to_other_hardware_is_refused_alone_once_train
     fleet.close()
 
 
-@pytest.mark.long
+@pytest.mark.matrix
 def test_scorers_have_the_probe_of_the_trainer(
     ray_session: None, tiny_config: Path, tmp_path: Path
 ) -> None:

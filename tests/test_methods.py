@@ -334,8 +334,12 @@ def test_scores_cost_a_forward_a_pass(tiny_config: Path, svp_table: Path, tmp_pa
 @pytest.mark.parametrize(
     ("name", "more"),
     [
-        ("bald", ["selection.lag=1", "selection.rescore=scorers", "selection.bn=batch"]),
         ("divbs", []),
+        pytest.param(
+            "bald",
+            ["selection.lag=1", "selection.rescore=scorers", "selection.bn=batch"],
+            marks=pytest.mark.matrix,
+        ),
         pytest.param("loss_minus_conditional_entropy", [], marks=pytest.mark.matrix),
         pytest.param("reducr", [], marks=pytest.mark.matrix),
     ],

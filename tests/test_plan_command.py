@@ -241,8 +241,8 @@ ADAPTED_BYTES = 2 * (256 + 3 * 64 + 4 * 64 + 4) + 4 * 2 * 64
 @pytest.mark.parametrize(
     ("cores", "keys", "snapshot_bytes"),
     [
-        pytest.param(1, (), MLP_BYTES, marks=pytest.mark.long),
-        (2, ADAPTED, ADAPTED_BYTES),
+        pytest.param(1, (), MLP_BYTES, marks=pytest.mark.matrix),
+        pytest.param(2, ADAPTED, ADAPTED_BYTES, marks=pytest.mark.long),
     ],
     ids=["one core in fp32", "two cores, adapters in bf16"],
 )

@@ -91,7 +91,7 @@ def plain_loop(config: Path, shortlist: int) -> tuple[list[Tensor], nn.Module, n
     return selected, target, proxy
 
 
-@pytest.mark.parametrize("shortlist", [pytest.param(1, marks=pytest.mark.long), 3])
+@pytest.mark.parametrize("shortlist", [pytest.param(1, marks=pytest.mark.matrix), 3])
 def test_a_run_does_what_a_plain_loop_with_two_networks_does(
     tiny_config: Path, tmp_path: Path, shortlist: int
 ) -> None:
@@ -166,8 +166,13 @@ WAYS = {
 }
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("way", WAYS)
+def in_long(first: str, *others: str) -> list[Any]:
+    """The first in ``make test-long``, the others in ``make test-matrix``."""
+    rest = [pytest.param(each, marks=pytest.mark.matrix) for each in others if each != first]
+    return [pytest.param(first, marks=pytest.mark.long), *rest]
+
+
+@pytest.mark.parametrize("way", in_long("fresh, re-scored", *WAYS))
 def test_any_number_of_threads(
     tiny_config: Path, tmp_path: Path, il_weights: Path, way: str
 ) -> None:
@@ -178,8 +183,7 @@ def test_any_number_of_threads(
     assert shared["flops"] == alone["flops"]
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("way", ["fresh", "stale", "fresh, re-scored", "adapters"])
+@pytest.mark.parametrize("way", in_long("stale", "fresh", "fresh, re-scored", "adapters"))
 def test_a_resume_changes_nothing(tiny_config: Path, tmp_path: Path, way: str) -> None:
     sets = [*SETS, *WAYS[way]]
     train(tiny_config, tmp_path / "whole", sets)
@@ -189,7 +193,7 @@ def test_a_resume_changes_nothing(tiny_config: Path, tmp_path: Path, way: str) -
     assert hashes(tmp_path / "parts") == hashes(tmp_path / "whole")
 
 
-@pytest.mark.long
+@pytest.mark.matrix
 def test_a_kill_and_a_resume_change_nothing(tiny_config: Path, tmp_path: Path) -> None:
     sets = [*SETS, "selection.lag=1", "trainer.steps=200", "trainer.checkpoint_every=10"]
     train(tiny_config, tmp_path / "whole", sets)
@@ -236,7 +240,7 @@ def test_any_number_of_devices(tiny_config: Path, tmp_path: Path, way: str, mode
     assert hashes(tmp_path / "2") == hashes(tmp_path / "4") == hashes(tmp_path / "1")
 
 
-@pytest.mark.long
+@pytest.mark.matrix
 def test_an_audit_compares_it_with_the_model_that_trains(tiny_config: Path, tmp_path: Path) -> None:
     inputs = open_inputs(load(tiny_config, [*SETS, "selection.audit_every=5"]))
     folder, metrics = RunFolder.create(tmp_path / "run", inputs.config), Metrics()
@@ -247,7 +251,7 @@ def test_an_audit_compares_it_with_the_model_that_trains(tiny_config: Path, tmp_
     assert 0 < agreement.value < 1, "its scores are fresh, and others than the model's"
 
 
-@pytest.mark.long
+@pytest.mark.matrix
 def test_irreducible_losses_are_of_its_size_by_default(dataset_dir: Path, tmp_path: Path) -> None:
     command = ("il", "fit", "--data", dataset_dir, "--epochs", "1", "--batch", "64")
     named = ("--model", "rhoselect.models:mlp", "--set", f"model.args.width={WIDTH}")

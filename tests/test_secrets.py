@@ -30,7 +30,7 @@ def offspring(mark: str) -> Iterator[tuple[str, bytes]]:
             continue
 
 
-@pytest.mark.long
+@pytest.mark.matrix
 def test_nobody_sees_a_password_or_a_token(
     tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,7 @@ from support import DEADLINE_S, hashes, made
 from task_runs import settings, words
 
 CASES = [
-    pytest.param("two inputs", 1, marks=pytest.mark.long),
+    pytest.param("two inputs", 1, marks=pytest.mark.matrix),
     pytest.param("two inputs", 0, marks=pytest.mark.matrix),
     pytest.param("causal LM", 0, marks=pytest.mark.matrix),
     pytest.param("causal LM", 1, marks=pytest.mark.matrix),

@@ -65,6 +65,7 @@ def settings(data: Path, more: list[str]) -> list[str]:
     return [word for item in given for word in ("--set", item)]
 
 
+@pytest.mark.matrix
 def test_token_ids_train_to_the_same_bits_with_and_without_a_worker(
     ray_session: None, text_data: Path, tmp_path: Path
 ) -> None:

@@ -218,6 +218,7 @@ def test_room_that_a_killed_process_reserved_comes_free(
     assert all(name.endswith(".arrow") for name in cached(tmp_path))
 
 
+@pytest.mark.matrix
 def test_a_server_killed_in_the_middle_of_a_read_and_started_again(
     large: Path, tmp_path: Path
 ) -> None:

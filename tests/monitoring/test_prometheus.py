@@ -135,6 +135,7 @@ def test_every_rule_evaluates_and_the_series_that_alerts_ask_for_exist(watched: 
         until(lambda: watched.server.ask(f"count({name})"), name)  # noqa: B023 - called now
 
 
+@pytest.mark.matrix
 def test_the_picture_has_a_curve_in_every_panel(watched: Watched) -> None:
     picture = _picture()
     figure = picture.page(watched.server.url, RUN, *_last_minute(watched.server))
@@ -156,6 +157,7 @@ def test_a_run_that_is_well_raises_no_alarm(watched: Watched) -> None:
     until(lambda: not wrong & watched.server.firing().keys(), "no alarm")
 
 
+@pytest.mark.matrix
 def test_a_hung_scorer_is_noticed_and_so_is_the_one_after_it(watched: Watched) -> None:
     """Until then the trainer scores by itself: the run does not stall."""
     server, restarts = watched.server, f'rho_worker_restarts_total{{run="{RUN}"}} == 1'
@@ -170,6 +172,7 @@ def test_a_hung_scorer_is_noticed_and_so_is_the_one_after_it(watched: Watched) -
     until(lambda: "RhoselectNoScorers" not in server.firing(), "all well again")
 
 
+@pytest.mark.matrix
 def test_a_queue_server_that_hangs_stalls_the_run(watched: Watched) -> None:
     server, queue = watched.server, watched.queue_server()
     until(lambda: "RhoselectRunStalled" not in server.firing(), "a run that goes on")

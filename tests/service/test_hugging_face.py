@@ -91,6 +91,7 @@ def test_each_train_is_a_run(tmp_path: Path) -> None:
     assert losses[0] == losses[1]
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_a_compiled_model_learns_what_the_bare_one_does(tmp_path: Path) -> None:
     """Compiled by the Trainer, or before, where transformers finds no names of columns."""

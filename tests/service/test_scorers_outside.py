@@ -24,6 +24,8 @@ from warm import Process
 
 STEPS = 150
 
+pytestmark = pytest.mark.long  # a run of its own goes on all the while
+
 
 def words(*settings: str) -> list[str]:
     return [word for setting in settings for word in ("--set", setting)]
@@ -109,7 +111,6 @@ def test_machines_that_give_other_bits_are_refused_and_the_run_goes_on(paused: P
     until(lambda: slots()[1]["state"] == "running", process)
 
 
-@pytest.mark.long
 def test_they_come_and_die_and_the_result_is_the_same(
     paused: Paused, tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -305,6 +305,7 @@ def test_a_session_whose_caller_left_while_it_opened_is_ended() -> None:
     assert ended == [1, 0, 2]
 
 
+@pytest.mark.matrix
 def test_thousands_of_calls_leave_nothing_behind(learner: Learner) -> None:
     learner.publish(0)
     report = pb.ReportRequest(session=learner.session, step=0, losses=[1.0] * 8)

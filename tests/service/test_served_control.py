@@ -145,7 +145,7 @@ def in_parts(run: RunInputs, between: Callable[[int, int], None], **where: Any) 
     return selected_sha256(indices.numpy() for indices in selected), weights_sha256(model)
 
 
-@pytest.mark.long
+@pytest.mark.matrix
 @pytest.mark.timeout(300)
 def test_scorers_come_and_go(ray_session: None, tiny_config: Path, tmp_path: Path) -> None:
     run, folder = inputs(tiny_config), tmp_path / "served"

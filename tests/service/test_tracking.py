@@ -88,7 +88,7 @@ def test_a_tracker_without_its_package_is_one_line_and_no_folder(
     assert not folder.exists()
 
 
-@pytest.mark.long
+@pytest.mark.matrix
 def test_wandb_has_the_figures_of_a_run(
     tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,9 +112,13 @@ def test_wandb_has_the_figures_of_a_run(
 
 
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # MLflow with SQLAlchemy 2.1
-@pytest.mark.long
 @pytest.mark.parametrize(
-    "store", ["sqlite:///{}/mlflow.db", "file://{}/mlruns"], ids=["sqlite", "files"]
+    "store",
+    [
+        pytest.param("sqlite:///{}/mlflow.db", marks=pytest.mark.long),
+        pytest.param("file://{}/mlruns", marks=pytest.mark.matrix),
+    ],
+    ids=["sqlite", "files"],
 )
 def test_mlflow_has_the_figures_of_a_run(
     tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: str

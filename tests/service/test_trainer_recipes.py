@@ -72,7 +72,9 @@ def language_model(trainer_class: Callable[..., Any], arguments: Any) -> Any:
 
 
 @pytest.mark.filterwarnings("ignore:irreducible_losses. got none")
-@pytest.mark.parametrize("recipe", [classification, language_model])
+@pytest.mark.parametrize(
+    "recipe", [classification, pytest.param(language_model, marks=pytest.mark.matrix)]
+)
 def test_a_recipe(tmp_path: Path, recipe: Callable[..., Any]) -> None:
     """With accumulation, evaluation and the best model at the end. Two threads choose the same
     points, and so does a start from a checkpoint within an epoch: to the same weights."""
