@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 
 CHECK = Path(__file__).parent.parent / "benchmarks" / "gpu"
 FINE = "import json, sys\nsys.stdout.write('fine')\n"
@@ -40,7 +41,11 @@ DIES = "import os\nos.kill(os.getpid(), 9)"
 
 
 def runner() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("gpu_check_run", CHECK / "run.py")
+    return module("run")
+
+
+def module(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"gpu_check_{name}", CHECK / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
@@ -90,6 +95,33 @@ def test_nothing_that_a_hanging_stage_started_is_left(tmp_path: Path) -> None:
     assert [run.session_of(pid) for pid in seen] == [[], []]
 
 
+def test_a_handle_of_gpu_memory_is_numbers_and_bytes() -> None:
+    handle_of = module("ipc").Handle
+    handle = handle_of(0, b"\0memory", 1 << 33, 512, b"counter", 3, b"\xff", True)
+    packed = handle.packed()
+    assert handle_of.parse(packed) == handle
+    for wrong in (b"", b"null", b"[]", b"\x80\x04N.", packed[:-1], packed.replace(b"512", b'"512"')):
+        with pytest.raises(ValueError, match="no handle of CUDA memory"):
+            handle_of.parse(wrong)
+
+
+def test_lent_memory_holds_the_snapshot() -> None:
+    ipc = module("ipc")
+    tensors = {"a": torch.randn(3, 5), "b": torch.randn(7), "c": torch.tensor(2.5)}
+    layout = {"a": torch.bfloat16, "b": torch.float32, "c": torch.bfloat16}
+    lent = ipc.Lent(tensors, layout)
+    for _ in range(2):
+        tensors["a"].neg_()
+        lent.publish()
+        names = [span.name for span in lent.header.spans]
+        assert sorted(names) == [*layout]
+        expected = [tensors[name].to(layout[name]) for name in names]
+        assert all(map(torch.equal, lent.views, expected))
+        assert ipc.bits(lent.views) == ipc.bits(expected)
+    tensors["b"][3] = -tensors["b"][3]
+    assert ipc.bits(lent.views) != ipc.bits(tensors[name].to(layout[name]) for name in names)
+
+
 @pytest.mark.timeout(420)
 @pytest.mark.parametrize(
     "numbers",
@@ -108,6 +140,9 @@ def test_stages_of_a_quick_check_run_on_the_cpu(tmp_path: Path, numbers: str) ->
     assert [name[1] for name in names] == numbers.split(",")
     assert {path.stem for path in tmp_path.glob("s*.json")} == set(names)
     assert all(record["ok"] and record["figures"] for record in whole["stages"])
+    [published] = [record for record in whole["stages"] if record["stage"] == "s5_publish"]
+    values = {figure["name"]: figure["value"] for figure in published["figures"]}
+    assert values["CUDA IPC"] == "left out: it wants --device cuda, got cpu"
     with tarfile.open(tmp_path / "logs.tar.xz") as logs:
         assert f"{names[-1]}.log" in logs.getnames()
     last = done.stdout.splitlines()[-1]

@@ -49,7 +49,7 @@ LIMITS_S = {
     "s2_bits": 60,
     "s3_hashes": 100,
     "s4_forwards": 150,
-    "s5_publish": 40,
+    "s5_publish": 50,
     "s6_steps": 95,
     "s7_accuracy": 95,
     "s8_leftovers": 60,

@@ -28,8 +28,6 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
     filter(None, [str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")])
 )
 
-NOT_BUILT = "not built"  # an arm that the product does not have yet
-
 
 class Stage:
     """A stage's options and figures. ``work`` is the folder that all stages share."""
