@@ -6,7 +6,7 @@
 # make test-matrix     tasks, workers and several devices that train, in all combinations, with kills
 # make test-benchmarks  smallest runs of the other benchmarks, and the check of a GPU
 # make test-cluster    `ray up` on hosts of this machine's own making; as root, minutes
-# make test-smoke      import, 20 steps and a served loop on each Python and on the oldest torch
+# make test-smoke      import, 20 steps, a served loop, a compiled forward: each Python, oldest torch
 # make test-all        all of these
 # make test-gpu        the tests of a CUDA device, where there is one (GPU=cpu: on the CPU)
 # make gpu-bundle      dist/gpu: the check of a GPU for a machine without network (docs/results/gpu.md)

@@ -1,4 +1,5 @@
-"""What scripts/smoke.sh runs in each environment: 20 steps, and the same ones in a served loop.
+"""What scripts/smoke.sh runs in each environment: 20 steps, the same ones in a served loop, and
+with keys of speed where there is a compiler.
 
 Everything goes through the installed command and the example of a loop, as with a user.
 """
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -23,6 +25,7 @@ selection = {function = "loss", n_b = 8, n_B = 64, chunk = 16}
 trainer.steps = 20
 metrics.port = -1
 """
+FAST = ("--set", "scorer.compile=true", "--set", "scorer.quantize=int8")
 
 
 def main() -> None:
@@ -39,6 +42,8 @@ def main() -> None:
         run(folder, RHOCTL, "train", "run.toml", "--run-dir", "run")
         accuracy = json.loads((folder / "run" / "summary.json").read_text())["final_accuracy"]
         assert served(folder) == f"test accuracy {accuracy:.4f}\n"
+        if shutil.which("g++"):
+            run(folder, RHOCTL, "train", "run.toml", "--run-dir", "fast", *FAST)
 
 
 def run(folder: Path, *command: str | Path) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import threaded
 from rhoselect.compute import threads
@@ -17,7 +18,7 @@ from rhoselect.errors import ConfigError, ModelError
 from rhoselect.models import mlp, resnet18_small, small_cnn, text_transformer
 from rhoselect.models.numerics import Numerics
 from rhoselect.models.replica import Replica
-from rhoselect.models.rowwise import quantize
+from rhoselect.models.rowwise import FLOPS, quantize
 from rhoselect.selection import Needs
 from rhoselect.selector.audit import spearman
 from rhoselect.tasks import Classification
@@ -115,6 +116,14 @@ def test_what_looks_into_a_forward_needs_it_in_parts(key: str) -> None:
     for needs in (Needs(features=True), Needs(passes=2)):
         with pytest.raises(ConfigError, match=rf"scorer\.{key}: got true with a selection\.func"):
             Replica(model_of("mlp"), Numerics("fp32", **{key: True}), CPU, TASK, needs)
+
+
+def test_products_of_int8_are_counted() -> None:
+    """Those of a GPU. A CPU computes float32's."""
+    factors = (torch.ones(size, dtype=torch.int8) for size in ((32, 16), (16, 48)))
+    with FlopCounterMode(display=False, custom_mapping=FLOPS) as counter:
+        torch._int_mm(*factors)
+    assert counter.get_total_flops() == 2 * 32 * 16 * 48
 
 
 def test_training_by_pixel_computes_the_same_but_for_rounding_and_resumes_exactly() -> None:

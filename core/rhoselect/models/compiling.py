@@ -50,8 +50,10 @@ def compiling() -> Iterator[None]:
     """Run a compiled forward. Raises ModelError if it cannot be compiled."""
     from torch._dynamo import config, exc
 
-    if config.recompile_limit < MOST_SHAPES:  # of this thread; at the limit torch gives up
-        config.recompile_limit = config.accumulated_recompile_limit = MOST_SHAPES
+    # Of this thread; at the limit torch gives up. Since 2.7 these are other names for its
+    # recompile_limit.
+    if config.cache_size_limit < MOST_SHAPES:
+        config.cache_size_limit = config.accumulated_cache_size_limit = MOST_SHAPES
     try:
         yield
     except exc.TorchDynamoException as error:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
-from torch.utils.flop_counter import FlopCounterMode, mm_flop
+from torch.utils.flop_counter import FlopCounterMode
 
 from rhoselect.compute import DTYPES, seed_points
 from rhoselect.errors import ModelError
@@ -19,6 +19,7 @@ from rhoselect.models.compiling import compiling
 from rhoselect.models.held import Derived, Held
 from rhoselect.models.layout import laid_out
 from rhoselect.models.numerics import Numerics
+from rhoselect.models.rowwise import FLOPS
 from rhoselect.selection import Needs
 from rhoselect.snapshots.base import Pieces
 from rhoselect.tasks import Metrics, Task, losses_of
@@ -134,7 +135,7 @@ class Replica:
 
     def flops(self, batch: Batch) -> int:
         """FLOPs of the forward of all points of ``batch`` (matrix products and convolutions)."""
-        counting = FlopCounterMode(display=False, custom_mapping={torch.ops.aten._int_mm: mm_flop})
+        counting = FlopCounterMode(display=False, custom_mapping=FLOPS)
         with torch.compiler.set_stance("force_eager"), counting as counter, self._computing():
             losses_of(self._task, self._scored, self._laid_out(batch))
         return int(counter.get_total_flops())

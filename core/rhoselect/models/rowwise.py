@@ -8,6 +8,7 @@ bits of them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -94,6 +95,15 @@ class Fp8Linear(Rowwise):
 
 
 KINDS: dict[str, type[Rowwise]] = {"int8": Int8Linear, "fp8": Fp8Linear}
+
+
+def _flops(left: Sequence[int], right: Sequence[int], **_: object) -> int:
+    """Of the product of two shapes."""
+    return 2 * left[0] * left[1] * right[1]
+
+
+FLOPS = {torch.ops.aten._int_mm: _flops}
+"""What torch's counter of FLOPs does not know."""
 
 
 def quantize(model: nn.Module, kind: str, device: torch.device) -> None:
