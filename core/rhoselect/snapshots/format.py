@@ -133,7 +133,7 @@ def pack(
 ) -> bytearray:
     """The bytes of a file of ``tensors``; those named in ``dtypes`` are cast to that dtype.
 
-    Tensors may be on any device. Each is copied once.
+    Tensors may be on any device. Each is cast there, and copied once.
     """
     header = Header.of(tensors, dtypes or {}, metadata)
     data = bytearray(header.size)
@@ -141,7 +141,8 @@ def pack(
     file = torch.frombuffer(data, dtype=torch.uint8)
     with torch.no_grad():
         for span in header.spans:
-            span.view(file).copy_(tensors[span.name])
+            # A copy from a GPU that also casts would bring the wider numbers.
+            span.view(file).copy_(tensors[span.name].to(span.dtype))
     return data
 
 
