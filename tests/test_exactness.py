@@ -28,13 +28,13 @@ MODELS = {
 MODELS["folded"] = [*MODELS["resnet"], "selection.bn=running", "scorer.fold_batchnorm=true"]
 # Starting actors takes the time: a few combinations in processes, the others in threads. Others in
 # processes are in "make test-long" and "make test-matrix".
-IN_PROCESSES = [("mlp", "fp32", 0, [1, 3])]
+IN_PROCESSES = [("mlp", "fp32", 0, [3])]
 LONG = [("resnet", "bf16", 1, [2])]
 ALL_IN_PROCESSES = [
     ("mlp", "bf16", 1, [5]),
     ("folded", "fp32", 0, [2]),
     ("resnet", "bf16", 0, [5]),
-    ("mlp", "fp32", 0, [2, 5]),
+    ("mlp", "fp32", 0, [1, 2, 5]),
     ("resnet", "fp32", 0, [2]),
     ("resnet", "fp32", 1, [5]),
     ("resnet", "bf16", 1, [1]),

@@ -92,6 +92,7 @@ def test_every_query_of_the_dashboard_has_data(watched: Watched, title: str, que
     assert all(dict(labels)["run"] == RUN for labels in got)
 
 
+@pytest.mark.matrix
 def test_the_numbers_make_sense(watched: Watched) -> None:
     def value(query: str) -> float:
         (number,) = until(lambda: watched.server.ask(query), query).values()
