@@ -24,7 +24,7 @@ from rhoselect.errors import ConfigError
 from rhoselect.hardware import releases
 from rhoselect.runtime.ray import placement
 from servers import PASSWORD, free_port, tcp_server
-from support import ended_well, hashes, made, until
+from support import ended_well, hashes, made, rhoctl, until
 from test_faults import checkpoints
 
 QUICKLY = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 200}  # see who died
@@ -181,3 +181,24 @@ def test_paths_mean_the_same_on_every_node(
     assert configuration.load(tiny_config, relative) == configuration.load(tiny_config)
     remote = configuration.load(tiny_config, ["data.path=s3://bucket/set"])
     assert remote.data.path == "s3://bucket/set"
+
+
+@pytest.mark.matrix
+@pytest.mark.timeout(120)
+def test_a_trainer_without_a_place_is_said(
+    ray_session: None, tiny_config: Path, tmp_path: Path
+) -> None:
+    """Not waited for without end, where something else holds all of a "local" cluster."""
+    import ray
+
+    util: Any = ray.util
+    everything = util.placement_group([{"CPU": ray.cluster_resources()["CPU"]}])
+    try:
+        assert everything.wait(30)
+        keys = ("--workers", "1", "--set", "cluster.start_s=2")
+        result = rhoctl("train", tiny_config, "--run-dir", tmp_path / "run", *keys)
+    finally:
+        util.remove_placement_group(everything)
+    assert (result.code, result.err.count("\n")) == (2, 1), result
+    assert "1 of 1 actors do not run (trainer); a trainer asks for CPU 1" in result.err
+    assert not (tmp_path / "run").exists()

@@ -29,6 +29,7 @@ from rhoselect.queue.redis import check_server
 Resources = dict[str, float]
 _ray = cast(Any, ray)  # its own types do not know these
 
+TRAINER = "trainer"  # the name of its actor
 TELL_S = 5.0  # wait for a place after which a message is printed
 
 
@@ -97,10 +98,10 @@ def wait_for_actors(config: Config, actors: Mapping[str, Any]) -> None:
 
     After `TELL_S` it prints the missing resources on stderr. Raises ConfigError after
     ``cluster.start_s`` (Ray would wait without limit), RunError if an actor fails to start on its
-    node. On a "local" cluster it returns at once: there is room for all actors.
+    node. On a "local" cluster it waits for the trainer alone: scorers take no CPU, and come later.
     """
     if config.cluster.address == "local":
-        return
+        actors = {name: actor for name, actor in actors.items() if name == TRAINER}
     pending = {actor.__ray_ready__.remote(): name for name, actor in actors.items()}
     started, told = time.monotonic(), False
     while pending:

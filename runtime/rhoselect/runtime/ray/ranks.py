@@ -52,7 +52,7 @@ class RankActor:
 
 
 class Trainers:
-    """The actors, by name: "trainer" is the lead."""
+    """The actors, by name: `placement.TRAINER` is the lead."""
 
     def __init__(
         self, config: Config, folder: RunFolder, endpoints: Endpoints, workers: int
@@ -67,7 +67,7 @@ class Trainers:
             enable_task_events=False,  # Ray's head would remember every look at it
         )
         self.lead = lead.remote(text, folder, endpoints, workers)
-        self.actors = {"trainer": self.lead}
+        self.actors = {placement.TRAINER: self.lead}
         for rank, place in enumerate(places[1:], 1):
             follower = make(RankActor).options(**place, enable_task_events=False)
             self.actors[f"rank {rank}"] = follower.remote(rank, text, folder, endpoints)
