@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,9 +15,11 @@ from torch import Tensor, nn
 import threaded
 from rhoselect.compute import repeatable, single_threaded_pool, tf32_switches, threads
 from rhoselect.config.scoring import Tf32
+from rhoselect.data.arrow import DatasetPoints
 from rhoselect.errors import ConfigError
 from rhoselect.models import mlp
-from support import rhoctl
+from rhoselect.types import Batch
+from support import made, rhoctl
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -109,6 +113,24 @@ class Counting(nn.Module):
         COUNTED.add((len(inputs), torch.get_num_threads()))
         output: Tensor = self.network(inputs)
         return output
+
+
+def test_all_evaluations_of_a_run_are_read_by_one_thread(
+    tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each other one would leave free memory of its own behind: see `read_ahead`."""
+    read, readers = DatasetPoints.read, list[threading.Thread]()
+
+    def noted(points: DatasetPoints, *arguments: Any) -> Batch:
+        if len(points.indices) == 100:  # of the test split
+            readers.append(threading.current_thread())
+        return read(points, *arguments)
+
+    monkeypatch.setattr(DatasetPoints, "read", noted)
+    sets = [word for key in ("eval_every=1", "steps=3") for word in ("--set", f"trainer.{key}")]
+    made("train", tiny_config, "--run-dir", tmp_path / "run", *sets)
+    ahead = [each for each in readers if each is not threading.current_thread()]
+    assert len(ahead) == 3 and len(set(ahead)) == 1
 
 
 def counting(*, input_shape: tuple[int, ...], classes: int) -> nn.Module:

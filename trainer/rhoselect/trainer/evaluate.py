@@ -4,6 +4,7 @@ ranks that have parts of a model."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor
 from typing import Protocol
 
 import torch
@@ -25,9 +26,14 @@ class Evaluated(Protocol):
         ...
 
 
-def evaluate(inputs: RunInputs, measured: Evaluated, check: Callable[[], object]) -> Metrics:
+def evaluate(
+    inputs: RunInputs,
+    measured: Evaluated,
+    check: Callable[[], object],
+    reader: Executor | None = None,
+) -> Metrics:
     """What the task measures under the weights that ``measured`` has; as "metric" the main figure
-    once more.
+    once more. ``reader``: see `read_ahead`.
 
     Raises ModelError of a task that does not measure it, and what ``check`` raises, which is called
     before each batch.
@@ -40,5 +46,5 @@ def evaluate(inputs: RunInputs, measured: Evaluated, check: Callable[[], object]
             check()
             yield indices[start : start + batch]
 
-    found = measured.evaluate(read_ahead(points, parts(), measured.device))
+    found = measured.evaluate(read_ahead(points, parts(), measured.device, reader))
     return {"metric": main_figure(inputs.task, found), **found}

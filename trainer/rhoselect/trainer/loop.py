@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from rhoselect.compute import repeatable, threads
+from rhoselect.compute import repeatable, single_threaded_pool, threads
 from rhoselect.errors import FencedError, NonFiniteLossError, WindowError
 from rhoselect.hardware import facts_of
 from rhoselect.inputs import RunInputs
@@ -86,6 +86,7 @@ class Trainer:
             repeatable(self.learner.device, tf32),
             repeatable(scoring, tf32),  # of the scorer in this process
             threads(self._config.trainer.threads),
+            single_threaded_pool("reader") as self._reader,
             closing(self._control),
             Saver(self._folder, self._config.trainer.keep_checkpoints, self.metrics) as self._saver,
         ):
@@ -207,7 +208,7 @@ class Trainer:
         self._recalibrate(step)
         with self.metrics.busy("evaluate"):
             measured = self.learner.evaluated_by(self._evaluator)
-            found = evaluate(inputs, measured, self._control.check)
+            found = evaluate(inputs, measured, self._control.check, self._reader)
         for name in {inputs.task.metric, "loss"} & found.keys():
             self._check_finite(f"test {name}", step, found[name])
         with writing(self._folder):
