@@ -98,12 +98,14 @@ def wait_for_actors(config: Config, actors: Mapping[str, Any]) -> None:
 
     After `TELL_S` it prints the missing resources on stderr. Raises ConfigError after
     ``cluster.start_s`` (Ray would wait without limit), RunError if an actor fails to start on its
-    node. On a "local" cluster it waits for the trainer alone: scorers take no CPU, and come later.
+    node. On a "local" cluster, which mostly has room, it waits for the trainer alone, and prints
+    nothing.
     """
-    if config.cluster.address == "local":
+    local = config.cluster.address == "local"
+    if local:
         actors = {name: actor for name, actor in actors.items() if name == TRAINER}
     pending = {actor.__ray_ready__.remote(): name for name, actor in actors.items()}
-    started, told = time.monotonic(), False
+    started, told = time.monotonic(), local
     while pending:
         waited_s = time.monotonic() - started
         if waited_s >= config.cluster.start_s:
