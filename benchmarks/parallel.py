@@ -2,9 +2,10 @@
 
 sums      Two real ranks: the tree reduction against gloo's all-reduce of the same bytes.
 steps     Emulated devices, of which each needs --share-ms for its part of a step if all train:
-          steps of all layouts (all do both; k train, the others score; uniform) against the
-          declared times and the reduction timed alone with as many ranks. `rhoctl plan` predicts
-          them; ``chosen`` is what it calls best, ``behind`` the distance to the best measured one.
+          steps of all layouts (all do both; k train, the others score; k do both beside others
+          that score; uniform) against the declared times and the reduction timed alone with as
+          many ranks. `rhoctl plan` predicts them; ``chosen`` is what it calls best, ``behind`` the
+          distance to the best measured one.
 accuracy  17 emulated devices and their declared times, real learning, decayed rates: seconds until
           RHO-LOSS has the accuracy of uniform selection, each in its best layout (equal.py).
 
@@ -36,7 +37,7 @@ Row = dict[str, Any]
 FACTOR, MICRO, RATIO, WARM_UP = 0.26, 4, 10, 3
 MODEL = {"width": 128, "depth": 2}
 NUMBERS = 784 * 128 + 128 + 128 * 128 + 128 + 128 * 10 + 10  # that this MLP learns
-LAYOUTS = ("colocated", "split", "uniform")
+LAYOUTS = ("colocated", "split", "beside", "uniform")
 SUMS = ("megabytes", "tree_ms", "gloo_ms", "ratio")
 STEPS = (
     *("layout", "step_ms", "bound_ms", "ratio", "train_ms", "score_ms", "sum_ms"),
@@ -70,7 +71,7 @@ def main() -> None:
 
 @dataclass(frozen=True)
 class Layout:
-    """``ranks`` of ``devices`` train; the ``workers`` score with the lead, or all ranks do."""
+    """``ranks`` of ``devices`` train; the ``workers`` score with the lead, or with all ranks."""
 
     mode: str
     devices: int
@@ -78,15 +79,18 @@ class Layout:
     workers: int = 0
 
     def __str__(self) -> str:
-        if self.mode == "split":
-            return f"{self.ranks} train, {self.workers} score"
+        if self.workers:
+            do = "train" if self.mode == "split" else "do both"
+            return f"{self.ranks} {do}, {self.workers} score"
         return "all do both" if self.mode == "colocated" else "uniform"
 
     @property
     def turns(self) -> int:
         """Chunks, of one a device, that the busiest scoring process has."""
-        scoring = {"split": self.workers + 1, "colocated": self.ranks}.get(self.mode)
-        return math.ceil(self.devices / scoring) if scoring else 0
+        if self.mode == "uniform":
+            return 0
+        scoring = self.workers + (1 if self.mode == "split" else self.ranks)
+        return math.ceil(self.devices / scoring)
 
     def predicted_ms(self, row: Row) -> float:
         """What ``row`` of the plan says of it."""
@@ -99,6 +103,7 @@ def steps(options: argparse.Namespace) -> list[Row]:
     devices = options.devices
     ranks = [2**n for n in range(int(math.log2(devices)))]
     layouts = [Layout("split", devices, k, devices - k) for k in ranks]
+    layouts += [Layout("beside", devices, k, devices - k) for k in ranks[1:]]
     layouts = [Layout("colocated", devices, devices), *layouts, Layout("uniform", devices, devices)]
     layouts = [layout for layout in layouts if layout.mode in options.layouts]
     alone = {k: 1e3 * sums.alone_s(k, NUMBERS, options.turns) for k in (*ranks[1:], devices)}
@@ -114,7 +119,9 @@ def steps(options: argparse.Namespace) -> list[Row]:
             for number, layout in enumerate(track(layouts, "layouts"))
         ]
     best_ms = min(each["step_ms"] for each in rows if each["layout"] != "uniform")
-    chosen = Layout(row["best"]["mode"], devices, row["best"]["ranks"], row["best"]["workers"])
+    best = row["best"]
+    mode = "beside" if best["mode"] == "colocated" and best["workers"] else best["mode"]
+    chosen = Layout(mode, devices, best["ranks"], best["workers"])
     for each in rows:
         each["error"] = each["predicted_ms"] / each["step_ms"] - 1
         if each["layout"] != "uniform":
@@ -153,7 +160,8 @@ def row_of(
     train_ms = options.share_ms * layout.devices / layout.ranks
     score_ms = layout.turns * RATIO * options.share_ms / 3 * FACTOR
     bound_ms = train_ms + score_ms + sum_ms
-    own = {"trainer.devices": layout.ranks, "cluster.mode": "split" if layout.workers else "auto"}
+    modes = {"split": "split", "beside": "colocated"}
+    own = {"trainer.devices": layout.ranks, "cluster.mode": modes.get(layout.mode, "auto")}
     own["trainer.steps"] = WARM_UP + max(4, math.ceil(1e3 * options.seconds / bound_ms))
     if layout.mode == "uniform":
         own["selection.function"] = "uniform"
