@@ -165,7 +165,7 @@ def test_any_number_of_workers_with_two_threads_each(tiny_config: Path, tmp_path
 
 @pytest.mark.parametrize(
     "more",
-    cases(*([(way,) for way in ways] for ways in (WAYS, LONG_WAYS, ALL_WAYS))),
+    cases(WAYS, *([(way,) for way in ways] for ways in (LONG_WAYS, ALL_WAYS))),
     ids=[*map(" ".join, (*WAYS, *LONG_WAYS, *ALL_WAYS))],
 )
 def test_other_ways_of_the_same_run(
