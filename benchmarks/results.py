@@ -84,11 +84,14 @@ def main() -> None:
             plt.close(figure)
             parts.append(f"![{name}]({name}.png)")
     (FOLDER / "tables.md").write_text("# Figures\n\n" + "\n\n".join(parts) + "\n")
-    gpu_page(FOLDER / "gpu.md", json.loads((FOLDER / "gpu.json").read_text()))
+    for name, lines in PAGES.items():
+        page, figures = FOLDER / f"{name}.md", json.loads((FOLDER / f"{name}.json").read_text())
+        own = page.read_text().partition("## Figures\n")[0]
+        page.write_text(own + "## Figures\n\n" + "\n".join(lines(figures)) + "\n")
 
 
-def gpu_page(page: Path, figures: Mapping[str, Any]) -> None:
-    """Replace what follows the page's heading "Figures"."""
+def gpu_lines(figures: Mapping[str, Any]) -> list[str]:
+    """What follows the heading "Figures" in gpu.md."""
     rows = []
     for stage in figures["stages"]:
         for each in stage["figures"]:
@@ -96,19 +99,51 @@ def gpu_page(page: Path, figures: Mapping[str, Any]) -> None:
             rows.append([stage["stage"], each["name"], value, each["predicted"]])
         how = "ok" if stage["ok"] else f"not ok: {stage['error']}"
         rows.append([stage["stage"], "*the stage*", f"{how}, {stage['seconds']} s", ""])
-    machine = ", ".join(f"{key} {value}" for key, value in figures["machine"].items())
     table = markdown_table(("stage", "figure", "measured", "predicted for one H100"), rows)
-    lines = [
-        f"`{figures['command']}`",
-        "",
-        f"*{machine}*",
-        "",
-        *figures["notes"],
-        "",
-        table.rstrip(),
+    return [*whence(figures), *figures["notes"], "", table.rstrip()]
+
+
+def predict_lines(figures: Mapping[str, Any]) -> list[str]:
+    """The same in predict.md."""
+    rows, seeds = figures["rows"], len(figures["seeds"])
+    gains = sum(row["gain"] > 0 for row in rows)
+    elsewhere = [
+        f"{row['noise']:.0%}: `{row['predictor']}` above {row['threshold']:.3g},"
+        f" {row['errors']} wrong"
+        for row in figures["chosen_elsewhere"]
     ]
-    own = page.read_text().partition("## Figures\n")[0]
-    page.write_text(own + "## Figures\n\n" + "\n".join(lines) + "\n")
+    cells = [
+        [
+            f"{row['noise']:.0%}",
+            row["table"],
+            f"{row['mean_il']:.3f}",
+            *(f"{row[name]:.1%}" for name in ("right", "purity")),
+            f"{row['lead']:+.3f}",
+            f"{100 * row['gain']:+.2f}",
+        ]
+        for row in sorted(rows, key=lambda row: (row["noise"], -row["gain"]))
+    ]
+    heads = ("noise", "table", "mean IL", "labels right", "purity", "lead", "gain, points")
+    names = list(figures["predictors"][0])
+    judged = [[cell(row[name]) for name in names] for row in figures["predictors"]]
+    return [
+        *whence(figures),
+        f"{figures['steps']:,} steps, warm-up of {figures['warm']}, seeds"
+        f" {', '.join(map(str, figures['seeds']))}; {figures['core_minutes']:.0f} minutes of a core."
+        f" A gain is a mean of {seeds} pairs, its standard error"
+        f" {100 * figures['gain_error']:.2f} points. {gains} of the {len(rows)} gains are above 0.",
+        "",
+        markdown_table([name.replace("_", " ") for name in names], judged),
+        f"Chosen at the other two levels of noise: {'; '.join(elsewhere)}.",
+        "",
+        markdown_table(heads, cells).rstrip(),
+    ]
+
+
+def whence(figures: Mapping[str, Any]) -> list[str]:
+    """The command and the machine."""
+    machine = ", ".join(f"{key} {value}" for key, value in figures["machine"].items())
+    return [f"`{figures['command']}`", "", f"*{machine}*", ""]
 
 
 def section(name: str, figures: Mapping[str, Any], columns: Iterable[str]) -> str:
@@ -176,6 +211,8 @@ PLOTS: dict[str, Callable[[Rows], Any]] = {
     "scaling": plot_scaling,
     "time_to_accuracy": plot_time_to_accuracy,
 }
+
+PAGES = {"gpu": gpu_lines, "predict": predict_lines}
 
 if __name__ == "__main__":
     main()
