@@ -105,8 +105,8 @@ def gpu_lines(figures: Mapping[str, Any]) -> list[str]:
 
 def predict_lines(figures: Mapping[str, Any]) -> list[str]:
     """The same in predict.md."""
-    rows, seeds = figures["rows"], len(figures["seeds"])
-    gains = sum(row["gain"] > 0 for row in rows)
+    rows, seeds = figures["rows"], figures["seeds"]
+    gains, minutes = sum(row["gain"] > 0 for row in rows), figures["core_minutes"]
     elsewhere = [
         f"{row['noise']:.0%}: `{row['predictor']}` above {row['threshold']:.3g},"
         f" {row['errors']} wrong"
@@ -129,8 +129,8 @@ def predict_lines(figures: Mapping[str, Any]) -> list[str]:
     return [
         *whence(figures),
         f"{figures['steps']:,} steps, warm-up of {figures['warm']}, seeds"
-        f" {', '.join(map(str, figures['seeds']))}; {figures['core_minutes']:.0f} minutes of a core."
-        f" A gain is a mean of {seeds} pairs, its standard error"
+        f" {', '.join(map(str, seeds))}; {minutes:.0f} minutes of a core."
+        f" A gain is a mean of {len(seeds)} pairs, its standard error"
         f" {100 * figures['gain_error']:.2f} points. {gains} of the {len(rows)} gains are above 0.",
         "",
         markdown_table([name.replace("_", " ") for name in names], judged),

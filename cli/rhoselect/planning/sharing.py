@@ -56,7 +56,7 @@ def shares(inputs: RunInputs) -> tuple[float, ...]:
         return ()
     with threads(config.trainer.threads):
         while ranks <= min(MOST_RANKS, n_b // 2) and n_b % ranks == 0:
-            step = partial(_step, inputs, _learner_of(inputs, ranks, device))
+            step = partial(uniform_step, inputs, _learner_of(inputs, ranks, device))
             found.append(median_seconds(step, SHARE_S))
             ranks *= 2
     return tuple(found)
@@ -78,7 +78,8 @@ def _learner_of(inputs: RunInputs, ranks: int, device: torch.device) -> Learner:
     return learner
 
 
-def _step(inputs: RunInputs, learner: Learner, step: int) -> None:
+def uniform_step(inputs: RunInputs, learner: Learner, step: int) -> None:
+    """Read the batch that uniform selection takes at ``step``, and learn from it."""
     plan = inputs.plan
     positions = plan.window(step)[: inputs.config.selection.n_b]
     indices, epochs = plan.indices(positions), plan.epochs(positions)
