@@ -3,9 +3,8 @@
 Fashion-MNIST, half of it holdout. Tables come from MLPs and a small CNN that learnt many or few
 points of the holdout, for long or not; their last weights count. With each table an MLP of 2 x 512
 trains by RHO-LOSS, 32 of 320 points a step, at a rate that falls from 1e-3 to 0 along a cosine. Its
-*gain* is in test accuracy over a uniform run of as many steps, initial weights and windows.
-
-The predictors and how they are judged: see predictors.py.
+*gain* is in test accuracy over a uniform run of as many steps, initial weights and windows. The
+predictors and how they are judged: see predictors.py.
 
     python benchmarks/predict.py --folder runs/predict --json docs/results/predict.json
 
@@ -73,6 +72,8 @@ def main() -> None:
     parser.add_argument("--warm", type=int, default=100)
     parser.add_argument("--folder", type=Path, default=Path("runs/predict"))
     options = arguments.parse(parser, noise=[0.1, 0.4], seeds=[0, 1], steps=30, warm=10)
+    if min(len(options.noise), len(options.seeds)) < 2:
+        parser.error("--noise, --seeds: got one value, allowed two or more of each")
     torch.set_num_threads(1)
     options.folder.mkdir(parents=True, exist_ok=True)
     rows, seconds = [], 0.0
