@@ -1,14 +1,14 @@
 """Whether the irreducible losses of a run know more of its points than its model soon will.
 
 The model learns for a short while from uniform batches, as at the start of a run. Then it, or the
-proxy that learnt beside it, scores the candidates of the next windows. A reducible loss says
-something only as long as the model's own losses are above the irreducible ones: their means are
-compared. Of all figures tried this one told best whether RHO-LOSS gains at all
-(docs/results/predict.md).
+proxy that learns beside it, scores the candidates of the next windows. Of the figures tried, the
+distance of the two means told best whether RHO-LOSS gains (docs/results/predict.md).
 """
 
 from __future__ import annotations
 
+import itertools
+import statistics
 import time
 from dataclasses import dataclass
 
@@ -17,12 +17,12 @@ from rhoselect.inputs import RunInputs
 from rhoselect.planning.peers import scoring_replica
 from rhoselect.planning.sharing import uniform_step
 from rhoselect.trainer.build import new_learner
+from rhoselect.trainer.learner import Learner
 
 STEPS, WINDOWS = 100, 10
-MOST_S = 12.0
-"""What the steps may take, and what the forwards may."""
+STEPS_S, FORWARDS_S = 12.0, 12.0  # what they may take
 LEAST = 0.0
-"""Below this share of the model's loss the irreducible losses lose (benchmarks/predict.py)."""
+"""Irreducible losses with a smaller lead selected worse than uniform batches."""
 
 
 @dataclass(frozen=True)
@@ -36,5 +36,38 @@ class Lead:
 
     @property
     def nats(self) -> float:
-        """By how much the irreducible losses are ahead."""
+        """How far the irreducible losses are ahead of the model."""
         return self.loss - self.irreducible
+
+
+def lead(inputs: RunInputs) -> Lead | None:
+    """That of a run; None if it has no table."""
+    config, plan, table = inputs.config, inputs.plan, inputs.scoring.il
+    if table is None:
+        return None
+    learner = new_learner(inputs, resolve_device(config.trainer.device, "trainer.device"))
+    with threads(config.trainer.threads):
+        steps = _learn(inputs, learner)
+    replica, losses, irreducible = scoring_replica(inputs), list[float](), list[float]()
+    replica.load(learner.pieces(replica.layout))
+    began = time.perf_counter()
+    with threads(config.scorer.threads):
+        for window, chunk in itertools.product(range(steps, steps + WINDOWS), range(plan.chunks)):
+            positions = plan.chunk_positions(window, chunk)
+            indices = plan.indices(positions)
+            batch = inputs.train.read(indices, replica.device, plan.epochs(positions))
+            losses.append(replica(batch).losses.mean().item())
+            irreducible.append(float(table.at(indices).mean()))
+            if time.perf_counter() - began > FORWARDS_S:
+                break
+    return Lead(steps, statistics.fmean(losses), statistics.fmean(irreducible))
+
+
+def _learn(inputs: RunInputs, learner: Learner) -> int:
+    """Take ``STEPS`` uniform steps, or fewer of a shorter run or if time is over; how many."""
+    began = time.perf_counter()
+    for step in range(min(STEPS, inputs.config.trainer.steps)):
+        uniform_step(inputs, learner, step)
+        if time.perf_counter() - began > STEPS_S:
+            break
+    return step + 1
