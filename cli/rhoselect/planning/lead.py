@@ -21,8 +21,8 @@ from rhoselect.trainer.learner import Learner
 
 STEPS, WINDOWS = 100, 10
 STEPS_S, FORWARDS_S = 12.0, 12.0  # what they may take
-LEAST = 0.0
-"""Irreducible losses with a smaller lead selected worse than uniform batches."""
+LEAST = 0.14
+"""Nats, of docs/results/predict.json: with less of a lead RHO-LOSS lost to uniform batches."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,25 @@ class Lead:
     def nats(self) -> float:
         """How far the irreducible losses are ahead of the model."""
         return self.loss - self.irreducible
+
+    @property
+    def weak(self) -> bool:
+        """Whether that is too little. It shrinks with more steps, so a few are enough for a yes."""
+        return self.nats < LEAST
+
+    def __str__(self) -> str:
+        told = (
+            f"irreducible losses: a mean of {self.irreducible:.4f} nats, the model has"
+            f" {self.loss:.4f} after {self.steps} uniform steps, a lead of {self.nats:.4f}"
+        )
+        if self.weak:
+            return (
+                f"warning: {told}; below {LEAST} RHO-LOSS lost to uniform batches where it was"
+                " measured (docs/results/predict.md): fit a better model of the target's kind, or"
+                " one that learns from more points"
+            )
+        few = f"; after fewer than {STEPS} this says little" if self.steps < STEPS else ""
+        return f"{told} (enough: {LEAST}){few}"
 
 
 def lead(inputs: RunInputs) -> Lead | None:

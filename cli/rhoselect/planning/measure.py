@@ -34,7 +34,7 @@ from rhoselect.types import Batch, Positions
 STEPS_S, FORWARDS_S = 12.0, 1.5  # what a measurement may take
 MOST_STEPS = 60
 MOST_PROCESSES = 8  # that compute at once while the slowdown is measured
-STAGES = 5
+STAGES = 6  # the last one is the caller's
 Note = Callable[[str], None]
 
 

@@ -166,8 +166,8 @@ def limit(parts: Parts, workers: int) -> str:
     return max(shares, key=lambda name: shares[name])
 
 
-def verdict(parts: Parts) -> str:
-    """Worth it or not, and why, in a few sentences."""
+def verdict(parts: Parts, weak: bool = False) -> str:
+    """Worth it or not, and why, in a few sentences; ``weak``: the irreducible losses are."""
     workers = enough_workers(parts)
     step_s = step_seconds(parts, workers)
     ratio = step_s / parts.train_s
@@ -176,7 +176,9 @@ def verdict(parts: Parts) -> str:
         f" {1e3 * parts.train_s:.1f} ms of a uniform one, so RHO-LOSS pays if it needs {ratio:.2f}"
         f" times fewer steps; what costs most is {limit(parts, workers)}."
     )
-    if ratio <= OFTEN:
+    if weak:
+        judgement = "Not worth it with these irreducible losses."
+    elif ratio <= OFTEN:
         judgement = "Worth it."
     elif ratio <= SELDOM:
         judgement = "Worth it on noisy or redundant data, not on clean data."

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from rhoselect.cli.commands import Sets
 from rhoselect.cli.fits import SMALL_CNN, Device, Model, Overwrite, check_new, naming_default
+from rhoselect.config import Config, load, resolve
 from rhoselect.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -65,6 +66,10 @@ def fit(
     tokens: Annotated[
         bool, typer.Option("--tokens", help="Keep the losses of tokens too, for selection.tokens.")
     ] = False,
+    target: Annotated[
+        Path | None,
+        typer.Option(help="TOML file of a run: warn if the losses are too weak for its model."),
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Score the train split with a model that never saw it.
@@ -80,7 +85,7 @@ def fit(
 
       rhoctl il fit --data data/fm --out data/fm-il.parquet
 
-      rhoctl il fit --data data/fm --out il.parquet --folds 5 --set trainer.lr=3e-4
+      rhoctl il fit --data data/fm --out il.parquet --folds 5 --target my.toml
 
       rhoctl il fit --data data/fm --out il.parquet --reference my_models:pretrained
     """
@@ -94,6 +99,7 @@ def fit(
     from rhoselect.data.il_table import write_table
     from rhoselect.trainer import fit as fits
 
+    run = None if target is None else load(target, [f"il.table={json.dumps(str(out))}"])
     named = reference or model
     config = fits.irreducible_config(data, named or SMALL_CNN, [*keys, *(sets or [])])
     if named is None and (proxy := config.scorer.proxy_model) is not None:
@@ -113,8 +119,8 @@ def fit(
     write_table(out, table)
     if weights_out is not None and network is not None:
         fits.save_model(weights_out, network, config, table)
-    for line in _outcome(out, table):
-        console.print(line, highlight=False, soft_wrap=True)
+    for line in (*_outcome(out, table), *_for_target(run)):
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
 def _outcome(out: Path, table: IlTable) -> Iterator[str]:
@@ -128,6 +134,17 @@ def _outcome(out: Path, table: IlTable) -> Iterator[str]:
     yield f"{told}, {about.seconds:.1f} s"
     for doubt in doubts(mean, about.guess_loss, about.last_loss):
         yield f"warning: {doubt}"
+
+
+def _for_target(run: Config | None) -> list[str]:
+    """What the losses are worth to the model of a run that uses them."""
+    if run is None:
+        return []
+    from rhoselect.inputs import open_inputs
+    from rhoselect.planning.lead import lead
+
+    found = lead(open_inputs(resolve(run)))
+    return [] if found is None else [str(found)]
 
 
 def _check_together(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,6 +21,7 @@ from rhoselect.errors import ConfigError
 from rhoselect.planning import layouts, model
 
 if TYPE_CHECKING:
+    from rhoselect.planning.lead import Lead
     from rhoselect.planning.measure import Calibration
 
 ROWS = {
@@ -48,7 +50,8 @@ def plan(
 
     Prints what a step will take at lag 0, how many times fewer steps RHO-LOSS must need to be
     faster than uniform selection, and what some devices should do: all train and score, or a few
-    train and the others score. Trains nothing and leaves nothing behind.
+    train and the others score. Warns of irreducible losses that are too weak for the model. Leaves
+    nothing behind.
 
     Examples:
 
@@ -59,6 +62,7 @@ def plan(
     settings = configuration.load(config, sets or [])
     _check_whole(settings)
     from rhoselect.inputs import open_inputs
+    from rhoselect.planning.lead import lead
     from rhoselect.planning.measure import STAGES, calibrate
     from rhoselect.report.origin import origin
     from rhoselect.trainer.rehearsal import rehearse
@@ -73,24 +77,36 @@ def plan(
     shown = Console(stderr=True)
     # Only on a terminal: in a log file an error shall stay one line.
     with Progress(console=shown, transient=True, disable=not shown.is_terminal) as progress:
-        task = progress.add_task("measuring", total=STAGES)
-        stages = itertools.count()
-        found = calibrate(
-            inputs,
-            lambda stage: progress.update(task, description=stage, completed=next(stages)),
-        )
-    counts = DEVICES if devices is None else [devices]
-    parts = inputs.config.trainer.micro_batches
-    result = {
-        "workers_enough": model.enough_workers(found.parts),
-        "verdict": model.verdict(found.parts),
-        "rows": model.rows(found.parts),
-        "devices": [layouts.row(found.parts, count, parts) for count in counts],
-    }
+        task, stages = progress.add_task("measuring", total=STAGES), itertools.count()
+
+        def note(stage: str) -> None:
+            progress.update(task, description=stage, completed=next(stages))
+
+        found = calibrate(inputs, note)
+        note("what the irreducible losses know")
+        ahead = lead(inputs)
+    counts = [devices] if devices else DEVICES
+    result = _result(found, ahead, counts, inputs.config.trainer.micro_batches)
     if as_json:
         console.print(json.dumps({**origin(), **asdict(found), **result}, indent=2))
     else:
         _show(console, found, result)
+        if ahead is not None:
+            console.print(str(ahead))
+        console.print(f"W* = {result['workers_enough']}. {result['verdict']}")
+
+
+def _result(
+    found: Calibration, ahead: Lead | None, devices: Sequence[int], micro_batches: int
+) -> dict[str, Any]:
+    """What follows from the measured parts."""
+    return {
+        "workers_enough": model.enough_workers(found.parts),
+        "verdict": model.verdict(found.parts, ahead is not None and ahead.weak),
+        "lead": None if ahead is None else {**asdict(ahead), "nats": ahead.nats},
+        "rows": model.rows(found.parts),
+        "devices": [layouts.row(found.parts, count, micro_batches) for count in devices],
+    }
 
 
 def _check_whole(settings: configuration.Config) -> None:
@@ -103,7 +119,7 @@ def _check_whole(settings: configuration.Config) -> None:
 
 
 def _show(console: Console, found: Calibration, result: dict[str, Any]) -> None:
-    """The measured parts, both tables and the verdict."""
+    """The measured parts and both tables."""
     parts = found.parts
     measured = {
         "training step": parts.train_s,
@@ -134,7 +150,6 @@ def _show(console: Console, found: Calibration, result: dict[str, Any]) -> None:
     console.print(_layouts(result["devices"]))
     most = result["devices"][-1]
     console.print(f"With {most['devices']} devices: rhoctl train … {most['options']}")
-    console.print(f"W* = {result['workers_enough']}. {result['verdict']}")
 
 
 def _layouts(rows: list[dict[str, Any]]) -> Table:
