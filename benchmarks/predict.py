@@ -6,9 +6,9 @@ trains by RHO-LOSS, 32 of 320 points a step, at a rate that falls from 1e-3 to 0
 *gain* is in test accuracy over a uniform run of as many steps, initial weights and windows. The
 predictors and how they are judged: see predictors.py.
 
-    python benchmarks/predict.py --folder runs/predict --json docs/results/predict.json
-
 One core. Runs are kept in --folder, and what is there is not run again.
+
+    python benchmarks/predict.py --json docs/results/predict.json
 """
 
 from __future__ import annotations
@@ -38,13 +38,12 @@ from rhoselect.models import mlp, small_cnn
 N_B, N_WINDOW, WINDOWS, BATCH = 32, 320, 10, 128
 Points = tuple[Tensor, Tensor]
 COLUMNS = ("predictor", "needs", "within", "pooled", "errors", "clear_errors", "threshold")
-CELL_COLUMNS = ("noise", "table", "mean_il", "right", "lead", "purity", "gain", "gains")
+CELL_COLUMNS = ("noise", "table", "low_il", "accuracy", "lead", "purity", "gain")
 
 
 @dataclass(frozen=True)
 class Table:
-    """The losses of an MLP of ``width``, or the small CNN if that is 0, which made ``epochs``
-    passes over so many ``points`` of the holdout."""
+    """Of an MLP of ``width``, or of the small CNN (0), and so many ``points`` of the holdout."""
 
     width: int
     points: int
@@ -52,8 +51,7 @@ class Table:
 
     def __str__(self) -> str:
         network = f"MLP of width {self.width}" if self.width else "small CNN"
-        passes = "pass" if self.epochs == 1 else "passes"
-        return f"{network}, {self.points} points, {self.epochs} {passes}"
+        return f"{network}, {self.points} points, {self.epochs} passes"
 
 
 TABLES = [
@@ -62,7 +60,7 @@ TABLES = [
     *(Table(256, 3000, 60), Table(256, 30_000, 3), Table(256, 30_000, 12), Table(0, 3000, 10)),
     Table(0, 30_000, 2),
 ]
-QUICK = [Table(4, 300, 1), Table(64, 1000, 4)]
+QUICK = [Table(4, 300, 2), Table(64, 1000, 4)]
 
 
 def main() -> None:
@@ -82,12 +80,12 @@ def main() -> None:
     for seed, (runs, table) in track(list(itertools.product(options.seeds, cells)), "runs"):
         runs.pair(table, seed)
     rows = [runs.cell(table) for runs, table in cells]
-    seconds = sum(runs.seconds for runs in grounds)
+    seconds = sum(float(each["seconds"]) for runs in grounds for each in runs.known.values())
     spread = np.mean([np.var(row["gains"], ddof=1) for row in rows]) ** 0.5
     error = float(spread) / math.sqrt(len(options.seeds))
     found = [judged(name, rows, error) for name in rows[0]["predictors"]]
     show("predictors", found, COLUMNS)
-    show("tables", rows, CELL_COLUMNS)
+    show("tables", [{**row, **row["predictors"]} for row in rows], CELL_COLUMNS)
     about = {name: getattr(options, name) for name in ("steps", "warm", "seeds")}
     about |= {"core_minutes": seconds / 60, "gain_error": error}
     kept = {"predictors": found, "chosen_elsewhere": chosen_elsewhere(rows), "rows": rows}
@@ -99,12 +97,7 @@ class Runs:
 
     def __init__(self, options: argparse.Namespace, noise: float) -> None:
         self._options, self._folder, self._noise = options, options.folder, noise
-        self._known: dict[str, Arrays] = {}
-
-    @property
-    def seconds(self) -> float:
-        """Processor time of all."""
-        return float(sum(arrays["seconds"] for arrays in self._known.values()))
+        self.known: dict[str, Arrays] = {}
 
     @cached_property
     def ground(self) -> Ground:
@@ -126,9 +119,6 @@ class Runs:
             "gains": gains,
             "uniform": float(np.mean([uniform["final"] for _, uniform, _ in trios])),
             "purity": float(np.mean([selected["purity"] for *_, selected in trios])),
-            "mean_il": -means["low_il"],
-            "right": means["accuracy"],
-            "lead": means["lead"],
             "predictors": means,
         }
 
@@ -152,10 +142,10 @@ class Runs:
             made = make(ground)
             np.savez(beside, **made, seconds=time.process_time() - began)
             beside.rename(path)
-        if name not in self._known:
+        if name not in self.known:
             with np.load(path) as found:
-                self._known[name] = dict(found)
-        return self._known[name]
+                self.known[name] = dict(found)
+        return self.known[name]
 
 
 class Ground:

@@ -112,18 +112,14 @@ def predict_lines(figures: Mapping[str, Any]) -> list[str]:
         f" {row['errors']} wrong"
         for row in figures["chosen_elsewhere"]
     ]
-    cells = [
-        [
-            f"{row['noise']:.0%}",
-            row["table"],
-            f"{row['mean_il']:.3f}",
-            *(f"{row[name]:.1%}" for name in ("right", "purity")),
-            f"{row['lead']:+.3f}",
-            f"{100 * row['gain']:+.2f}",
-        ]
-        for row in sorted(rows, key=lambda row: (row["noise"], -row["gain"]))
-    ]
-    heads = ("noise", "table", "mean IL", "labels right", "purity", "lead", "gain, points")
+    cells = []
+    for row in sorted(rows, key=lambda row: (row["noise"], -row["gain"])):
+        known = row["predictors"]
+        shares = (known["accuracy"], row["uniform"], row["purity"])
+        losses = f"{-known['low_il']:.3f}", f"{known['lead']:+.3f}"
+        shown = (*(f"{share:.1%}" for share in shares), f"{100 * row['gain']:+.2f}")
+        cells.append([f"{row['noise']:.0%}", row["table"], *losses, *shown])
+    heads = ("noise", "table", "mean IL", "lead", "labels right", "uniform", "purity", "gain")
     names = list(figures["predictors"][0])
     judged = [[cell(row[name]) for name in names] for row in figures["predictors"]]
     return [
