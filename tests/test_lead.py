@@ -17,6 +17,7 @@ from rhoselect.models.build import build_model
 from rhoselect.planning.lead import LEAST, WINDOWS, Lead, lead
 from rhoselect.planning.lead import STEPS as MOST
 from rhoselect.planning.model import verdict
+from rhoselect.types import Indices
 from support import CLASSES, made, rhoctl
 from test_plan_command import EIGHT
 
@@ -33,7 +34,7 @@ def test_losses_are_those_of_a_plain_loop(tiny_config: Path) -> None:
     model = build_model("rhoselect.models:mlp", {"width": 32}, (1, 16, 16), CLASSES, 0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, fused=True)
 
-    def losses(indices: np.ndarray) -> torch.Tensor:
+    def losses(indices: Indices) -> torch.Tensor:
         batch = points.read(indices, CPU)
         return F.cross_entropy(model(batch.inputs), batch.labels, reduction="none")
 
