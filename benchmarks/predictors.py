@@ -9,6 +9,7 @@ or two short trials, one by selected batches. None needs clean labels. More is b
 - lead: the mean loss of the target after the warm-up, minus the mean irreducible loss
 - told: what the table's model knows more than a guess over what the target knows, in nats
 - ahead: ``accuracy``, minus that of the target
+- ratio: ``accuracy`` over that of the target (thought of after the others had been seen)
 - positive: the share of candidates with a positive reducible loss
 - rank: the rank correlation of irreducible losses and the target's losses
 - kept: of the points that would be picked, the share whose label has more than half of the
@@ -44,6 +45,7 @@ def predictors(fitted: Arrays, uniform: Arrays, selected: Arrays) -> Row:
         "lead": float(young.mean() - il.mean()),
         "told": float((guess - il.mean()) / (guess - young.mean())),
         "ahead": float(fitted["right"].mean() - uniform["accuracy"]),
+        "ratio": float(fitted["right"].mean() / uniform["accuracy"]),
         "positive": float((young > il).mean()),
         "rank": spearman(il.ravel(), young.ravel()),
         "kept": float((picks < math.log(2)).mean()),

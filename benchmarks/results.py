@@ -116,10 +116,20 @@ def predict_lines(figures: Mapping[str, Any]) -> list[str]:
     for row in sorted(rows, key=lambda row: (row["noise"], -row["gain"])):
         known = row["predictors"]
         shares = (known["accuracy"], row["uniform"], row["purity"])
-        losses = f"{-known['low_il']:.3f}", f"{known['lead']:+.3f}"
+        losses = f"{-known['low_il']:.3f}", f"{known['lead']:+.3f}", f"{known['ratio']:.3f}"
         shown = (*(f"{share:.1%}" for share in shares), f"{100 * row['gain']:+.2f}")
         cells.append([f"{row['noise']:.0%}", row["table"], *losses, *shown])
-    heads = ("noise", "table", "mean IL", "lead", "labels right", "uniform", "purity", "gain")
+    heads = (
+        "noise",
+        "table",
+        "mean IL",
+        "lead",
+        "ratio",
+        "labels right",
+        "uniform",
+        "purity",
+        "gain",
+    )
     names = list(figures["predictors"][0])
     judged = [[cell(row[name]) for name in names] for row in figures["predictors"]]
     return [
@@ -132,7 +142,7 @@ def predict_lines(figures: Mapping[str, Any]) -> list[str]:
         markdown_table([name.replace("_", " ") for name in names], judged),
         f"Chosen at the other two levels of noise: {'; '.join(elsewhere)}.",
         "",
-        markdown_table(heads, cells).rstrip(),
+        markdown_table((*heads, "gain"), cells).rstrip(),
     ]
 
 

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 import torch.nn.functional as F
 
@@ -27,30 +26,29 @@ STEPS = 6
 SETS = [f"trainer.steps={STEPS}", "trainer.lr=0.01"]
 
 
-def test_losses_are_those_of_a_plain_loop(tiny_config: Path) -> None:
+def test_the_model_is_that_of_a_plain_loop(tiny_config: Path) -> None:
     inputs = open_inputs(load(tiny_config, SETS))
     points, plan, il = inputs.train, inputs.plan, inputs.scoring.il
     assert il is not None
     model = build_model("rhoselect.models:mlp", {"width": 32}, (1, 16, 16), CLASSES, 0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, fused=True)
 
-    def losses(indices: Indices) -> torch.Tensor:
+    def forward(indices: Indices) -> tuple[torch.Tensor, torch.Tensor]:
         batch = points.read(indices, CPU)
-        return F.cross_entropy(model(batch.inputs), batch.labels, reduction="none")
+        return model(batch.inputs), batch.labels
 
     with threads(1):
         for step in range(STEPS):
             optimizer.zero_grad()
-            losses(plan.indices(plan.window(step)[:8])).mean().backward()
+            F.cross_entropy(*forward(plan.indices(plan.window(step)[:8]))).backward()
             optimizer.step()
         windows = range(STEPS, STEPS + WINDOWS)
         candidates = np.concatenate([plan.indices(plan.window(each)) for each in windows])
-        with torch.no_grad():
-            mean = losses(candidates).mean().item()
+        logits, labels = forward(candidates)
     found = lead(inputs)
     assert found is not None and found.steps == STEPS
-    assert found.loss == pytest.approx(mean)
-    assert found.irreducible == pytest.approx(il.at(candidates).mean())
+    assert found.accuracy == (logits.argmax(1) == labels).double().mean().item()
+    assert found.il_accuracy == il.metadata.accuracy
 
 
 def test_a_run_without_a_table_has_none(tiny_config: Path) -> None:
@@ -58,17 +56,17 @@ def test_a_run_without_a_table_has_none(tiny_config: Path) -> None:
 
 
 def test_weak_losses_are_not_worth_it() -> None:
-    weak, enough = Lead(MOST, 1.0, 1.0 - LEAST + 0.01), Lead(MOST, 1.0, 1.0 - LEAST - 0.01)
-    assert str(weak).startswith("warning: irreducible losses: a mean of 0.8700 nats, the model has")
+    weak, enough = Lead(MOST, 0.5, 0.5 * LEAST - 0.01), Lead(MOST, 0.5, 0.5 * LEAST + 0.01)
+    assert str(weak).startswith("warning: irreducible losses: their model has 53.0% of labels")
     assert str(enough).startswith("irreducible losses") and "says little" not in str(enough)
-    assert "after fewer than" in str(Lead(MOST - 1, 1.0, 0.5)), "a lead only shrinks"
+    assert "after fewer than" in str(Lead(MOST - 1, 0.5, 0.9)), "a lead only shrinks"
     assert verdict(EIGHT, weak.weak).startswith("Not worth it with these irreducible losses. With")
     assert verdict(EIGHT, enough.weak) == verdict(EIGHT)
 
 
 def test_least_is_the_measured_threshold() -> None:
     figures = json.loads((ROOT / "docs" / "results" / "predict.json").read_text())
-    [judged] = [each for each in figures["predictors"] if each["predictor"] == "lead"]
+    [judged] = [each for each in figures["predictors"] if each["predictor"] == "ratio"]
     assert round(judged["threshold"], 2) == LEAST and figures["warm"] == MOST
 
 
@@ -80,7 +78,7 @@ def test_a_fit_warns_where_its_losses_are_too_weak_for_a_target(
     small = ("--set", "model.args.width=1", "--epochs", "1", "--batch", "64")
     fit = ("il", "fit", "--data", dataset_dir, "--out", out, *model, *small)
     *_, told = made(*fit, "--target", tiny_config).out.splitlines()
-    assert told.startswith("warning: irreducible losses: a mean of ")
-    assert "after 20 uniform steps, a lead of " in told
+    assert told.startswith("warning: irreducible losses: their model has ")
+    assert "after 20 uniform steps; below " in told
     result = rhoctl(*fit, "--overwrite", "--target", tmp_path / "missing.toml")
     assert (result.code, result.err.count("\n")) == (2, 1) and "missing.toml: no such" in result.err

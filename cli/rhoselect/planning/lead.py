@@ -1,14 +1,14 @@
-"""Whether the irreducible losses of a run know more of its points than its model soon will.
+"""Whether the model of a run's irreducible losses knows more than the run's own model soon will.
 
-The model learns for a short while from uniform batches, as at the start of a run. Then it, or the
-proxy that learns beside it, scores the candidates of the next windows. Of the figures tried, the
-distance of the two means told best whether RHO-LOSS gains (docs/results/predict.md).
+The run's model learns for a short while from uniform batches, as at the start of a run. Then it, or
+the proxy that learns beside it, guesses the labels of the candidates of the next windows. Of the
+figures tried, the ratio of the labels that the two guess right told best whether RHO-LOSS gains
+(docs/results/predict.md).
 """
 
 from __future__ import annotations
 
 import itertools
-import statistics
 import time
 from dataclasses import dataclass
 
@@ -21,33 +21,34 @@ from rhoselect.trainer.learner import Learner
 
 STEPS, WINDOWS = 100, 10
 STEPS_S, FORWARDS_S = 12.0, 12.0  # what they may take
-LEAST = 0.14
-"""Nats, of docs/results/predict.json: with less of a lead RHO-LOSS lost to uniform batches."""
+LEAST = 1.08
+"""The ratio, of docs/results/predict.json, below which RHO-LOSS lost to uniform batches."""
 
 
 @dataclass(frozen=True)
 class Lead:
-    """Mean losses in nats of the same candidates: of the model after so many uniform ``steps``, and
-    irreducible ones."""
+    """Shares of given labels guessed right: ``accuracy`` of the run's model after so many uniform
+    ``steps``, and ``il_accuracy`` of that of the irreducible losses."""
 
     steps: int
-    loss: float
-    irreducible: float
+    accuracy: float
+    il_accuracy: float
 
     @property
-    def nats(self) -> float:
-        """How far the irreducible losses are ahead of the model."""
-        return self.loss - self.irreducible
+    def ratio(self) -> float:
+        """How many times as many labels the model of the irreducible losses guesses right."""
+        return self.il_accuracy / max(self.accuracy, 1e-9)
 
     @property
     def weak(self) -> bool:
         """Whether that is too little. It shrinks with more steps, so a few are enough for a yes."""
-        return self.nats < LEAST
+        return self.ratio < LEAST
 
     def __str__(self) -> str:
         told = (
-            f"irreducible losses: a mean of {self.irreducible:.4f} nats, the model has"
-            f" {self.loss:.4f} after {self.steps} uniform steps, a lead of {self.nats:.4f}"
+            f"irreducible losses: their model has {self.il_accuracy:.1%} of labels right,"
+            f" {self.ratio:.2f} times as many as the run's ({self.accuracy:.1%}) after"
+            f" {self.steps} uniform steps"
         )
         if self.weak:
             return (
@@ -60,26 +61,29 @@ class Lead:
 
 
 def lead(inputs: RunInputs) -> Lead | None:
-    """That of a run; None if it has no table."""
+    """That of a run; None without a table that says how good its model is, as those of classifiers
+    do."""
     config, plan, table = inputs.config, inputs.plan, inputs.scoring.il
-    if table is None:
+    if table is None or table.metadata.accuracy is None:
         return None
     learner = new_learner(inputs, resolve_device(config.trainer.device, "trainer.device"))
     with threads(config.trainer.threads):
         steps = _learn(inputs, learner)
-    replica, losses, irreducible = scoring_replica(inputs), list[float](), list[float]()
+    replica, points, correct = scoring_replica(inputs), 0, 0
     replica.load(learner.pieces(replica.layout))
     began = time.perf_counter()
     with threads(config.scorer.threads):
         for window, chunk in itertools.product(range(steps, steps + WINDOWS), range(plan.chunks)):
             positions = plan.chunk_positions(window, chunk)
-            indices = plan.indices(positions)
-            batch = inputs.train.read(indices, replica.device, plan.epochs(positions))
-            losses.append(replica(batch).losses.mean().item())
-            irreducible.append(float(table.at(indices).mean()))
+            indices, epochs = plan.indices(positions), plan.epochs(positions)
+            output = replica(inputs.train.read(indices, replica.device, epochs))
+            if output.logits is None or output.labels is None:
+                return None
+            correct += int((output.logits.argmax(1) == output.labels).sum())
+            points += len(indices)
             if time.perf_counter() - began > FORWARDS_S:
                 break
-    return Lead(steps, statistics.fmean(losses), statistics.fmean(irreducible))
+    return Lead(steps, correct / points, table.metadata.accuracy)
 
 
 def _learn(inputs: RunInputs, learner: Learner) -> int:

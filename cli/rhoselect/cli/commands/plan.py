@@ -103,7 +103,7 @@ def _result(
     return {
         "workers_enough": model.enough_workers(found.parts),
         "verdict": model.verdict(found.parts, ahead is not None and ahead.weak),
-        "lead": None if ahead is None else {**asdict(ahead), "nats": ahead.nats},
+        "lead": None if ahead is None else {**asdict(ahead), "ratio": ahead.ratio},
         "rows": model.rows(found.parts),
         "devices": [layouts.row(found.parts, count, micro_batches) for count in devices],
     }
