@@ -1,13 +1,15 @@
-"""What the benchmarks share: runs of `rhoctl train` in fresh processes, medians, and JSON files."""
+"""What the benchmarks share: runs of `rhoctl train` in fresh processes, locks, and JSON files."""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +89,19 @@ def synthetic_data(
     losses = rng.random(points, np.float32)
     write_table(table, IlTable(0, losses, about))
     return data, table
+
+
+@contextmanager
+def locked(path: Path, wait: bool = True) -> Iterator[bool]:
+    """Whether this process alone has the lock ``path``, for the block."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        yield True
 
 
 def show(title: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:

@@ -18,6 +18,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from choices_page import choices_lines
 from rhoselect.report.tables import markdown_table
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "results"
@@ -218,7 +219,11 @@ PLOTS: dict[str, Callable[[Rows], Any]] = {
     "time_to_accuracy": plot_time_to_accuracy,
 }
 
-PAGES = {"gpu": gpu_lines, "predict": predict_lines}
+PAGES = {
+    "gpu": gpu_lines,
+    "predict": predict_lines,
+    "choices": lambda figures: [*whence(figures), *choices_lines(figures)],
+}
 
 if __name__ == "__main__":
     main()

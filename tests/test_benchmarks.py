@@ -32,7 +32,7 @@ for script in sys.argv[1:]:
 """
 QUICKEST, DRAWS_COMMITTED_FIGURES = "snapshots.py", "results.py"
 OTHERS = [script for script in SCRIPTS if script not in (QUICKEST, DRAWS_COMMITTED_FIGURES)]
-KEEPING_RUNS = ("chaos.py", "predict.py", "rank_kills.py", "soak.py", "stragglers.py")
+KEEPING_RUNS = ("chaos.py", "choices.py", "predict.py", "rank_kills.py", "soak.py", "stragglers.py")
 
 
 def python(*arguments: str) -> None:

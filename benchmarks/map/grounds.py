@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +12,7 @@ import numpy as np
 from cells import Cell, Target
 
 from curves import made_up
+from harness import locked
 from rhoselect.cli import main as cli
 from rhoselect.comparison.points import Points
 from rhoselect.data import ArrowDataset
@@ -23,19 +21,6 @@ from rhoselect.importers import write_dataset
 
 VALIDATION = 500
 """Sequences of the holdout's prose on which rates are chosen; no arm learns from them."""
-
-
-@contextmanager
-def locked(path: Path, wait: bool = True) -> Iterator[bool]:
-    """Whether this process alone has the lock ``path``, for the block."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
-        yield True
 
 
 @dataclass(frozen=True)

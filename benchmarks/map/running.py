@@ -12,9 +12,10 @@ from functools import cache
 from pathlib import Path
 
 from cells import RHO, UNIFORM, Cell, Costs, Target
-from grounds import Grounds, Prose, locked, losses_of
+from grounds import Grounds, Prose, losses_of
 from rich.console import Console
 
+from harness import locked
 from rhoselect.cli.run import execute
 from rhoselect.comparison.arms import Clock, uniform_keys
 from rhoselect.comparison.protocol import Case, Comparison
