@@ -55,12 +55,12 @@ def test_a_run_without_a_table_has_none(tiny_config: Path) -> None:
     assert lead(open_inputs(load(tiny_config, ["selection.function=loss"]))) is None
 
 
-def test_weak_losses_are_not_worth_it() -> None:
+def test_weak_losses_are_doubtful() -> None:
     weak, enough = Lead(MOST, 0.5, 0.5 * LEAST - 0.01), Lead(MOST, 0.5, 0.5 * LEAST + 0.01)
     assert str(weak).startswith("warning: irreducible losses: their model has 53.0% of labels")
     assert str(enough).startswith("irreducible losses") and "says little" not in str(enough)
     assert "after fewer than" in str(Lead(MOST - 1, 0.5, 0.9)), "a lead only shrinks"
-    assert verdict(EIGHT, weak.weak).startswith("Not worth it with these irreducible losses. With")
+    assert verdict(EIGHT, weak.weak).startswith("Doubtful with these irreducible losses: try ")
     assert verdict(EIGHT, enough.weak) == verdict(EIGHT)
 
 

@@ -177,7 +177,7 @@ def verdict(parts: Parts, weak: bool = False) -> str:
         f" times fewer steps; what costs most is {limit(parts, workers)}."
     )
     if weak:
-        judgement = "Not worth it with these irreducible losses."
+        judgement = "Doubtful with these irreducible losses: try rhoctl compare first."
     elif ratio <= OFTEN:
         judgement = "Worth it."
     elif ratio <= SELDOM:
