@@ -27,7 +27,8 @@ import arguments
 from harness import show, synthetic_data, train, write
 
 N_B, N_BIG, CHUNK, FACTOR = 32, 320, 20, 0.26
-WARM_UP = 10  # steps at the start that are not counted
+WARM_UP = 10  # steps at the start that are not counted, and those in which scorers start:
+START_S = 2.5  # until the next actor works, on two cores
 MODES: dict[str, dict[str, Any]] = {
     "lag 0": {},
     "lag 1": {"selection.lag": 1, "selection.rescore": "scorers"},
@@ -54,7 +55,7 @@ def main() -> None:
             settings |= {"selection.function": "uniform", "selection.chunk": N_BIG}
             run = folder / f"uniform-{train_ms:g}"
             train(run, settings, 0)
-            uniform[train_ms] = parts_of(run)["step_ms"]
+            uniform[train_ms] = parts_of(run, options.steps)["step_ms"]
         cases = [
             (train_ms, workers, mode)
             for train_ms in options.train_ms
@@ -63,10 +64,12 @@ def main() -> None:
         ]
         for train_ms, workers, mode in track(cases, "runs"):
             run = folder / f"{train_ms:g}-{workers}-{mode.replace(' ', '')}"
-            settings = settings_of(data, table, train_ms, options.steps, options.device)
+            steps = options.steps + round(workers * START_S / (1e-3 * train_ms))
+            settings = settings_of(data, table, train_ms, steps, options.device)
             settings |= MODES[mode]
             train(run, settings, workers)
-            rows.append(row_of(run, train_ms, workers, mode, uniform[train_ms]))
+            case = row_of(run, train_ms, workers, uniform[train_ms], options.steps)
+            rows.append({"mode": mode, **case})
     show("emulated device", rows, [*COLUMNS, "overhead_ms"])
     write(options.json, {"emulated": True, "n_b": N_B, "n_B": N_BIG, "chunk": CHUNK, "rows": rows})
 
@@ -96,12 +99,12 @@ def settings_of(
 
 
 def row_of(
-    run: Path, train_ms: float, workers: int, mode: str, uniform_ms: float
+    run: Path, train_ms: float, workers: int, uniform_ms: float, counted: int
 ) -> dict[str, Any]:
-    """The figures of one run."""
+    """The figures of the last ``counted`` steps of a run."""
     chunk_ms = CHUNK * train_ms / 3 / N_B * FACTOR
     each = math.ceil(N_BIG // CHUNK / (workers + 1))
-    bound_ms, parts = train_ms + each * chunk_ms, parts_of(run)
+    bound_ms, parts = train_ms + each * chunk_ms, parts_of(run, counted)
     train, publish = (1e3 * parts[f"{name}_s"] for name in ("train", "publish"))
     overhead = {
         "train": train - train_ms,
@@ -112,7 +115,6 @@ def row_of(
     return {
         "workers": workers,
         "train_ms": train_ms,
-        "mode": mode,
         "step_ms": parts["step_ms"],
         "bound_ms": bound_ms,
         "ratio": parts["step_ms"] / bound_ms,
@@ -125,12 +127,12 @@ def row_of(
     }
 
 
-def parts_of(run: Path) -> dict[str, float]:
-    """Milliseconds a step and of waiting in it: medians over the steps after the warm-up. Seconds a
+def parts_of(run: Path, counted: int) -> dict[str, float]:
+    """Milliseconds a step and of waiting in it: medians over the last ``counted``. Seconds a
     step of training and publishing: means over the run."""
     steps = pq.read_table(run / "steps.parquet")
     medians = {
-        name: statistics.median(steps[name].to_pylist()[WARM_UP:])
+        name: statistics.median(steps[name].to_pylist()[-counted:])
         for name in ("step_ms", "wait_ms")
     }
     summary = json.loads((run / "summary.json").read_text())
