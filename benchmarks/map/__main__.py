@@ -1,7 +1,8 @@
 """The map: where RHO-LOSS pays, cell by cell: noise x copies x budget x target.
 
 Runs what is missing, cell after cell, and writes map.json, map.md and map.png. The same command
-goes on where it was interrupted; two of them share the cells. From the root of the repository:
+goes on where it was interrupted, on another machine from the map.json of the first; two of them
+share the cells. From the root of the repository:
 
     python benchmarks/map & python benchmarks/map; wait
     python benchmarks/map --target mlp --minutes 20

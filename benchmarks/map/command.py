@@ -14,7 +14,7 @@ from cells import ARMS, TARGETS, TINY, Cell, cells_of
 from grounds import Grounds
 from page import between, page, passages
 from running import CONSOLE, Runs, TimeIsUpError
-from table import entries_of, entry, rows_of
+from table import earlier, entries_of, entry, rows_of
 
 from picture import draw
 from rhoselect.compute import keep_memory
@@ -54,7 +54,7 @@ def main(words: Sequence[str] | None = None) -> None:
     keep_memory()
     deadline = time.monotonic() + 60 * options.minutes
     grounds = Grounds(options.data, options.quick)
-    runs = Runs(options.folder, grounds, options.costs, deadline)
+    runs = Runs(options.folder, grounds, options.costs, deadline, earlier(map_of(options)))
     if options.list:
         for cell in asked:
             CONSOLE.print(f"{cell.name}: {missing(cell, options)} runs missing")
@@ -85,19 +85,28 @@ def run_all(
 
 def missing(cell: Cell, options: argparse.Namespace) -> int:
     """How many final runs of a cell have not ended."""
-    entries = [entry(cell, arm, options.folder, options.costs) for arm in ARMS]
+    known = earlier(map_of(options))
+    entries = [entry(cell, arm, options.folder, options.costs, known) for arm in ARMS]
     return sum(cell.target.seeds - len(each["seeds"]) for each in entries)
+
+
+def map_of(options: argparse.Namespace) -> Path:
+    """The file that holds all results."""
+    return Path(options.results / "map.json")
 
 
 def write(every: Sequence[Cell], options: argparse.Namespace) -> None:
     """Write the results of what has run."""
     options.results.mkdir(parents=True, exist_ok=True)
-    entries = entries_of(every, options.folder, options.costs)
+    entries = entries_of(every, options.folder, options.costs, earlier(map_of(options)))
     rows = rows_of(entries)
     costs = json.loads(options.costs.read_text("utf-8")) if options.costs.exists() else {}
-    texts = {"map.json": json.dumps(entries, indent=1) + "\n", "map.md": page(rows, costs)}
-    for name, text in texts.items():
-        with replacing(options.results / name) as beside:
+    texts = {
+        map_of(options): json.dumps(entries, indent=1) + "\n",
+        options.results / "map.md": page(rows, costs),
+    }
+    for path, text in texts.items():
+        with replacing(path) as beside:
             beside.write_text(text, "utf-8")
     draw(rows, options.results / "map.png")
     for (place, name), text in passages(rows).items() if options.pages else ():

@@ -7,18 +7,19 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 
-from cells import RHO, UNIFORM, Cell, Costs, Target
+from cells import ARMS, RHO, UNIFORM, Cell, Costs, Target
 from grounds import Grounds, Prose, losses_of
 from rich.console import Console
+from table import Earlier, entry
 
 from harness import locked
 from rhoselect.cli.run import execute
 from rhoselect.comparison.arms import Clock, uniform_keys
-from rhoselect.comparison.protocol import Case, Comparison
+from rhoselect.comparison.protocol import Case, Chosen, Comparison
 from rhoselect.comparison.rules import Rules, Setting
 from rhoselect.config import Config
 from rhoselect.files import replacing
@@ -41,12 +42,13 @@ class TimeIsUpError(Exception):
 @dataclass(frozen=True)
 class Runs:
     """The runs of all cells below ``folder``; none begins after ``deadline`` (monotonic seconds).
-    ``costs``: the file of device-seconds."""
+    ``costs``: the file of device-seconds. ``known``: earlier results, whose rates are kept."""
 
     folder: Path
     grounds: Grounds
     costs: Path
     deadline: float
+    known: Earlier = field(hash=False)
 
     def finish(self, cell: Cell) -> bool:
         """Train what is missing of a cell. False: another process is at it."""
@@ -57,7 +59,10 @@ class Runs:
                 comparison.finish(case, chosen)
         return mine
 
-    def _chosen(self, cell: Cell) -> dict[str, object]:
+    def _chosen(self, cell: Cell) -> dict[str, Chosen]:
+        found = [entry(cell, arm, self.folder, self.costs, self.known) for arm in ARMS]
+        if all(each["run"] for each in found):
+            return {each["arm"]: Chosen(each["lr"], False, 0.0, len(RATES)) for each in found}
         comparison, case = self._case(cell)
         # Processes at two cells that share a sweep begin at its two ends.
         order = case.arms[:: 1 if cell.budget == "short" else -1]

@@ -6,7 +6,7 @@ import json
 import math
 import statistics
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,21 +20,44 @@ STUDENT = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}
 """By the number of pairs: how many standard errors 95% of mean differences lie within."""
 
 
-def entries_of(cells: Iterable[Cell], folder: Path, costs: Path) -> list[Entry]:
-    """An entry a cell and arm, of the runs below ``folder`` that have ended."""
-    return [entry(cell, arm, folder, costs) for cell in cells for arm in ARMS]
+Earlier = Mapping[tuple[Any, ...], Entry]
+"""Entries by ``key``."""
 
 
-def entry(cell: Cell, arm: str, folder: Path, costs: Path) -> Entry:
+def key(entry: Entry) -> tuple[Any, ...]:
+    """The cell and arm of an entry."""
+    return tuple(entry[name] for name in ("target", "noise", "copies", "budget", "arm"))
+
+
+def earlier(path: Path) -> Earlier:
+    """The entries of a map.json, perhaps of another machine's runs."""
+    entries = json.loads(path.read_text("utf-8")) if path.exists() else []
+    return {key(entry): entry for entry in entries}
+
+
+def entries_of(cells: Iterable[Cell], folder: Path, costs: Path, known: Earlier) -> list[Entry]:
+    """An entry a cell and arm."""
+    return [entry(cell, arm, folder, costs, known) for cell in cells for arm in ARMS]
+
+
+def entry(cell: Cell, arm: str, folder: Path, costs: Path, known: Earlier) -> Entry:
     """``final``: test figures by seed. ``device_seconds`` and ``flops`` are of one run, those of
-    RHO-LOSS with the fit of its irreducible losses; None where no run has ended."""
+    RHO-LOSS with the fit of its irreducible losses; None where no run has ended. Where an earlier
+    entry has more seeds, it is kept."""
+    found = _entry(cell, arm, folder, costs)
+    other = known.get(key(found), found)
+    return other if len(other["seeds"]) > len(found["seeds"]) else found
+
+
+def _entry(cell: Cell, arm: str, folder: Path, costs: Path) -> Entry:
+    """That of the runs that ended in a folder."""
     stem = f"{cell.target.name}-{cell.budget}-{arm}"
     runs = {
         seed: folder / cell.ground / "runs" / f"{stem}-{seed}" for seed in range(cell.target.seeds)
     }
     ended = {seed: run for seed, run in runs.items() if (run / "summary.json").exists()}
     found = [json.loads((run / "summary.json").read_text("utf-8")) for run in ended.values()]
-    known = Costs.stored(costs, cell.target)
+    step = Costs.stored(costs, cell.target)
     one = found[0] if found else {}
     first = next(iter(ended.values()), None)
     return {
@@ -45,7 +68,7 @@ def entry(cell: Cell, arm: str, folder: Path, costs: Path) -> Entry:
         "arm": arm,
         "seeds": list(ended),
         "final": [summary["final_metric"] for summary in found],
-        "device_seconds": known.of(arm, one["steps"]) if known and found else None,
+        "device_seconds": step.of(arm, one["steps"]) if step and found else None,
         "flops": sum(one["flops"].values()) if found else None,
         "run": bool(found),
         "metric": one.get("metric"),
@@ -100,8 +123,7 @@ def rows_of(entries: Sequence[Entry]) -> list[Row]:
     """A row a cell."""
     cells: dict[tuple[Any, ...], dict[str, Entry]] = {}
     for each in entries:
-        key = (each["target"], each["noise"], each["copies"], each["budget"])
-        cells.setdefault(key, {})[each["arm"]] = each
+        cells.setdefault(key(each)[:-1], {})[each["arm"]] = each
     return [
         Row(arms, gain(arms[RHO], arms[UNIFORM]), gain(arms[RHO], arms[LONGER]))
         for arms in cells.values()
