@@ -3,8 +3,8 @@
 A run with one scorer, on real Ray actors and a real queue server, in which the scorer is what
 everything waits for: it scores the next window while a step of a few points is taken (lag 1, no
 second stage). Its rate is read off its own Prometheus counter. The bare loop is the same network,
-precision, thread count and chunk in inference mode on one resident batch, run before and after;
-nothing is emulated.
+precision, thread count and chunk in inference mode on one resident batch, run before and after,
+both with BatchNorm's running statistics; nothing is emulated.
 
     python benchmarks/scorer.py --json docs/results/scorer.json
 """
@@ -119,6 +119,7 @@ def running_rate(
         "selection.n_b": 4,
         "selection.n_B": 10 * case["chunk"],
         "selection.chunk": case["chunk"],
+        "selection.bn": "running",
         "scorer.precision": precision,
         "scorer.device": device,
         "trainer.device": device,
