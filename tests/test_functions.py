@@ -96,8 +96,9 @@ def test_built_ins_ask_for_exactly_what_they_use(name: str) -> None:
     values, features = scoring(INDICES, given if needs.forward else None, state)
     assert values.shape == (3,)
     assert values.dtype == np.float64
-    assert (features is not None) == (name == "divbs")
-    assert function.whole_window == (name in ("divbs", "gradient_norm_is"))
+    assert (features is not None) == (name in ("divbs", "reducible_loss_quota"))
+    together = ("divbs", "gradient_norm_is", "reducible_loss_quota")
+    assert function.whole_window == (name in together)
     if function.pointwise:
         assert not needs.forward
         alone = [scoring(INDICES[row : row + 1], None, state)[0] for row in range(3)]

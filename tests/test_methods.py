@@ -220,6 +220,26 @@ def test_divbs_of_points_without_gradients_is_still_a_batch() -> None:
     assert len(set(picked.rows.tolist())) == 4
 
 
+# A quota
+
+
+@pytest.mark.parametrize(
+    ("labels", "n_b", "picked"),
+    [
+        ([0, 0, 0, 0, 0, 1, 2, 3], 4, [0, 1, 5, 6]),  # two of a class at most
+        ([0, 0, 0, 0, 0, 0, 0, 1], 4, [0, 1, 7, 2]),  # unless there are no others
+        ([3, 3, 2, 1, 0, 0, 0, 0], 1, [0]),  # and one always
+    ],
+)
+def test_a_quota_leaves_half_of_the_batch_to_others(
+    labels: list[int], n_b: int, picked: list[int]
+) -> None:
+    rows = np.array([[label, 4] for label in labels], np.float32)
+    candidates = Shortlist(np.arange(8, dtype=np.int64), np.arange(8.0, 0.0, -1.0), rows)
+    found = get_function("reducible_loss_quota").pick(candidates, n_b, np.random.default_rng(0))
+    assert (found.rows.tolist(), found.weights) == (picked, None)
+
+
 # REDUCR
 
 
@@ -342,6 +362,7 @@ def test_scores_cost_a_forward_a_pass(tiny_config: Path, svp_table: Path, tmp_pa
         ),
         pytest.param("loss_minus_conditional_entropy", [], marks=pytest.mark.matrix),
         pytest.param("reducr", [], marks=pytest.mark.matrix),
+        pytest.param("reducible_loss_quota", [], marks=pytest.mark.matrix),
     ],
 )
 def test_two_workers_choose_what_none_choose(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -9,7 +10,7 @@ from rhoselect.errors import ConfigError
 from rhoselect.importing import load_object, one_line
 from rhoselect.selection.gradients import DivBS, GradientNorm, GradientNormSampling
 from rhoselect.selection.infobatch import InfoBatch
-from rhoselect.selection.interface import Needs, ScoreFunction, ScoreInputs
+from rhoselect.selection.interface import Needs, Picked, ScoreFunction, ScoreInputs, Shortlist
 from rhoselect.selection.reducr import Reducr
 from rhoselect.selection.uncertainty import (
     Bald,
@@ -26,6 +27,31 @@ class ReducibleLoss(ScoreFunction):
 
     def score(self, inputs: ScoreInputs) -> Tensor:
         return inputs.forward.losses - inputs.irreducible_losses
+
+
+class ReducibleLossQuota(ReducibleLoss):
+    """The same, but of each class at most twice an even share of the batch, 2 n_b / K, as long as
+    there are points of others (docs/results/choices.md)."""
+
+    needs = Needs(il=True, logits=True)
+    whole_window = True
+
+    def payload(self, inputs: ScoreInputs) -> Tensor:
+        """The label of each point, and K: [C, 2]."""
+        output = inputs.forward
+        assert output.logits is not None and output.labels is not None, "Needs.logits"
+        classes = torch.full_like(output.labels, output.logits.shape[1])
+        return torch.stack([output.labels, classes], dim=1).float()
+
+    def pick(self, shortlist: Shortlist, n_b: int, rng: np.random.Generator) -> Picked:
+        assert shortlist.features is not None, "payload"
+        labels, classes = shortlist.features[:, 0].astype(int), int(shortlist.features[0, 1])
+        before = np.zeros(classes, int)  # better points of each class
+        over = np.empty(len(labels), bool)
+        for row, label in enumerate(labels):
+            over[row] = before[label] >= max(1, 2 * n_b // classes)
+            before[label] += 1
+        return Picked(np.argsort(over, kind="stable")[:n_b])
 
 
 class UpdatedReducibleLoss(ScoreFunction):
@@ -82,6 +108,7 @@ class SelectionViaProxy(ScoreFunction):
 
 BUILT_IN: dict[str, type[ScoreFunction]] = {
     "reducible_loss": ReducibleLoss,
+    "reducible_loss_quota": ReducibleLossQuota,
     "updated_reducible_loss": UpdatedReducibleLoss,
     "loss": Loss,
     "irreducible_loss": IrreducibleLoss,
