@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from rhoselect.errors import DataError, ModelError
 from rhoselect.importing import one_line
 from rhoselect.nest import Nest
-from rhoselect.tasks.base import Metrics, Task, losses_of, output_of
+from rhoselect.tasks.base import Metrics, Task, losses_of, output_of, total
 from rhoselect.types import Batch, Losses
 
 INPUT_DTYPES = (torch.float32, torch.int64)
@@ -51,21 +51,21 @@ class Classification(Task):
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Metrics:
         """Accuracies in [0, 1] and the mean loss in nats. ``class_accuracy`` [K], rounded to four
         digits, is None for a class without points; the worst is one of the others."""
-        correct, labels, loss_sum, classes = [], [], 0.0, 0
+        correct, labels, sums, classes = [], [], [], 0
         for batch in batches:
             found = losses_of(self, model, batch)
             assert found.logits is not None and found.labels is not None
-            correct.append((found.logits.argmax(1) == found.labels).cpu().numpy())
-            labels.append(found.labels.cpu().numpy())
-            loss_sum += found.losses.double().sum().item()
+            correct.append(found.logits.argmax(1) == found.labels)
+            labels.append(found.labels)
+            sums.append(found.losses.double().sum())
             classes = found.logits.shape[1]
-        right, truth = np.concatenate(correct), np.concatenate(labels)
-        total = np.bincount(truth, minlength=classes)
+        right, truth = torch.cat(correct).cpu().numpy(), torch.cat(labels).cpu().numpy()
+        counts = np.bincount(truth, minlength=classes)
         hits = np.bincount(truth[right], minlength=classes)
-        by_class = [float(h / n) if n else None for h, n in zip(hits, total, strict=True)]
+        by_class = [float(h / n) if n else None for h, n in zip(hits, counts, strict=True)]
         return {
             "accuracy": float(right.mean()),
-            "loss": loss_sum / len(right),
+            "loss": total(sums) / len(right),
             "worst_class_accuracy": min(share for share in by_class if share is not None),
             "class_accuracy": [None if share is None else round(share, 4) for share in by_class],
         }

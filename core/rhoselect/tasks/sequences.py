@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from rhoselect.errors import DataError, ModelError
 from rhoselect.importing import one_line
 from rhoselect.nest import Nest
-from rhoselect.tasks.base import Metrics, Task, losses_of, output_of
+from rhoselect.tasks.base import Metrics, Task, losses_of, output_of, total
 from rhoselect.types import Batch
 
 
@@ -47,13 +47,13 @@ class SequenceTask(Task):
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Metrics:
         """``perplexity`` and ``loss``, the mean over all predicted tokens in nats."""
-        total, count = 0.0, 0
+        sums, counts = [], []
         for batch in batches:
             found = losses_of(self, model, batch)
             assert found.tokens is not None and found.mask is not None
-            total += found.tokens.double().sum().item()
-            count += int(found.mask.sum())
-        loss = total / max(1, count)
+            sums.append(found.tokens.double().sum())
+            counts.append(found.mask.sum())
+        loss = total(sums) / max(1, total(counts))
         return {"perplexity": math.exp(min(loss, 700.0)), "loss": loss}
 
 
