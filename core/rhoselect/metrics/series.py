@@ -96,7 +96,7 @@ class Series:
     def _of_steps(self, registry: CollectorRegistry | None) -> None:
         self.publish_seconds = Histogram(
             "rho_snapshot_publish_seconds",
-            "Seconds to write a snapshot.",
+            "Seconds to write a snapshot; on a GPU with the rest of the step that computes it.",
             buckets=SNAPSHOT_SECONDS,
             registry=registry,
         )
