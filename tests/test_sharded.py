@@ -34,6 +34,8 @@ STEPS, PARTS, LR = 6, 4, 0.1
 KEYS = ["model.factory=user_code:Stacked", "model.args={}", "trainer.parallel=fsdp"]
 KEYS += [f"trainer.micro_batches={PARTS}", f"trainer.lr={LR}", "trainer.optimizer.name=SGD"]
 KEYS += ["trainer.eval_every=3", "trainer.checkpoint_every=3", "trainer.clip_norm=0.5"]
+PROXIED = ["scorer.proxy=rhoselect.models:mlp", "scorer.proxy_args.width=8"]
+TWICE = ["selection.shortlist=3", "selection.temperature=0"]
 
 
 def matrix(*values: object) -> Any:
@@ -170,6 +172,8 @@ OPTIMIZERS = {
     "bf16": ["trainer.precision=bf16"],
     "no forward": ["selection.function=uniform"],
     "another block": ["trainer.blocks=head"],
+    "a proxy": PROXIED,
+    "a proxy, re-scored": [*PROXIED, *TWICE],
 }
 
 
@@ -188,6 +192,8 @@ KINDS = {
     "groups": ["trainer.groups=[{pattern = '*.bias', lr_factor = 0.1}]"],
     "a state": ["selection.function=reducr"],
     "bf16 scores": ["scorer.precision=bf16"],
+    "a proxy": PROXIED,
+    "a proxy, re-scored": [*PROXIED, *TWICE, "selection.audit_every=2"],
 }
 
 
@@ -201,16 +207,18 @@ def test_parts_learn_anything_alike(tiny_config: Path, tmp_path: Path, kind: str
 
 
 @pytest.mark.matrix
-@pytest.mark.parametrize(("devices", "lag"), [(2, 0), (2, 1), (1, 1)])
+@pytest.mark.parametrize(
+    ("devices", "lag", "more"), [(2, 0, []), (2, 1, []), (1, 1, []), (2, 0, PROXIED)]
+)
 def test_scorers_beside_them_change_nothing(
-    ray_session: None, tiny_config: Path, tmp_path: Path, devices: int, lag: int
+    ray_session: None, tiny_config: Path, tmp_path: Path, devices: int, lag: int, more: list[str]
 ) -> None:
-    keys = [f"selection.lag={lag}", "cluster.mode=split"]
+    keys = [f"selection.lag={lag}", "cluster.mode=split", *more]
     run = tmp_path / "run"
     sets = words(*KEYS, *keys, f"trainer.steps={STEPS}", f"trainer.devices={devices}")
     made("train", tiny_config, "--run-dir", run, "--workers", "2", *sets)
     if lag == 0:
-        assert hashes(run) == hashes(train(tiny_config, tmp_path / "colocated", devices))
+        assert hashes(run) == hashes(train(tiny_config, tmp_path / "colocated", devices, *more))
     elif devices == 1:
         assert hashes(run) == hashes(train(tiny_config, tmp_path / "alone", 1, *keys))
     else:

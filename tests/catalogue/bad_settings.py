@@ -607,12 +607,6 @@ SETTINGS = [
                 r"scorer\.proxy: .* selection\.function = 'uniform', which scores nothing",
                 "selection.function=uniform",
             ),
-            (
-                "a divided target",
-                "user_code:Linear",
-                r"scorer\.proxy: .* trainer\.parallel = 'fsdp', allowed with 'replicated'",
-                "trainer.parallel=fsdp",
-            ),
         )
     ),
     Case(

@@ -75,11 +75,6 @@ def check_use_of_proxy(config: Config, function: ScoreFunction) -> None:
             f"scorer.proxy: got {proxy!r} with selection.function = {config.selection.function!r},"
             " which scores nothing, allowed '' there; change one of the two"
         )
-    if proxy and config.trainer.parallel == "fsdp":
-        raise ConfigError(
-            f"scorer.proxy: got {proxy!r} with trainer.parallel = 'fsdp', allowed with"
-            " 'replicated', or '' with a target that is divided; change one of the two"
-        )
 
 
 def _open_table(config: Config, dataset: Dataset) -> IlTable:

@@ -169,13 +169,15 @@ class RunInputs(SelectionInputs):
             replica.accompany(second)
         return replica
 
-    def idle_replica(self) -> Replica:
+    def idle_replica(self, target: bool = False) -> Replica:
         """One for its layout alone, on the CPU: without what only the device that scores may have,
-        and what changes no tensor of a snapshot."""
+        and what changes no tensor of a snapshot. In a run with a proxy it is of that, or of the
+        ``target``."""
         plain = {"quantize": "none", "compile": False, "graph": False}
         scorer = self.config.scorer.model_copy(update=plain)
         idle = replace(self, config=self.config.model_copy(update={"scorer": scorer}))
-        return idle.new_replica(torch.device("cpu"))
+        new = idle.new_target_replica if target else idle.new_replica
+        return new(torch.device("cpu"))
 
     def new_evaluator(self, device: torch.device, precision: str | None = None) -> Replica:
         """A replica of the model alone, with running statistics. ``precision`` is

@@ -15,6 +15,7 @@ from rhoselect.models.replica import Replica
 from rhoselect.models.weights import greatest
 from rhoselect.ranks.gloo import GlooGroup
 from rhoselect.ranks.shards import Shards
+from rhoselect.selector.build import rescores_here
 from rhoselect.tasks import Metrics, losses_of
 from rhoselect.trainer.learner import Learner, StepResult
 from rhoselect.types import Batch
@@ -43,7 +44,9 @@ class ShardedLearner(Learner):
         task, tokens = inputs.task, inputs.tokens
         super().__init__(model, config.trainer, config.seed, device, task, others, tokens)
         self._summed = []  # torch sums them
-        layout = inputs.idle_replica().layout
+        layout = dict(inputs.idle_replica().layout)
+        if config.scorer.proxy and rescores_here(config):  # else the whole is never gathered
+            layout |= inputs.idle_replica(target=True).layout
         self._dtypes = {name: like.dtype for name, like in layout.items()}
         self._newest: Mapping[str, Tensor] = {}
         self._copy: nn.Module | None = None
@@ -62,8 +65,8 @@ class ShardedLearner(Learner):
 
     @property
     def tensors(self) -> Mapping[str, Tensor]:
-        """What snapshots hold, whole and in their dtypes: all ranks exchange it. No step changes
-        it. Raises LostRankError."""
+        """What scores need, whole and in its dtypes: all ranks exchange it. No step changes what is
+        of the model. Raises LostRankError."""
         if self._inputs.scoring.needs.forward:
             self._newest = self._shards.gathered(super().tensors, self._dtypes)
         return self._newest
