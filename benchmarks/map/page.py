@@ -73,7 +73,7 @@ def page(rows: Sequence[Row], costs: Mapping[str, Any]) -> str:
         "",
         "## Device-seconds",
         "",
-        "Processor time on one core, which other work changes little. Runs may be of other machines.",
+        "Processor time on one core, which other work changes little. Runs may be of other ones.",
         "",
         markdown_table(
             ("network", "uniform step, ms", "RHO-LOSS step, ms", "irreducible losses, s", "on"),
