@@ -48,9 +48,9 @@ LIMITS_S = {
     "s1_ceilings": 20,
     "s2_bits": 60,
     "s3_hashes": 100,
-    "s4_forwards": 150,
+    "s4_forwards": 190,
     "s5_publish": 50,
-    "s6_steps": 95,
+    "s6_steps": 130,
     "s7_accuracy": 95,
     "s8_leftovers": 60,
 }

@@ -104,7 +104,7 @@ def main(stage: Stage) -> None:
     for name in found if not stage.quick else ["vit_b16"]:
         for arm, numerics in forms.COMPILED.items():
             given = (name, cases[name], found[name], arm, numerics)
-            stage.part(f"{name}, {arm}", compare, *given, needs_s=20)
+            stage.part(f"{name}, {arm}", compare, *given, needs_s=25)
 
 
 def forwards(stage: Stage, name: str, case: Case, found: dict[str, Measured]) -> None:
