@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, get_type_hints
 import torch
 from torch import Tensor
 
+from rhoselect.snapshots.copying import copy_all
 from rhoselect.snapshots.format import Header
 
 
@@ -68,7 +69,7 @@ class Lent:
 
     def publish(self) -> None:
         """Cast the tensors as they are now; returns when they may be read."""
-        torch._foreach_copy_(self.views, self._given)
+        copy_all(self.views, self._given)
         if self.file.is_cuda:
             torch.cuda.synchronize(self.file.device)
 

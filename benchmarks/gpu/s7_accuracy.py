@@ -1,7 +1,8 @@
 """Stage 7: seconds to the accuracy that uniform selection ends up with, on wrong labels.
 
 Fashion-MNIST (made-up images in a quick run), ResNet-18 of width 64, in one process on the device,
-with a learning rate that falls to 0. Evaluations are left out of all times; so is the fit of the
+with a learning rate that falls to 0, points in the memory of the device, and graphs of the forwards.
+Evaluations are left out of all times; so is the fit of the
 irreducible losses, which the bundle has. One seed: it shows that this runs, not how much it pays.
 """
 
@@ -67,6 +68,8 @@ def curve(stage: Stage, noise: float, function: str, steps: int) -> Curve:
         il__table=str(table),
         selection__function=function,
         selection__chunk=160,
+        data__resident="device",
+        scorer__graph=stage.cuda,
         trainer__schedule="cosine",
         trainer__eval_every=max(5, min(EVERY, steps // 8)),
     )

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from rhoselect.snapshots.base import Pieces
+from rhoselect.snapshots.copying import copy_all
 from rhoselect.types import Layout
 
 GROUP_BYTES = {"cpu": 1 << 18, "cuda": 1 << 25}  # of tensors that are copied by one call
@@ -60,24 +61,22 @@ class Held:
         this returns; those of other names are ignored. Raises KeyError for one that is missing."""
         missing, group_bytes, host = dict.fromkeys(self.tensors), 0, False
         targets, sources = list[Tensor](), list[Tensor]()
-        with torch.no_grad():
-            for name, tensor in pieces:
-                own = self.tensors.get(name)
-                if own is None:
-                    continue
-                del missing[name]
-                if self._shares and isinstance(own, nn.Parameter) and _alike(own, tensor):
-                    own.data = tensor
-                    continue
-                targets.append(own)
-                sources.append(tensor)
-                group_bytes += own.nbytes
-                host = host or tensor.device.type == "cpu"
-                if group_bytes >= GROUP_BYTES[self._device.type]:
-                    torch._foreach_copy_(targets, sources, non_blocking=True)
-                    targets, sources, group_bytes = [], [], 0
-            if targets:
-                torch._foreach_copy_(targets, sources, non_blocking=True)
+        for name, tensor in pieces:
+            own = self.tensors.get(name)
+            if own is None:
+                continue
+            del missing[name]
+            if self._shares and isinstance(own, nn.Parameter) and _alike(own, tensor):
+                own.data = tensor
+                continue
+            targets.append(own)
+            sources.append(tensor)
+            group_bytes += own.nbytes
+            host = host or tensor.device.type == "cpu"
+            if group_bytes >= GROUP_BYTES[self._device.type]:
+                copy_all(targets, sources)
+                targets, sources, group_bytes = [], [], 0
+        copy_all(targets, sources)
         if missing:
             raise KeyError(next(iter(missing)))
         if host and self._device.type == "cuda":

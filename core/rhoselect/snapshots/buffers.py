@@ -19,6 +19,7 @@ from torch import Tensor
 
 from rhoselect.errors import RunError
 from rhoselect.files import replacing
+from rhoselect.snapshots.copying import copy_all
 from rhoselect.snapshots.format import LENGTH_BYTES, STATE, WEIGHTS, Header, Span
 from rhoselect.snapshots.pinning import Cuda, Pinned
 
@@ -166,7 +167,7 @@ class Staging:
         here = slice(part.begin, part.end)
         if part.begin not in self._views:
             self._views[part.begin] = [span.view(self._bytes) for span in part.spans]
-        torch._foreach_copy_(self._views[part.begin], given, non_blocking=True)
+        copy_all(self._views[part.begin], given)
         buffer.bytes[here].copy_(self._bytes[here], non_blocking=True)
 
 

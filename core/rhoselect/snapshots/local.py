@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rhoselect.errors import SnapshotGoneError
 from rhoselect.snapshots.base import Pieces, State
+from rhoselect.snapshots.copying import copy_all
 
 
 class LocalStore:
@@ -36,7 +37,8 @@ class LocalStore:
         if self.lends:
             weights = {name: tensors[name].detach() for name in layout}
         else:
-            weights = {n: tensors[n].detach().to(dtype, copy=True) for n, dtype in layout.items()}
+            weights = {n: torch.empty_like(tensors[n], dtype=dtype) for n, dtype in layout.items()}
+            copy_all([*weights.values()], [tensors[name].detach() for name in weights])
         kept = weights, {name: t.detach().clone() for name, t in state.items()}
         with self._changed:
             self._kept[version] = kept
