@@ -1,9 +1,9 @@
 """Stage 7: seconds to the accuracy that uniform selection ends up with, on wrong labels.
 
 Fashion-MNIST (made-up images in a quick run), ResNet-18 of width 64, in one process on the device,
-with a learning rate that falls to 0, points in the memory of the device, and graphs of the forwards.
-Evaluations are left out of all times; so is the fit of the
-irreducible losses, which the bundle has. One seed: it shows that this runs, not how much it pays.
+with a learning rate that falls to 0, points in the device's memory and forwards as graphs. No time
+has evaluations in it, nor the fit of the irreducible losses, which the bundle has. One seed: it
+shows that this runs, not how much it pays.
 """
 
 from __future__ import annotations

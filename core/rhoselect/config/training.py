@@ -129,7 +129,7 @@ class TrainerConfig(Section):
     channels_last: bool = Field(
         False,
         description="train with images and convolutions stored by pixel: other last bits; not with"
-        " parallel 'fsdp'; not run on a GPU",
+        " parallel 'fsdp'",
     )
     threads: int = Field(1, ge=1, le=1024, description="CPU threads of the trainer")
     scores: bool = Field(True, description="the trainer scores chunks while it waits for scores")

@@ -4,12 +4,13 @@ has hundreds of small tensors, and each would cost a launch."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 
 import torch
 from torch import Tensor
+from torch._utils import _unflatten_dense_tensors
 
 SMALL_BYTES = 1 << 20  # of a tensor on average: larger ones gain nothing from travelling together
-WIDEST_BYTES = 16  # of a number
 
 
 def copy_all(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
@@ -33,25 +34,30 @@ def copy_all(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
 
 
 def landed(tensors: Sequence[Tensor], device: torch.device) -> Sequence[Tensor]:
-    """The tensors; if they are small and lie in one buffer of the host, copies of them on
+    """The tensors; if they are small and lie side by side in the host's memory, copies of them on
     ``device`` that travelled together."""
-    size, memory = sum(t.nbytes for t in tensors), tensors[0].untyped_storage()
-    if not 0 < size <= SMALL_BYTES * len(tensors) or not all(_is_in(memory, t) for t in tensors):
+    memory, size = tensors[0].untyped_storage(), sum(t.nbytes for t in tensors)
+    begin, end = tensors[0].storage_offset() * tensors[0].itemsize, 0
+    aligned = begin % max(t.itemsize for t in tensors) == 0
+    if size > SMALL_BYTES * len(tensors) or not aligned or not _side_by_side(memory, tensors):
         return tensors
-    places = [t.storage_offset() * t.itemsize for t in tensors]
-    ends = [place + t.nbytes for place, t in zip(places, tensors, strict=True)]
-    begin, end = min(places), max(ends)
-    begin -= begin % WIDEST_BYTES
-    if end - begin > 2 * size + WIDEST_BYTES:  # others lie between them
-        return tensors
-    file = torch.empty(0, dtype=torch.uint8).set_(memory, begin, (end - begin,), (1,))
-    there = file.to(device, non_blocking=True)
-    return [
-        there[place - begin : end - begin].view(t.dtype).view(t.shape)
-        for place, end, t in zip(places, ends, tensors, strict=True)
-    ]
+    file = torch.empty(0, dtype=torch.uint8).set_(memory, begin, (size,), (1,))
+    there, found = file.to(device, non_blocking=True), list[Tensor]()
+    for dtype, run in groupby(tensors, lambda tensor: tensor.dtype):
+        alike = [*run]
+        begin, end = end, end + sum(t.nbytes for t in alike)
+        flat = there[begin:end].view(dtype)
+        found += _unflatten_dense_tensors(flat, alike)  # type: ignore[no-untyped-call]
+    return found
 
 
-def _is_in(memory: torch.UntypedStorage, tensor: Tensor) -> bool:
-    same = tensor.untyped_storage().data_ptr() == memory.data_ptr()
-    return same and tensor.device.type == "cpu" and tensor.is_contiguous()
+def _side_by_side(memory: torch.UntypedStorage, tensors: Sequence[Tensor]) -> bool:
+    """Whether the tensors follow each other in ``memory`` of the host, without gaps."""
+    place = tensors[0].storage_offset() * tensors[0].itemsize
+    start = memory.data_ptr()
+    for tensor in tensors:
+        here = tensor.untyped_storage().data_ptr() == start and tensor.is_contiguous()
+        if not here or not tensor.nbytes or tensor.storage_offset() * tensor.itemsize != place:
+            return False
+        place += tensor.nbytes
+    return tensors[0].device.type == "cpu"
