@@ -34,8 +34,8 @@ the best of three, tried on one seed and judged on points that no trial learns; 
 figures of the last weights. **At equal steps** uniform batches take as many steps: scoring and
 irreducible losses are free. **At equal device-seconds** one device pays for all: uniform batches
 take the steps that fit into RHO-LOSS's seconds, those of scoring and of the whole fit of
-irreducible losses included, and learn from the holdout, too. A difference over seeds is a win or a
-loss beyond its 95% interval.
+irreducible losses included, and learn from the holdout, too. A win or a loss: the 95% interval
+over seeds excludes 0.
 
 | network | data | batches | steps | seeds | irreducible losses of |
 |---|---|---|---|---|---|
@@ -44,8 +44,8 @@ loss beyond its 95% interval.
 | GPT, 1.1 M | Debian's prose, generated text | 16 of 64 | 500, 1,500 | 3 | a GPT of width 64 |
 | MiniLM with LoRA | sections of Debian's packages | 16 of 64 | 200, 600 | 3 | a sum of words |
 
-Rates are swept in each cell of the MLP, of the others at the short budget; always where points are
-there once.
+Rates are tuned where points come once: for the MLP at each budget, else at the short one. The other
+cells take them over.
 """
 
 
@@ -73,7 +73,7 @@ def page(rows: Sequence[Row], costs: Mapping[str, Any]) -> str:
         "",
         "## Device-seconds",
         "",
-        "Processor time on one core, which other work changes little. Runs may be of other ones.",
+        "Processor time on one core, which other work changes little. Runs may use other cores.",
         "",
         markdown_table(
             ("network", "uniform step, ms", "RHO-LOSS step, ms", "irreducible losses, s", "on"),

@@ -18,8 +18,7 @@ class ComputeConfig(Section):
     tf32: Tf32 = Field(
         "convolutions",
         description="float32 operations on GPUs that use TF32, which is faster and less accurate:"
-        " convolutions and recurrent layers, as torch does; all: matrix products, too; only the"
-        " default was run on a GPU",
+        " convolutions and recurrent layers, as torch does; all: matrix products, too",
     )
 
 
@@ -50,7 +49,8 @@ class ScorerConfig(Section):
         "none",
         description="products of linear layers whose sizes are multiples of 16 in 8 bits, with a"
         " scale for each row of activations and of weights; int8: no faster on a CPU; fp8: on GPUs"
-        " of capability 8.9 or more; on an H200 slower than bf16, but for fp8 with compile",
+        " of capability 8.9 or more; on an H200 int8 .4 to 1.2 and fp8 .6 to 1 times"
+        " the rate of bf16, fp8 with compile 1.6",
     )
     compile: bool = Field(
         False,
