@@ -140,11 +140,12 @@ def sentence(rows: Sequence[Row], ledger: str, of: Of) -> str:
         words = [counted(found, word) for word in ("wins", "draws", "loses", "one seed")]
         name, some = TITLES.get(target, target), ", ".join(word for word in words if word)
         if some:
-            told.append(f"{name}: {some} (of {len(ours)} cells)")
+            count = len(ours) if len(found) == len(ours) else f"{len(found)} of {len(ours)}"
+            told.append(f"{name} ({count} cells): {some}")
         else:
             missing.append(name)
     told += [f"not run: {', '.join(missing)}"] if missing else []
-    return f"**{ledger}** {'; '.join(told)}."
+    return f"**{ledger}**, {'; '.join(told)}."
 
 
 def counted(found: Sequence[tuple[Row, Gain]], word: str) -> str:
@@ -160,7 +161,10 @@ def counted(found: Sequence[tuple[Row, Gain]], word: str) -> str:
 
 def passages(rows: Sequence[Row]) -> dict[tuple[str, str], str]:
     """By page and name, what other pages have of the map."""
-    told = (textwrap.fill(f"- {sentence(rows, *ledger)}", WIDTH) for ledger in LEDGERS)
+    told = (
+        textwrap.fill(f"- {sentence(rows, *ledger)}", WIDTH, subsequent_indent="  ")
+        for ledger in LEDGERS
+    )
     lost = [row for row in rows if row.seconds and row.seconds.word == "loses"]
     worst = "\n".join(map(loss, sorted(lost, key=share_lost)[:3]))
     return {
