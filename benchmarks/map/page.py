@@ -156,7 +156,8 @@ def counted(found: Sequence[tuple[Row, Gain]], word: str) -> str:
     row, means = ours[0][0], [mean for _, mean in ours]
     digits, unit = (1, "points") if row.metric.is_share else (2, row.metric.label)
     ends = dict.fromkeys(f"{mean:+.{digits}f}" for mean in (min(means), max(means)))
-    return f"{word} {len(ours)} ({' to '.join(ends)} {unit})"
+    told = f"{len(ours)} of one seed" if word == "one seed" else f"{word} {len(ours)}"
+    return f"{told} ({' to '.join(ends)} {unit})"
 
 
 def passages(rows: Sequence[Row]) -> dict[tuple[str, str], str]:
